@@ -1,0 +1,53 @@
+# One door: what CI runs is what you run. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Another torch, for an older driver: make demo TORCH="torch==2.8.0 --index-url https://download.pytorch.org/whl/cu126"
+TORCH ?=
+PORT ?= 5000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint type ui conf report results bench bench-gpu gpu clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "mtexp needs Python 3.11, 3.12 or 3.13, $(PYTHON) is $$($(PYTHON) -V). Use: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "Could not make $(VENV). On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@if [ -n "$(TORCH)" ]; then $(BIN)/python -m pip install -q $(TORCH); grep -v '^torch==' constraints.txt; else cat constraints.txt; fi >$(VENV)/constraints.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed  ## make .venv and install everything
+
+demo: setup  ## three mixes, on the GPU if there is one
+	$(BIN)/python run.py -m mix=enc_only,dec_only,mixed
+
+test: setup  ## the tests that need no GPU
+	$(BIN)/python -m pytest -q
+
+lint: setup  ## ruff, layers, spelling, YAML
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/codespell mtexp analysis tests conf docs benchmarks README.md
+	$(BIN)/yamllint conf
+
+type: setup  ## mypy --strict
+	$(BIN)/mypy
+
+ui: setup  ## the MLflow UI of what was run, on 127.0.0.1
+	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port $(PORT)
+
+gpu: setup  ## the tests that need a GPU
+	MTEXP_REQUIRE_GPU=1 $(BIN)/python -m pytest -q -m gpu
+
+report: setup  ## an HTML report of the latest sweep
+	$(BIN)/python -m analysis.report --sweep latest
+
+clean:  ## remove the environment; runs and results stay
+	rm -rf $(VENV) *.egg-info
