@@ -1,0 +1,284 @@
+"""What one run is, as frozen plain data. Lives here: RunSpec and its parts. May touch: the standard library.
+
+``mtexp.config`` makes a spec from a composed configuration; everything after that reads only the spec. A spec is
+JSON-serialisable (:func:`to_json`, :func:`from_json`), so a tenant started as ``python -m mtexp.tenant spec.json`` gets
+the same data as one forked from the forkserver, and :func:`content_hash` names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """An architecture and where its weights come from."""
+
+    name: str
+    """Name in ``conf/models``, e.g. ``bert_base``."""
+    role: str
+    """``encoder``, ``decoder`` or ``stressor``."""
+    architecture: str
+    """transformers' ``model_type`` (``bert``, ``gpt2``, ``llama`` ...); for a stressor, its kind."""
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the Hugging Face configuration, complete (library defaults are other sizes)."""
+    weights: str = "random"
+    """``random`` or ``pretrained``."""
+    source: str = ""
+    """Hub id or local folder of pretrained weights."""
+    parameters: int = 0
+    """Number of parameters of ``shape``."""
+    attn_implementation: str = "sdpa"
+    """``sdpa`` or ``eager``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadSpec:
+    """What one request is; one iteration is one request."""
+
+    kind: str = "forward"
+    """``forward``, ``prefill``, ``decode``, ``generate`` or ``train``."""
+    batch_size: int = 8
+    seq_len: int = 128
+    """Tokens of input per sequence; for ``decode``, the context already in the KV cache."""
+    new_tokens: int = 32
+    """Tokens generated per request (``generate`` only)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrivalSpec:
+    """When requests come."""
+
+    kind: str = "closed"
+    """``closed``, ``poisson``, ``constant`` or ``trace``."""
+    rate_rps: float = 0.0
+    """Mean arrivals a second (``poisson``, ``constant``)."""
+    load: float = 0.0
+    """Alternatively, the rate as a share of the tenant's baseline throughput; 0 = not used."""
+    trace: tuple[float, ...] = ()
+    """Arrival times in seconds from the start of the window (``trace``)."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MpsLimits:
+    """Limits of one CUDA MPS client; 0 and empty mean the server's default."""
+
+    active_thread_pct: float = 0.0
+    pinned_memory_limit: str = ""
+    """E.g. ``4G`` or ``512M``."""
+    priority: int = 0
+    """0 normal, 1 below normal."""
+    sm_partition: int = 0
+    """Chunks of static SM partitioning, where the control binary offers it; 0 = none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSpec:
+    """One tenant: a model serving one workload."""
+
+    id: str
+    model: ModelSpec
+    workload: WorkloadSpec = WorkloadSpec()
+    arrival: ArrivalSpec = ArrivalSpec()
+    precision: str = "fp16"
+    """``fp16``, ``bf16``, ``fp32`` or ``tf32``."""
+    execution: str = "eager"
+    """``eager``, ``cuda_graph`` or ``compile``."""
+    mps: MpsLimits = MpsLimits()
+    mig: str = ""
+    """UUID or profile name of the MIG instance asked for; empty = round robin."""
+    slo_ms: float = 0.0
+    """Service level in milliseconds; 0 = none."""
+    slo_factor: float = 0.0
+    """Service level as a multiple of the baseline's mean latency; 0 = none."""
+    seed: int = 0
+    """Seed of weights and inputs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureSpec:
+    """The measurement protocol."""
+
+    iterations: int = 100
+    """Fewest measured iterations of each tenant."""
+    warmup: int = 10
+    overlap: str = "sustained"
+    """``sustained`` (all measure until all have their iterations) or ``fixed`` (N each, then idle)."""
+    percentiles: tuple[float, ...] = ()
+    """Percentiles the user demands; too few iterations for one of them refuses the run."""
+    min_time_s: float = 0.0
+    """Every tenant measures at least this long."""
+    until_ci_pct: float = 0.0
+    """Stop when the 95 % interval's half width is below this share of the statistic, in percent; 0 = off."""
+    until_ci_statistic: str = "mean"
+    """``mean`` or ``p50``, ``p90``, ``p95``, ``p99``."""
+    max_iterations: int = 131_072
+    """Room for samples of each tenant; the cap of ``until_ci``."""
+    pin_cores: bool = True
+    """Pin tenants to disjoint cores where there are enough."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharingSpec:
+    """How tenants share the device."""
+
+    mode: str = "processes"
+    """``processes``, ``streams`` or ``mig``."""
+    mps: str = "disabled"
+    """Name in ``conf/mps_settings``."""
+    mps_mode: str = "disabled"
+    """``disabled`` (driver time slicing), ``managed`` (a private daemon), ``external``."""
+    pipe_directory: str = ""
+    """Of an external daemon; empty = the default of the driver."""
+    static_partitioning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadlineSpec:
+    """Seconds each phase may take; no wait is without one."""
+
+    start_s: float = 60.0
+    """Until a tenant process answers."""
+    build_s: float = 300.0
+    """Until its model is on the device."""
+    warmup_s: float = 300.0
+    measure_s: float = 900.0
+    stall_s: float = 60.0
+    """A measuring tenant finishes an iteration at least this often."""
+    stop_s: float = 20.0
+    """Until it has gone, before it is terminated and then killed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetrySpec:
+    """Sampling of the device."""
+
+    enabled: bool = True
+    period_s: float = 0.05
+    gpm_period_s: float = 0.25
+    """Hopper's GPM averages between two samples: 0.2 s or more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfilerSpec:
+    """The profiling pass."""
+
+    kind: str = "none"
+    """``none``, ``nsys``, ``ncu`` or ``torch``."""
+    iterations: int = 20
+    """Iterations of each tenant inside the capture."""
+    gpu_metrics: bool = False
+    """Also sample whole-GPU metrics (nsys)."""
+    kernels: int = 200
+    """Most kernels profiled (ncu)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineSpec:
+    """What to compare with."""
+
+    mode: str = "auto"
+    """``auto`` (measure what is missing, reuse what is there), ``require`` or ``skip``."""
+    recheck: bool = False
+    """Repeat baselines after the mix (A-B-A) and report the drift."""
+    partitioned: bool = False
+    """Also measure each tenant alone under the run's MPS limits."""
+    max_age_h: float = 168.0
+    min_time_s: float = 2.0
+    """A baseline measures at least this long: everything is compared with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingSpec:
+    """Where results go."""
+
+    uri: str = ""
+    """MLflow tracking URI; never holds credentials."""
+    experiment: str = "mtexp"
+    max_history: int = 10_000
+    """Most points of one metric's history sent to MLflow; Parquet always has all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """One Hydra job: the tenants of one mix, how they share, how they are measured."""
+
+    kind: str = "mix"
+    """``mix``, ``baseline`` or ``profile``."""
+    mix: str
+    """Name of the mix, or its token (``bert_base*2+llama_3_2_1b``)."""
+    tenants: tuple[TenantSpec, ...]
+    measure: MeasureSpec = MeasureSpec()
+    sharing: SharingSpec = SharingSpec()
+    runtime: str = "cpu"
+    """``gpu`` or ``cpu``: what ``auto`` came to."""
+    device: str = ""
+    """GPU UUID asked for; empty = the first that can be leased."""
+    shrunk: bool = False
+    """Models were shrunk for the CPU."""
+    launcher: str = "forkserver"
+    """``forkserver`` or ``interpreter``."""
+    deadlines: DeadlineSpec = DeadlineSpec()
+    lease_wait_s: float = 3600.0
+    telemetry: TelemetrySpec = TelemetrySpec()
+    profiler: ProfilerSpec = ProfilerSpec()
+    baseline: BaselineSpec = BaselineSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    repetition: int = 0
+    seed: int = 0
+
+    @property
+    def mps_settings(self) -> str:
+        """The ``mps_settings`` choice, as MLflow's parameter of that name holds it."""
+        return self.sharing.mps
+
+
+def to_json(spec: Any) -> dict[str, Any]:
+    """Return ``spec`` (any dataclass of this module) as plain JSON data."""
+    data: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    return data
+
+
+def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
+    """Rebuild a dataclass of this module from :func:`to_json`'s output; fields that are absent take their default.
+
+    Raises:
+        TypeError: A required field is absent, or ``data`` is not a mapping.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{k: _revive(hints[k], v) for k, v in data.items() if k in known})
+
+
+def _revive(hint: Any, value: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        return from_json(hint, value)  # type: ignore[arg-type]
+    if origin is tuple and isinstance(value, list):
+        return tuple(_revive(args[0], v) for v in value)
+    if origin in (typing.Union, types.UnionType) and value is not None:
+        return _revive(next(a for a in args if a is not type(None)), value)
+    return value
+
+
+def content_hash(data: Any) -> str:
+    """Return 16 hex digits that name ``data`` (plain JSON data): equal data, equal name."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def spec_hash(spec: RunSpec) -> str:
+    """Return the name of what ``spec`` measures; where it is tracked and how long it may wait do not change it."""
+    data = to_json(spec)
+    for key in ("tracking", "deadlines", "lease_wait_s", "launcher"):
+        del data[key]
+    return content_hash(data)
