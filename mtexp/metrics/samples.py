@@ -1,0 +1,96 @@
+"""What a tenant measured, one entry per iteration. Lives here: Samples. May touch: numpy.
+
+All instants are ``time.monotonic_ns()`` of one host, so that tenants can be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+WARMUP, MEASURE = 0, 1
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Iterations of one tenant in the order in which they were served; every array has shape (n,).
+
+    Raises:
+        ValueError: The arrays are not one-dimensional and equally long.
+    """
+
+    phase: NDArray[np.uint8]
+    """0 warm-up, 1 measured."""
+    arrival_ns: NDArray[np.int64]
+    """Intended arrival; in closed loop equal to ``start_ns``."""
+    start_ns: NDArray[np.int64]
+    end_ns: NDArray[np.int64]
+    first_token_ns: NDArray[np.int64]
+    """When the first token was there; 0 = none."""
+    gpu_time_ns: NDArray[np.int64]
+    """Span between CUDA events; -1 = none."""
+
+    def __post_init__(self) -> None:
+        shapes = {f.name: getattr(self, f.name).shape for f in fields(self)}
+        if len(set(shapes.values())) != 1 or len(self.phase.shape) != 1:
+            raise ValueError(f"samples need one-dimensional columns of equal length, found {shapes}")
+
+    def __len__(self) -> int:
+        return int(self.phase.size)
+
+    @property
+    def latency_ms(self) -> Floats:
+        """Arrival to end of the device work, host clock: the headline."""
+        return (self.end_ns - self.arrival_ns) / _NS_PER_MS
+
+    @property
+    def queue_ms(self) -> Floats:
+        """Arrival to start: 0 in closed loop."""
+        return (self.start_ns - self.arrival_ns) / _NS_PER_MS
+
+    @property
+    def service_ms(self) -> Floats:
+        """Start to end."""
+        return (self.end_ns - self.start_ns) / _NS_PER_MS
+
+    @property
+    def gpu_time_ms(self) -> Floats:
+        """CUDA-event span; NaN where there is none."""
+        return np.where(self.gpu_time_ns < 0, np.nan, self.gpu_time_ns / _NS_PER_MS)
+
+    @property
+    def wait_ms(self) -> Floats:
+        """Latency less gpu time; NaN where there is no gpu time."""
+        return self.latency_ms - self.gpu_time_ms
+
+    @property
+    def ttft_ms(self) -> Floats:
+        """Arrival to first token; NaN where there is none."""
+        return np.where(self.first_token_ns == 0, np.nan, (self.first_token_ns - self.arrival_ns) / _NS_PER_MS)
+
+    def tpot_ms(self, new_tokens: int) -> Floats:
+        """Time per output token after the first, of ``new_tokens`` a request; NaN where there is none."""
+        if new_tokens < 2:
+            return np.full(len(self), np.nan)
+        rest_ms = (self.end_ns - self.first_token_ns) / _NS_PER_MS
+        return np.where(self.first_token_ns == 0, np.nan, rest_ms / (new_tokens - 1))
+
+    @property
+    def open_loop(self) -> bool:
+        """True where requests come at given instants, whether or not the last one has ended."""
+        return bool(np.any(self.arrival_ns != self.start_ns))
+
+    @property
+    def measured(self) -> Samples:
+        """The iterations after the barrier."""
+        return self.select(self.phase == MEASURE)
+
+    def select(self, mask: Mask) -> Samples:
+        """The iterations at which ``mask`` (bool, shape (n,)) is true."""
+        return Samples(**{f.name: getattr(self, f.name)[mask] for f in fields(self)})

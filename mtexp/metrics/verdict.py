@@ -1,0 +1,297 @@
+"""VALID or INVALID, with every reason and its remedy. Lives here: Finding, Evidence, judge. Pure.
+
+One rule is one function from the evidence to its findings. A fact that could not be measured is None or empty in the
+evidence, and its rule stays silent: what a host cannot see is no reason to reject a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from mtexp.metrics.drift import DRIFT_LIMIT_PCT, Drift
+from mtexp.metrics.latency import PERCENTILES, insufficient, min_iterations
+
+VALID, INVALID = "VALID", "INVALID"
+OVERLAP_LIMIT_PCT = 95.0
+CLOCK_LIMIT = 0.95
+BASELINE_DRIFT_LIMIT_PCT = 5.0
+
+POWER_CAP = 0x4
+THROTTLE_BITS: Mapping[int, str] = {
+    0x8: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+}
+"""NVML's clocks-event reasons that make a run INVALID."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found: what it is, what was expected, what to do."""
+
+    level: str
+    """``invalid`` (the run enters no aggregate), ``warning`` or ``note``."""
+    code: str
+    """Short, stable, lower case with hyphens: for tags and queries."""
+    message: str
+    remedy: str = ""
+    tenant: str = ""
+    """Id of the tenant it is about; empty = the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantEvidence:
+    """What is known of one tenant."""
+
+    id: str
+    failure: str = ""
+    """Why it failed; empty = it did not."""
+    measured: int = 0
+    """Iterations measured, in the window or not."""
+    kept: int = 0
+    """Iterations in the window."""
+    overlap_pct: float = 0.0
+    """Window as a share of the time this tenant measured."""
+    drift: Drift | None = None
+    saturated: bool = False
+    """An open-loop tenant that did not keep up."""
+    samples_full: bool = False
+    """There was no room for another sample."""
+    baseline_drift_pct: float | None = None
+    """Mean latency of the baseline after the mix against before; None = no re-check."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of a run; None and empty mean not measured, or nothing found."""
+
+    tenants: tuple[TenantEvidence, ...]
+    overlap: str = "sustained"
+    """``sustained`` or ``fixed``."""
+    overlap_pct: float = 0.0
+    """Window as a share of the longest tenant's measuring time; 0 without a window."""
+    percentiles: tuple[float, ...] = ()
+    """Percentiles the user demands."""
+    foreign_processes: tuple[str, ...] = ()
+    """Processes on the device that are none of this run's, e.g. ``python (pid 4711)``."""
+    throttle_bits: int = 0
+    """NVML's clocks-event reasons seen in the window, or whose cumulative counter grew in it."""
+    sm_clock_min_mhz: float | None = None
+    sm_clock_median_mhz: float | None = None
+    xid_errors: tuple[int, ...] = ()
+    findings: tuple[Finding, ...] = field(default=())
+    """Findings of other parts, the proof of the sharing mode above all; they are judged along."""
+
+
+def judge(evidence: Evidence) -> tuple[str, tuple[Finding, ...]]:
+    """Return ``VALID`` or ``INVALID`` and all findings, the gravest first.
+
+    INVALID with at least one finding of level ``invalid``; warnings and notes leave a run VALID.
+    """
+    findings = [*evidence.findings, *(finding for rule in RULES for finding in rule(evidence))]
+    order = {"invalid": 0, "warning": 1, "note": 2}
+    findings.sort(key=lambda finding: order[finding.level])
+    return verdict_of(findings), tuple(findings)
+
+
+def verdict_of(findings: Iterable[Finding]) -> str:
+    """``INVALID`` with at least one finding of level ``invalid``, else ``VALID``."""
+    return INVALID if any(finding.level == "invalid" for finding in findings) else VALID
+
+
+def _failed(evidence: Evidence) -> Iterator[Finding]:
+    for tenant in evidence.tenants:
+        if tenant.failure:
+            yield Finding(
+                "invalid",
+                "tenant-failed",
+                f"tenant {tenant.id} failed: {tenant.failure}; every tenant must measure to the end",
+                "See its log in logs/; the others were stopped with it.",
+                tenant.id,
+            )
+
+
+def _overlap(evidence: Evidence) -> Iterator[Finding]:
+    if any(tenant.failure for tenant in evidence.tenants):
+        return  # that is the reason, not another one
+    if evidence.overlap_pct <= 0:
+        without = [tenant.id for tenant in evidence.tenants if not tenant.measured]
+        why = f"{', '.join(without)} measured no iteration" if without else "their measuring times do not overlap"
+        yield Finding(
+            "invalid",
+            "no-window",
+            f"there is no time in which every tenant measured: {why}",
+            "Ask for more (measure.iterations), or use measure.overlap=sustained.",
+        )
+    elif evidence.overlap_pct < OVERLAP_LIMIT_PCT:
+        longest = min(evidence.tenants, key=lambda tenant: tenant.overlap_pct).id
+        sustained = evidence.overlap == "sustained"
+        yield Finding(
+            "invalid" if sustained else "warning",
+            "overlap",
+            f"all tenants ran together for {evidence.overlap_pct:.1f} % of the time that {longest} measured; "
+            f"expected at least {OVERLAP_LIMIT_PCT:g} %",
+            "Raise measure.iterations: start and end then weigh less."
+            if sustained
+            else "Iterations outside the window are tail and enter no statistic; measure.overlap=sustained has none.",
+        )
+
+
+def _foreign(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.foreign_processes:
+        yield Finding(
+            "invalid",
+            "foreign-process",
+            f"other processes used the device: {', '.join(evidence.foreign_processes)}; expected this run's alone",
+            "Stop them or choose another device, then repeat the run.",
+        )
+
+
+def _throttled(evidence: Evidence) -> Iterator[Finding]:
+    reasons = [name for bit, name in THROTTLE_BITS.items() if evidence.throttle_bits & bit]
+    if reasons:
+        yield Finding(
+            "invalid",
+            "throttling",
+            f"the device throttled while measuring: {', '.join(reasons)}; expected none",
+            "Let it cool down, check its cooling and power supply, then repeat the run.",
+        )
+    if evidence.throttle_bits & POWER_CAP:
+        yield Finding(
+            "warning",
+            "power-limited",
+            "the power cap lowered the clocks while measuring; part of a slowdown may be the cap, not the neighbours",
+            "See slowdown_clock for that part; lock the clocks below the cap (nvidia-smi -lgc) to take it out.",
+        )
+
+
+def _clock(evidence: Evidence) -> Iterator[Finding]:
+    low, median = evidence.sm_clock_min_mhz, evidence.sm_clock_median_mhz
+    if evidence.throttle_bits & POWER_CAP:
+        return  # the cause is known and labelled power-limited: under load the cap moves the clock all the time
+    if low is not None and median is not None and low < CLOCK_LIMIT * median:
+        yield Finding(
+            "invalid",
+            "clock-drop",
+            f"the SM clock fell to {low:.0f} MHz, {100 * low / median:.1f} % of its median of {median:.0f} MHz; "
+            f"expected at least {100 * CLOCK_LIMIT:g} %",
+            "Warm up longer, or lock the clocks (nvidia-smi -lgc), then repeat the run.",
+        )
+
+
+def _xid(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.xid_errors:
+        codes = ", ".join(str(code) for code in sorted(set(evidence.xid_errors)))
+        yield Finding(
+            "invalid",
+            "xid",
+            f"the driver reported XID errors while measuring: {codes}; expected none",
+            "Look them up in NVIDIA's XID list and the kernel log; reset or replace the device if they come back.",
+        )
+
+
+def _baseline_drift(evidence: Evidence) -> Iterator[Finding]:
+    for tenant in evidence.tenants:
+        pct = tenant.baseline_drift_pct
+        if pct is not None and abs(pct) > BASELINE_DRIFT_LIMIT_PCT:
+            yield Finding(
+                "invalid",
+                "baseline-drift",
+                f"the baseline of {tenant.id} moved by {pct:+.1f} % from before the mix to after it; "
+                f"expected at most {BASELINE_DRIFT_LIMIT_PCT:g} %",
+                "Let the device reach a steady temperature and clock, then repeat baseline and run.",
+                tenant.id,
+            )
+
+
+def _percentiles(evidence: Evidence) -> Iterator[Finding]:
+    """Demanded ones are warned about, tenant by tenant; the others come to one note."""
+    for tenant in evidence.tenants:
+        for name, needed in insufficient(tenant.kept, evidence.percentiles).items():
+            yield Finding(
+                "warning",
+                "percentile-iterations",
+                f"{name} of {tenant.id} rests on {tenant.kept} iterations in the window; it needs {needed}",
+                f"Set measure.iterations={needed + max(0, tenant.measured - tenant.kept)} or more.",
+                tenant.id,
+            )
+    fewest = min((tenant.kept for tenant in evidence.tenants if tenant.kept), default=0)
+    others = tuple(p for p in PERCENTILES if p not in evidence.percentiles)
+    missing = insufficient(fewest, others) if fewest else {}
+    if missing:
+        needs = ", ".join(f"{name} needs {needed}" for name, needed in missing.items())
+        yield Finding(
+            "note",
+            "insufficient",
+            f"with {fewest} iterations in the window not every percentile is supported: {needs}",
+            f"Set measure.iterations a little above {max(missing.values())} to see all of them.",
+        )
+
+
+def _few(evidence: Evidence) -> Iterator[Finding]:
+    needed = min_iterations(50)
+    for tenant in evidence.tenants:
+        if not tenant.failure and evidence.overlap_pct > 0 and tenant.kept < needed:
+            yield Finding(
+                "invalid" if tenant.kept == 0 else "warning",
+                "few-iterations",
+                f"{tenant.id} has {tenant.kept} iterations in the window; even its median needs {needed}",
+                f"Set measure.iterations={needed + max(0, tenant.measured - tenant.kept)} or more.",
+                tenant.id,
+            )
+
+
+def _drift(evidence: Evidence) -> Iterator[Finding]:
+    for tenant in evidence.tenants:
+        if tenant.drift is not None and tenant.drift.flagged:
+            yield Finding(
+                "warning",
+                "drift",
+                f"the latency of {tenant.id} moved by {tenant.drift.pct:+.1f} % within the window; "
+                f"expected at most {DRIFT_LIMIT_PCT:g} %",
+                "Warm up longer, or look at clocks and temperature in the telemetry.",
+                tenant.id,
+            )
+
+
+def _saturated(evidence: Evidence) -> Iterator[Finding]:
+    for tenant in evidence.tenants:
+        if tenant.saturated:
+            yield Finding(
+                "warning",
+                "saturated",
+                f"requests of {tenant.id} arrived faster than it served them: its queue grew throughout; "
+                "it has a throughput, but no latency",
+                "Lower its rate or load.",
+                tenant.id,
+            )
+
+
+def _samples_full(evidence: Evidence) -> Iterator[Finding]:
+    for tenant in evidence.tenants:
+        if tenant.samples_full:
+            yield Finding(
+                "warning",
+                "samples-full",
+                f"{tenant.id} stopped after {tenant.measured} iterations: there was no room for more samples",
+                "Raise measure.max_iterations, or lower measure.iterations or measure.min_time_s.",
+                tenant.id,
+            )
+
+
+RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    _failed,
+    _overlap,
+    _foreign,
+    _throttled,
+    _clock,
+    _xid,
+    _baseline_drift,
+    _percentiles,
+    _few,
+    _drift,
+    _saturated,
+    _samples_full,
+)

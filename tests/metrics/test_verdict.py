@@ -1,0 +1,145 @@
+"""The verdict: each rule, its threshold, its level and its remedy."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mtexp.metrics.drift import Drift
+from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, judge
+
+A = TenantEvidence(id="a", measured=1000, kept=998, overlap_pct=99.5)
+B = TenantEvidence(id="b", measured=700, kept=700, overlap_pct=99.9)
+GOOD = Evidence(tenants=(A, B), overlap_pct=99.5)
+
+
+def _with(**change: Any) -> Evidence:
+    return replace(GOOD, **change)
+
+
+def _tenant(**change: Any) -> Evidence:
+    return _with(tenants=(A, replace(B, **change)))
+
+
+def test_a_clean_run_is_valid_without_a_word() -> None:
+    """Nothing found, nothing said; also on a host that can see neither clocks nor throttling."""
+    assert judge(GOOD) == ("VALID", ())
+
+
+INVALID = [
+    (_tenant(failure="killed by signal 9"), "tenant-failed", "killed by signal 9"),
+    (_with(overlap_pct=94.9), "overlap", r"94\.9 % of the time that a measured; expected at least 95 %"),
+    (_with(overlap_pct=0.0), "no-window", "do not overlap"),
+    (_with(overlap_pct=0.0, tenants=(A, replace(B, measured=0, kept=0))), "no-window", "b measured no iteration"),
+    (_with(foreign_processes=("python (pid 4711)",)), "foreign-process", "4711"),
+    (_with(throttle_bits=0x8), "throttling", "hardware slowdown"),
+    (_with(throttle_bits=0x20), "throttling", "software thermal"),
+    (_with(throttle_bits=0x40), "throttling", "hardware thermal"),
+    (_with(throttle_bits=0x80 | 0x1), "throttling", "power brake"),
+    (_with(sm_clock_min_mhz=1400.0, sm_clock_median_mhz=1980.0), "clock-drop", r"1400 MHz, 70\.7 % of its median"),
+    (_with(xid_errors=(79, 31, 79)), "xid", "31, 79;"),
+    (_tenant(baseline_drift_pct=-5.1), "baseline-drift", r"-5\.1 %"),
+    (_tenant(baseline_drift_pct=5.1), "baseline-drift", r"\+5\.1 %"),
+    (_tenant(kept=0), "few-iterations", "b has 0 iterations"),
+    (
+        _with(findings=(Finding("invalid", "not-shared", "not under MPS", "Shorten the pipe directory."),)),
+        "not-shared",
+        "MPS",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "code", "message"), INVALID, ids=[f"{i}-{row[1]}" for i, row in enumerate(INVALID)]
+)
+def test_what_makes_a_run_invalid(evidence: Evidence, code: str, message: str) -> None:
+    """One reason, with what was found and a remedy."""
+    verdict, findings = judge(evidence)
+    assert verdict == "INVALID"
+    grave = [finding for finding in findings if finding.level == "invalid"]
+    assert [finding.code for finding in grave] == [code]
+    assert grave[0].remedy
+    assert re.search(message, grave[0].message)
+
+
+WARNING = [
+    (_with(overlap="fixed", overlap_pct=40.0), "overlap", "40.0 %"),
+    (_with(throttle_bits=0x4), "power-limited", "power cap"),
+    (_tenant(drift=Drift(3.0, 2.0, True)), "drift", "+3.0 %"),
+    (_tenant(saturated=True), "saturated", "b arrived faster"),
+    (_tenant(samples_full=True), "samples-full", "stopped after 700"),
+    (_with(percentiles=(99.9,)), "percentile-iterations", "needs 6636"),
+    (_tenant(kept=10), "few-iterations", "needs 11"),
+]
+
+
+@pytest.mark.parametrize(("evidence", "code", "message"), WARNING, ids=[row[1] for row in WARNING])
+def test_what_a_reader_is_warned_of(evidence: Evidence, code: str, message: str) -> None:
+    """The run stays VALID, with a labelled warning and a remedy."""
+    verdict, findings = judge(evidence)
+    assert verdict == "VALID"
+    warnings = [finding for finding in findings if finding.level == "warning"]
+    assert {finding.code for finding in warnings} == {code}
+    assert message in warnings[-1].message
+    assert all(finding.remedy for finding in warnings)
+
+
+def test_a_clock_moved_by_the_power_cap_alone_is_labelled_not_rejected():
+    """A lone 7B model moves the clock of a 700 W card by 7 %: the cause is known, and part of what sharing costs."""
+    verdict, findings = judge(_with(sm_clock_min_mhz=1515.0, sm_clock_median_mhz=1635.0, throttle_bits=0x4))
+    assert verdict == "VALID"
+    assert [finding.code for finding in findings] == ["power-limited"]
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        _with(overlap_pct=95.0),
+        _with(sm_clock_min_mhz=1881.0, sm_clock_median_mhz=1980.0),
+        _with(sm_clock_min_mhz=100.0),
+        _tenant(baseline_drift_pct=5.0),
+        _tenant(baseline_drift_pct=-5.0),
+        _tenant(drift=Drift(1.9, -1.9, True)),
+        _tenant(drift=Drift(9.0, 9.0, False)),
+        _with(throttle_bits=0x1 | 0x2 | 0x100),
+        _with(percentiles=(99.0,)),
+    ],
+)
+def test_at_the_threshold_nothing_is_found(evidence: Evidence) -> None:
+    """Limits are inclusive, and one missing fact silences its rule."""
+    assert judge(evidence) == ("VALID", ())
+
+
+def test_unsupported_percentiles_come_to_one_note() -> None:
+    """The default of 100 iterations is no fault: one note says what p95 and p99 would need."""
+    hundred = _with(tenants=(replace(A, measured=101, kept=100), replace(B, measured=100, kept=99)))
+    verdict, findings = judge(hundred)
+    assert verdict == "VALID"
+    assert [finding.level for finding in findings] == ["note"]
+    assert "with 99 iterations" in findings[0].message
+    assert "p95 needs 130, p99 needs 662" in findings[0].message
+
+
+def test_a_demanded_percentile_asks_for_what_the_window_loses_too() -> None:
+    """662 asked, 660 kept: the next run asks for 664. It is not noted a second time."""
+    verdict, findings = judge(_with(percentiles=(99.0,), tenants=(A, replace(B, measured=662, kept=660))))
+    assert verdict == "VALID"
+    assert [(finding.level, finding.tenant) for finding in findings] == [("warning", "b")]
+    assert "measure.iterations=664" in findings[0].remedy
+
+
+def test_a_failed_tenant_is_the_reason_not_its_consequences() -> None:
+    """No second finding that nothing overlapped."""
+    failed = _with(overlap_pct=0.0, tenants=(A, TenantEvidence(id="b", failure="out of memory")))
+    verdict, findings = judge(failed)
+    assert verdict == "INVALID"
+    assert [finding.code for finding in findings if finding.level == "invalid"] == ["tenant-failed"]
+
+
+def test_the_gravest_comes_first() -> None:
+    """Whatever the order in which rules look."""
+    note, warning = Finding("note", "n", "n"), Finding("warning", "w", "w")
+    verdict, findings = judge(_with(findings=(note, warning), throttle_bits=0x40 | 0x4))
+    assert verdict == "INVALID"
+    assert [finding.level for finding in findings] == ["invalid", "warning", "warning", "note"]
