@@ -1,0 +1,34 @@
+"""What the device was doing: the sampler process and what its samples come to.
+
+Lives here: the only speaker of NVML (``nvml``: asked once; ``gpu``: polled), the probes that read one row of values
+(``probes``), the sampler process (``sampler``), its file (``table``) and the summary over a window (``summary``). May
+touch: NVML, psutil, multiprocessing, one Parquet file.
+"""
+
+from mtexp.telemetry.nvml import (
+    GpuProcess,
+    facts,
+    find_devices,
+    foreign_processes,
+    mig_device,
+    mig_instances,
+    mig_profiles_possible,
+    processes,
+)
+from mtexp.telemetry.sampler import Sampler, open_sampler
+from mtexp.telemetry.summary import TelemetrySummary, read
+
+__all__ = [
+    "GpuProcess",
+    "Sampler",
+    "TelemetrySummary",
+    "facts",
+    "find_devices",
+    "foreign_processes",
+    "mig_device",
+    "mig_instances",
+    "mig_profiles_possible",
+    "open_sampler",
+    "processes",
+    "read",
+]

@@ -1,0 +1,300 @@
+"""NVML, asked once: which GPUs there are, what state they are in, who is on them, which MIG instances exist.
+
+Lives here: everything that is asked before and after a window; the polled values are in :mod:`mtexp.telemetry.gpu`.
+May touch: NVML through nvidia-ml-py, psutil for the names of processes. Each function opens NVML and shuts it down
+again, so that nothing of it is left in a process that forks. ``lib`` is the module to speak through, replaced by
+:class:`mtexp.testing.nvml.FakeNvml` in tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
+import pynvml
+
+from mtexp.errors import HostError
+from mtexp.host import Device, MigInstance
+
+log = logging.getLogger(__name__)
+
+CORES_PER_SM = {(7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64, (8, 6): 128, (8, 7): 128, (8, 9): 128, (9, 0): 128}
+"""FP32 lanes of one SM by compute capability (CUDA C++ Programming Guide, arithmetic throughput); 10.x on: 128."""
+
+COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """One process that NVML lists on a device."""
+
+    pid: int
+    kind: str
+    """``compute``, ``mps`` (client or server of CUDA MPS) or ``graphics``."""
+    name: str
+    """Program and owner; never the command line, which may hold secrets. Empty when not visible from here."""
+    memory_mib: float | None
+    """Device memory it holds; None where the driver does not say."""
+
+    def __str__(self) -> str:
+        held = "" if self.memory_mib is None else f", {self.memory_mib:.0f} MiB"
+        return f"pid {self.pid} ({self.name or 'not visible from here'}, {self.kind}{held})"
+
+
+@contextmanager
+def session(lib: Any = pynvml) -> Iterator[Any]:
+    """Open NVML, yield the module to speak through, shut NVML down.
+
+    Raises:
+        HostError: There is no NVML library, no driver, or they do not fit together.
+    """
+    try:
+        lib.nvmlInit()
+    except lib.NVMLError as error:
+        raise HostError(f"NVML does not start: {error}. Is the NVIDIA driver loaded? nvidia-smi says more") from error
+    try:
+        yield lib
+    finally:
+        lib.nvmlShutdown()
+
+
+def ask(lib: Any, function: str, *args: Any) -> Any:
+    """Call ``lib.function(*args)``; None when the driver or the device does not answer it."""
+    try:
+        return getattr(lib, function)(*args)
+    except lib.NVMLError as error:
+        log.debug("%s: %s", function, error)
+        return None
+
+
+def handles(lib: Any, uuid: str) -> tuple[Any, Any]:
+    """Return the handle of ``uuid`` and that of the whole GPU: the same, but for a MIG instance.
+
+    Raises:
+        HostError: There is no such device.
+    """
+    try:
+        handle = lib.nvmlDeviceGetHandleByUUID(uuid)
+        if uuid.startswith("MIG-"):
+            return handle, lib.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+    except lib.NVMLError as error:
+        raise HostError(f"GPU {uuid}: {error}. nvidia-smi -L lists the GPUs of this host") from error
+    return handle, handle
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+def find_devices(lib: Any = pynvml, environ: Mapping[str, str] = os.environ) -> list[Device]:
+    """Return the GPUs that a CUDA program started here would see, in its order; [] without a driver or a GPU.
+
+    ``CUDA_VISIBLE_DEVICES`` is honoured: indices (NVML's order, which is CUDA's for GPUs of one kind or with
+    ``CUDA_DEVICE_ORDER=PCI_BUS_ID``), UUIDs and their unique beginnings, MIG UUIDs. As in CUDA, an entry that names
+    nothing hides what follows it.
+    """
+    try:
+        with session(lib):
+            gpus = [gpu for index in range(lib.nvmlDeviceGetCount()) if (gpu := _device(lib, index))]
+    except HostError as error:
+        log.debug("no GPU: %s", error)
+        return []
+    return _visible(gpus, environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _device(lib: Any, index: int) -> Device | None:
+    try:
+        handle = lib.nvmlDeviceGetHandleByIndex(index)
+        uuid, name = _text(lib.nvmlDeviceGetUUID(handle)), _text(lib.nvmlDeviceGetName(handle))
+        memory_mib = lib.nvmlDeviceGetMemoryInfo(handle).total // 2**20
+    except lib.NVMLError as error:
+        log.warning("GPU %d is left out: %s", index, error)
+        return None
+    device = Device("gpu", index, uuid, name, memory_mib, _sm_count(lib, handle))
+    return replace(device, mig_instances=_instances(lib, handle, uuid), mig_profiles=_profiles(lib, handle))
+
+
+def _sm_count(lib: Any, handle: Any) -> int | None:
+    cores, capability = ask(lib, "nvmlDeviceGetNumGpuCores", handle), _capability(lib, handle)
+    per_sm = CORES_PER_SM.get(capability, 128 if capability >= (10, 0) else 0)
+    return cores // per_sm if cores and per_sm else None
+
+
+def _capability(lib: Any, handle: Any) -> tuple[int, int]:
+    major, minor = ask(lib, "nvmlDeviceGetCudaComputeCapability", handle) or (0, 0)
+    return major, minor
+
+
+def _visible(gpus: Sequence[Device], names: str | None) -> list[Device]:
+    if names is None:
+        return list(gpus)
+    chosen: list[Device] = []
+    for name in names.split(","):
+        device = _named(gpus, name.strip())
+        if device is None or device in chosen:
+            break
+        chosen.append(device)
+    return chosen
+
+
+def _named(gpus: Sequence[Device], name: str) -> Device | None:
+    """Return the device that one entry of CUDA_VISIBLE_DEVICES names."""
+    if name.isdecimal():
+        return next((gpu for gpu in gpus if gpu.index == int(name)), None)
+    if name.startswith("GPU-"):
+        fitting = [gpu for gpu in gpus if gpu.uuid.lower().startswith(name.lower())]
+        return fitting[0] if len(fitting) == 1 else None
+    for gpu in gpus:
+        for instance in gpu.mig_instances:
+            if name in (instance.uuid, f"MIG-{gpu.uuid}/{instance.gi_id}/{instance.ci_id}"):
+                return mig_device(gpu, instance)
+    return None
+
+
+# --- MIG --------------------------------------------------------------------------------------------------------------
+
+
+def mig_instances(parent_uuid: str, lib: Any = pynvml) -> list[MigInstance]:
+    """Return the MIG instances that exist on a GPU, in NVML's order; [] where MIG is off or unknown to it.
+
+    Raises:
+        HostError: NVML does not start, or there is no such GPU.
+    """
+    with session(lib):
+        return list(_instances(lib, handles(lib, parent_uuid)[1], parent_uuid))
+
+
+def mig_profiles_possible(parent_uuid: str, lib: Any = pynvml) -> list[str]:
+    """Return the names of the GPU instance profiles that an administrator could create; [] where there is no MIG."""
+    with session(lib):
+        return list(_profiles(lib, handles(lib, parent_uuid)[1]))
+
+
+def mig_device(parent: Device, instance: MigInstance) -> Device:
+    """Return ``instance`` of ``parent`` as a device of its own."""
+    name = f"{parent.name} MIG {instance.profile}"
+    return Device("gpu", parent.index, instance.uuid, name, instance.memory_mib, instance.sm_count, parent.uuid)
+
+
+def _mig_enabled(lib: Any, handle: Any) -> bool | None:
+    mode = ask(lib, "nvmlDeviceGetMigMode", handle)
+    return None if mode is None else bool(mode[0])
+
+
+def _instances(lib: Any, handle: Any, parent_uuid: str) -> tuple[MigInstance, ...]:
+    if not _mig_enabled(lib, handle):
+        return ()
+    found = []
+    for index in range(ask(lib, "nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
+        instance = ask(lib, "nvmlDeviceGetMigDeviceHandleByIndex", handle, index)
+        if instance is not None:  # slots without an instance answer NotFound
+            found.append(_instance(lib, instance, parent_uuid))
+    return tuple(found)
+
+
+def _instance(lib: Any, handle: Any, parent_uuid: str) -> MigInstance:
+    attributes = ask(lib, "nvmlDeviceGetAttributes", handle)
+    return MigInstance(
+        uuid=_text(lib.nvmlDeviceGetUUID(handle)),
+        profile=_text(lib.nvmlDeviceGetName(handle)).partition("MIG ")[2],
+        gi_id=lib.nvmlDeviceGetGpuInstanceId(handle),
+        ci_id=lib.nvmlDeviceGetComputeInstanceId(handle),
+        memory_mib=attributes.memorySizeMB if attributes else lib.nvmlDeviceGetMemoryInfo(handle).total // 2**20,
+        parent_uuid=parent_uuid,
+        sm_count=attributes.multiprocessorCount if attributes else None,
+    )
+
+
+def _profiles(lib: Any, handle: Any) -> tuple[str, ...]:
+    if _mig_enabled(lib, handle) is None:
+        return ()
+    infos = [
+        ask(lib, "nvmlDeviceGetGpuInstanceProfileInfo", handle, profile)
+        for profile in range(lib.NVML_GPU_INSTANCE_PROFILE_COUNT)
+    ]
+    return tuple(dict.fromkeys(_text(info.name).removeprefix("MIG ") for info in infos if info is not None))
+
+
+# --- facts and processes ----------------------------------------------------------------------------------------------
+
+
+def facts(uuid: str, lib: Any = pynvml) -> dict[str, Any]:
+    """Return the state of a GPU for the record's environment; what the driver does not say is absent.
+
+    Of a MIG instance, the facts of its GPU, which are all that NVML has.
+
+    Raises:
+        HostError: NVML does not start, or there is no such GPU.
+    """
+    with session(lib):
+        _, gpu = handles(lib, uuid)
+        capability = ".".join(map(str, ask(lib, "nvmlDeviceGetCudaComputeCapability", gpu) or ()))
+        cuda = ask(lib, "nvmlSystemGetCudaDriverVersion") or 0
+        ecc = ask(lib, "nvmlDeviceGetEccMode", gpu)
+        known = {
+            "driver_version": _text(ask(lib, "nvmlSystemGetDriverVersion")),
+            "cuda_version": f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
+            "compute_capability": capability,
+            "compute_mode": COMPUTE_MODES.get(ask(lib, "nvmlDeviceGetComputeMode", gpu)),
+            "mig_mode": _on_off(_mig_enabled(lib, gpu)),
+            "ecc_mode": _on_off(None if ecc is None else bool(ecc[0])),
+            "persistence_mode": _on_off(ask(lib, "nvmlDeviceGetPersistenceMode", gpu)),
+            "power_limit_w": _watts(ask(lib, "nvmlDeviceGetEnforcedPowerLimit", gpu)),
+            "power_limit_default_w": _watts(ask(lib, "nvmlDeviceGetPowerManagementDefaultLimit", gpu)),
+            "max_sm_clock_mhz": ask(lib, "nvmlDeviceGetMaxClockInfo", gpu, lib.NVML_CLOCK_SM),
+            "max_memory_clock_mhz": ask(lib, "nvmlDeviceGetMaxClockInfo", gpu, lib.NVML_CLOCK_MEM),
+            "application_sm_clock_mhz": ask(lib, "nvmlDeviceGetApplicationsClock", gpu, lib.NVML_CLOCK_SM),
+            "pcie_generation": ask(lib, "nvmlDeviceGetCurrPcieLinkGeneration", gpu),
+            "pcie_width": ask(lib, "nvmlDeviceGetCurrPcieLinkWidth", gpu),
+        }
+    return {key: value for key, value in known.items() if value not in (None, "")}
+
+
+def processes(uuid: str, lib: Any = pynvml) -> list[GpuProcess]:
+    """Return every process that NVML lists on the device, by pid; one entry a pid.
+
+    Raises:
+        HostError: NVML does not start, or there is no such GPU.
+    """
+    lists = {"graphics": "Graphics", "compute": "Compute", "mps": "MPSCompute"}
+    found: dict[int, GpuProcess] = {}
+    with session(lib):
+        handle, _ = handles(lib, uuid)
+        for kind, word in lists.items():  # a later list is the more telling one
+            for entry in ask(lib, f"nvmlDeviceGet{word}RunningProcesses_v3", handle) or ():
+                memory_mib = None if entry.usedGpuMemory is None else entry.usedGpuMemory / 2**20
+                found[entry.pid] = GpuProcess(entry.pid, kind, _process_name(entry.pid), memory_mib)
+    return [found[pid] for pid in sorted(found)]
+
+
+def foreign_processes(uuid: str, ours: Collection[int], lib: Any = pynvml) -> list[GpuProcess]:
+    """Return the processes on the device whose pid is not in ``ours`` (tenants, our own CUDA MPS server).
+
+    Raises:
+        HostError: NVML does not start, or there is no such GPU.
+    """
+    return [process for process in processes(uuid, lib) if process.pid not in ours]
+
+
+def _process_name(pid: int) -> str:
+    try:
+        process = psutil.Process(pid)
+        return f"{process.name()} of {process.username()}"
+    except psutil.Error:
+        return ""
+
+
+def _on_off(value: bool | int | None) -> str | None:
+    return None if value is None else ("enabled" if value else "disabled")
+
+
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1000
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode() if isinstance(value, bytes) else value or ""
