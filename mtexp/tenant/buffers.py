@@ -1,0 +1,105 @@
+"""Memory that a tenant writes and the parent reads while it runs. May touch: numpy, mmap; never torch.
+
+Both are files in the run's directory, mapped by both sides: what was measured is on disk whichever side is killed.
+The loop writes through ``memoryview``s (a store is some 30 ns), the parent reads through numpy.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+
+from mtexp.metrics.samples import Samples
+
+COLUMNS = ("arrival_ns", "start_ns", "end_ns", "first_token_ns", "gpu_time_ns")
+_WORD = 8
+_SLOT = 8  # words: one cache line a tenant, so that tenants do not invalidate each other's
+_PREFAULTED = 8192  # rows touched before the window; later ones cost one minor fault per 512 iterations and column
+
+
+def _map(path: Path, words: int, create: bool) -> mmap.mmap:
+    with path.open("x+b" if create else "r+b") as file:
+        if create:
+            os.posix_fallocate(file.fileno(), 0, words * _WORD)  # a full disk is an error here, not a SIGBUS later
+        return mmap.mmap(file.fileno(), words * _WORD)
+
+
+class Board:
+    """Stop flag of the run and progress of each tenant.
+
+    ``words[0]`` is the stop flag; the slot of tenant ``i`` starts at ``8 * (1 + i)``: iterations measured, done flag,
+    looks for an arrival.
+    """
+
+    def __init__(self, path: Path, tenants: int, *, create: bool = False) -> None:
+        self._map = _map(path, _SLOT * (1 + tenants), create)
+        self.words = memoryview(self._map).cast("q")
+
+    @property
+    def stopped(self) -> bool:
+        """True once the tenants were told to stop measuring."""
+        return bool(self.words[0])
+
+    def stop(self) -> None:
+        """Tell every tenant to stop after its current iteration."""
+        self.words[0] = 1
+
+    def measured(self, slot: int) -> int:
+        """Iterations that the tenant has measured so far."""
+        return self.words[_SLOT * (1 + slot)]
+
+    def signs(self, slot: int) -> int:
+        """Grows as long as the tenant is alive: iterations, and looks for an arrival while there is none."""
+        own = _SLOT * (1 + slot)
+        return self.words[own] + self.words[own + 2]
+
+    def done(self, slot: int) -> bool:
+        """True when the tenant will measure no more (fixed protocol, trace at its end, no room)."""
+        return bool(self.words[_SLOT * (1 + slot) + 1])
+
+    def slot(self, slot: int) -> memoryview:
+        """The tenant's own words, for the loop."""
+        return self.words[_SLOT * (1 + slot) : _SLOT * (2 + slot)]
+
+    def close(self) -> None:
+        """Unmap."""
+        self.words.release()
+        self._map.close()
+
+
+class SampleBuffer:
+    """Preallocated columns of int64, one row an iteration, zero where nothing was stored.
+
+    Header words: rows written; how many of them are warm-up.
+    """
+
+    def __init__(self, path: Path, capacity: int = 0, *, create: bool = False) -> None:
+        if not create:
+            capacity = path.stat().st_size // _WORD // len(COLUMNS) - _SLOT
+        self.capacity = capacity
+        self._map = _map(path, len(COLUMNS) * (capacity + _SLOT), create)
+        words = memoryview(self._map).cast("q")
+        self.header = words[:_SLOT]
+        body = len(COLUMNS) * _SLOT
+        self.columns = {name: words[body + i * capacity : body + (i + 1) * capacity] for i, name in enumerate(COLUMNS)}
+
+    def prefault(self) -> None:
+        """Touch the first rows so that the loop takes no page fault for them."""
+        for column in self.columns.values():
+            np.frombuffer(column, dtype=np.int64)[:_PREFAULTED] = 0
+
+    def samples(self) -> Samples:
+        """A copy of the rows written so far."""
+        rows, warmup = self.header[0], self.header[1]
+        data = {name: np.frombuffer(view, dtype=np.int64)[:rows].copy() for name, view in self.columns.items()}
+        return Samples(
+            phase=(np.arange(rows) >= warmup).astype(np.uint8),
+            arrival_ns=np.where(data["arrival_ns"] == 0, data["start_ns"], data["arrival_ns"]),
+            start_ns=data["start_ns"],
+            end_ns=data["end_ns"],
+            first_token_ns=data["first_token_ns"],
+            gpu_time_ns=np.where(data["gpu_time_ns"] == 0, -1, data["gpu_time_ns"]),
+        )

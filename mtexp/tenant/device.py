@@ -1,0 +1,140 @@
+"""The device as a tenant sees it: streams, synchronisation, event timing, facts. May touch: torch, libcuda."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+from typing import Any, Protocol
+
+import torch
+
+_MPS_ENABLED = 133  # CUdevice_attribute CU_DEVICE_ATTRIBUTE_MPS_ENABLED
+_MIB = 2**20
+
+
+class Timer(Protocol):
+    """Times one request on the device; all calls come from the thread that issues the request."""
+
+    def begin(self) -> None:
+        """Mark the start of the device work."""
+
+    def end(self) -> None:
+        """Mark the end of the device work and wait until it is reached."""
+
+    def gpu_time_ns(self) -> int:
+        """Span between the marks, 0 where there is no device clock."""
+
+
+class CpuDevice:
+    """The CPU: work is done when the call returns."""
+
+    torch_device = torch.device("cpu")
+
+    def timer(self) -> Timer:
+        """A timer without a device clock."""
+        return _CpuTimer()
+
+    def stream(self) -> Any:
+        """The CPU has no streams."""
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """What this process knows of its device."""
+        return {
+            "device_name": "cpu",
+            "memory_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+
+class _CpuTimer:
+    def begin(self) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+    def gpu_time_ns(self) -> int:
+        return 0
+
+
+class CudaDevice:
+    """The first CUDA device visible to this process."""
+
+    torch_device = torch.device("cuda", 0)
+
+    def __init__(self) -> None:
+        torch.cuda.init()
+        torch.cuda.set_device(0)
+
+    def timer(self) -> Timer:
+        """A timer on the current stream of the calling thread."""
+        return _CudaTimer(torch.cuda.current_stream())
+
+    def stream(self) -> torch.cuda.Stream:
+        """A new stream (``sharing=streams``)."""
+        return torch.cuda.Stream()
+
+    def facts(self) -> dict[str, Any]:
+        """What this process knows of its device: the tenant's side of the sharing proof."""
+        properties = torch.cuda.get_device_properties(0)
+        facts = {
+            "device_name": properties.name,
+            "gpu_uuid": _uuid(properties),
+            "sm_count": properties.multi_processor_count,
+            "cuda_version": torch.version.cuda,
+            "stream_id": int(torch.cuda.current_stream().cuda_stream),
+            "memory_allocated_mib": torch.cuda.memory_allocated() / _MIB,
+            "memory_reserved_mib": torch.cuda.memory_reserved() / _MIB,
+            "memory_peak_mib": torch.cuda.max_memory_allocated() / _MIB,
+        }
+        mps_enabled = _device_attribute(_MPS_ENABLED)
+        if mps_enabled is not None:
+            facts["mps_enabled"] = mps_enabled
+        return facts
+
+
+class _CudaTimer:
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._first = torch.cuda.Event(enable_timing=True)
+        self._last = torch.cuda.Event(enable_timing=True)
+        # bound once: the loop pays for the calls, not for the look-ups
+        self._record_first, self._record_last = self._first.record, self._last.record
+        self._stream = stream
+
+    def begin(self) -> None:
+        self._record_first(self._stream)
+
+    def end(self) -> None:
+        self._record_last(self._stream)
+        self._stream.synchronize()
+
+    def gpu_time_ns(self) -> int:
+        return int(self._first.elapsed_time(self._last) * 1e6)
+
+
+def _uuid(properties: Any) -> str:
+    """NVML's spelling of the device UUID, MIG instances included."""
+    uuid = str(properties.uuid)
+    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+
+
+def _device_attribute(attribute: int) -> int | None:
+    """A CUdevice_attribute of device 0, or None where this driver does not know it."""
+    value = ctypes.c_int(-1)
+    status = ctypes.CDLL("libcuda.so.1").cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
+    return value.value if status == 0 else None
+
+
+def open_device(runtime: str) -> CpuDevice | CudaDevice:
+    """The device of a ``gpu`` or ``cpu`` run.
+
+    Raises:
+        RuntimeError: ``gpu`` was asked for and this torch cannot use it.
+    """
+    if runtime == "cpu":
+        return CpuDevice()
+    if not torch.backends.cuda.is_built():
+        raise RuntimeError(
+            f"torch {torch.__version__} is a CPU build; install a CUDA build for this driver, or set runtime=cpu"
+        )
+    return CudaDevice()

@@ -1,0 +1,80 @@
+"""How a request is executed: eager, as a replayed CUDA graph, or compiled. May touch: torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mtexp.errors import MtexpError
+from mtexp.tenant.requests import Prepared, Request
+
+_RUNS_BEFORE_CAPTURE = 3
+_RUNS_TO_COMPILE = 3
+
+
+class NotCapturable(MtexpError):
+    """The request cannot become a CUDA graph; the message says why and what to do."""
+
+
+def compiler(execution: str) -> Callable[[Any], Any]:
+    """What to apply to a model before it is called."""
+    if execution != "compile":
+        return lambda model: model
+    from torch._inductor import config
+
+    config.compile_threads = 1  # in this process: no worker that could outlive it or disturb a neighbour
+
+    return lambda model: torch.compile(model, dynamic=False)
+
+
+def ready(prepared: Prepared, execution: str) -> Request:
+    """The request as the loop calls it: captured, or run until it has compiled.
+
+    Raises:
+        NotCapturable: ``cuda_graph`` of a request that cannot be captured.
+    """
+    if execution == "cuda_graph":
+        return _captured(prepared)
+    if execution == "compile":
+        with torch.inference_mode():
+            for _ in range(_RUNS_TO_COMPILE):
+                prepared.request()
+    return prepared.request
+
+
+def compiled_graphs() -> int:
+    """Graphs that torch.compile has compiled in this process so far; more after the window means it recompiled."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _captured(prepared: Prepared) -> Request:
+    if prepared.not_capturable:
+        raise NotCapturable(_refusal(prepared.not_capturable))
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.inference_mode():
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(_RUNS_BEFORE_CAPTURE):
+                    prepared.request()
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                prepared.request()
+    except RuntimeError as error:
+        raise NotCapturable(_refusal(str(error).splitlines()[0])) from error
+    replay = graph.replay
+
+    def request() -> int:
+        replay()
+        return 0
+
+    return request
+
+
+def _refusal(reason: str) -> str:
+    return f"execution=cuda_graph cannot capture this request: {reason}. Use execution=eager or compile for this tenant"

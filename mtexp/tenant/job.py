@@ -1,0 +1,63 @@
+"""What a tenant process is told to do, as plain data. Lives here: ProcessJob and the messages. May touch: spec.
+
+One process serves one tenant, except under ``sharing=streams``, where it serves all of them with a thread and a CUDA
+stream each. The parent speaks to it over a Unix socket with JSON messages (never pickle):
+
+======== ==================================================== ==========================================
+command  the child then                                        and answers
+======== ==================================================== ==========================================
+build    builds its models on the device, captures, compiles  ``built`` with facts
+warm_up  runs the warm-up iterations                           ``warm`` with facts (the proof before)
+measure  waits for ``start_ns``, iterates until told to stop   ``measured``
+finish   probes the device's busy time if asked                ``finished`` with facts (the proof after)
+exit     tears down                                            (end of file)
+======== ==================================================== ==========================================
+
+Anything that goes wrong is answered with ``error``: tenant, phase, message, traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mtexp.spec import MeasureSpec, TenantSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantJob:
+    """One tenant of a process: its spec and where its samples go."""
+
+    tenant: TenantSpec
+    slot: int
+    """Its slot on the board."""
+    samples: str
+    """Path of its sample buffer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessJob:
+    """Everything a tenant process needs."""
+
+    name: str
+    tenants: tuple[TenantJob, ...]
+    address: str
+    """Abstract Unix socket on which the parent listens (without the leading NUL)."""
+    board: str
+    log: str
+    runtime: str
+    measure: MeasureSpec
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Set before CUDA starts; an empty value unsets the variable."""
+    cores: tuple[int, ...] = ()
+    """CPU cores to pin to; empty = not pinned."""
+    probe_busy: bool = False
+    """After the window, time requests whose kernels are already queued (launch-bound detection)."""
+    nvtx: str = ""
+    """NVTX ranges of a profile run: ``nsys`` names tenant, phase and iteration, ``ncu`` marks one request."""
+    torch_trace: str = ""
+    """Folder for one torch.profiler trace per tenant; empty = none."""
+
+
+Message = dict[str, Any]

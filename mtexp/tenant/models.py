@@ -1,0 +1,81 @@
+"""Building a tenant's model on its device. May touch: torch, transformers."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from mtexp.errors import MtexpError
+from mtexp.spec import ModelSpec, TenantSpec
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "tf32": torch.float32}
+
+
+class ModelUnavailable(MtexpError):
+    """Pretrained weights that cannot be had; the message says why and what to do."""
+
+
+def build_model(tenant: TenantSpec, device: torch.device) -> torch.nn.Module:
+    """Build ``tenant``'s model with its weights on ``device`` in the run's precision, in evaluation mode.
+
+    Encoders are the bare model (``AutoModel``), decoders carry their language-model head (``AutoModelForCausalLM``).
+
+    Raises:
+        ModelUnavailable: Pretrained weights are offline, gated or missing.
+    """
+    torch.set_float32_matmul_precision("high" if tenant.precision == "tf32" else "highest")
+    torch.manual_seed(tenant.seed)
+    spec, dtype = tenant.model, DTYPES[tenant.precision]
+    factory = AutoModel if spec.role == "encoder" else AutoModelForCausalLM
+    model: torch.nn.Module
+    if spec.weights == "pretrained":
+        model = _pretrained(factory, spec, dtype).to(device)
+    else:
+        with device:  # weights are made on the device: no copy, no host memory
+            model = factory.from_config(_config(spec), dtype=dtype, attn_implementation=spec.attn_implementation)
+    return model.eval()
+
+
+def count_parameters(spec: ModelSpec) -> int:
+    """Number of parameters of ``spec``'s shape, tied weights once; needs no memory (meta device)."""
+    factory = AutoModel if spec.role == "encoder" else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = factory.from_config(_config(spec), attn_implementation=spec.attn_implementation)
+    return sum(p.numel() for p in model.parameters())
+
+
+def _config(spec: ModelSpec) -> Any:
+    return AutoConfig.for_model(spec.architecture, **copy.deepcopy(dict(spec.shape)))
+
+
+def _pretrained(factory: Any, spec: ModelSpec, dtype: torch.dtype) -> torch.nn.Module:
+    try:
+        model: torch.nn.Module = factory.from_pretrained(
+            spec.source,
+            dtype=dtype,
+            attn_implementation=spec.attn_implementation,
+            use_safetensors=True,  # never a pickle
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(_explain(spec, error)) from error
+    return model
+
+
+def _explain(spec: ModelSpec, error: Exception) -> str:
+    text = str(error)
+    if "gated" in text or "401" in text or "403" in text:
+        remedy = "the repository is gated: accept its licence on the hub and log in with `hf auth login`"
+    elif os.path.isdir(spec.source):
+        remedy = "a local folder needs config.json and weights in model.safetensors (pickled .bin weights are refused)"
+    else:
+        remedy = (
+            "offline, misspelt, or without safetensors: download it once with `hf download`, or give a local folder "
+            "as mix.tenants.<id>.source, or use weights=random (speed depends on shapes, not on values)"
+        )
+    first_line = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return f"pretrained weights {spec.source!r} of {spec.name} cannot be loaded: {first_line}. Remedy: {remedy}"

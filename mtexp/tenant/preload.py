@@ -1,0 +1,10 @@
+"""What the forkserver imports once, so that a forked tenant imports nothing. Must not start CUDA or any thread pool."""
+
+import torch  # noqa: F401
+import transformers.models.bert.modeling_bert
+import transformers.models.deberta_v2.modeling_deberta_v2
+import transformers.models.gpt2.modeling_gpt2
+import transformers.models.llama.modeling_llama
+import transformers.models.mistral.modeling_mistral  # noqa: F401
+
+import mtexp.tenant.process  # noqa: F401

@@ -1,0 +1,291 @@
+"""The story of one tenant process, command by command (``mtexp.tenant.job`` lists them). May touch: torch, signals."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from mtexp.errors import MtexpError
+from mtexp.spec import from_json
+from mtexp.tenant import arrivals, execution, tracing
+from mtexp.tenant.buffers import Board, SampleBuffer
+from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
+from mtexp.tenant.job import Message, ProcessJob, TenantJob
+from mtexp.tenant.loop import Loop, sleep_until
+from mtexp.tenant.requests import prepare
+
+_PR_SET_PDEATHSIG = 1
+_ORPHAN_S = 10.0  # what an orphan gets to finish its request; SIGKILL with work in flight can hurt other MPS clients
+_BUSY_REQUESTS = 10
+_HOLD = 2.0  # latencies for which the device is held
+_CYCLES_PER_MS = 2e6
+
+
+def serve(data: Message) -> None:
+    """Serve the job until told to exit. The entry of both launchers; never returns an error, it sends it."""
+    job = from_json(ProcessJob, data)
+    _prepare_process(job)
+    with Client("\0" + job.address, "AF_UNIX") as connection:
+        process = TenantProcess(job, connection)
+        signal.signal(signal.SIGTERM, process.on_sigterm)
+        threading.Thread(target=process.leave_with_parent, name="orphan", daemon=True).start()
+        try:
+            process.run()
+        except (EOFError, ConnectionError):
+            sys.exit("the parent has gone")
+        except Exception as error:  # noqa: BLE001  the child's outermost frame: a failure is data
+            traceback.print_exc()
+            _send(
+                connection,
+                event="error",
+                tenant=getattr(error, "tenant", job.tenants[0].tenant.id),
+                phase=process.phase,
+                message=str(error) if isinstance(error, MtexpError) else f"{type(error).__name__}: {error}",
+            )
+            sys.exit(1)
+
+
+class TenantProcess:
+    """One process: its tenants, and what the parent last told it."""
+
+    def __init__(self, job: ProcessJob, connection: Connection) -> None:
+        self.job, self.connection = job, connection
+        self.phase = "start"
+        self.terminated = False
+        self.device: CpuDevice | CudaDevice
+        self.tenants: list[_Tenant] = []
+        slots = 1 + max(t.slot for t in job.tenants)
+        self.board = Board(Path(job.board), slots)
+
+    def run(self) -> None:
+        """Answer commands until ``exit``."""
+        commands: dict[str, Callable[[Message], None]] = {
+            "build": self.build,
+            "warm_up": self.warm_up,
+            "measure": self.measure,
+            "finish": self.finish,
+        }
+        _send(self.connection, event="hello", name=self.job.name, pid=os.getpid())
+        while (message := _receive(self.connection))["do"] != "exit":
+            self.phase = message["do"]
+            commands[self.phase](message)
+            if self.terminated:
+                sys.exit(128 + signal.SIGTERM)
+
+    def build(self, message: Message) -> None:
+        """Models onto the device, one after another; then whatever must be captured or compiled."""
+        self.device = open_device(self.job.runtime)
+        own_stream = len(self.job.tenants) > 1
+        self.tenants = [_Tenant(job, self.job, self.device, self.board, own_stream) for job in self.job.tenants]
+        for tenant in self.tenants:
+            tenant.build()
+        self._answer("built")
+
+    def warm_up(self, message: Message) -> None:
+        """The warm-up iterations, all tenants at once."""
+        self._together(lambda tenant: tenant.loop.warm_up(self.job.measure.warmup))
+        self._answer("warm")
+
+    def measure(self, message: Message) -> None:
+        """Wait for the common start, then iterate until the board says stop."""
+        start_ns = int(message["start_ns"])
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        try:
+            self._together(lambda tenant: tenant.measure(start_ns))
+        finally:
+            gc.enable()
+        if not self.terminated:
+            _send(self.connection, event="measured")
+
+    def finish(self, message: Message) -> None:
+        """Everything that must not run inside the window: the busy probe, the facts after it."""
+        if self.job.probe_busy and isinstance(self.device, CudaDevice):
+            self._together(lambda tenant: tenant.probe_busy())
+        self._answer("finished")
+
+    def on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        """Finish the iteration and leave: killing a client with work in flight can take its neighbours along."""
+        if self.phase in ("warm_up", "measure"):
+            self.terminated = True
+            self.board.stop()
+        else:
+            sys.exit(128 + signum)
+
+    def leave_with_parent(self) -> None:
+        """Body of a thread that sleeps until the parent is gone: finish the iteration and leave, or be killed.
+
+        A forked tenant is the forkserver's child, and the forkserver lives as long as its tenants: only the socket
+        tells that the run has gone.
+        """
+        gone = select.poll()
+        gone.register(self.connection.fileno(), select.POLLRDHUP)
+        gone.poll()
+        self.board.stop()
+        time.sleep(_ORPHAN_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _answer(self, event: str) -> None:
+        _send(self.connection, event=event, facts={t.id: t.facts() for t in self.tenants})
+
+    def _together(self, action: Callable[[_Tenant], None]) -> None:
+        """Run ``action`` for every tenant at once: on this thread, or on one thread each."""
+        if len(self.tenants) == 1:
+            with torch.inference_mode():
+                self.tenants[0].guarded(action)
+            return
+        threads = [threading.Thread(target=t.on_own_stream, args=(action,), name=t.id) for t in self.tenants]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for tenant in self.tenants:
+            if tenant.error is not None:
+                raise tenant.error
+
+
+class _Tenant:
+    """One tenant inside its process."""
+
+    def __init__(
+        self, job: TenantJob, process: ProcessJob, device: CpuDevice | CudaDevice, board: Board, own_stream: bool
+    ) -> None:
+        self.id, self.spec, self.process, self.device = job.tenant.id, job.tenant, process, device
+        self.buffer = SampleBuffer(Path(job.samples))
+        self.board, self.slot = board, job.slot
+        self.stream = device.stream() if own_stream else None
+        self.error: Exception | None = None
+        self.parameters = 0
+        self.busy_ms: float | None = None
+        self.loop: Loop
+
+    def build(self) -> None:
+        """Build the model and its request on the tenant's stream."""
+        self.guarded(lambda tenant: tenant._build())
+
+    def _build(self) -> None:
+        with torch.cuda.stream(self.stream):
+            prepared = prepare(self.spec, self.device.torch_device, execution.compiler(self.spec.execution))
+            if prepared.module is not None:
+                self.parameters = sum(p.numel() for p in prepared.module.parameters())
+            request = execution.ready(prepared, self.spec.execution)
+            request = tracing.marked(request, self.process.nvtx, self.id, self.process.measure.warmup)
+            self.loop = Loop(request, self.device.timer(), self.buffer, self.board, self.slot)
+        self.buffer.prefault()
+
+    def measure(self, start_ns: int) -> None:
+        """Iterate from ``start_ns`` until the run's stop flag, or N times in the fixed protocol."""
+        measure, arrival = self.process.measure, self.spec.arrival
+        if arrival.kind == "closed":
+            iterations = measure.iterations if measure.overlap == "fixed" else None
+            with tracing.traced_phase(self.process, self.id):
+                sleep_until(start_ns)
+                self.loop.measure_closed(iterations)
+            return
+        instants = arrivals.arrival_instants_ns(arrival, start_ns, measure.max_iterations)
+        sleep_until(start_ns)
+        self.loop.measure_open(instants)
+
+    def probe_busy(self) -> None:
+        """Device time of a request whose kernels were all queued before the first one ran: the host out of the way.
+
+        A spinning kernel holds the device while the host enqueues the request. One with more kernels than CUDA queues
+        (about 1000), or one that synchronises, cannot be held; the durations of its traced kernels are added instead.
+        """
+        latency_ms = float(np.median(self.buffer.samples().measured.service_ms))
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        queued_ms = []
+        for _ in range(_BUSY_REQUESTS):
+            torch.cuda._sleep(int(_HOLD * latency_ms * _CYCLES_PER_MS))
+            first.record()
+            self.loop.request()
+            last.record()
+            queued = not first.query()  # the device was still held when the last kernel had been enqueued
+            last.synchronize()
+            if queued:
+                queued_ms.append(first.elapsed_time(last))
+        self.busy_ms = float(np.median(queued_ms)) if queued_ms else tracing.busy_ms(self.loop.request)
+
+    def facts(self) -> dict[str, Any]:
+        """The tenant's side of the proof, and what it ran on."""
+        with torch.cuda.stream(self.stream):
+            facts = self.device.facts()
+        facts |= {
+            "pid": os.getpid(),
+            "thread_id": threading.get_native_id(),
+            "parameters": self.parameters,
+            "attn_implementation": self.spec.model.attn_implementation,
+            "num_threads": torch.get_num_threads(),
+            "cores": sorted(os.sched_getaffinity(0)),
+            "torch_version": torch.__version__,
+            "transformers_version": transformers.__version__,
+        }
+        if self.spec.execution == "compile":
+            facts["compiled_graphs"] = execution.compiled_graphs()
+        if self.busy_ms is not None:
+            facts["busy_ms"] = self.busy_ms
+        return facts
+
+    def on_own_stream(self, action: Callable[[_Tenant], None]) -> None:
+        """Body of the tenant's thread; a failure stops the neighbours and is kept for the main thread."""
+        try:
+            with torch.inference_mode(), torch.cuda.stream(self.stream):
+                self.guarded(action)
+        except Exception as error:  # noqa: BLE001  a thread's outermost frame
+            self.error = error
+            self.board.stop()
+
+    def guarded(self, action: Callable[[_Tenant], None]) -> None:
+        """Run ``action``; an error leaves with the tenant's id on it."""
+        try:
+            action(self)
+        except Exception as error:
+            error.tenant = self.id  # type: ignore[attr-defined]
+            raise
+
+
+def _prepare_process(job: ProcessJob) -> None:
+    """End with the parent, leave Ctrl-C to it, write to the log, take the environment and the cores given."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    faulthandler.enable(2)  # where a segmentation fault was, in the log
+    for name, value in job.environment.items():
+        if value:
+            os.environ[name] = value
+        else:
+            os.environ.pop(name, None)
+    if job.cores:
+        os.sched_setaffinity(0, job.cores)
+    torch.set_num_threads(1)  # the same alone and shared: more threads for a lone tenant would look like interference
+
+
+def _send(connection: Connection, **message: Any) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def _receive(connection: Connection) -> Message:
+    message: Message = json.loads(connection.recv_bytes())
+    return message
