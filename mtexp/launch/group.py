@@ -1,0 +1,353 @@
+"""The tenants of one run: started together, led through their phases, stopped in order whatever happens.
+
+May touch: the starters, the tenants' socket and their shared memory. Every wait has a deadline; a missed one names the
+tenant, the seconds, its exit code and the last lines of its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mtexp.errors import TenantFailed
+from mtexp.launch.starters import Child, Starter
+from mtexp.metrics.samples import Samples
+from mtexp.spec import DeadlineSpec
+from mtexp.tenant.buffers import Board, SampleBuffer
+from mtexp.tenant.job import Message, ProcessJob
+
+_POLL_S = 0.01
+_LEAD_NS = 50_000_000  # between sending the start and the start: longer than any delivery
+_LOG_LINES, _LOG_WIDTH = 20, 200
+_RELEASE_S = 1.0  # what preparing for SIGKILL may take when somebody does not want to wait
+
+Enough = Callable[[int, int, float], bool]
+
+
+@dataclass(slots=True)
+class _Process:
+    job: ProcessJob
+    child: Child
+    connection: Connection | None = None
+    progress: dict[int, tuple[int, float]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+
+class TenantGroup:
+    """The tenant processes of one run, as a context manager.
+
+    Args:
+        starter: How processes are started.
+        deadlines: Seconds each phase may take.
+        folder: Existing directory for sample buffers; logs go to its ``logs`` folder.
+        release: Called with the pid of a process before it is killed with work in flight (CUDA MPS).
+    """
+
+    def __init__(
+        self,
+        starter: Starter,
+        deadlines: DeadlineSpec,
+        folder: Path,
+        *,
+        release: Callable[[int], None] = lambda pid: None,
+    ) -> None:
+        self._starter, self._deadlines, self._folder, self._release = starter, deadlines, folder, release
+        self.address = f"mtexp-{uuid.uuid4().hex[:16]}"
+        self._processes: list[_Process] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._buffers: dict[int, SampleBuffer] = {}
+        self._board: Board
+        self._tenants: list[str] = []
+
+    def __enter__(self) -> TenantGroup:
+        self._listener.bind("\0" + self.address)  # abstract: nothing to leave behind
+        self._listener.listen(64)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._stop_in_order()
+        except BaseException:  # a second Ctrl-C: at once
+            alive = [p.child.pid for p in self._processes if p.child.exit_code() is None]
+            releasing = threading.Thread(target=lambda: [self._release(pid) for pid in alive], daemon=True)
+            releasing.start()
+            releasing.join(_RELEASE_S)
+            self._kill_all()
+            raise
+        finally:
+            self._listener.close()
+
+    # phases
+
+    def allocate(self, tenants: Sequence[str], capacity: int) -> tuple[Path, list[Path]]:
+        """Make the board and one sample buffer of ``capacity`` rows a tenant; returns their paths."""
+        self._tenants = list(tenants)
+        board = self._folder / "board.bin"
+        self._board = Board(board, len(tenants), create=True)
+        paths = [self._folder / f"samples-{slot}.bin" for slot in range(len(tenants))]
+        self._buffers = {slot: SampleBuffer(path, capacity, create=True) for slot, path in enumerate(paths)}
+        return board, paths
+
+    def start(self, jobs: Sequence[ProcessJob]) -> None:
+        """Start all processes and wait until each has connected.
+
+        Raises:
+            TenantFailed: One ended or did not connect within ``deadlines.start_s``, or could not be started at all.
+        """
+        for job in jobs:
+            try:
+                child = self._starter.start(job)
+            except (OSError, EOFError) as error:  # no process, no memory, no disk; or the forkserver has gone
+                raise TenantFailed(_ids(job), "start", f"its process cannot be started: {error}") from error
+            self._processes.append(_Process(job, child))
+        deadline = time.monotonic() + self._deadlines.start_s
+        while waiting := [p for p in self._processes if p.connection is None]:
+            wait([self._listener, *(p.child.sentinel for p in waiting)], _POLL_S * 10)
+            self._accept_all()
+            for process in waiting:
+                if process.connection is None and process.child.exit_code() is not None:
+                    raise self._ended(process, "start")
+            if time.monotonic() > deadline:
+                raise self._late(waiting[0], "start", self._deadlines.start_s)
+
+    def build(self) -> dict[str, dict[str, Any]]:
+        """Build all models; returns each tenant's facts."""
+        return self._phase("build", "built", self._deadlines.build_s)
+
+    def warm_up(self) -> dict[str, dict[str, Any]]:
+        """Warm up all tenants together; returns each tenant's facts (the proof before the window)."""
+        return self._phase("warm_up", "warm", self._deadlines.warmup_s)
+
+    def measure(self, enough: Enough) -> None:
+        """Start all at one instant; measure until ``enough(slot, iterations, elapsed_s)`` held once for every tenant.
+
+        Args:
+            enough: Called every 10 ms for each tenant of which it did not yet hold.
+
+        Raises:
+            TenantFailed: A tenant failed, or made no progress for ``deadlines.stall_s``, or ``measure_s`` passed.
+        """
+        start_ns = time.monotonic_ns() + _LEAD_NS
+        self._send_all(do="measure", start_ns=start_ns)
+        begin = start_ns / 1e9
+        measured: set[str] = set()
+        open_slots = set(self._buffers)
+        while open_slots and len(measured) < len(self._processes):
+            measured |= self._messages("measured", "measure").keys()
+            elapsed_s = time.monotonic() - begin
+            open_slots = {slot for slot in open_slots if not self._satisfied(slot, enough, elapsed_s)}
+            self._check_progress(elapsed_s, measured)
+        self._board.stop()
+        self._collect("measured", "measure", self._deadlines.stall_s, measured)
+
+    def finish(self) -> dict[str, dict[str, Any]]:
+        """After the second barrier: probes and facts (the proof after the window)."""
+        return self._phase("finish", "finished", self._deadlines.build_s)
+
+    def samples(self) -> dict[str, Samples]:
+        """Everything measured so far, by tenant id, also of tenants that have failed."""
+        return {self._tenants[slot]: buffer.samples() for slot, buffer in self._buffers.items()}
+
+    def sample(self, slot: int) -> Samples:
+        """What one tenant has measured so far."""
+        return self._buffers[slot].samples()
+
+    def full(self) -> list[str]:
+        """Tenants whose sample buffer has no room left."""
+        return [self._tenants[s] for s, b in self._buffers.items() if b.header[0] >= b.capacity]
+
+    @property
+    def pids(self) -> list[int]:
+        """Pids of the tenant processes."""
+        return [p.child.pid for p in self._processes]
+
+    # talking
+
+    def _accept_all(self) -> None:
+        while wait([self._listener], 0):
+            connected, _ = self._listener.accept()
+            _, uid, _ = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid != os.getuid():
+                connected.close()
+                continue
+            connection = Connection(connected.detach())
+            hello = _receive(connection, 1.0) or {}
+            for process in self._processes:
+                if process.name == hello.get("name"):
+                    process.connection = connection
+
+    def _send_all(self, **message: Any) -> None:
+        data = json.dumps(message).encode()
+        for process in self._processes:
+            if process.connection is not None:
+                with contextlib.suppress(OSError):  # it has died: the next wait finds its sentinel and says so
+                    process.connection.send_bytes(data)
+
+    def _phase(self, command: str, event: str, deadline_s: float) -> dict[str, dict[str, Any]]:
+        self._send_all(do=command)
+        answers = self._collect(event, command, deadline_s, set())
+        return {tenant: facts for answer in answers.values() for tenant, facts in answer["facts"].items()}
+
+    def _collect(self, event: str, phase: str, deadline_s: float, already: set[str]) -> dict[str, Message]:
+        answers: dict[str, Message] = {name: {} for name in already}
+        deadline = time.monotonic() + deadline_s
+        while missing := [p for p in self._processes if p.name not in answers]:
+            answers |= self._messages(event, phase, missing)
+            if time.monotonic() > deadline:
+                raise self._late(missing[0], phase, deadline_s)
+        return answers
+
+    def _messages(self, event: str, phase: str, among: Sequence[_Process] | None = None) -> dict[str, Message]:
+        """Messages that arrive within one poll; an error or an ended process raises."""
+        processes = list(self._processes if among is None else among)
+        connections = [p.connection for p in processes if p.connection is not None]
+        wait([*connections, *(p.child.sentinel for p in processes)], _POLL_S)
+        answers: dict[str, Message] = {}
+        for process in processes:
+            message = _receive(process.connection)
+            if message is None and process.child.exit_code() is not None:
+                message = _receive(process.connection)  # it may have spoken before it ended
+                if message is None:
+                    raise self._ended(process, phase)
+            if message is not None and message["event"] == "error":
+                process.child.wait(1.0)
+                raise self._failed(process, phase, message["message"], tenant=message["tenant"])
+            if message is not None and message["event"] == event:
+                answers[process.name] = message
+        return answers
+
+    def _satisfied(self, slot: int, enough: Enough, elapsed_s: float) -> bool:
+        if self._board.done(slot):
+            return True
+        measured = self._board.measured(slot)
+        return measured > 0 and enough(slot, measured, elapsed_s)
+
+    def _check_progress(self, elapsed_s: float, measured: set[str]) -> None:
+        """Raise if a tenant stalls or the phase lasts too long."""
+        now = time.monotonic()
+        for process in self._processes:
+            if process.name in measured:
+                continue
+            if elapsed_s > self._deadlines.measure_s:
+                raise self._late(process, "measure", self._deadlines.measure_s)
+            for job in process.job.tenants:
+                signs = self._board.signs(job.slot)
+                last_signs, since = process.progress.get(job.slot, (-1, now))
+                if signs != last_signs:
+                    process.progress[job.slot] = (signs, now)
+                elif now - since > self._deadlines.stall_s and not self._board.done(job.slot):
+                    count = self._board.measured(job.slot)
+                    cause = f"no iteration for {self._deadlines.stall_s:g} s (deadlines.stall_s) after {count}"
+                    raise self._failed(process, "measure", cause, tenant=job.tenant.id)
+
+    # stopping
+
+    def _stop_in_order(self) -> None:
+        """Ask, wait, terminate, wait, kill, reap."""
+        if not self._processes:
+            return
+        if self._buffers:
+            self._board.stop()
+        self._send_all(do="exit")
+        alive = list(self._processes)
+        for asked, patience_s in ((True, self._deadlines.stop_s), (False, self._deadlines.stop_s / 2)):
+            for process in alive:
+                if not asked or process.connection is None:  # who has not connected cannot be asked
+                    process.child.terminate()
+            deadline = time.monotonic() + patience_s
+            alive = [p for p in alive if not p.child.wait(max(0.0, deadline - time.monotonic()))]
+        for process in alive:
+            self._release(process.child.pid)
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        for process in self._processes:
+            if process.child.exit_code() is None:
+                process.child.kill()
+        for process in self._processes:
+            if process.child.wait(self._deadlines.stop_s):
+                process.child.close()
+            if process.connection is not None:
+                process.connection.close()
+        self._processes.clear()
+
+    # failures
+
+    def _failed(self, process: _Process, phase: str, cause: str, *, tenant: str = "") -> TenantFailed:
+        log = Path(process.job.log)
+        return TenantFailed(
+            tenant or _ids(process.job),
+            phase.replace("_", "-"),
+            cause,
+            exit_code=process.child.exit_code(),
+            log=log,
+            log_tail="\n".join(_tail(log)),
+        )
+
+    def _ended(self, process: _Process, phase: str) -> TenantFailed:
+        return self._failed(process, phase, _why(process.child.exit_code() or 0))
+
+    def _late(self, process: _Process, phase: str, seconds: float) -> TenantFailed:
+        return self._failed(process, phase, f"no answer within {seconds:g} s (deadlines of the run)")
+
+
+def _ids(job: ProcessJob) -> str:
+    return ",".join(tenant.tenant.id for tenant in job.tenants)
+
+
+_HINTS = {
+    signal.SIGKILL: "somebody did it, or the kernel because memory ran out (dmesg tells)",
+    signal.SIGSEGV: "a segmentation fault, its Python stack is in the log",
+    signal.SIGBUS: "a bus error, is the disk full?",
+}
+
+
+def _why(exit_code: int) -> str:
+    """What an exit code says about the end of a process that should not have ended."""
+    if exit_code == 128 + signal.SIGTERM:
+        return "the process was told to end by SIGTERM"
+    if exit_code >= 0:
+        return "the process ended"
+    try:
+        number = signal.Signals(-exit_code)
+    except ValueError:  # a real-time signal has no name
+        return f"the process was ended by signal {-exit_code}"
+    hint = _HINTS.get(number)
+    return f"the process was ended by {number.name}" + (f": {hint}" if hint else "")
+
+
+def _receive(connection: Connection | None, timeout_s: float = 0) -> Message | None:
+    try:
+        if connection is None or not connection.poll(timeout_s):
+            return None
+        message: Message = json.loads(connection.recv_bytes())
+    except (EOFError, ConnectionError):
+        return None
+    return message
+
+
+def _tail(log: Path) -> list[str]:
+    if not log.is_file():
+        return []
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 8192))
+        lines = file.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+    return [line[:_LOG_WIDTH] for line in lines]
