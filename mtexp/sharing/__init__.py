@@ -1,0 +1,70 @@
+"""How tenants share a device: CUDA MPS, time slicing, streams, MIG; each a context manager that also proves itself.
+
+Lives here: one module a mode behind :func:`open_sharing`. ``commands`` (what is said), ``parse`` (what is answered),
+``proof`` (what follows) and ``explain`` (what a failure means) are plain data in and out; ``control``, ``daemon`` and
+``guardian`` start programs. May touch: nvidia-cuda-mps-control, nvidia-smi (read only), one private directory in /tmp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mtexp.errors import ConfigError
+from mtexp.host import Device, MigInstance
+from mtexp.sharing.base import SharingMode
+from mtexp.sharing.control import MpsCapabilities, capabilities, find_binary
+from mtexp.sharing.cpu import Cpu
+from mtexp.sharing.explain import explain
+from mtexp.sharing.mig import Mig
+from mtexp.sharing.mps import ExternalMps, ManagedMps, check_tenants
+from mtexp.sharing.streams import Streams
+from mtexp.sharing.time_slicing import TimeSlicing
+from mtexp.spec import RunSpec
+
+__all__ = [
+    "MpsCapabilities",
+    "SharingMode",
+    "capabilities",
+    "check_tenants",
+    "explain",
+    "find_binary",
+    "open_sharing",
+]
+
+
+def open_sharing(
+    spec: RunSpec, device: Device, *, work_dir: Path, mig_instances: Sequence[MigInstance] | None = None
+) -> SharingMode:
+    """Return the sharing mode of ``spec`` on ``device``, to be entered; nothing is started or asked before that.
+
+    Args:
+        spec: The run.
+        device: The leased device.
+        work_dir: Existing directory of the run; MPS logs go to its ``logs`` folder.
+        mig_instances: Instances of ``sharing=mig``; those the device lists by default.
+
+    Raises:
+        ConfigError: The modes asked for do not go together.
+    """
+    sharing = spec.sharing
+    if spec.runtime == "cpu":
+        return Cpu(spec, device, work_dir)
+    if sharing.mode != "processes" and sharing.mps_mode != "disabled":
+        remedy = f"CUDA MPS joins processes; sharing={sharing.mode} does not go with it"
+        raise ConfigError("mps_settings", sharing.mps, f"disabled with sharing={sharing.mode}", remedy)
+    if sharing.mode == "mig":
+        return Mig(spec, device, work_dir, device.mig_instances if mig_instances is None else mig_instances)
+    modes: dict[tuple[str, str], Callable[[RunSpec, Device, Path], SharingMode]] = {
+        ("streams", "disabled"): Streams,
+        ("processes", "disabled"): TimeSlicing,
+        ("processes", "managed"): ManagedMps,
+        ("processes", "external"): ExternalMps,
+    }
+    try:
+        return modes[sharing.mode, sharing.mps_mode](spec, device, work_dir)
+    except KeyError:
+        allowed = " or ".join(f"{mode} with {mps}" for mode, mps in modes)
+        raise ConfigError(
+            "sharing", f"{sharing.mode} with {sharing.mps_mode}", allowed, "Choose one of them, or sharing=mig"
+        ) from None

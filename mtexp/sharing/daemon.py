@@ -1,0 +1,251 @@
+"""A private CUDA MPS daemon, owned by a guardian process that takes it down even when we are killed.
+
+Lives here: our side of the guardian, and the removal of what a killed guardian left. May touch: the guardian process,
+nvidia-cuda-mps-control, one private directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import select
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mtexp.errors import HostError
+from mtexp.sharing import commands, guardian, parse
+from mtexp.sharing.control import MpsControl
+
+log = logging.getLogger(__name__)
+
+SHORT = Path("/tmp")
+"""Where private directories are: TMPDIR may be too long for the address of a socket."""
+
+START_S = 15.0
+"""Seconds until the daemon's control socket is there, and again until it answers."""
+
+QUIT_S = 5.0
+"""Seconds that ``quit`` waits for clients that are left."""
+
+LOGS = ("mps-control.log", "mps-server.log")
+"""What the guardian leaves in the run's log folder."""
+
+_STALE_S = 60.0
+_TAIL_LINES = 8
+
+
+class PrivateDaemon:
+    """One control daemon in the foreground, in a directory of its own.
+
+    Args:
+        binary: Path of the control binary.
+        gpu_uuid: The GPU it serves.
+        logs: Existing directory that its logs are saved to.
+        root: Where the private directory is made.
+        static_partitioning: Start it with ``-S``.
+    """
+
+    def __init__(
+        self, binary: str, gpu_uuid: str, logs: Path, *, root: Path = SHORT, static_partitioning: bool = False
+    ) -> None:
+        self._logs, self.directory = logs.resolve(), root / private_name()
+        self._environment = commands.daemon_environment(
+            os.environ, pipe=str(self.directory / "pipe"), logs=str(self.log_directory), gpu_uuid=gpu_uuid
+        )
+        self._command = commands.daemon_command(binary, static_partitioning=static_partitioning)
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._heard = b""
+        self.control = MpsControl(binary, self._environment)
+
+    @property
+    def log_directory(self) -> Path:
+        """Where daemon and server log while they live."""
+        return self.directory / "log"
+
+    def start(self) -> None:
+        """Start guardian and daemon, and wait until the daemon answers.
+
+        Raises:
+            HostError: It did not come up; the message has the end of its log and what to do. Nothing is left then.
+        """
+        pipe = self.control.pipe
+        if len(pipe) > commands.MAX_PIPE_CHARS:
+            raise HostError(
+                f"the MPS directory {pipe} has {len(pipe)} characters and may have {commands.MAX_PIPE_CHARS}: with a "
+                "longer one the daemon cannot open its sockets, and tenants run without MPS, silently. "
+                "Use a shorter root directory"
+            )
+        try:
+            for path in (self.directory, self.directory / "pipe", self.log_directory):
+                path.mkdir(mode=0o700)
+            self._launch_guardian()
+            heard = self._hear(START_S + 5)
+            if heard.get("event") != "ready":
+                self.stop()  # saves the log
+                raise HostError(self._start_failure(heard))
+            self._ask_health()
+        except OSError as error:
+            self.stop()
+            raise HostError(f"the MPS daemon's directory {self.directory} cannot be used: {error}") from error
+        except BaseException:
+            self.stop()
+            raise
+
+    def _launch_guardian(self) -> None:
+        task = guardian.Task(
+            command=self._command,
+            directory=str(self.directory),
+            logs=str(self._logs),
+            start_s=START_S,
+            quit_s=QUIT_S,
+        )
+        lock = _take_lock(self.directory)
+        try:
+            self._guardian = subprocess.Popen(
+                [sys.executable, "-I", "-S", guardian.__file__, json.dumps(task)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=self._environment,
+                cwd="/",
+                pass_fds=[lock],
+                start_new_session=True,  # Ctrl-C in the terminal is for us, not for it
+            )
+        finally:
+            os.close(lock)  # the guardian holds it on
+
+    def _hear(self, timeout_s: float) -> dict[str, Any]:
+        """Return the next message of the guardian; empty when it has gone or says nothing in time."""
+        if self._guardian is None or self._guardian.stdout is None:
+            return {}
+        pipe, deadline = self._guardian.stdout.fileno(), time.monotonic() + timeout_s
+        while b"\n" not in self._heard:
+            if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return {}
+            chunk = os.read(pipe, 65536)
+            if not chunk:
+                return {}
+            self._heard += chunk
+        line, _, self._heard = self._heard.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _ask_health(self) -> None:
+        deadline = time.monotonic() + START_S
+        while True:  # the socket is there a moment before the daemon answers
+            try:
+                answer = self.control.ask("get_default_active_thread_percentage")
+                break
+            except HostError as error:
+                if time.monotonic() > deadline:
+                    raise HostError(f"{error}\n{self.log_tail()}") from error
+                time.sleep(0.02)
+        if parse.percentage(answer) is None:
+            raise HostError(f"the MPS daemon answers {answer.strip()!r} in place of a percentage\n{self.log_tail()}")
+
+    def _start_failure(self, heard: Mapping[str, Any]) -> str:
+        found = {
+            "exited": f"the MPS daemon ended at once (exit code {heard.get('code')})",
+            "late": f"the MPS daemon did not open its socket in {START_S:g} s",
+        }.get(str(heard.get("event")), "the guardian of the MPS daemon ended without a word")
+        tail = "\n".join(filter(None, (str(heard.get("message", "")).strip(), self.log_tail())))
+        return f"{found}. {start_remedy(tail)}\n{tail}".rstrip()
+
+    def log_text(self) -> str:
+        """The control log, live or saved; empty when there is none."""
+        for path in (self.log_directory / "control.log", self._logs / LOGS[0]):
+            with contextlib.suppress(OSError):
+                return path.read_text(errors="replace")
+        return ""
+
+    def log_tail(self) -> str:
+        """The last lines of the control log, indented."""
+        return "\n".join(f"  | {line}" for line in self.log_text().splitlines()[-_TAIL_LINES:])
+
+    def stop(self) -> None:
+        """Have the guardian take the daemon down; if it does not, do it here. Bounded, and safe to call twice."""
+        guard, self._guardian = self._guardian, None
+        if guard is not None:
+            self._stop_guardian(guard)
+        if self.directory.exists():
+            pids = guardian.kill_processes(str(self.directory))
+            log.warning("MPS: the guardian did not finish; cleaned up %s, pids %s", self.directory, pids or "none")
+            self._warn(guardian.save_and_remove(str(self.directory), str(self._logs)))
+
+    def _stop_guardian(self, guard: subprocess.Popen[bytes]) -> None:
+        try:
+            said = self._heard + guard.communicate(b"stop\n", timeout=QUIT_S + 10)[0]
+        except subprocess.TimeoutExpired:
+            guard.kill()
+            said = guard.communicate()[0]
+        for line in said.splitlines():
+            message = json.loads(line)
+            if message.get("event") == "stopped":
+                self._warn(message["problems"])
+                log.info("MPS daemon stopped: %s", message)
+
+    def _warn(self, problems: list[str]) -> None:
+        for problem in problems:
+            log.warning("MPS: %s", problem)
+
+
+def start_remedy(tail: str) -> str:
+    """Return what to do about a daemon that ended at once, from what it said."""
+    for mark, remedy in _START_REMEDIES:
+        if mark.lower() in tail.lower():
+            return remedy
+    return (
+        "Known causes: a pipe directory of more than 80 characters, no permission for the GPU (nvidia-smi shows it?), "
+        "a driver without CUDA MPS. Its log follows"
+    )
+
+
+_START_REMEDIES = (
+    ("already running", "Another daemon uses this directory: stop it, or attach to it with mps_settings=external"),
+    ("Unrecognized option", "This control binary does not know the option: see the driver's version (nvidia-smi)"),
+    ("permission", "This user may not start it: check the permissions of /tmp and of the /dev/nvidia* files"),
+    ("too long", "The directory's path is too long for a socket: use a shorter one"),
+)
+
+
+def private_name() -> str:
+    """Return a short name of a private directory that nobody can guess."""
+    return f"mtexp-{os.getuid()}-{secrets.token_hex(4)}"
+
+
+def _take_lock(directory: Path) -> int:
+    """Lock ``directory`` for as long as the descriptor, or a copy of it, is open."""
+    handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle
+
+
+def sweep_stale(root: Path = SHORT) -> list[Path]:
+    """Remove private directories of this user whose guardian was killed, with the daemons in them; return them.
+
+    A guardian holds a lock in its directory, so what is in use is never touched.
+    """
+    swept = []
+    for directory in sorted(root.glob(f"mtexp-{os.getuid()}-*")):
+        with contextlib.suppress(OSError):  # in use (the lock), or gone meanwhile
+            found = directory.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                continue
+            if not (directory / "lock").exists() and time.time() - found.st_mtime < _STALE_S:
+                continue  # being made
+            os.close(_take_lock(directory))
+            guardian.kill_processes(str(directory))
+            for problem in guardian.save_and_remove(str(directory), os.devnull):
+                log.warning("MPS: %s", problem)
+            swept.append(directory)
+            log.warning("MPS: removed %s, left by a run that was killed together with its guardian", directory)
+    return swept

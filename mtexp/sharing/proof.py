@@ -1,0 +1,251 @@
+"""Whether tenants shared the device in the mode claimed. Lives here: the checks, on plain data. May touch: nothing.
+
+Each check adds a sentence that says what was found, what was expected and what to do; the same sentence before and
+after the window becomes one finding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mtexp.metrics.verdict import Finding
+
+SM_UNIT = 2
+"""SMs of one hardware unit (a texture processing cluster): percentages are rounded down to whole ones."""
+
+SM_CHUNK = 8
+"""SMs of one chunk of static partitioning, from Hopper on."""
+
+
+class Notes:
+    """Collects findings over several moments."""
+
+    def __init__(self) -> None:
+        self._moment = ""
+        self._found: dict[tuple[str, str, str, str, str], list[str]] = {}
+
+    def at(self, moment: str) -> None:
+        """What is added from now on was found ``before`` or ``after`` the window; empty = over the whole run."""
+        self._moment = moment
+
+    def add(self, code: str, message: str, remedy: str, tenant: str = "", *, level: str = "invalid") -> None:
+        """Add one finding."""
+        moments = self._found.setdefault((level, code, message, remedy, tenant), [])
+        if self._moment and self._moment not in moments:
+            moments.append(self._moment)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what was found, in the order of finding it."""
+        return tuple(
+            Finding(level=level, code=code, message=_sentence(tenant, moments, message), remedy=remedy, tenant=tenant)
+            for (level, code, message, remedy, tenant), moments in self._found.items()
+        )
+
+
+def _sentence(tenant: str, moments: Iterable[str], message: str) -> str:
+    when = " and ".join(moments)
+    return "".join((f"tenant {tenant}, " if tenant else "", f"{when} the window: " if when else "", message))
+
+
+def expected_sm_counts(total: int, active_thread_pct: float) -> range:
+    """Return the SM counts that a client capped at ``active_thread_pct`` of ``total`` SMs may see.
+
+    The driver rounds down to hardware units (measured on 132 SMs: 100 -> 132, 50 -> 66, 20 -> 26, 13 -> 16). Two units
+    below the exact share are allowed for other units on other GPUs; nothing above it is, so a missing cap is never
+    accepted.
+    """
+    if active_thread_pct >= 100:
+        return range(total, total + 1)
+    exact = math.floor(total * active_thread_pct / 100 + 0.1)  # 0.1: 33.333 % of 132 is 44
+    high = min(max(exact, SM_UNIT), total - 1)
+    return range(max(1, exact - 2 * SM_UNIT), high + 1)
+
+
+def check_device(notes: Notes, tenant: str, facts: Mapping[str, Any], uuid: str) -> None:
+    """The tenant ran on the device that was leased."""
+    found = facts.get("gpu_uuid")
+    if found is not None and bare_uuid(found) != bare_uuid(uuid):
+        remedy = "Unset CUDA_VISIBLE_DEVICES and run again"
+        notes.add("wrong-device", f"it ran on {found}, not on {uuid}", remedy, tenant)
+
+
+def bare_uuid(uuid: str) -> str:
+    """Return a GPU's or MIG instance's UUID without its prefix, which torch leaves out."""
+    return uuid.removeprefix("GPU-").removeprefix("MIG-").lower()
+
+
+def check_no_mps(notes: Notes, tenant: str, facts: Mapping[str, Any]) -> None:
+    """The tenant was no MPS client: the device attribute MPS_ENABLED is 0."""
+    enabled = facts.get("mps_enabled")
+    if enabled is None:
+        notes.add(
+            "mps-attribute-missing",
+            "the device attribute MPS_ENABLED could not be read; expected 0",
+            "The driver is too old to prove the mode: CUDA 12 or later is needed",
+            tenant,
+        )
+    elif enabled:
+        notes.add(
+            "mps-not-expected",
+            f"it was a client of CUDA MPS (MPS_ENABLED = {enabled}); expected none",
+            "A daemon caught it: something set CUDA_MPS_PIPE_DIRECTORY after mtexp did. Use a clean environment",
+            tenant,
+        )
+
+
+def check_whole_device(notes: Notes, tenant: str, facts: Mapping[str, Any], total: int | None) -> None:
+    """The tenant saw all SMs of the device."""
+    found = facts.get("sm_count")
+    if found is not None and total is not None and found != total:
+        notes.add(
+            "sm-count",
+            f"it saw {found} SMs; expected all {total}",
+            "Unset CUDA_MPS_ACTIVE_THREAD_PERCENTAGE and CUDA_VISIBLE_DEVICES and run again",
+            tenant,
+        )
+
+
+def check_mps_attribute(notes: Notes, tenant: str, facts: Mapping[str, Any], pipe: str) -> None:
+    """The tenant was an MPS client: the device attribute MPS_ENABLED is 1."""
+    enabled = facts.get("mps_enabled")
+    if enabled != 1:
+        found = "could not be read" if enabled is None else f"= {enabled}"
+        notes.add(
+            "mps-not-enabled",
+            f"it ran without CUDA MPS (MPS_ENABLED {found}); expected 1",
+            f"It did not reach the daemon in {pipe}, and CUDA says nothing then: see mps-control.log, and check that "
+            "the tenant's user may enter that directory",
+            tenant,
+        )
+
+
+def check_sm_cap(
+    notes: Notes, tenant: str, facts: Mapping[str, Any], total: int | None, expected: range | None
+) -> None:
+    """The tenant saw the share of the SMs that it was given; ``expected`` None = not known, for lack of the total."""
+    found = facts.get("sm_count")
+    if expected is None:
+        notes.add(
+            "sm-count-unknown",
+            "its SM cap could not be checked: the number of SMs of the whole device is not known",
+            "NVML must be able to tell it: update nvidia-ml-py",
+            tenant,
+        )
+    elif found is None or found not in expected:
+        wanted = f"{expected[0]}" if len(expected) == 1 else f"{expected[0]} to {expected[-1]}"
+        notes.add(
+            "sm-count",
+            f"it saw {'an unknown number of' if found is None else found} SMs; expected {wanted} of {total or 'all'}",
+            "The active thread percentage was not in effect as asked: look for CUDA_MPS_ACTIVE_THREAD_PERCENTAGE in "
+            "the environment, and at the daemon's own (get_default_active_thread_percentage)",
+            tenant,
+        )
+
+
+def check_clients(notes: Notes, facts: Mapping[str, Mapping[str, Any]], observed: Mapping[str, Any]) -> None:
+    """Every tenant's pid is in the daemon's ``ps``, and no other."""
+    listed = {client["pid"] for client in observed.get("clients", ())}
+    ours = {tenant: known.get("pid") for tenant, known in facts.items()}
+    if not listed.intersection(ours.values()) and len(listed) == len(set(ours.values())):
+        all_enabled = all(known.get("mps_enabled") == 1 for known in facts.values())
+        notes.add(
+            "mps-pid-namespace",
+            f"the daemon lists {len(listed)} clients, as many as there are tenants, but none of their pids is ours "
+            f"({_some(listed)} against {_some(ours.values())}): it numbers processes in another pid namespace",
+            "Run the daemon in the same container as mtexp, or mtexp in the host's pid namespace",
+            level="warning" if all_enabled else "invalid",
+        )
+        return
+    for tenant, pid in ours.items():
+        if pid not in listed:
+            notes.add(
+                "mps-client-missing",
+                f"its pid {pid} is not among the {len(listed)} clients that the daemon lists ({_some(listed)})",
+                "It was not attached to this daemon: see mps-server.log",
+                tenant,
+            )
+    if foreign := listed.difference(ours.values()):
+        notes.add(
+            "mps-foreign-client",
+            f"{len(foreign)} other processes were clients of the same daemon: pids {_some(foreign)}",
+            "Stop them, or measure with a private daemon (mps_settings=default)",
+        )
+
+
+def check_servers(notes: Notes, facts: Mapping[str, Mapping[str, Any]], observed: Mapping[str, Any]) -> None:
+    """The daemon answers and the server of the tenants is ACTIVE."""
+    if "error" in observed:
+        notes.add("mps-daemon-gone", str(observed["error"]), "See mps-control.log; the run has to be repeated")
+        return
+    servers = our_servers(facts, observed)
+    if not servers:
+        notes.add("mps-no-server", "the daemon has no MPS server", "No tenant is attached to it: see mps-control.log")
+    for server in servers:
+        if server.get("status") != "ACTIVE":
+            notes.add(
+                "mps-server-not-active",
+                f"MPS server {server['pid']} was in state {server.get('status', 'unknown')}; expected ACTIVE",
+                "A tenant faulted and all its neighbours with it: mps-server.log names a pid for memory faults",
+            )
+
+
+def our_servers(facts: Mapping[str, Mapping[str, Any]], observed: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the servers that our tenants are clients of; all servers where no pid of ours is listed."""
+    pids = {known.get("pid") for known in facts.values()}
+    used = {client["server"] for client in observed.get("clients", ()) if client["pid"] in pids}
+    servers: list[Mapping[str, Any]] = list(observed.get("servers", ()))
+    return [server for server in servers if server["pid"] in used] or servers
+
+
+def check_same_servers(notes: Notes, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """The servers of the start are those of the end."""
+    first, last = ({server["pid"] for server in observed.get("servers", ())} for observed in (before, after))
+    if first and last and first != last:
+        notes.add(
+            "mps-server-changed",
+            f"the MPS server was {_some(first)} before the window and {_some(last)} after it",
+            "It died or was replaced while measuring: see mps-server.log; the run has to be repeated",
+        )
+
+
+def check_same_compute_mode(notes: Notes, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """The compute mode did not change."""
+    first, last = before.get("compute_mode"), after.get("compute_mode")
+    if first and last and first != last:
+        notes.add(
+            "compute-mode-changed",
+            f"the compute mode was {first} before the window and {last} after it",
+            "Somebody else administers this GPU: agree on a time to measure",
+        )
+
+
+def check_distinct(notes: Notes, facts: Mapping[str, Mapping[str, Any]], name: str) -> None:
+    """No two tenants report the same ``name`` (a pid, a stream, a thread)."""
+    values = [known[name] for known in facts.values() if name in known]
+    code = name.replace("_", "-")
+    if len(values) < len(facts):
+        notes.add(f"{code}-missing", f"{len(facts) - len(values)} tenants report no {name}", "See their logs")
+    if len(set(values)) < len(values):
+        notes.add(
+            f"{code}-shared",
+            f"tenants share a {name}: {len(values)} tenants, {len(set(values))} values; expected one each",
+            "They were serialised and did not share the device; this is a bug of mtexp, please report it",
+        )
+
+
+def _some(pids: Iterable[Any]) -> str:
+    ordered = sorted(pids, key=str)
+    return ", ".join(map(str, ordered[:8])) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "") or "none"
+
+
+def check_one_process(notes: Notes, facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """All tenants report one pid."""
+    pids = {known.get("pid") for known in facts.values()}
+    if len(pids) > 1:
+        notes.add(
+            "not-one-process",
+            f"tenants ran in {len(pids)} processes ({_some(pids)}); expected one",
+            "sharing=streams needs one process; this is a bug of mtexp, please report it",
+        )
