@@ -1,0 +1,210 @@
+import contextlib
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mtexp.errors import ProfilerError, RecordError
+from mtexp.profiling import ncu
+from mtexp.profiling.ncu import (
+    FLOP_FACTORS,
+    HOPPER_TENSOR,
+    METRICS,
+    CountedKernel,
+    choose_metrics,
+    find_ncu,
+    read_raw_csv,
+    roofline_row,
+)
+from mtexp.profiling.result import write_rooflines
+from mtexp.profiling.roofline import Cost, device_peaks
+
+DATA = Path(__file__).parents[1] / "data" / "nsys"
+TENSOR = "sm__ops_path_tensor_op_hgmma_src_fp16_sparsity_off.sum"
+FFMA = "sm__sass_thread_inst_executed_op_ffma_pred_on.sum"
+CSV = f"""==PROF== Connected to process 1
+"ID","Kernel Name","CC","dram__bytes_read.sum","dram__bytes_write.sum","gpu__time_duration.sum","{FFMA}","{TENSOR}"
+"","","","byte","byte","nsecond","inst",""
+"0","void gemm<8, 4>(T *)","9.0","600,000,000","100,000,000","1,000,000","0","180,000,000,000"
+"1","softmax","9.0","1,000","n/a","1000","500",""
+"""
+
+
+def kernel(time_ns=1e6, read=6e8, tensor: float | None = 1.8e11, **more):
+    counters = {"gpu__time_duration.sum": time_ns, "dram__bytes_read.sum": read, "dram__bytes_write.sum": 0.0, **more}
+    if tensor is not None:
+        counters[TENSOR] = tensor
+    return CountedKernel("k", counters)
+
+
+def row(kernels, **more):
+    given = {"tenant": "t", "model": "bert_base", "precision": "fp16", "kernel_limit": 200}
+    return roofline_row(kernels, **{**given, "peaks": device_peaks("NVIDIA H200"), **more})
+
+
+def script(path, body):
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_the_command_is_pinned():
+    """One request's kernels, clocks as in the timed run, Hopper's counters where the device's are not known."""
+    out = Path("/runs/1/50%/bert")
+    metrics = choose_metrics(())
+    command = ncu.profile_command(
+        Path("/usr/bin/ncu"), ["python", "-m", "entry", "job.json"], out, kernels=200, metrics=metrics
+    )
+    imported = ncu.import_command(Path("/usr/bin/ncu"), ncu.report_path(out))
+    assert "\n\n".join("\n".join(c) for c in (command, imported)) + "\n" == (DATA / "ncu-argv.txt").read_text()
+
+
+def test_only_counters_that_the_device_has_are_asked_for():
+    """ncu refuses a run for one unknown name; those of the launch are always there."""
+    available = {"gpu__time_duration", "dram__bytes_read", "sm__sass_thread_inst_executed_op_ffma_pred_on"}
+    chosen = choose_metrics(available)
+    assert set(chosen) == {"gpu__time_duration.sum", "dram__bytes_read.sum", FFMA, "launch__waves_per_multiprocessor"}
+
+
+def test_tensor_counters_are_leaves_so_that_nothing_counts_twice():
+    """By instruction before by type, parts before sums."""
+    by_type = {
+        "sm__ops_path_tensor_src_fp16",
+        "sm__ops_path_tensor_src_fp16_dst_fp32",
+        "sm__ops_path_tensor_src_fp16_dst_fp16",
+    }
+    assert set(choose_metrics(by_type)) - set(METRICS) == {
+        "sm__ops_path_tensor_src_fp16_dst_fp32.sum",
+        "sm__ops_path_tensor_src_fp16_dst_fp16.sum",
+    }
+    hopper = {name.removesuffix(".sum") for name in HOPPER_TENSOR}
+    sums = {"sm__ops_path_tensor_op_hmma_src_fp16_sparsity_off", "sm__ops_path_tensor_op_hmma_src_bf16_dst_fp32"}
+    assert set(choose_metrics(hopper | sums | by_type)) - set(METRICS) == set(HOPPER_TENSOR)
+
+
+def test_the_raw_table_is_read_in_base_units(tmp_path):
+    """Thousands separators, n/a, a line of units, the tool's own chatter."""
+    path = tmp_path / "raw.csv"
+    path.write_text(CSV)
+    first, second = read_raw_csv(path)
+    assert first.name == "void gemm<8, 4>(T *)"
+    assert first.counters["dram__bytes_read.sum"] == 6e8
+    assert first.counters[TENSOR] == 1.8e11
+    assert "dram__bytes_write.sum" not in second.counters
+    assert TENSOR not in second.counters
+    result = row([first, second])
+    assert result.flops == 1.8e11 + 2 * 500
+    assert result.bytes == 7e8 + 1000
+    assert result.time_ms == pytest.approx(1.001)
+
+
+@pytest.mark.parametrize("content", ["", "hello", '"ID","Kernel Name"\n', '"ID","Kernel Name"\n"",""\n'])
+def test_a_table_without_kernels_is_an_error(tmp_path, content):
+    """Nothing is computed from nothing."""
+    path = tmp_path / "raw.csv"
+    path.write_text(content)
+    with pytest.raises(RecordError, match="kernels"):
+        read_raw_csv(path)
+
+
+@given(st.text(max_size=200))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_table_gives_kernels_or_an_error(tmp_path, text):
+    """Whatever stands behind the header."""
+    path = tmp_path / "raw.csv"
+    path.write_text(CSV + text, errors="replace")
+    with contextlib.suppress(RecordError):
+        row(read_raw_csv(path))
+
+
+def test_a_row_places_a_model_under_the_roof():
+    """180 GFLOP and 600 MB in 1 ms on an H200."""
+    result = row([kernel()])
+    assert (result.flops_per_s, result.bytes_per_s, result.intensity) == (1.8e14, 6e11, 300)
+    assert result.compute_peak_pct == pytest.approx(100 * 180 / 989.4)
+    assert result.memory_peak_pct == pytest.approx(12.5)
+    assert (result.bound, result.flops_source, result.complete) == ("compute", "counters", True)
+    assert row([kernel(read=1e9)]).bound == "memory"
+    assert row([kernel()], launch_bound_pct=70.0).bound == "launch"
+
+
+def test_every_scalar_instruction_counts_its_operations():
+    """A multiply-add is two; half precision works on pairs."""
+    counters = dict.fromkeys(FLOP_FACTORS, 1.0)
+    assert row([kernel(tensor=0.0, **counters)]).flops == 1 + 1 + 2 + 2 + 2 + 4
+
+
+def test_without_tensor_counters_the_formula_stands_in_only_for_a_whole_request():
+    """A part of a request has not the FLOPs of the whole: unknown then, and nothing that follows from it."""
+    cost = Cost(flops=1.79e11, bytes=6.6e8, weight_bytes=1.7e8)
+    whole = row([kernel(tensor=None)], cost=cost)
+    assert (whole.flops, whole.flops_source) == (1.79e11, "formula")
+    part = row([kernel(tensor=None)], cost=cost, kernel_limit=1)
+    assert (part.flops, part.flops_source, part.intensity, part.bound) == (None, "", None, None)
+    assert "roofline_tflop_per_s" not in part.metrics()
+    assert part.metrics()["roofline_gb_per_s"] == 600
+
+
+def test_time_is_attributed_to_what_kernels_saturate():
+    """At 60 % of a peak a kernel is bound by it; below both it is bound by neither."""
+    sm, dram = "sm__throughput.avg.pct_of_peak_sustained_elapsed", "dram__throughput.avg.pct_of_peak_sustained_elapsed"
+    kernels = [
+        kernel(time_ns=2e6, **{sm: 80.0, dram: 61.0}),
+        kernel(time_ns=1e6, **{sm: 20.0, dram: 90.0}),
+        kernel(time_ns=1e6, **{sm: 30.0, dram: 30.0}),
+    ]
+    result = row(kernels)
+    assert (result.compute_bound_time_pct, result.memory_bound_time_pct) == (50, 25)
+
+
+def test_ncu_missing_says_what_to_do(tmp_path):
+    """NCU, the PATH, installations; then the remedy."""
+    with pytest.raises(ProfilerError, match=r"no ncu on the PATH.*profiler=torch"):
+        find_ncu({"PATH": str(tmp_path)}, [tmp_path])
+    path = tmp_path / "nsight-compute" / "2025.3.1" / "ncu"
+    path.parent.mkdir(parents=True)
+    script(path, "true")
+    assert find_ncu({"PATH": ""}, [tmp_path]) == path
+    assert find_ncu({"NCU": "/x/ncu"}, ()) == Path("/x/ncu")
+
+
+def test_available_counters_are_asked_of_the_tool(tmp_path):
+    """Plain text and CSV spelling; a tool that fails knows none."""
+    tool = script(
+        tmp_path / "ncu",
+        'echo "Device NVIDIA H200 (GH100)"; echo "dram__bytes_read   # of bytes"; echo \'"sm__a_b","x"\'',
+    )
+    assert ncu.query_metrics(tool, log=tmp_path / "log") == {"dram__bytes_read", "sm__a_b"}
+    assert ncu.query_metrics(script(tool, "echo dram__bytes_read; exit 1"), log=tmp_path / "log") == frozenset()
+
+
+def test_a_profile_returns_kernels_or_the_reason(tmp_path):
+    """Permission, nothing in the range, and the good case, with a stand-in for ncu."""
+    out = tmp_path / "bert"
+    (tmp_path / "raw.csv").write_text(CSV)
+    body = f'case "$1" in --import*) cat {tmp_path}/raw.csv;; *) touch {ncu.report_path(out)};; esac'
+    tool = script(tmp_path / "ncu", body)
+    report, kernels = ncu.profile(tool, [str(tool), "x"], out, timeout_s=20)
+    assert report == ncu.report_path(out)
+    assert len(kernels) == 2
+    report.unlink()
+    with pytest.raises(ProfilerError, match="no kernel ran in its NVTX range"):
+        ncu.profile(tool, ["/bin/true"], out, timeout_s=20)
+    refused = ["/bin/sh", "-c", "echo '==ERROR== ERR_NVGPUCTRPERM - no permission'; exit 9"]
+    with pytest.raises(ProfilerError, match=r"performance counters \(ERR_NVGPUCTRPERM\)"):
+        ncu.profile(tool, refused, out, timeout_s=20)
+
+
+def test_rows_become_a_table_and_a_plot(tmp_path):
+    """On a device that is not in the table of peaks the measured figures stand, without a roof."""
+    rows = [row([kernel()]), row([kernel()], tenant="u", kernel_limit=1)]
+    result = write_rooflines(rows, device_peaks("NVIDIA H200"), tmp_path)
+    assert [p.name for p in result.artifacts] == ["roofline.parquet", "roofline.csv", "roofline-fp16.html"]
+    assert result.tenants["t"]["roofline_tflop_per_s"] == 180
+    assert [(f.code, f.tenant) for f in result.findings] == [("ncu-incomplete", "u")]
+    unknown = write_rooflines([row([kernel()], peaks=None)], None, tmp_path)
+    assert [f.code for f in unknown.findings] == ["no-peaks"]
+    assert unknown.tenants["t"]["roofline_gb_per_s"] == 600
+    assert "compute_peak_pct" not in unknown.tenants["t"]
