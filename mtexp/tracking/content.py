@@ -1,0 +1,253 @@
+"""What MLflow shows of a record: names, tags, parameters, summaries, description. Text and numbers only.
+
+Lives here: record -> :class:`RunContent`, for the parent and for each tenant, and the times and thinning of histories.
+May touch: nothing. :mod:`mtexp.tracking.mlflow_writer` sends what is built here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from mtexp.errors import TrackingError
+from mtexp.spec import RunSpec, TenantSpec
+from mtexp.tracking import keys
+from mtexp.tracking.record import BaselineRef, RunRecord, TenantRecord
+
+MAX_TAG = 4_000
+"""Most characters of a tag; MLflow's own limit is 8,000, older servers take 5,000."""
+
+_TABLE = (
+    ("mean ms", "latency_mean_ms"),
+    ("p50 ms", "latency_p50_ms"),
+    ("p90 ms", "latency_p90_ms"),
+    ("p99 ms", "latency_p99_ms"),
+    ("rps", "throughput_rps"),
+    ("slowdown", "slowdown"),
+)
+_HEADLINE = (("STP", "stp"), ("ANTT", "antt"), ("Jain fairness", "jain_fairness"), ("overlap %", "overlap_pct"))
+
+
+@dataclass(frozen=True, slots=True)
+class RunContent:
+    """One MLflow run, less its histories and artifacts."""
+
+    name: str
+    status: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+
+
+def parent_content(record: RunRecord, path: str, *, thinned: Mapping[str, int], max_history: int) -> RunContent:
+    """Return the parent run of ``record``, stored at ``path``.
+
+    ``thinned`` has, for each metric whose history exceeds ``max_history`` points, how many were measured.
+
+    Raises:
+        TrackingError: A metric is not in the registry.
+    """
+    spec = record.run_spec
+    tags = {
+        **_common_tags(record),
+        keys.KIND: record.kind,
+        keys.BASELINE_HASH: record.baseline_hash,
+        keys.RECORD_PATH: path,
+        keys.PROFILE_OF: record.profile_of,
+        keys.FAILURE: record.failure,
+        keys.HISTORY_THINNED: _thinned_text(thinned, max_history),
+        "mlflow.note.content": description(record),
+        "mlflow.source.name": "mtexp",
+        "mlflow.source.git.commit": str(record.environment.get("git_commit", "")),
+    }
+    metrics = {**record.metrics, **record.telemetry}
+    return RunContent(run_name(record, spec), record.status, _kept(tags), _params(spec, spec.tenants), _known(metrics))
+
+
+def tenant_content(
+    record: RunRecord, tenant: TenantRecord, parent_id: str, *, thinned: Mapping[str, int], max_history: int
+) -> RunContent:
+    """Return the child run of one tenant.
+
+    Raises:
+        TrackingError: A metric is not in the registry.
+    """
+    spec = record.run_spec
+    own = [t for t in spec.tenants if t.id == tenant.id]
+    tags = {
+        **_common_tags(record),
+        keys.KIND: keys.TENANT,
+        keys.RUN_KIND: record.kind,
+        keys.FAILURE: _tenant_failure(tenant),
+        keys.INSUFFICIENT: ", ".join(tenant.insufficient),
+        **_baseline_tags(tenant.baseline),
+        keys.PARTITIONED_BASELINE_RUN_ID: tenant.partitioned_baseline.run_id if tenant.partitioned_baseline else "",
+        keys.HISTORY_THINNED: _thinned_text(thinned, max_history),
+        "mlflow.parentRunId": parent_id,
+        "mlflow.source.name": "mtexp",
+    }
+    params = _params(spec, own) | {"tenant": tenant.id, "model": tenant.model}
+    if own:
+        params |= {"role": own[0].model.role, "attn_implementation": own[0].model.attn_implementation}
+        params |= {"active_thread_pct": f"{own[0].mps.active_thread_pct:g}"}
+    return RunContent(f"{tenant.id} {tenant.model}", tenant.status, _kept(tags), _kept(params), _known(tenant.metrics))
+
+
+def run_name(record: RunRecord, spec: RunSpec) -> str:
+    """Return how the run is called in the UI: ``mixed · disabled · fp16``."""
+    head = {"baseline": f"baseline {spec.mix}", "profile": f"{spec.profiler.kind} {spec.mix}"}.get(
+        record.kind, spec.mix
+    )
+    how = spec.sharing.mps if spec.sharing.mode == "processes" else spec.sharing.mode
+    parts = [head, how, _joined(t.precision for t in spec.tenants)]
+    if record.kind == "baseline" and how == "disabled":
+        del parts[1]
+    if spec.repetition:
+        parts.append(f"repetition {spec.repetition}")
+    return " · ".join(parts)
+
+
+def description(record: RunRecord) -> str:
+    """Return the run's description: verdict, headline figures, a table of its tenants (Markdown)."""
+    headline = [f"{label} {record.metrics[key]:.3g}" for label, key in _HEADLINE if key in record.metrics]
+    lines = [" · ".join([f"**{record.verdict}**", *headline]), ""]
+    if record.failure:
+        lines += [f"Failed: {_one_line(record.failure)}", ""]
+    lines.append(f"| tenant | model | {' | '.join(label for label, _ in _TABLE)} |")
+    lines.append("|---|---|" + "---:|" * len(_TABLE))
+    for tenant in record.tenants:
+        cells = [_cell(tenant, key) for _, key in _TABLE]
+        lines.append(f"| {tenant.id} | {tenant.model} | {' | '.join(cells)} |")
+    if record.findings:
+        lines += ["", *(f"- {f.level}: {_one_line(f.message)} {_one_line(f.remedy)}".rstrip() for f in record.findings)]
+    return "\n".join(lines)
+
+
+def _cell(tenant: TenantRecord, key: str) -> str:
+    if key not in tenant.metrics:
+        return ""
+    return f"{tenant.metrics[key]:.4g}{'?' if key in tenant.insufficient else ''}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _common_tags(record: RunRecord) -> dict[str, Any]:
+    spec = record.run_spec
+    environment = record.environment
+    reasons = [f for f in record.findings if f.level != "note"]
+    return {
+        keys.SWEEP: record.sweep,
+        keys.VERDICT: record.verdict,
+        keys.VERDICT_REASONS: " | ".join(_one_line(f"{f.level}: {f.tenant} {f.message}") for f in reasons),
+        keys.SPEC_HASH: record.spec_hash,
+        keys.RECORD_ID: record.record_id,
+        keys.FORMAT_VERSION: record.format_version,
+        keys.DEVICE: environment.get("gpu_name", "cpu") if spec.runtime == "gpu" else "cpu",
+        keys.GPU_UUID: environment.get("gpu_uuid", ""),
+        keys.SHRUNK: spec.shrunk,
+        keys.RUNTIME: spec.runtime,
+        keys.REPETITION: spec.repetition,
+        keys.ATTEMPT: record.attempt,
+        **{tag: environment.get(name, "") for name, tag in keys.ENVIRONMENT_TAGS.items()},
+    }
+
+
+def _baseline_tags(baseline: BaselineRef | None) -> dict[str, str]:
+    if baseline is None:
+        return {}
+    return {
+        keys.BASELINE_HASH: baseline.baseline_hash,
+        keys.BASELINE_RUN_ID: baseline.run_id,
+        keys.BASELINE_RECORD_ID: baseline.record_id,
+    }
+
+
+def _tenant_failure(tenant: TenantRecord) -> str:
+    return f"{tenant.phase}: {tenant.error}" if tenant.status == "FAILED" else ""
+
+
+def _thinned_text(thinned: Mapping[str, int], max_history: int) -> str:
+    return ", ".join(f"{name}: {max_history} of {count} points" for name, count in thinned.items())
+
+
+_TENANT_PARAMS: tuple[tuple[str, Callable[[TenantSpec], object]], ...] = (
+    ("precision", lambda t: t.precision),
+    ("workload", lambda t: t.workload.kind),
+    ("arrival", lambda t: t.arrival.kind),
+    ("execution", lambda t: t.execution),
+    ("batch_size", lambda t: t.workload.batch_size),
+    ("seq_len", lambda t: t.workload.seq_len),
+)
+
+
+def _params(spec: RunSpec, tenants: Iterable[TenantSpec]) -> dict[str, str]:
+    """Parameters of a run with ``tenants``; where they differ, the different values."""
+    tenants = tuple(tenants)
+    params = {name: _joined(str(value(t)) for t in tenants) for name, value in _TENANT_PARAMS}
+    params |= {
+        "mix": spec.mix,
+        "mps_settings": spec.mps_settings,
+        "sharing": spec.sharing.mode,
+        "overlap": spec.measure.overlap,
+        "iterations": str(spec.measure.iterations),
+        "warmup": str(spec.measure.warmup),
+        "num_tenants": str(len(spec.tenants)),
+    }
+    if rates := {t.arrival.rate_rps for t in tenants if t.arrival.rate_rps}:
+        params["rate_rps"] = _joined(f"{rate:g}" for rate in rates)
+    return _kept(params)
+
+
+def _joined(values: Iterable[str]) -> str:
+    return ",".join(dict.fromkeys(values))
+
+
+def _kept(items: Mapping[str, Any]) -> dict[str, str]:
+    """Leave out what is unknown; cut what MLflow would refuse."""
+    texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in items.items()}
+    return {
+        name: text if len(text) <= MAX_TAG else text[: MAX_TAG - 4] + " ..." for name, text in texts.items() if text
+    }
+
+
+def _known(metrics: Mapping[str, float]) -> dict[str, float]:
+    if unknown := keys.unknown(metrics):
+        raise TrackingError("; ".join(unknown))
+    return dict(metrics)
+
+
+# --- time and thinning ------------------------------------------------------------------------------------------------
+
+
+def epoch_ms(record: RunRecord, monotonic_ns: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the wall time, in ms since 1970, of each of ``monotonic_ns``, by the record's pairs of clock readings."""
+    if not len(monotonic_ns):
+        return monotonic_ns
+    if not record.clock:
+        return iso_ms(record.started_at) + (monotonic_ns - monotonic_ns.min()) // 1_000_000
+    pairs = np.array(record.clock, dtype=np.int64)
+    origin = pairs[0]
+    relative = pairs - origin
+    drift = np.interp(monotonic_ns - origin[0], relative[:, 0], relative[:, 1] - relative[:, 0])
+    return (monotonic_ns - origin[0] + np.rint(drift).astype(np.int64) + origin[1]) // 1_000_000
+
+
+def iso_ms(text: str) -> int:
+    """Return an ISO 8601 time in ms since 1970; 0 when there is none."""
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        return 0
+
+
+def evenly(count: int, most: int) -> np.ndarray[Any, Any]:
+    """Return ``most`` positions, evenly spread, the first and the last among them; all of them where they fit."""
+    if count <= most:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, max(most, 1)).round().astype(np.int64))

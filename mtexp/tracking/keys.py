@@ -1,0 +1,358 @@
+"""Every tag, parameter and metric that MLflow holds for mtexp: name, unit, better direction, where it lives.
+
+Lives here: the one table that the writer, the queries and the plots read. May touch: nothing.
+
+A metric's unit is the last part of its name. A name that is not in the table is a mistake, not a new metric:
+:func:`metric` refuses it and suggests the nearest. Names made from other names (intervals, summaries of telemetry) come
+from :func:`interval` and :func:`telemetry_summary` and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+LOWER, HIGHER, NONE = "lower", "higher", "none"
+RUN, TENANT, HISTORY, TELEMETRY = "run", "tenant", "history", "telemetry"
+TENANT_TELEMETRY = "tenant_telemetry"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One name in MLflow."""
+
+    name: str
+    kind: str
+    """``tag``, ``param`` or ``metric``."""
+    unit: str = ""
+    better: str = NONE
+    """``lower``, ``higher`` or ``none``."""
+    where: tuple[str, ...] = ()
+    """Of ``run`` (parent), ``tenant`` (child), ``history`` (child, by iteration), ``telemetry`` (parent, by sample),
+    ``tenant_telemetry`` (child, by sample)."""
+    dtype: str = "string"
+    """pandas dtype of the column that :mod:`analysis.fetch` makes of it."""
+    text: str = ""
+
+
+# --- tags -------------------------------------------------------------------------------------------------------------
+
+KIND = "mtexp.kind"
+SWEEP = "mtexp.sweep"
+VERDICT = "mtexp.verdict"
+VERDICT_REASONS = "mtexp.verdict_reasons"
+SPEC_HASH = "mtexp.spec_hash"
+BASELINE_HASH = "mtexp.baseline_hash"
+RECORD_ID = "mtexp.record_id"
+RECORD_PATH = "mtexp.record_path"
+FORMAT_VERSION = "mtexp.format_version"
+UPLOAD = "mtexp.upload"
+UPLOAD_COMPLETE = "complete"
+FAILURE = "mtexp.failure"
+DEVICE = "mtexp.device"
+GPU_UUID = "mtexp.gpu_uuid"
+SHRUNK = "mtexp.shrunk"
+RUNTIME = "mtexp.runtime"
+REPETITION = "mtexp.repetition"
+ATTEMPT = "mtexp.attempt"
+PROFILE_OF = "mtexp.profile_of"
+RUN_KIND = "mtexp.run_kind"
+INSUFFICIENT = "mtexp.insufficient"
+HISTORY_THINNED = "mtexp.history_thinned"
+BASELINE_RUN_ID = "mtexp.baseline_run_id"
+BASELINE_RECORD_ID = "mtexp.baseline_record_id"
+PARTITIONED_BASELINE_RUN_ID = "mtexp.partitioned_baseline_run_id"
+
+ENVIRONMENT_TAGS = {
+    "host": "mtexp.host",
+    "driver_version": "mtexp.driver",
+    "cuda_version": "mtexp.cuda",
+    "torch_version": "mtexp.torch",
+    "transformers_version": "mtexp.transformers",
+    "python_version": "mtexp.python",
+    "mtexp_version": "mtexp.version",
+    "git_commit": "mtexp.git_commit",
+    "git_dirty": "mtexp.git_dirty",
+    "cpu_model": "mtexp.cpu",
+}
+"""Key of a record's environment -> tag."""
+
+_TAGS = (
+    (KIND, "what the run is: mix, baseline, tenant or profile"),
+    (RUN_KIND, "of a tenant: the kind of its parent"),
+    (SWEEP, "name of the sweep"),
+    (VERDICT, "VALID or INVALID"),
+    (VERDICT_REASONS, "why it is INVALID, and what to be careful about"),
+    (SPEC_HASH, "names what was measured"),
+    (BASELINE_HASH, "names everything that could change a baseline"),
+    (RECORD_ID, "names the record on disk"),
+    (RECORD_PATH, "folder of the record on the host that measured"),
+    (FORMAT_VERSION, "format of the record"),
+    (UPLOAD, "complete, once everything of the run is in MLflow"),
+    (FAILURE, "why the run or the tenant failed"),
+    (DEVICE, "GPU name, or cpu"),
+    (GPU_UUID, "UUID of the GPU or MIG instance"),
+    (SHRUNK, "true: models were shrunk for the CPU"),
+    (RUNTIME, "gpu or cpu"),
+    (REPETITION, "which repetition of the same point"),
+    (ATTEMPT, "1, or more after retries"),
+    (PROFILE_OF, "record of the timed run that a profile belongs to"),
+    (INSUFFICIENT, "percentiles with too few iterations to be trusted"),
+    (HISTORY_THINNED, "metrics whose history was thinned, with points kept and measured"),
+    (BASELINE_RUN_ID, "MLflow run of the baseline compared with"),
+    (BASELINE_RECORD_ID, "record of the baseline compared with"),
+    (PARTITIONED_BASELINE_RUN_ID, "MLflow run of the partitioned baseline compared with"),
+    *((tag, name.replace("_", " ")) for name, tag in ENVIRONMENT_TAGS.items()),
+)
+_INTEGER_TAGS = (REPETITION, ATTEMPT, FORMAT_VERSION)
+_BOOLEAN_TAGS = (SHRUNK,)
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+_PARAMS = (
+    ("mix", "string", "name of the mix, or its token"),
+    ("precision", "string", "fp16, bf16, fp32 or tf32"),
+    ("mps_settings", "string", "choice of that group; disabled = driver time slicing"),
+    ("sharing", "string", "processes, streams or mig"),
+    ("workload", "string", "forward, prefill, decode, generate or train"),
+    ("arrival", "string", "closed, poisson, constant or trace"),
+    ("execution", "string", "eager, cuda_graph or compile"),
+    ("batch_size", "Int64", "sequences in a request"),
+    ("seq_len", "Int64", "tokens of input in a sequence"),
+    ("iterations", "Int64", "fewest measured iterations of each tenant"),
+    ("warmup", "Int64", "iterations before the barrier"),
+    ("num_tenants", "Int64", "tenants in the run"),
+    ("overlap", "string", "sustained or fixed"),
+    ("attn_implementation", "string", "sdpa or eager"),
+    ("tenant", "string", "id of the tenant"),
+    ("model", "string", "name in conf/models"),
+    ("role", "string", "encoder, decoder or stressor"),
+    ("active_thread_pct", "Float64", "MPS limit of the tenant; 0 = the server's default"),
+    ("rate_rps", "Float64", "mean arrivals a second (open loop)"),
+)
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+_STATISTICS = ("mean", "stdev", "min", "p50", "p90", "p95", "p99", "max")
+
+
+def _statistics(stem: str, unit: str, text: str) -> list[tuple[str, str, str, str]]:
+    """Rows of a summarised quantity: ``latency_mean_ms`` ... ``latency_max_ms``."""
+    return [(f"{stem}_{name}_{unit}", unit, LOWER, f"{text}, {name}") for name in _STATISTICS]
+
+
+_HISTORY_METRICS = (
+    ("latency_ms", "ms", LOWER, "host clock, issue or intended arrival to end of device work"),
+    ("gpu_time_ms", "ms", LOWER, "CUDA event span"),
+)
+
+_TENANT_METRICS = (
+    *_statistics("latency", "ms", "latency"),
+    *_statistics("gpu_time", "ms", "CUDA event span"),
+    *_statistics("wait", "ms", "latency less gpu time"),
+    *_statistics("queue", "ms", "intended arrival to start"),
+    *_statistics("service", "ms", "start to end of device work"),
+    *_statistics("ttft", "ms", "time to first token"),
+    *_statistics("tpot", "ms", "time per output token after the first"),
+    ("throughput_rps", "rps", HIGHER, "iterations in the window a second"),
+    ("tokens_per_s", "1/s", HIGHER, "tokens processed a second"),
+    ("overlap_pct", "%", HIGHER, "window / measuring time of the tenant"),
+    ("saturated", "", LOWER, "1: more arrives than is served (open loop)"),
+    ("offered_rps", "rps", NONE, "arrivals a second (open loop)"),
+    ("slowdown", "", LOWER, "mean latency shared / alone"),
+    ("slowdown_p50", "", LOWER, "p50 latency shared / alone"),
+    ("slowdown_p90", "", LOWER, "p90 latency shared / alone"),
+    ("slowdown_p95", "", LOWER, "p95 latency shared / alone"),
+    ("slowdown_p99", "", LOWER, "p99 latency shared / alone"),
+    ("slowdown_clock", "", LOWER, "part of the slowdown that the SM clock explains"),
+    ("slowdown_rest", "", LOWER, "part of the slowdown that the SM clock does not explain"),
+    ("slowdown_partitioned", "", LOWER, "mean latency shared / alone under the same MPS limits"),
+    ("tail_inflation", "", LOWER, "p99 / p50 shared over p99 / p50 alone"),
+    ("normalized_progress", "", HIGHER, "throughput shared / alone"),
+    ("normalized_progress_partitioned", "", HIGHER, "throughput shared / alone under the same MPS limits"),
+    ("memory_peak_mib", "MiB", LOWER, "peak device memory of the tenant"),
+    ("memory_allocated_mib", "MiB", LOWER, "device memory allocated by the tenant"),
+    ("memory_reserved_mib", "MiB", LOWER, "device memory reserved by the tenant"),
+    ("iterations_measured", "1", NONE, "iterations after the barrier"),
+    ("iterations_in_window", "1", NONE, "iterations that enter the statistics"),
+    ("drift_pct", "%", NONE, "Theil-Sen change of latency over the window"),
+    ("thirds_change_pct", "%", NONE, "last third of the window against the first"),
+    ("baseline_drift_pct", "%", NONE, "baseline after the mix against before"),
+    ("launch_bound_pct", "%", LOWER, "share of a baseline request in which the GPU waits for launches"),
+    ("gpu_busy_pct", "%", HIGHER, "gpu time / latency"),
+    ("slo_ms", "ms", NONE, "service level"),
+    ("slo_attainment_pct", "%", HIGHER, "requests within the service level"),
+    ("goodput_rps", "rps", HIGHER, "requests within the service level a second"),
+    ("kernel_overlap_pct", "%", NONE, "kernel time of the tenant during which another's kernels ran"),
+    ("busy_ms", "ms", NONE, "time in which a kernel of the tenant ran, over the capture (profile)"),
+    ("busy_pct", "%", NONE, "share of the traced window in which a kernel of the tenant ran (profile)"),
+    ("kernels", "1", NONE, "kernels of the tenant in the capture (profile)"),
+    ("traced_slowdown", "", LOWER, "mean latency under the profiler / in the timed run (profile)"),
+    ("roofline_tflop_per_s", "TFLOP/s", HIGHER, "achieved arithmetic of one request (ncu)"),
+    ("roofline_gb_per_s", "GB/s", HIGHER, "achieved DRAM traffic of one request (ncu)"),
+    ("intensity_flop_per_byte", "FLOP/B", NONE, "arithmetic intensity of one request (ncu)"),
+    ("compute_peak_pct", "%", HIGHER, "achieved / peak arithmetic (ncu)"),
+    ("memory_peak_pct", "%", HIGHER, "achieved / peak DRAM bandwidth (ncu)"),
+    ("compute_bound_time_pct", "%", NONE, "share of kernel time in compute-bound kernels (ncu)"),
+    ("memory_bound_time_pct", "%", NONE, "share of kernel time in memory-bound kernels (ncu)"),
+    ("build_s", "s", LOWER, "time to put the model on the device"),
+    ("warmup_s", "s", LOWER, "time of the warm-up"),
+)
+
+_RUN_METRICS = (
+    ("stp", "", HIGHER, "sum of normalized progress"),
+    ("antt", "", LOWER, "mean slowdown"),
+    ("stp_partitioned", "", HIGHER, "STP against partitioned baselines"),
+    ("antt_partitioned", "", LOWER, "ANTT against partitioned baselines"),
+    ("jain_fairness", "", HIGHER, "Jain's index of normalized progress"),
+    ("fairness", "", HIGHER, "min / max normalized progress"),
+    ("throughput_rps", "rps", HIGHER, "sum over tenants"),
+    ("tokens_per_s", "1/s", HIGHER, "sum over tenants"),
+    ("goodput_rps", "rps", HIGHER, "sum over tenants"),
+    ("slo_attainment_pct", "%", HIGHER, "requests of all tenants within their service level"),
+    ("overlap_pct", "%", HIGHER, "window / longest measuring time"),
+    ("window_s", "s", NONE, "time in which every tenant was measuring"),
+    ("start_skew_ms", "ms", LOWER, "last first start less first first start"),
+    ("energy_j", "J", LOWER, "energy of the device over the window"),
+    ("energy_j_per_request", "J", LOWER, "energy over the window / iterations in it"),
+    ("kernel_overlap_pct", "%", NONE, "time with kernels of two or more tenants / time with any"),
+    ("gpu_idle_pct", "%", LOWER, "share of the traced window without a kernel of any tenant (profile)"),
+    ("wall_s", "s", LOWER, "wall clock of the run"),
+    ("overhead_s", "s", LOWER, "wall clock less window"),
+)
+
+_TELEMETRY_METRICS = (
+    ("gpu_util_pct", "%", HIGHER, "time with any kernel resident"),
+    ("gpu_memory_used_mib", "MiB", LOWER, "device memory in use"),
+    ("gpu_memory_util_pct", "%", NONE, "time with memory traffic"),
+    ("gpu_power_w", "W", LOWER, "board power"),
+    ("gpu_sm_clock_mhz", "MHz", HIGHER, "SM clock"),
+    ("gpu_mem_clock_mhz", "MHz", HIGHER, "memory clock"),
+    ("gpu_temperature_c", "C", LOWER, "GPU temperature"),
+    ("gpu_throttle_reasons", "", LOWER, "NVML's clocks-event reasons, bit mask"),
+    ("gpu_gr_active_pct", "%", HIGHER, "GPM: graphics or compute engine active"),
+    ("gpu_sm_active_pct", "%", HIGHER, "GPM: SMs with a warp resident"),
+    ("gpu_sm_occupancy_pct", "%", HIGHER, "GPM: warps resident / possible"),
+    ("gpu_integer_active_pct", "%", HIGHER, "GPM: integer pipe active"),
+    ("gpu_tensor_active_pct", "%", HIGHER, "GPM: tensor pipe active"),
+    ("gpu_dram_bw_pct", "%", HIGHER, "GPM: DRAM bandwidth used"),
+    ("gpu_fp64_active_pct", "%", HIGHER, "GPM: FP64 pipe active"),
+    ("gpu_fp32_active_pct", "%", HIGHER, "GPM: FP32 pipe active"),
+    ("gpu_fp16_active_pct", "%", HIGHER, "GPM: FP16 pipe active"),
+    ("gpu_pcie_tx_mib_per_s", "MiB/s", NONE, "GPM: PCIe, device to host"),
+    ("gpu_pcie_rx_mib_per_s", "MiB/s", NONE, "GPM: PCIe, host to device"),
+    ("gpu_nvlink_tx_mib_per_s", "MiB/s", NONE, "GPM: NVLink, out"),
+    ("gpu_nvlink_rx_mib_per_s", "MiB/s", NONE, "GPM: NVLink, in"),
+    ("gpu_ctxsw_cycles_elapsed", "1", NONE, "GPM: cycles of context switching"),
+    ("gpu_ctxsw_cycles_active", "1", NONE, "GPM: cycles of context switching with work"),
+    ("gpu_ctxsw_requests", "1", NONE, "GPM: context switches asked for"),
+    ("gpu_ctxsw_cycles_per_request", "1", LOWER, "GPM: cycles of a context switch"),
+    ("gpu_ctxsw_active_pct", "%", LOWER, "GPM: time in context switches"),
+    ("cpu_util_pct", "%", NONE, "host CPU in use"),
+    ("memory_used_mib", "MiB", LOWER, "host memory in use"),
+)
+
+_COUNTER_METRICS = (
+    ("gpu_throttled_power_cap_s", "s", LOWER, "throttled by the power cap in the window"),
+    ("gpu_throttled_thermal_s", "s", LOWER, "throttled by temperature in the window"),
+    ("gpu_throttled_sync_boost_s", "s", LOWER, "throttled by sync boost in the window"),
+    ("gpu_throttled_sw_thermal_s", "s", LOWER, "throttled by software for temperature in the window"),
+    ("gpu_throttled_hw_thermal_s", "s", LOWER, "throttled by hardware for temperature in the window"),
+    ("gpu_throttled_hw_power_brake_s", "s", LOWER, "throttled by the power brake in the window"),
+    ("gpu_ecc_corrected", "1", LOWER, "corrected memory errors in the window"),
+    ("gpu_ecc_uncorrected", "1", LOWER, "uncorrected memory errors in the window"),
+    ("gpu_pcie_tx_mib", "MiB", NONE, "PCIe, device to host, in the window"),
+    ("gpu_pcie_rx_mib", "MiB", NONE, "PCIe, host to device, in the window"),
+)
+"""Cumulative columns of ``telemetry.parquet``; MLflow gets their growth over the window."""
+
+_TENANT_TELEMETRY_METRICS = (
+    ("tenant_gpu_memory_mib", "MiB", LOWER, "device memory of the tenant"),
+    ("tenant_gpu_util_pct", "%", NONE, "GPU utilisation of the tenant's process"),
+    ("tenant_cpu_util_pct", "%", NONE, "CPU of the tenant's process; 100 = one core"),
+    ("tenant_memory_mib", "MiB", LOWER, "resident memory of the tenant's process"),
+)
+"""In ``telemetry.parquet`` as ``<name>/<tenant>``; on the tenant's own run in MLflow."""
+
+
+def _metrics() -> dict[str, Key]:
+    table: dict[str, Key] = {}
+    groups = (
+        (TENANT, _TENANT_METRICS),
+        (RUN, (*_RUN_METRICS, *_COUNTER_METRICS)),
+        (HISTORY, _HISTORY_METRICS),
+        (TELEMETRY, _TELEMETRY_METRICS),
+        (TENANT_TELEMETRY, _TENANT_TELEMETRY_METRICS),
+    )
+    for where, rows in groups:
+        for name, unit, better, text in rows:
+            places = (*table[name].where, where) if name in table else (where,)
+            table[name] = Key(name, "metric", unit, better, places, "float64", text)
+    for where, rows in ((RUN, _TELEMETRY_METRICS), (TENANT, _TENANT_TELEMETRY_METRICS)):
+        for name, unit, better, text in rows:
+            for statistic in ("mean", "median", "min", "max"):
+                key = telemetry_summary(name, statistic)
+                table[key] = Key(key, "metric", unit, better, (where,), "float64", f"{text}, {statistic} in the window")
+    return table
+
+
+def telemetry_summary(name: str, statistic: str) -> str:
+    """Name of a telemetry column's ``mean``, ``median``, ``min`` or ``max`` over the window."""
+    return f"{name}_{statistic}"
+
+
+def interval(name: str) -> tuple[str, str]:
+    """Names of the lower and upper end of a metric's 95 % interval."""
+    return f"{name}_ci_low", f"{name}_ci_high"
+
+
+def statistics(stem: str, values: Mapping[str, float], unit: str = "ms") -> dict[str, float]:
+    """Keys of a summarised quantity: ``{"mean": 1.0}`` of ``latency`` -> ``{"latency_mean_ms": 1.0}``."""
+    return {f"{stem}_{name}_{unit}": value for name, value in values.items()}
+
+
+def of_tenant(name: str, tenant: str) -> str:
+    """Name of a tenant's own column in ``telemetry.parquet``: ``tenant_memory_mib/enc_0``."""
+    return f"{name}/{tenant}"
+
+
+def _tag_dtype(name: str) -> str:
+    if name in _INTEGER_TAGS:
+        return "Int64"
+    return "boolean" if name in _BOOLEAN_TAGS else "string"
+
+
+TAGS = {name: Key(name, "tag", dtype=_tag_dtype(name), text=text) for name, text in _TAGS}
+PARAMS = {name: Key(name, "param", dtype=dtype, text=text) for name, dtype, text in _PARAMS}
+METRICS = _metrics()
+HISTORIES = tuple(name for name, key in METRICS.items() if HISTORY in key.where)
+"""Columns of ``iterations.parquet`` that MLflow gets as metrics with a history."""
+TENANT_TELEMETRY_COLUMNS = tuple(name for name, key in METRICS.items() if TENANT_TELEMETRY in key.where)
+TELEMETRY_COLUMNS = tuple(name for name, key in METRICS.items() if TELEMETRY in key.where)
+"""Columns of ``telemetry.parquet`` that concern the device or the host."""
+
+
+def metric(name: str) -> Key:
+    """Return the entry of a metric, also of an interval's end.
+
+    Raises:
+        KeyError: ``name`` is not in the registry; the message suggests the nearest.
+    """
+    stem = name.removesuffix("_ci_low").removesuffix("_ci_high")
+    if stem not in METRICS:
+        near = difflib.get_close_matches(stem, METRICS, n=1)
+        hint = f" (nearest: {near[0]})" if near else ""
+        raise KeyError(f"metric {name} is not in mtexp.tracking.keys{hint}")
+    return METRICS[stem]
+
+
+def unknown(names: Iterable[str]) -> list[str]:
+    """Return those of ``names`` that are no metric of the registry, each with the nearest that is."""
+    found = []
+    for name in names:
+        try:
+            metric(name)
+        except KeyError as error:
+            found.append(str(error.args[0]))
+    return found

@@ -1,0 +1,212 @@
+"""What has been measured already: baselines to compare with, points that a repeated sweep need not run.
+
+Lives here: :func:`baseline_hash`, :func:`find_baseline`, :func:`finished`. May touch: MLflow and records (reading).
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mtexp.errors import RecordError, TrackingError
+from mtexp.metrics.samples import Samples
+from mtexp.metrics.window import Window
+from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash
+from mtexp.tracking import keys
+from mtexp.tracking.record import ITERATIONS, RECORD, BaselineRef, RunRecord, find_records, load
+from mtexp.tracking.search import search
+from mtexp.tracking.store import NoStoreError, Store, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+log = logging.getLogger(__name__)
+
+DEVICE_KEYS = ("gpu_name", "gpu_uuid", "driver_version")
+"""Of an environment: the GPU a result belongs to."""
+CPU_KEYS = ("host", "cpu_model", "cpu_count")
+"""Of an environment: the CPU a result belongs to."""
+LIBRARY_KEYS = ("cuda_version", "torch_version", "transformers_version")
+
+_CANDIDATES = 5
+"""Newest baselines looked at before giving up: the record of one may be gone."""
+
+
+class StoredBaseline(NamedTuple):
+    """A baseline that was measured before."""
+
+    ref: BaselineRef
+    samples: Samples
+    """Its iterations inside the window."""
+    sm_clock_mhz: float | None
+    launch_bound_pct: float | None
+
+
+def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, Any]) -> str:
+    """Return the name of everything that could change the baseline of ``tenant``.
+
+    Two tenants of one name may be compared with one baseline. Ids, seeds, the name of the mix and the neighbours do not
+    enter; the GPU or CPU, driver, libraries, model shape, workload, precision, execution and protocol do.
+
+    Args:
+        tenant: The tenant as it is measured alone: for a baseline without MPS limits, for a partitioned one with them.
+        run: The baseline's own spec (:func:`mtexp.baselines.baseline_spec`).
+        environment: Of the host, as a record has it.
+    """
+    model, measure, arrival = asdict(tenant.model), asdict(run.measure), asdict(tenant.arrival)
+    for name in ("name", "role", "parameters"):
+        del model[name]
+    for name in ("overlap", "percentiles", "max_iterations"):
+        del measure[name]
+    del arrival["seed"]
+    hardware = DEVICE_KEYS if run.runtime == "gpu" else CPU_KEYS
+    data = {
+        "model": model,
+        "workload": asdict(tenant.workload),
+        "arrival": arrival,
+        "precision": tenant.precision,
+        "execution": tenant.execution,
+        "mps": asdict(tenant.mps),
+        "mig": tenant.mig,
+        "sharing": [run.sharing.mode, run.sharing.mps_mode, run.sharing.static_partitioning],
+        "measure": measure,
+        "runtime": run.runtime,
+        "shrunk": run.shrunk,
+        "environment": {name: environment.get(name) for name in (*hardware, *LIBRARY_KEYS)},
+    }
+    return content_hash(data)
+
+
+def find_baseline(name: str, tracking: TrackingSpec, *, max_age_h: float) -> StoredBaseline | None:
+    """Return the newest VALID baseline called ``name`` that is not older than ``max_age_h`` hours, with its samples.
+
+    Samples come from the record's folder where it is on this host, else from the artifacts. None when there is no such
+    baseline, or, with a warning, when MLflow cannot be asked: then it is measured anew.
+    """
+    since_ms = int((time.time() - max_age_h * 3600) * 1000)
+    query = _query({keys.KIND: "baseline", keys.BASELINE_HASH: name, keys.VERDICT: "VALID"})
+    query += f" AND attributes.start_time >= {since_ms}"
+    try:
+        with open_store(tracking, write=False) as store:
+            order = ["attributes.start_time DESC"]
+            for run in store.client.search_runs([store.experiment_id], query, 1, _CANDIDATES, order):
+                if (baseline := _baseline(store, run, name)) is not None:
+                    return baseline
+    except NoStoreError:
+        return None
+    except TrackingError as error:
+        log.warning("Baselines are not looked up, but measured anew. %s", error)
+    return None
+
+
+def finished(
+    tracking: TrackingSpec,
+    environment: Mapping[str, Any],
+    *,
+    folder: Path | None = None,
+    sweep: str = "",
+    redo_invalid: bool = False,
+) -> set[str]:
+    """Return the spec hashes of mixes and profiles that are done: FINISHED, on this device and driver.
+
+    Args:
+        tracking: Which store and experiment.
+        environment: Of this host; results of another GPU, driver or CPU do not count.
+        folder: Also count the records below it, whether or not they reached MLflow.
+        sweep: Count only runs of the sweep of this name; empty = all of the experiment.
+        redo_invalid: INVALID is not done.
+
+    Raises:
+        TrackingError: MLflow cannot be asked (a store that is not there yet holds nothing and is no error).
+    """
+    hardware = DEVICE_KEYS if environment.get("gpu_uuid") else CPU_KEYS
+    verdicts = ("VALID",) if redo_invalid else ("VALID", "INVALID")
+    done = set()
+    for record in _records(folder):
+        same = all(record.environment.get(key) == environment.get(key) for key in hardware)
+        wanted = record.verdict in verdicts and sweep in ("", record.sweep)
+        if record.kind != "baseline" and record.status == "FINISHED" and same and wanted:
+            done.add(record.spec_hash)
+    tags = {keys.GPU_UUID: environment.get("gpu_uuid")} if hardware is DEVICE_KEYS else {keys.RUNTIME: "cpu"}
+    tags |= {keys.ENVIRONMENT_TAGS[key]: environment.get(key) for key in hardware if key in keys.ENVIRONMENT_TAGS}
+    if sweep:
+        tags[keys.SWEEP] = sweep
+    try:
+        with open_store(tracking, write=False) as store:
+            for run in search(store, _query(tags), (keys.KIND, keys.VERDICT, keys.SPEC_HASH)):
+                if run.data.tags.get(keys.KIND) in ("mix", "profile") and run.data.tags[keys.VERDICT] in verdicts:
+                    done.add(run.data.tags[keys.SPEC_HASH])
+    except NoStoreError:
+        pass  # nothing was tracked yet
+    return done
+
+
+def _query(tags: Mapping[str, Any]) -> str:
+    """A filter for complete, FINISHED runs with these tags; one that is unknown (None) is not asked for."""
+    wanted = {**tags, keys.UPLOAD: keys.UPLOAD_COMPLETE}
+    conditions = [f"tags.`{name}` = {_quoted(str(value))}" for name, value in wanted.items() if value is not None]
+    return " AND ".join(["attributes.status = 'FINISHED'", *conditions])
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _records(folder: Path | None) -> Iterator[RunRecord]:
+    for directory in find_records(folder) if folder is not None else ():
+        try:
+            yield load(directory)
+        except RecordError as error:
+            log.warning("A record that cannot be read does not count. %s", error)
+
+
+def _baseline(store: Store, run: Run, name: str) -> StoredBaseline | None:
+    """The baseline of an MLflow run, from its folder on this host or from its artifacts; None when neither is right."""
+    record_id = run.data.tags.get(keys.RECORD_ID, "")
+    folder = Path(run.data.tags.get(keys.RECORD_PATH, ""))
+    if folder.is_absolute() and (folder / RECORD).is_file():
+        try:
+            return _stored_baseline(folder, folder, run, record_id, name)
+        except RecordError as error:
+            log.debug("%s; its artifacts are asked instead", error)
+    with tempfile.TemporaryDirectory(prefix="mtexp-baseline-") as scratch:
+        for artifact in (RECORD, ITERATIONS):
+            store.client.download_artifacts(run.info.run_id, artifact, scratch)
+        try:
+            return _stored_baseline(Path(scratch), folder, run, record_id, name)
+        except RecordError as error:
+            log.warning("Baseline %s cannot be used: %s", run.info.run_id, error)
+    return None
+
+
+def _stored_baseline(directory: Path, path: Path, run: Run, record_id: str, name: str) -> StoredBaseline:
+    from mtexp.tracking.iterations import read_samples
+
+    record = load(directory)
+    if record.record_id != record_id or record.baseline_hash != name or record.verdict != "VALID":
+        raise RecordError(f"{directory} holds record {record.record_id}, not the VALID baseline {record_id} ({name})")
+    samples = read_samples(directory / ITERATIONS)
+    if len(record.tenants) != 1 or record.window is None or record.tenants[0].id not in samples:
+        raise RecordError(f"{directory} is no baseline: it needs one tenant that measured")
+    tenant = record.tenants[0]
+    if missing := {"throughput_rps", "latency_mean_ms"} - set(tenant.metrics):
+        raise RecordError(f"{directory}: the baseline has no {', '.join(sorted(missing))}")
+    ref = BaselineRef(
+        record_id=record.record_id,
+        baseline_hash=name,
+        path=str(path),
+        run_id=str(run.info.run_id),
+        throughput_rps=tenant.metrics["throughput_rps"],
+        latency_mean_ms=tenant.metrics["latency_mean_ms"],
+    )
+    return StoredBaseline(
+        ref,
+        Window(record.window["t0_ns"], record.window["t1_ns"]).keep(samples[tenant.id]),
+        record.telemetry.get(keys.telemetry_summary("gpu_sm_clock_mhz", "mean")),
+        tenant.metrics.get("launch_bound_pct"),
+    )

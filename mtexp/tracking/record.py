@@ -1,0 +1,318 @@
+"""The record of a run: what it was, what was measured, what it means. Written before MLflow hears of it.
+
+Lives here: the frozen record, :func:`save` (write aside, then rename) and :func:`load` (checked, bounded). May touch:
+the files of one record directory::
+
+    record.json          everything but the samples; its presence says the record is complete
+    iterations.parquet   one row per iteration of every tenant (:mod:`mtexp.tracking.iterations`)
+    telemetry.parquet    one row per sample, written by the sampler
+    environment.json  config.yaml  logs/  plots/
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+from mtexp.errors import RecordError
+from mtexp.metrics.samples import Samples
+from mtexp.metrics.verdict import Finding
+from mtexp.spec import RunSpec
+from mtexp.tracking.checked import build, parse
+
+FORMAT_VERSION = 1
+# 1  2026-11-22  first
+
+RECORD, ITERATIONS, TELEMETRY = "record.json", "iterations.parquet", "telemetry.parquet"
+ENVIRONMENT, CONFIG = "environment.json", "config.yaml"
+
+MAX_RECORD_BYTES = 64 * 2**20
+MAX_TENANTS = 1024
+
+_COPIES = ("mlartifacts", "mlruns")
+_RECORD_ID = re.compile(r"[0-9a-f]{32}")
+_TENANT_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRef:
+    """The baseline a tenant was compared with."""
+
+    record_id: str
+    baseline_hash: str
+    path: str = ""
+    """Folder of its record on the host that measured it."""
+    run_id: str = ""
+    """Its MLflow run; empty while it is not there."""
+    throughput_rps: float
+    latency_mean_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantRecord:
+    """One tenant of a run."""
+
+    id: str
+    model: str
+    status: str
+    """``FINISHED`` or ``FAILED``."""
+    error: str = ""
+    phase: str = ""
+    """Where it failed: ``start``, ``build``, ``warm-up``, ``measure``, ``stop``."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    insufficient: tuple[str, ...] = ()
+    """Metrics with too few iterations to be trusted."""
+    facts_before: dict[str, Any] = field(default_factory=dict)
+    facts_after: dict[str, Any] = field(default_factory=dict)
+    baseline: BaselineRef | None = None
+    partitioned_baseline: BaselineRef | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run; :data:`FORMAT_VERSION` has the history of its format."""
+
+    format_version: int = FORMAT_VERSION
+    record_id: str
+    """32 hexadecimal digits."""
+    kind: str
+    """``mix``, ``baseline`` or ``profile``."""
+    sweep: str = ""
+    spec: dict[str, Any]
+    """:func:`mtexp.spec.to_json` of the RunSpec."""
+    spec_hash: str
+    baseline_hash: str = ""
+    """Of a baseline: :func:`mtexp.tracking.ledger.baseline_hash`."""
+    status: str
+    """``FINISHED`` or ``FAILED``."""
+    failure: str = ""
+    started_at: str = ""
+    """ISO 8601, UTC."""
+    ended_at: str = ""
+    clock: tuple[tuple[int, int], ...] = ()
+    """Pairs of ``monotonic_ns`` and ``time_ns`` read together."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    window: dict[str, int] | None = None
+    """``t0_ns`` and ``t1_ns``; None when the tenants never measured together."""
+    tenants: tuple[TenantRecord, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    telemetry: dict[str, float] = field(default_factory=dict)
+    """Summary of the telemetry over the window."""
+    sharing: dict[str, Any] = field(default_factory=dict)
+    """What proved the sharing mode."""
+    verdict: str = "INVALID"
+    """``VALID`` or ``INVALID``."""
+    findings: tuple[Finding, ...] = ()
+    profile_of: str = ""
+    """Of a profile: record_id of the timed run."""
+    attempt: int = 1
+
+    @property
+    def run_spec(self) -> RunSpec:
+        """The specification as a RunSpec.
+
+        Raises:
+            RecordError: It is none.
+        """
+        return build(RunSpec, self.spec, "record.spec")
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file that takes the place of ``path`` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        RecordError: The directory cannot be written (full, read-only, not there).
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise RecordError(
+            f"could not write {path}: {error.strerror or error}. Make room, or choose another place with hydra.run.dir"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def save(record: RunRecord, directory: Path, samples: Mapping[str, Samples], *, config: str = "") -> RunRecord:
+    """Write ``record`` and its samples to ``directory`` so that it is there wholly or not at all.
+
+    Numbers that are not finite are left out, with a finding that names them: what could not be measured is absent.
+
+    Args:
+        record: What to write.
+        directory: Created when absent; ``telemetry.parquet`` and ``logs/`` are already in it.
+        samples: Samples by tenant id; a tenant without any may be absent.
+        config: The composed configuration as YAML; empty = do not write ``config.yaml``.
+
+    Returns:
+        The record as written.
+
+    Raises:
+        RecordError: The directory cannot be written.
+    """
+    from mtexp.tracking.iterations import write_iterations  # pyarrow: only once something was measured
+
+    data, record = _storable(record)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"could not make {directory}: {error.strerror or error}") from error
+    models = {tenant.id: tenant.model for tenant in record.tenants}
+    write_iterations(directory / ITERATIONS, samples, models, record.window)
+    if config:
+        with write_aside(directory / CONFIG) as file:
+            file.write(config.encode())
+    for name, value in ((ENVIRONMENT, data["environment"]), (RECORD, data)):
+        with write_aside(directory / name) as file:
+            file.write(json.dumps(value, indent=1, allow_nan=False).encode())
+    return record
+
+
+def _storable(record: RunRecord) -> tuple[dict[str, Any], RunRecord]:
+    """Return the record as JSON data that every store can hold, and the record that it is."""
+    dropped: list[str] = []
+    data = _finite(json.loads(json.dumps(asdict(record), default=_plain)), "record", dropped)
+    if not dropped:
+        return data, build(RunRecord, data)
+    finding = Finding(
+        level="warning",
+        code="not_finite",
+        message=f"left out, not a finite number: {', '.join(dropped)}",
+        remedy="Report it: a metric divided by zero or was computed from no iterations.",
+    )
+    data["findings"].append(asdict(finding))
+    return data, build(RunRecord, data)
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar or array, or a path, as JSON data."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _finite(data: Any, where: str, dropped: list[str]) -> Any:
+    if isinstance(data, dict):
+        items = ((k, v, f"{where}.{k}") for k, v in data.items())
+        return {k: _finite(v, place, dropped) for k, v, place in items if _keeps(v, place, dropped)}
+    if isinstance(data, list):
+        return [_finite(v, where, dropped) for v in data if _keeps(v, where, dropped)]
+    if isinstance(data, str):
+        return data.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return data
+
+
+def _keeps(value: Any, where: str, dropped: list[str]) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        dropped.append(where)
+        return False
+    return True
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load(directory: Path) -> RunRecord:
+    """Read and check the record in ``directory``.
+
+    Raises:
+        RecordError: There is none, or it is not what a record of a known format is; says what was found where.
+    """
+    path = directory / RECORD
+    try:
+        if not path.is_file():
+            raise RecordError(f"no {RECORD}; a record is the output folder of a run that ended")
+        if (size := path.stat().st_size) > MAX_RECORD_BYTES:
+            raise RecordError(f"{size} bytes, allowed: at most {MAX_RECORD_BYTES}")
+        return from_bytes(path.read_bytes())
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from None
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror or error}") from error
+
+
+def from_bytes(text: bytes) -> RunRecord:
+    """Return the record that ``text``, the content of a ``record.json``, holds.
+
+    Raises:
+        RecordError: It holds none.
+    """
+    data = parse(text)
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if type(version) is not int or version < 1:
+        raise RecordError(f"format_version: found {str(version)[:60]}, allowed: 1 to {FORMAT_VERSION}")
+    if version > FORMAT_VERSION:
+        raise RecordError(f"format_version {version} is newer than {FORMAT_VERSION}: read it with a newer mtexp")
+    record = build(RunRecord, data)
+    _check(record)
+    return record
+
+
+def _check(record: RunRecord) -> None:
+    """Check what the types do not say: choices, names that become file names, the window."""
+    _one_of("kind", record.kind, "mix", "baseline", "profile")
+    _one_of("status", record.status, "FINISHED", "FAILED")
+    _one_of("verdict", record.verdict, "VALID", "INVALID")
+    if not _RECORD_ID.fullmatch(record.record_id):
+        raise RecordError(f"record.record_id: found {record.record_id[:60]!r}, allowed: 32 hexadecimal digits")
+    if len(record.tenants) > MAX_TENANTS:
+        raise RecordError(f"record.tenants: found {len(record.tenants)}, allowed: at most {MAX_TENANTS}")
+    ids = [tenant.id for tenant in record.tenants]
+    if len(set(ids)) < len(ids):
+        raise RecordError("record.tenants: two tenants of the same id")
+    for tenant in record.tenants:
+        _check_tenant(tenant)
+    if record.window is not None and not record.window.get("t0_ns", 0) < record.window.get("t1_ns", 0):
+        raise RecordError(f"record.window: found {str(record.window)[:60]}, allowed: t0_ns before t1_ns")
+    _check_spec_ids(record.run_spec)
+
+
+def _check_tenant(tenant: TenantRecord) -> None:
+    _one_of(f"tenants.{tenant.id[:60]}.status", tenant.status, "FINISHED", "FAILED")
+    _check_id(tenant.id)
+    for ref in (tenant.baseline, tenant.partitioned_baseline):
+        if ref is not None and ".." in PurePath(ref.path).parts:
+            raise RecordError(f"record.tenants.{tenant.id}: baseline path {ref.path[:60]!r} leaves its folder")
+
+
+def _check_spec_ids(spec: RunSpec) -> None:
+    for tenant in spec.tenants:
+        _check_id(tenant.id)
+
+
+def _check_id(name: str) -> None:
+    if not _TENANT_ID.fullmatch(name) or ".." in name:
+        raise RecordError(
+            f"tenant id: found {name[:60]!r}, allowed: letters, digits and _ . + - (it names its log file)"
+        )
+
+
+def _one_of(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise RecordError(f"record.{name}: found {value[:60]!r}, allowed: {', '.join(allowed)}")
+
+
+def find_records(*folders: Path) -> Iterator[Path]:
+    """Yield every directory at or below ``folders`` that holds a ``record.json``, in order of its path.
+
+    Hidden folders and MLflow's artifacts, which are copies, are left out.
+    """
+    for folder in folders:
+        for parent, names, files in os.walk(folder):
+            names[:] = sorted(name for name in names if not name.startswith(".") and name not in _COPIES)
+            if RECORD in files:
+                yield Path(parent)

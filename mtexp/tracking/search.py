@@ -1,0 +1,88 @@
+"""Many runs out of MLflow, quickly: by page, without what nobody asked for.
+
+Lives here: :func:`search`. May touch: MLflow (reading), the garbage collector's switch.
+
+``MlflowClient.search_runs`` spends its time making one object for every tag, parameter and metric of every run, and
+most of that in a garbage collector that looks at them again and again and finds nothing. So it is held off for the
+length of a page. Where MLflow reads a database itself, it is also told which names are wanted (an SQLAlchemy loader
+criterion), and makes objects of no others; a server always sends everything.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mtexp.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+PAGE = 1000
+
+
+def search(store: Store, query: str, names: Collection[str] | None = None) -> Iterator[Run]:
+    """Yield every run of the experiment that matches, newest first.
+
+    Args:
+        store: Where.
+        query: MLflow filter string.
+        names: Tags, parameters and metrics wanted, as MLflow has them; None = all. A run may have more than these.
+
+    Raises:
+        mlflow.exceptions.MlflowException: The query is none.
+    """
+    token: str | None = None
+    while True:
+        with without_gc(), _only(names, query):
+            page = store.client.search_runs([store.experiment_id], query, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+@contextmanager
+def without_gc() -> Iterator[None]:
+    """Hold off the garbage collector, then let it look at what is new, once.
+
+    Writing and reading through SQLAlchemy makes many objects at a time and little garbage: without the collector a
+    batch of 1000 points takes two thirds of the time, a page of runs a third.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+        gc.collect(0)
+
+
+@contextmanager
+def _only(names: Collection[str] | None, query: str) -> Iterator[None]:
+    """Let MLflow's own store load only ``names``, and what ``query`` compares."""
+    if names is None:
+        yield
+        return
+    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlParam, SqlTag
+    from mlflow.utils.search_utils import SearchUtils
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session, with_loader_criteria
+
+    wanted = {*names, *(str(part["key"]) for part in SearchUtils.parse_search_filter(query))}
+    criteria = [with_loader_criteria(model, model.key.in_(wanted)) for model in (SqlTag, SqlParam, SqlLatestMetric)]
+    thread = threading.get_ident()
+
+    def narrow(state: Any) -> None:
+        if state.is_select and threading.get_ident() == thread:
+            state.statement = state.statement.options(*criteria)
+
+    event.listen(Session, "do_orm_execute", narrow)
+    try:
+        yield
+    finally:
+        event.remove(Session, "do_orm_execute", narrow)

@@ -1,0 +1,112 @@
+"""Records that are not in MLflow yet, sent: ``python -m mtexp.tracking.upload DIR...``.
+
+Lives here: :func:`log_or_defer`, which a run calls, and the command for what could not be sent then. May touch: MLflow,
+the marker ``upload.pending`` in a record directory. Sending a record twice is sending it once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mtexp.errors import MtexpError, RecordError
+from mtexp.spec import TrackingSpec
+from mtexp.tracking.mlflow_writer import log_record
+from mtexp.tracking.record import find_records, load, write_aside
+from mtexp.tracking.store import redact, resolve_uri
+
+PENDING = "upload.pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What became of one record."""
+
+    directory: Path
+    run_id: str = ""
+    """Its MLflow run; empty when it could not be sent."""
+    reason: str = ""
+    """Why it could not be sent, and what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.directory}: " + (f"in MLflow, run {self.run_id}" if self.run_id else f"NOT sent: {self.reason}")
+
+
+def log_or_defer(record_dir: Path, tracking: TrackingSpec) -> Upload:
+    """Send a record; one that MLflow does not take keeps its marker, with the reason, and can be sent later.
+
+    The marker is there from the first moment, so a record whose sender was killed is found too.
+    """
+    marker = record_dir / PENDING
+    try:
+        _mark(marker, "not sent yet")
+        run_id = log_record(record_dir, tracking)
+        marker.unlink()
+    except (MtexpError, OSError) as error:
+        return Upload(record_dir, reason=_deferred(marker, redact(str(error))))
+    return Upload(record_dir, run_id)
+
+
+def _mark(marker: Path, text: str) -> None:
+    with write_aside(marker) as file:
+        file.write(f"{text}\n".encode())
+
+
+def _deferred(marker: Path, reason: str) -> str:
+    with suppress(MtexpError):  # a directory that cannot be written is the reason already
+        _mark(marker, reason)
+    return f"{reason} Later: python -m mtexp.tracking.upload {marker.parent}"
+
+
+def pending(*folders: Path) -> Iterator[Path]:
+    """Yield the record directories at or below ``folders`` whose sending has begun and not succeeded."""
+    return (directory for directory in find_records(*folders) if (directory / PENDING).is_file())
+
+
+def upload(folders: Sequence[Path], *, uri: str = "", experiment: str = "") -> Iterator[Upload]:
+    """Send every record at or below ``folders``; those that are in MLflow stay as they are there.
+
+    Args:
+        folders: Where to look for records.
+        uri: The store; empty = MLFLOW_TRACKING_URI, else ``mlflow.db`` in the current directory. What a record says
+            is not used: a record from elsewhere does not choose where its data go.
+        experiment: MLflow experiment; empty = the one each record names.
+    """
+    for directory in find_records(*folders):
+        try:
+            tracking = load(directory).run_spec.tracking
+        except RecordError as error:
+            yield Upload(directory, reason=str(error))
+            continue
+        tracking = replace(tracking, uri=uri, experiment=experiment or tracking.experiment)
+        yield log_or_defer(directory, tracking)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Send records and say what became of each; the exit code is 1 if one could not be sent, 2 if there was none."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mtexp.tracking.upload", description=(__doc__ or "").partition(":")[0]
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="searched for record.json")
+    parser.add_argument("--uri", default="", help="default: MLFLOW_TRACKING_URI, else mlflow.db here")
+    parser.add_argument("--experiment", default="", help="default: the one each record names")
+    options = parser.parse_args(arguments)
+    uploads = []
+    for result in upload(options.folders, uri=options.uri, experiment=options.experiment):
+        sys.stdout.write(f"{result}\n")
+        uploads.append(result)
+    if not uploads:
+        sys.stderr.write(f"no record.json at or below {', '.join(map(str, options.folders))}\n")
+        return 2
+    failed = sum(1 for result in uploads if not result.run_id)
+    uri = resolve_uri(TrackingSpec(uri=options.uri))
+    sys.stdout.write(f"{len(uploads) - failed} of {len(uploads)} records are in MLflow at {uri}\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
