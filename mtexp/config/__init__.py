@@ -1,0 +1,37 @@
+"""Configuration: what may be asked for, composed by Hydra, checked, frozen into a RunSpec. Only reader of omegaconf.
+
+The way in: :func:`mtexp.config.plan.plan` for a command line, :func:`compose_spec` for tests and notebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from mtexp.config.composer import CONF_DIR, Composer, to_config
+from mtexp.config.convert import to_spec
+from mtexp.config.hardware import Hardware, hardware_of
+from mtexp.host import Device
+from mtexp.spec import RunSpec
+
+__all__ = ["CONF_DIR", "Composer", "Hardware", "compose_spec", "to_spec"]
+
+
+@cache
+def _composer() -> Composer:
+    return Composer()
+
+
+def compose_spec(overrides: Sequence[str] = (), device: Device | None = None) -> RunSpec:
+    """Return the run that ``overrides`` describe, e.g. ``["mix=bert_base*2", "precision=bf16"]``.
+
+    Args:
+        overrides: As typed after ``python run.py``, one value each.
+        device: The GPU of the host that is pretended; None = a host with a CPU only.
+
+    Raises:
+        ConfigError: The configuration cannot be run.
+        HydraException: It cannot be composed.
+    """
+    config, _ = _composer().load(overrides)
+    return to_spec(to_config(config), hardware_of(device))

@@ -1,0 +1,141 @@
+"""Hydra as a function: the command line parsed, configurations composed, choices listed, sweeps split.
+
+The only module that touches Hydra's inner workings; it keeps to what ``hydra.main`` itself does, so that a point
+composed here is the one that the job will see.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from mtexp.config import schema, tokens
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+CONFIG_NAME = "config"
+VERSION_BASE = "1.3"
+
+
+@cache
+def set_up() -> None:
+    """Make Hydra know the schema and the tokens; once a process."""
+    version.setbase(VERSION_BASE)
+    setup_globals()
+    schema.register()
+    tokens.register()
+
+
+def composer_of(args: argparse.Namespace) -> Composer:
+    """Return the composer that ``--config-path``, ``--config-name`` and ``--config-dir`` ask for."""
+    return Composer(args.config_path or CONF_DIR, args.config_name or CONFIG_NAME, args.config_dir)
+
+
+def parse_command_line(argv: Sequence[str]) -> argparse.Namespace:
+    """Return Hydra's arguments: ``overrides``, ``multirun``, ``help``, ``cfg``, ``config_dir`` ..."""
+    namespace: argparse.Namespace = get_args_parser().parse_args(list(argv))
+    return namespace
+
+
+class Composer:
+    """Composes configurations from ``conf/`` (and one more folder, ``--config-dir``)."""
+
+    def __init__(self, conf: Path | str = CONF_DIR, name: str = CONFIG_NAME, extra: Path | str | None = None) -> None:
+        set_up()
+        self._name = name
+        search_path = create_config_search_path(str(conf))
+        if extra is not None:
+            path = f"file://{Path(extra).absolute()}"
+            search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
+        self._loader = ConfigLoaderImpl(config_search_path=search_path)
+        self._parser = OverridesParser.create(config_loader=self._loader)
+        self._parsed: dict[str, Override] = {}
+
+    def parse(self, text: str) -> Override:
+        """Parse one override; remembers what it parsed.
+
+        Raises:
+            OverrideParseException: ``text`` does not follow Hydra's grammar.
+        """
+        if text not in self._parsed:
+            self._parsed[text] = self._parser.parse_overrides([text])[0]
+        return self._parsed[text]
+
+    def load(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> tuple[DictConfig, DictConfig]:
+        """Compose and return (the configuration, its ``hydra`` node)."""
+        config = self._loader.load_configuration(
+            self._name, list(overrides), run_mode=mode, validate_sweep_overrides=mode is RunMode.RUN
+        )
+        with open_dict(config):
+            hydra = config.pop("hydra")
+        return config, hydra
+
+    def is_group(self, key: str) -> bool:
+        """Whether ``key`` is a config group."""
+        return self._repository.group_exists(key)
+
+    def groups(self) -> list[str]:
+        """The application's config groups."""
+        return [g for g in self._repository.get_group_options("", ObjectType.GROUP) if g != "hydra"]
+
+    def options(self, group: str) -> list[str]:
+        """The choices of ``group`` that are files or registered."""
+        return self._repository.get_group_options(group)
+
+    def help(self) -> str:
+        """Return ``hydra.help.template`` with the groups and choices filled in (Hydra's own -h takes a second)."""
+        _, hydra = self.load([])
+        groups = "\n".join(f"{group}: {', '.join(self.options(group))}" for group in self.groups())
+        return Template(hydra.help.template).safe_substitute(APP_CONFIG_GROUPS=groups)
+
+    def split(self, arguments: Sequence[str], params: dict[str, Any]) -> list[list[str]]:
+        """Return the points that Hydra's basic sweeper makes of the command line and ``hydra.sweeper.params``."""
+        texts = [f"{key}={value}" for key, value in params.items()] + list(arguments)
+        points: list[list[str]] = BasicSweeper.split_arguments([self.parse(t) for t in texts], max_batch_size=None)[0]
+        return points
+
+    @property
+    def _repository(self) -> ConfigRepository:
+        return self._loader.repository
+
+
+def apply_values(overrides: Sequence[Override], config: DictConfig) -> None:
+    """Apply value overrides to ``config`` in place, as Hydra does after composing."""
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def trust_plan() -> None:
+    """Keep Hydra's sweeper from composing every point once more before the first one runs: the plan has done it."""
+    BasicSweeper.validate_batch_is_legal = lambda self, batch: None
+
+
+def to_config(composed: DictConfig) -> schema.Config:
+    """Return a composed configuration as schema objects.
+
+    Raises:
+        OmegaConfBaseException: A value is missing, or an interpolation cannot be resolved.
+    """
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, schema.Config)
+    return config
+
+
+def to_yaml(composed: DictConfig) -> str:
+    """Return a composed configuration as YAML, interpolations resolved: the artifact ``config.yaml``."""
+    return OmegaConf.to_yaml(composed, resolve=True)

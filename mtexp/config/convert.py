@@ -1,0 +1,246 @@
+"""From a composed configuration to a RunSpec: every check that needs no GPU, then frozen plain data."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import urlsplit
+
+from mtexp.config.checks import above, at_least, within
+from mtexp.config.hardware import Hardware, choose_device
+from mtexp.config.memory import CPU_PROCESS_MIB, GPU_CONTEXT_MIB, limit_mib, tenant_mib
+from mtexp.config.schema import (
+    Baseline,
+    Config,
+    MpsMode,
+    MpsSettingsConfig,
+    Profiler,
+    SharingMode,
+    Shrink,
+    Store,
+)
+from mtexp.config.tenants import tenant_specs
+from mtexp.errors import ConfigError
+from mtexp.host import Device
+from mtexp.spec import (
+    BaselineSpec,
+    DeadlineSpec,
+    MeasureSpec,
+    ProfilerSpec,
+    RunSpec,
+    SharingSpec,
+    TelemetrySpec,
+    TenantSpec,
+    TrackingSpec,
+)
+
+_SWEEP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAMED_SHARES = {"default": 0.0, "half": 50.0, "quarter": 25.0}
+_MIN_GPM_PERIOD_S = 0.2
+
+
+def to_spec(config: Config, hardware: Hardware) -> RunSpec:
+    """Check ``config`` against ``hardware`` and freeze it.
+
+    Raises:
+        ConfigError: Naming the key, its value, what is allowed and what to do.
+    """
+    device = choose_device(config.runtime, hardware)
+    _check_top(config)
+    shrink = config.runtime.shrink
+    shrunk = shrink is Shrink.always or (shrink is Shrink.auto and device.kind == "cpu")
+    tenants = tenant_specs(config, shrunk=shrunk, limit=hardware.mps_client_limit)
+    sharing = _sharing(config, device)
+    _check_execution(tenants, device)
+    _check_loads(config, tenants)
+    _check_memory(config, tenants, device)
+    deadlines, lease = config.deadlines, config.lease
+    return RunSpec(
+        mix=config.mix.name,
+        tenants=tenants,
+        measure=_measure(config),
+        sharing=sharing,
+        runtime=device.kind,
+        device=device.uuid if config.runtime.device else "",
+        shrunk=shrunk and any(t.model.weights == "random" and t.model.role != "stressor" for t in tenants),
+        launcher=config.runtime.launcher.name,
+        deadlines=DeadlineSpec(**vars(deadlines)),
+        lease_wait_s=lease.wait,
+        telemetry=_telemetry(config),
+        profiler=_profiler(config, device),
+        baseline=_baseline(config),
+        tracking=_tracking(config),
+        repetition=config.repetition,
+        seed=config.seed,
+    )
+
+
+def _check_top(config: Config) -> None:
+    at_least("seed", config.seed, 0)
+    at_least("repetition", config.repetition, 0)
+    at_least("repetitions", config.repetitions, 1)
+    at_least("retries", config.retries, 0)
+    at_least("lease.wait", config.lease.wait, 0)
+    for name, value in vars(config.deadlines).items():
+        above(f"deadlines.{name}", value, 0)
+    if config.sweep and not _SWEEP.fullmatch(config.sweep):
+        raise ConfigError("sweep", config.sweep, "letters, digits, dot, _ and -", "It names a folder: shorten it.")
+    if config.rerun_invalid and not config.resume:
+        raise ConfigError("rerun_invalid", "true", "false without resume", "Add resume=true.")
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def _measure(config: Config) -> MeasureSpec:
+    m = config.measure
+    at_least("measure.iterations", m.iterations, 1)
+    at_least("measure.warmup", m.warmup, 0)
+    at_least("measure.min_time_s", m.min_time_s, 0)
+    within("measure.until_ci_pct", m.until_ci_pct, 0, 100)
+    if m.max_iterations < m.iterations:
+        remedy = f"Raise it to {m.iterations} or more, or lower measure.iterations."
+        raise ConfigError("measure.max_iterations", m.max_iterations, f"at least {m.iterations}", remedy)
+    for percentile in m.percentiles:
+        instead = f"drop {percentile:g} from measure.percentiles"
+        _check_percentile(percentile, m.iterations, "measure.iterations", instead)
+    if m.until_ci_pct and m.until_ci_statistic.name != "mean":
+        percentile = float(m.until_ci_statistic.name[1:])
+        _check_percentile(percentile, m.max_iterations, "measure.max_iterations", "use measure.until_ci_statistic=mean")
+    return MeasureSpec(
+        iterations=m.iterations,
+        warmup=m.warmup,
+        overlap=m.overlap.name,
+        percentiles=tuple(m.percentiles),
+        min_time_s=m.min_time_s,
+        until_ci_pct=m.until_ci_pct,
+        until_ci_statistic=m.until_ci_statistic.name,
+        max_iterations=m.max_iterations,
+        pin_cores=m.pin_cores,
+    )
+
+
+def _check_percentile(percentile: float, iterations: int, key: str, instead: str) -> None:
+    from mtexp.metrics.latency import min_iterations
+
+    if not 0 < percentile < 100:
+        raise ConfigError("measure.percentiles", f"{percentile:g}", "between 0 and 100", "Write 99 for p99.")
+    needed = min_iterations(percentile)
+    if iterations < needed:
+        allowed = f"at least {needed} where p{percentile:g} is demanded (99 % confidence)"
+        raise ConfigError(key, iterations, allowed, f"Set {key}={needed}, or {instead}.")
+
+
+def _telemetry(config: Config) -> TelemetrySpec:
+    t = config.telemetry
+    at_least("telemetry.period_s", t.period_s, 0.001)
+    at_least("telemetry.gpm_period_s", t.gpm_period_s, _MIN_GPM_PERIOD_S)
+    return TelemetrySpec(enabled=t.enabled, period_s=t.period_s, gpm_period_s=t.gpm_period_s)
+
+
+def _profiler(config: Config, device: Device) -> ProfilerSpec:
+    p = config.profiler
+    at_least("profiler.iterations", p.iterations, 1)
+    at_least("profiler.kernels", p.kernels, 1)
+    if device.kind == "cpu" and p.kind in (Profiler.nsys, Profiler.ncu):
+        raise ConfigError("profiler", p.kind.name, "none, torch on the CPU", "Use profiler=torch, or run on a GPU.")
+    return ProfilerSpec(kind=p.kind.name, iterations=p.iterations, gpu_metrics=p.gpu_metrics, kernels=p.kernels)
+
+
+def _baseline(config: Config) -> BaselineSpec:
+    b = config.baseline
+    at_least("baseline.max_age_h", b.max_age_h, 0)
+    return BaselineSpec(mode=b.mode.name, recheck=b.recheck, partitioned=b.partitioned, max_age_h=b.max_age_h)
+
+
+def _tracking(config: Config) -> TrackingSpec:
+    t = config.tracking
+    at_least("tracking.max_history", t.max_history, 1)
+    if not t.experiment:
+        raise ConfigError("tracking.experiment", "(empty)", "a name", "Set tracking.experiment=mtexp.")
+    try:
+        parts = urlsplit(t.uri)
+        credentials = parts.username or parts.password
+    except ValueError as error:
+        raise ConfigError("tracking.uri", t.uri, "a URI", f"Correct it: {error}.") from error
+    if credentials:
+        remedy = "Give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
+        raise ConfigError("tracking.uri", "(hidden)", "a URI without user and password", remedy)
+    if t.store is Store.server and not t.uri and not os.environ.get("MLFLOW_TRACKING_URI"):
+        remedy = "Set tracking.uri=http://HOST:PORT, or export MLFLOW_TRACKING_URI."
+        raise ConfigError("tracking.uri", "(empty)", "the URI of a server with tracking=server", remedy)
+    return TrackingSpec(uri=t.uri, experiment=t.experiment, max_history=t.max_history)
+
+
+# --- sharing ----------------------------------------------------------------------------------------------------------
+
+
+def _sharing(config: Config, device: Device) -> SharingSpec:
+    mode, mps = config.sharing.mode, config.mps_settings
+    if mode is not SharingMode.processes and mps.mode is not MpsMode.disabled:
+        why = "CUDA MPS is between processes" if mode is SharingMode.streams else "an instance has one tenant"
+        allowed = f"disabled with sharing={mode.name} ({why})"
+        raise ConfigError("mps_settings", mps.name, allowed, "Use mps_settings=disabled, or sharing=processes.")
+    if mode is SharingMode.mig and device.kind == "cpu":
+        raise ConfigError("sharing", "mig", "processes, streams on the CPU", "MIG needs a GPU that has it enabled.")
+    if mps.static_partitioning and mps.mode is MpsMode.disabled:
+        remedy = "Add mps_settings=default, or drop it."
+        raise ConfigError("mps_settings.static_partitioning", "true", "false with mps_settings=disabled", remedy)
+    if mps.pipe_directory and mps.mode is not MpsMode.external:
+        remedy = "Use mps_settings=external, or leave it empty: mtexp makes a directory of its own."
+        raise ConfigError("mps_settings.pipe_directory", mps.pipe_directory, "empty without an external daemon", remedy)
+    return SharingSpec(
+        mode=mode.name,
+        mps=_mps_name(mps),
+        mps_mode=mps.mode.name,
+        pipe_directory=mps.pipe_directory,
+        static_partitioning=mps.static_partitioning,
+    )
+
+
+def _mps_name(mps: MpsSettingsConfig) -> str:
+    """Name of the setting; a percentage written over a named choice is named itself (``30pct``), so runs differ."""
+    named = _NAMED_SHARES.get(mps.name)
+    pct = mps.active_thread_pct
+    return mps.name if named is None or named == pct else f"{pct:g}pct"
+
+
+# --- what the device can do -------------------------------------------------------------------------------------------
+
+
+def _check_execution(tenants: tuple[TenantSpec, ...], device: Device) -> None:
+    for tenant in tenants:
+        if device.kind == "cpu" and tenant.execution == "cuda_graph":
+            raise ConfigError("execution", "cuda_graph", "eager, compile on the CPU", "CUDA graphs need a GPU.")
+        if device.kind == "cpu" and tenant.precision == "tf32":
+            raise ConfigError("precision", "tf32", "fp16, bf16, fp32 on the CPU", "TF32 needs a GPU: use fp32.")
+
+
+def _check_loads(config: Config, tenants: tuple[TenantSpec, ...]) -> None:
+    for tenant in tenants:
+        if tenant.arrival.load and config.baseline.mode is Baseline.skip:
+            remedy = "Use baseline=auto, or give arrival.rate in requests a second."
+            raise ConfigError("arrival.load", tenant.arrival.load, "0 with baseline=skip (nothing to scale)", remedy)
+
+
+def _check_memory(config: Config, tenants: tuple[TenantSpec, ...], device: Device) -> None:
+    needs = {tenant.id: tenant_mib(tenant) for tenant in tenants}
+    for tenant in tenants:
+        limit = limit_mib(tenant.mps.pinned_memory_limit)
+        if limit is not None and needs[tenant.id] > limit:
+            allowed = f"at least the {needs[tenant.id]:.0f} MiB that {tenant.id} needs"
+            raise ConfigError("pinned_memory_limit", tenant.mps.pinned_memory_limit, allowed, "Raise the limit.")
+    processes = 1 if config.sharing.mode is SharingMode.streams else len(tenants)
+    total = sum(needs.values()) + processes * (GPU_CONTEXT_MIB if device.kind == "gpu" else CPU_PROCESS_MIB)
+    if total > device.memory_mib:
+        raise ConfigError(*_does_not_fit(config, needs, total, device))
+
+
+def _does_not_fit(config: Config, needs: dict[str, float], total: float, device: Device) -> tuple[str, str, str, str]:
+    largest = max(needs, key=lambda name: needs[name])
+    value = f"{config.mix.name} (about {total:.0f} MiB, of which {largest} {needs[largest]:.0f})"
+    allowed = f"what fits into the {device.memory_mib} MiB of {device.name}"
+    remedy = "Lower workload.batch_size or seq_len, drop tenants, choose smaller models or another precision"
+    if device.kind == "cpu" and config.runtime.shrink is Shrink.none:
+        remedy += ", or use runtime.shrink=auto"
+    return "mix", value, allowed, remedy + "."

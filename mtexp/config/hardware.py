@@ -1,0 +1,66 @@
+"""What a run may be placed on, and what ``runtime`` comes to there. May touch: the device probe, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mtexp.config.schema import RuntimeConfig, RuntimeKind
+from mtexp.errors import ConfigError
+from mtexp.host import Device, cpu_device
+
+MPS_CLIENT_LIMIT = 48
+"""MPS clients of one device from Volta to CUDA 13.0; 60 from CUDA 13.1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """The devices of a host, as far as checking a configuration needs them."""
+
+    cpu: Device
+    gpus: tuple[Device, ...] = ()
+    mps_client_limit: int = MPS_CLIENT_LIMIT
+    """Most tenants of one run."""
+
+
+def probe() -> Hardware:
+    """Look for the devices of this host."""
+    from mtexp.telemetry.nvml import find_devices
+
+    return Hardware(cpu=cpu_device(), gpus=tuple(d for d in find_devices() if d.kind == "gpu"))
+
+
+def hardware_of(device: Device | None) -> Hardware:
+    """Return a host that has ``device`` (None: only a CPU), for tests and notebooks."""
+    if device is None:
+        return Hardware(cpu=cpu_device())
+    if device.kind == "cpu":
+        return Hardware(cpu=device)
+    return Hardware(cpu=cpu_device(), gpus=(device,))
+
+
+def choose_device(runtime: RuntimeConfig, hardware: Hardware) -> Device:
+    """Return the device that ``runtime`` comes to: the one asked for, the first GPU, or the CPU.
+
+    Raises:
+        ConfigError: A GPU was asked for that is not there.
+    """
+    wanted = runtime.device
+    if runtime.kind is RuntimeKind.cpu or (runtime.kind is RuntimeKind.auto and not hardware.gpus):
+        if wanted:
+            raise ConfigError("runtime.device", wanted, "empty on the CPU", _gpu_remedy(hardware, "runtime=gpu"))
+        return hardware.cpu
+    if not hardware.gpus:
+        raise ConfigError("runtime", "gpu", "auto, cpu (no GPU was found here)", _gpu_remedy(hardware, "runtime=cpu"))
+    if not wanted:
+        return hardware.gpus[0]
+    for device in hardware.gpus:
+        if wanted in (device.uuid, str(device.index)):
+            return device
+    found = [device.uuid for device in hardware.gpus]
+    raise ConfigError("runtime.device", wanted, found, "Name one of these, or leave it empty for the first free one.")
+
+
+def _gpu_remedy(hardware: Hardware, instead: str) -> str:
+    if hardware.gpus:
+        return f"Use {instead} to run on a GPU."
+    return f"Check that nvidia-smi lists a GPU and that CUDA_VISIBLE_DEVICES does not hide it, or use {instead}."

@@ -1,0 +1,58 @@
+"""How much device memory a tenant needs, estimated before anything starts. Pure: standard library only.
+
+The estimate is on the low side on purpose: it refuses what cannot fit, and leaves close calls to the device.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mtexp.config.shapes import GATED, dimensions
+from mtexp.spec import TenantSpec
+
+GPU_CONTEXT_MIB = 512.0
+"""CUDA context, libraries and allocator of one process (about 0.5 GiB on recent drivers)."""
+CPU_PROCESS_MIB = 150.0
+"""A tenant forked from the preloaded forkserver: what it does not share."""
+
+_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
+_LIMIT = re.compile(r"([0-9]{1,7})([GM])")
+_MIB = 2**20
+
+
+def tenant_mib(tenant: TenantSpec) -> float:
+    """Return the MiB that ``tenant`` needs beside its process: weights + activations + KV cache.
+
+    With b bytes a number, T = batch * tokens, h hidden, q and kv the widths of queries and keys, i intermediate:
+
+    - weights: parameters * b (training: four times, for gradients and AdamW's two moments)
+    - one layer's activations: T * (4 h + q + 2 kv + m i) * b, m = 3 gated, 2 plain (training: every layer's)
+    - eager attention scores: batch * heads * tokens * context * (2 b + 4), the softmax being in fp32
+    - logits of decoders: T * vocabulary * b
+    - KV cache (prefill, decode, generate): 2 * batch * context * kv * layers * b
+    """
+    model, load, width = tenant.model, tenant.workload, _BYTES[tenant.precision]
+    training = load.kind == "train"
+    total = float(model.parameters) * width * (4 if training else 1)
+    d = dimensions(model.shape)
+    if d is None:
+        return total / _MIB
+    context = load.seq_len + {"decode": 1, "generate": load.new_tokens}.get(load.kind, 0)
+    tokens = load.batch_size * (1 if load.kind == "decode" else load.seq_len)
+    kv = d.kv_heads * d.head_dim
+    matrices = 3 if model.architecture in GATED else 2
+    activations = tokens * (4 * d.hidden + d.heads * d.head_dim + 2 * kv + matrices * d.intermediate) * width
+    if model.attn_implementation == "eager":
+        activations += tokens * d.heads * context * (2 * width + 4)
+    total += activations * (d.layers if training else 1)
+    if model.role == "decoder":
+        total += tokens * d.vocab * width
+    if load.kind in ("prefill", "decode", "generate"):
+        total += 2 * load.batch_size * context * kv * d.layers * width
+    return total / _MIB
+
+
+def limit_mib(limit: str) -> float | None:
+    """Return the MiB of an MPS memory limit such as ``4G`` or ``512M``; None if it is not one."""
+    match = _LIMIT.fullmatch(limit)
+    return float(match[1]) * (1024 if match[2] == "G" else 1) if match else None

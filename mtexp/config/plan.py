@@ -1,0 +1,196 @@
+"""The plan of a command line: every point composed, converted and checked before the first one starts.
+
+Nothing is created, no process is started: a command line that cannot be run costs a second and a message.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mtexp.config.composer import Composer, composer_of, parse_command_line, to_config
+from mtexp.config.convert import to_spec
+from mtexp.config.hardware import Hardware, probe
+from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
+from mtexp.config.schema import Config
+from mtexp.config.sections import SectionedComposer
+from mtexp.errors import ConfigError
+from mtexp.spec import RunSpec
+
+_MAX_PROBLEMS = 5
+_BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPoint:
+    """One point of a sweep, ready to run."""
+
+    overrides: tuple[str, ...]
+    spec: RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A command line that can be run."""
+
+    points: tuple[PlannedPoint, ...]
+    argv: tuple[str, ...]
+    """What to hand to Hydra: the command line with the sweep named and repetitions written out."""
+    sweep: str
+    """Name of the sweep, and of its folder."""
+    folder: Path
+    """Where the runs go: one folder a point in a sweep, the run's own folder otherwise."""
+    multirun: bool
+    serial: bool
+    """The points run in this process, one after another."""
+
+
+def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Plan:
+    """Compose, convert and check every point of ``argv`` (what follows ``python run.py``).
+
+    Args:
+        argv: The command line.
+        hardware: Looks for devices; called once.
+
+    Raises:
+        Refused: With up to five problems.
+    """
+    args = parse_command_line(argv)
+    composer = composer_of(args)
+    typed = [f"+{text}" if text.startswith("experiment=") else text for text in args.overrides]
+    overrides = _with_sweep(typed)
+    _check(composer, overrides)
+    try:
+        master, hydra = composer.load(overrides, RunMode.MULTIRUN)
+        multirun = args.multirun or hydra.mode is RunMode.MULTIRUN
+        _check_sweep(composer, overrides, multirun=multirun)
+        config = to_config(master)
+        if config.repetitions > 1 and not _has(composer, overrides, "repetition"):
+            overrides = [f"repetition=range({config.repetitions})", *overrides]
+            multirun = True
+        serial = OmegaConf.select(hydra, "launcher._target_") == _BASIC_LAUNCHER
+        folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Refused([translate(error, composer, overrides)]) from error
+    if multirun:
+        points = _points(composer, overrides, hydra)
+        _check_points(composer, points)
+        planned = _convert(composer, points, hardware())
+    else:
+        planned = [PlannedPoint(tuple(overrides), _to_spec(config, hardware()))]
+    _check_folder(config, folder)
+    flags = ["--multirun"] if multirun and not args.multirun else []
+    command = [*flags, *(a for a in argv if a not in args.overrides), *overrides]
+    return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial)
+
+
+def _with_sweep(overrides: list[str]) -> list[str]:
+    """Name the sweep where the user has not: date, time, four digits that keep two hosts apart."""
+    if any(text.lstrip("+").partition("=")[0] == "sweep" for text in overrides):
+        return overrides
+    return [*overrides, f"sweep={datetime.now():%Y%m%d-%H%M%S}-{random.randrange(16**4):04x}"]
+
+
+def _check_folder(config: Config, folder: Path) -> None:
+    if not config.resume and folder.is_dir() and any(folder.iterdir()):
+        remedy = "Choose another name, or add resume=true to run what is missing or failed."
+        raise Refused([ConfigError("sweep", config.sweep, f"a name without results ({folder} has some)", remedy)])
+
+
+def _has(composer: Composer, overrides: Sequence[str], key: str) -> bool:
+    return any(composer.parse(text).key_or_group == key for text in overrides)
+
+
+# --- checks before composing ------------------------------------------------------------------------------------------
+
+
+def _check(composer: Composer, overrides: Sequence[str]) -> None:
+    """Refuse what does not parse, and groups, choices and keys that do not exist."""
+    problems = []
+    for text in overrides:
+        try:
+            check_override(composer, parse_checked(composer, text))
+        except ConfigError as error:
+            problems.append(error)
+    if problems:
+        raise Refused(problems[:_MAX_PROBLEMS])
+
+
+def _check_sweep(composer: Composer, overrides: Sequence[str], *, multirun: bool) -> None:
+    for text in overrides:
+        override = composer.parse(text)
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            continue
+        value = value_text(override)
+        if not multirun:
+            remedy = "Add -m to run every value (python run.py -m ...), or write a list as [a,b]."
+            raise Refused([ConfigError(key, value, "one value in a single run", remedy)])
+        if key.lstrip("+") in ("experiment", "repetitions", "sweep"):
+            remedy = "Start one sweep after the other, or use +experiment=report, which holds the whole matrix."
+            raise Refused([ConfigError(key, value, "one value: it decides what the sweep is", remedy)])
+
+
+def _check_points(composer: Composer, points: Sequence[Sequence[str]]) -> None:
+    """Refuse misspelt choices and keys of the points themselves (an experiment's sweep included)."""
+    problems: dict[str, ConfigError] = {}
+    for text in dict.fromkeys(text for point in points for text in point):
+        try:
+            check_override(composer, parse_checked(composer, text))
+        except ConfigError as error:
+            problems[str(error)] = error
+    if problems:
+        raise Refused(list(problems.values())[:_MAX_PROBLEMS], len(points))
+
+
+# --- points -----------------------------------------------------------------------------------------------------------
+
+
+def _points(composer: Composer, overrides: Sequence[str], hydra: DictConfig) -> list[list[str]]:
+    """Return the points that Hydra will run; another sweeper than the basic one chooses its points as it goes."""
+    fixed = [text for text in overrides if composer.parse(text).is_hydra_override()]
+    task = [text for text in overrides if text not in fixed]
+    if OmegaConf.select(hydra, "sweeper._target_") != _BASIC_SWEEPER:
+        return [[text for text in task if not composer.parse(text).is_sweep_override()]]
+    params = {str(key): value for key, value in (hydra.sweeper.params or {}).items()}
+    return [[*fixed, *point] for point in composer.split(task, params)]
+
+
+def _convert(composer: Composer, points: Sequence[Sequence[str]], hardware: Hardware) -> list[PlannedPoint]:
+    """Convert every point; stop early when there are enough problems to show."""
+    sections = SectionedComposer(composer)
+    planned: list[PlannedPoint] = []
+    problems: dict[str, ConfigError] = {}
+    for overrides in points:
+        try:
+            planned.append(PlannedPoint(tuple(overrides), to_spec(_config(composer, sections, overrides), hardware)))
+        except ConfigError as error:
+            problems.setdefault(str(error), error)
+            if len(problems) >= _MAX_PROBLEMS:
+                break
+    if problems:
+        raise Refused(list(problems.values()), len(points))
+    return planned
+
+
+def _to_spec(config: Config, hardware: Hardware) -> RunSpec:
+    try:
+        return to_spec(config, hardware)
+    except ConfigError as error:
+        raise Refused([error]) from error
+
+
+def _config(composer: Composer, sections: SectionedComposer, overrides: Sequence[str]) -> Config:
+    try:
+        return sections.config(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise translate(error, composer, list(overrides)) from error

@@ -1,0 +1,192 @@
+"""What a user got wrong on the command line, in one message: key, value, what is allowed, remedy.
+
+Misspelt groups, choices and keys are found here before Hydra composes; what Hydra and OmegaConf then still refuse is
+translated.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from enum import Enum
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from mtexp.config.checks import nearest
+from mtexp.config.composer import Composer
+from mtexp.config.schema import Config
+from mtexp.config.tokens import parse_mix, parse_percentage
+from mtexp.errors import ConfigError, MtexpError
+
+_NAMES = {int: "an integer", float: "a number", bool: "true, false", str: "text", list: "a list such as [50,90]"}
+_TOKENS = {
+    "mix": "or models joined as in bert_base*2+llama_3_2_1b",
+    "mps_settings": "or a percentage such as 30pct",
+}
+_HELP = "python run.py -h lists groups, choices and examples."
+
+
+class Refused(MtexpError):
+    """A command line that cannot be run.
+
+    Args:
+        problems: What is wrong, one error each, first come first.
+        points: How many points the sweep has.
+    """
+
+    def __init__(self, problems: Sequence[ConfigError], points: int = 1) -> None:
+        self.problems = tuple(problems)
+        lines = [f"refused: {error}" for error in self.problems]
+        if points > 1:
+            lines.append(f"Nothing was started: all {points} points of a sweep are checked before the first one runs.")
+        super().__init__("\n".join(lines))
+
+
+def parse_checked(composer: Composer, text: str) -> Override:
+    """Parse one override.
+
+    Raises:
+        ConfigError: ``text`` is not an override.
+    """
+    try:
+        return composer.parse(text)
+    except OverrideParseException as error:
+        key, equals, value = text.partition("=")
+        allowed = "KEY=VALUE, with +KEY=VALUE to add and ~KEY to drop"
+        remedy = "Quote special characters twice: 'key=\"value\"'." if equals else f"Write it as KEY=VALUE. {_HELP}"
+        raise ConfigError(key, value if equals else "(nothing)", allowed, remedy) from error
+
+
+def check_override(composer: Composer, override: Override) -> None:
+    """Refuse a group, choice or key that does not exist; ``hydra.*`` is Hydra's to judge."""
+    key = override.key_or_group
+    if composer.is_group(key):
+        if not override.is_delete():
+            for choice in _choices(override):
+                _check_choice(composer, override, choice)
+    elif override.is_hydra_override():
+        return
+    elif override.package is not None:
+        groups = composer.groups()
+        remedy = f"There is no group {key}. {nearest(key, groups)}".strip()
+        raise ConfigError(key, f"@{override.package}", groups, remedy)
+    else:
+        _check_key(composer, override)
+
+
+def _choices(override: Override) -> Iterator[Any]:
+    values = override.sweep_iterator() if override.is_sweep_override() else iter([override.value()])
+    for value in values:
+        yield from value if isinstance(value, list) else [value]
+
+
+def _check_choice(composer: Composer, override: Override, choice: Any) -> None:
+    group, options = override.key_or_group, composer.options(override.key_or_group)
+    if isinstance(choice, dict) or str(choice) in options:
+        return
+    word, key = str(choice), override.get_key_element().lstrip("+")
+    allowed = ", ".join(options) + (f", {_TOKENS[group]}" if group in _TOKENS else "")
+    if group == "mps_settings" and parse_percentage(word) is not None:
+        return
+    counts = parse_mix(word) if group == "mix" else None
+    if counts is None:
+        raise ConfigError(key, word, allowed, nearest(word, options) or _HELP)
+    models = composer.options("models")
+    for model in counts:
+        if model not in models and model == word:
+            raise ConfigError(key, word, allowed, nearest(word, [*options, *models]) or _HELP)
+        if model not in models:
+            remedy = f"There is no model {model}. {nearest(model, models)}".strip()
+            raise ConfigError(key, word, f"models {', '.join(models)}", remedy)
+
+
+def value_text(override: Override) -> str:
+    """Return the value as it was typed."""
+    return (override.input_line or "").partition("=")[2] or "(dropped)"
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def _check_key(composer: Composer, override: Override) -> None:
+    """Walk the schema along a dotted key; what cannot be found is refused where it goes wrong."""
+    path = override.key_or_group.split(".")
+    hint: Any = Config
+    for depth, part in enumerate(path):
+        hint = _bare(hint)
+        if typing.get_origin(hint) is dict:  # tenants and shapes: any name, composing knows which there are
+            hint = typing.get_args(hint)[1]
+            continue
+        if hint is Any:
+            return
+        known = typing.get_type_hints(hint) if is_dataclass(hint) else {}
+        if part not in known:
+            names = [*known, *composer.groups()] if depth == 0 else list(known)
+            raise _unknown_key(".".join(path[: depth + 1]), value_text(override), names)
+        hint = known[part]
+
+
+def _unknown_key(key: str, value: str, known: Sequence[str]) -> ConfigError:
+    above, _, part = key.rpartition(".")
+    names = ", ".join(dict.fromkeys(known)) or "nothing below it"
+    allowed = f"keys of {above}: {names}" if above else names
+    return ConfigError(key, value, allowed, f"There is no {key}. {nearest(part, known) or _HELP}")
+
+
+def _bare(hint: Any) -> Any:
+    """Return the type of ``X | None`` without the None."""
+    if isinstance(hint, types.UnionType):
+        return next(a for a in typing.get_args(hint) if a is not type(None))
+    return hint
+
+
+def _expected(key: str) -> str:
+    """Return what the schema allows for ``key``, in words."""
+    hint: Any = Config
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        hint = _bare(hint)
+        if is_dataclass(hint):
+            hint = typing.get_type_hints(hint).get(part, Any)
+        elif typing.get_origin(hint) in (dict, list):
+            hint = typing.get_args(hint)[-1]
+    hint = _bare(hint)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return ", ".join(member.name for member in hint)
+    return _NAMES.get(typing.get_origin(hint) or hint, "what the schema says")
+
+
+# --- what Hydra refuses -----------------------------------------------------------------------------------------------
+
+
+def translate(error: Exception, composer: Composer, overrides: Sequence[str]) -> ConfigError:
+    """Return what Hydra or OmegaConf refused as an error of ours."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    inner = next((e for e in chain if isinstance(e, OmegaConfBaseException) and e.full_key), None)
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if inner is not None:
+        key = str(inner.full_key)
+        if isinstance(inner, ConfigKeyError | ConfigAttributeError) and isinstance(inner.parent_node, DictConfig):
+            typed = next((t.partition("=")[2] for t in overrides if _key_of(composer, t).startswith(key)), "")
+            return _unknown_key(key, typed, [str(name) for name in inner.parent_node])
+        value = next((t.partition("=")[2] for t in overrides if _key_of(composer, t) == key), str(inner.value))
+        word = str(inner.msg).splitlines()[0]
+        choices = _expected(key)
+        hint = nearest(value, choices.split(", ")) or f"{word}."
+        return ConfigError(key, value, choices, hint)
+    for override in overrides:
+        if override in text or f"'{_key_of(composer, override)}'" in text:
+            key, _, value = override.partition("=")
+            return ConfigError(key, value or "(dropped)", "what can be composed with the rest", f"{text}.")
+    return ConfigError("configuration", " ".join(overrides) or "(defaults)", "what Hydra can compose", f"{text}.")
+
+
+def _key_of(composer: Composer, text: str) -> str:
+    return composer.parse(text).key_or_group

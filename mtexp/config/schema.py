@@ -1,0 +1,326 @@
+"""The configuration, field by field: the types behind ``conf/``. May touch: Hydra's ConfigStore.
+
+Hydra merges YAML and the command line into these classes, so an unknown key or a value of a wrong type is refused
+while composing. They hold what was asked for; :mod:`mtexp.config.convert` checks it and freezes it into a RunSpec.
+The classes are not frozen (Hydra could not merge into them) and choices are Enums, parsed by member name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+Role = Enum("Role", ["encoder", "decoder", "stressor"])
+Weights = Enum("Weights", ["random", "pretrained"])
+Attention = Enum("Attention", ["sdpa", "eager"])
+Precision = Enum("Precision", ["fp16", "bf16", "fp32", "tf32"])
+Execution = Enum("Execution", ["eager", "cuda_graph", "compile"])
+Workload = Enum("Workload", ["forward", "prefill", "decode", "generate", "train"])
+Arrival = Enum("Arrival", ["closed", "poisson", "constant", "trace"])
+Overlap = Enum("Overlap", ["sustained", "fixed"])
+CiStatistic = Enum("CiStatistic", ["mean", "p50", "p90", "p95", "p99"])
+MpsMode = Enum("MpsMode", ["disabled", "managed", "external"])
+SharingMode = Enum("SharingMode", ["processes", "streams", "mig"])
+RuntimeKind = Enum("RuntimeKind", ["auto", "gpu", "cpu"])
+Shrink = Enum("Shrink", ["auto", "none", "always"])
+Launcher = Enum("Launcher", ["forkserver", "interpreter"])
+Profiler = Enum("Profiler", ["none", "nsys", "ncu", "torch"])
+Baseline = Enum("Baseline", ["auto", "require", "skip"])
+Store = Enum("Store", ["sqlite", "server"])
+
+
+@dataclass(kw_only=True)
+class TenantArrivalConfig:
+    """A tenant's own arrivals; null = the run's."""
+
+    kind: Arrival | None = None
+    rate: float | None = None
+    load: float | None = None
+    trace: str | None = None
+    seed: int | None = None
+
+
+@dataclass(kw_only=True)
+class TenantConfig:
+    """One entry of ``mix.tenants``: a model (merged in from ``conf/models``) and the tenant's own settings."""
+
+    name: str = ""
+    """Name of the model in ``conf/models``."""
+    role: Role = Role.encoder
+    architecture: str = ""
+    """transformers' ``model_type``; for a stressor, its kind."""
+    shape: dict[str, Any] = field(default_factory=dict)
+    """Fields of the Hugging Face configuration, complete."""
+    parameters: int = 0
+    """Number of parameters of the shape, tied weights once."""
+    hub: str = ""
+    """Hub id that ``weights=pretrained`` loads when ``source`` is empty."""
+    attention: list[Attention] = field(default_factory=list)
+    """Attention implementations the architecture has; the first is its default."""
+    count: int = 1
+    """How many tenants of this entry; more than one become ``<id>_0``, ``<id>_1`` ..."""
+    weights: Weights | None = None
+    """null = the run's ``weights``."""
+    source: str = ""
+    """Local folder or hub id of pretrained weights; empty = ``hub``."""
+    attn_implementation: Attention | None = None
+    """null = the run's, and if that is null, the model's default."""
+    precision: Precision | None = None
+    """null = the run's."""
+    execution: Execution | None = None
+    """null = the run's."""
+    workload: Workload | None = None
+    """null = the run's ``workload.kind``."""
+    batch_size: int | None = None
+    """null = the run's ``workload.batch_size``."""
+    seq_len: int | None = None
+    """null = the run's ``workload.seq_len``."""
+    new_tokens: int | None = None
+    """null = the run's ``workload.new_tokens``."""
+    arrival: TenantArrivalConfig = field(default_factory=TenantArrivalConfig)
+    """Fields that are null are the run's."""
+    active_thread_pct: float | None = None
+    """Share of the SMs this MPS client may use, in percent; null = the run's ``mps_settings``."""
+    pinned_memory_limit: str | None = None
+    """Device memory limit of this MPS client, e.g. ``4G``; null = the run's."""
+    priority: int | None = None
+    """MPS client priority: 0 normal, 1 below normal; null = the run's."""
+    sm_partition: int | None = None
+    """Chunks of static SM partitioning; null = the run's."""
+    mig: str = ""
+    """UUID or profile of the MIG instance wanted; empty = round robin."""
+    slo_ms: float = 0.0
+    """Service level in milliseconds; 0 = none."""
+    slo_factor: float = 0.0
+    """Service level as a multiple of the baseline's mean latency; 0 = none."""
+
+
+@dataclass(kw_only=True)
+class MixConfig:
+    """The tenants of one run."""
+
+    name: str = ""
+    """Name of the mix, or the token it was made from."""
+    tenants: dict[str, TenantConfig] = field(default_factory=dict)
+    """By tenant id; ``models@mix.tenants.<id>=<model>`` swaps, ``+`` adds, ``~`` drops."""
+
+
+@dataclass(kw_only=True)
+class PrecisionConfig:
+    """Numbers the models compute with."""
+
+    name: Precision = Precision.fp16
+
+
+@dataclass(kw_only=True)
+class WorkloadConfig:
+    """What one request is, for tenants that do not say otherwise."""
+
+    kind: Workload = Workload.forward
+    batch_size: int = 8
+    """Sequences per request."""
+    seq_len: int = 128
+    """Input tokens per sequence; for ``decode``, the context in the KV cache."""
+    new_tokens: int = 32
+    """Tokens generated per request (``generate``)."""
+
+
+@dataclass(kw_only=True)
+class ArrivalConfig:
+    """When requests come, for tenants that do not say otherwise."""
+
+    kind: Arrival = Arrival.closed
+    rate: float = 0.0
+    """Mean requests a second of each tenant (``poisson``, ``constant``); 0 = use ``load``."""
+    load: float = 0.0
+    """The rate as a share of the tenant's own baseline throughput, e.g. 0.5."""
+    trace: str = ""
+    """CSV or Parquet file of arrival times in seconds (``trace``)."""
+    seed: int | None = None
+    """Seed of the arrivals; null = the run's ``seed``."""
+
+
+@dataclass(kw_only=True)
+class MeasureConfig:
+    """The measurement protocol."""
+
+    iterations: int = 100
+    """Fewest measured iterations of each tenant."""
+    warmup: int = 10
+    """Iterations before the barrier, kept and flagged."""
+    overlap: Overlap = Overlap.sustained
+    """``sustained`` (all measure until all have their iterations) or ``fixed`` (N each, then idle)."""
+    percentiles: list[float] = field(default_factory=list)
+    """Percentiles demanded; too few iterations for one of them refuses the run."""
+    min_time_s: float = 0.0
+    """Every tenant measures at least this long."""
+    until_ci_pct: float = 0.0
+    """Stop when the 95 % interval's half width is below this many percent of the statistic; 0 = off."""
+    until_ci_statistic: CiStatistic = CiStatistic.mean
+    max_iterations: int = 131_072
+    """Most iterations of a tenant; the cap of ``until_ci``."""
+    pin_cores: bool = True
+    """Pin tenants to disjoint cores where there are enough."""
+
+
+@dataclass(kw_only=True)
+class MpsSettingsConfig:
+    """CUDA MPS, and the limits of tenants that do not set their own."""
+
+    name: str = "disabled"
+    """Name of the choice, as MLflow records it."""
+    mode: MpsMode = MpsMode.disabled
+    """``disabled`` (driver time slicing), ``managed`` (a private daemon), ``external`` (an administrator's)."""
+    equal_share: bool = False
+    """Give each of n tenants 100/n percent."""
+    active_thread_pct: float = 0.0
+    """Share of the SMs each tenant may use, in percent; 0 = no limit."""
+    pinned_memory_limit: str = ""
+    """Device memory limit of each tenant, e.g. ``4G`` or ``512M``; empty = none."""
+    priority: int = 0
+    """0 normal, 1 below normal."""
+    static_partitioning: bool = False
+    """Static SM partitioning (needs a control binary that offers it)."""
+    sm_partition: int = 0
+    """Chunks of each tenant under static partitioning; 0 = none."""
+    pipe_directory: str = ""
+    """Of an external daemon; empty = the driver's default."""
+
+
+@dataclass(kw_only=True)
+class SharingConfig:
+    """How tenants share the device."""
+
+    mode: SharingMode = SharingMode.processes
+
+
+@dataclass(kw_only=True)
+class RuntimeConfig:
+    """Where the run happens."""
+
+    kind: RuntimeKind = RuntimeKind.auto
+    """``auto`` (the GPU where there is one), ``gpu`` or ``cpu``."""
+    shrink: Shrink = Shrink.auto
+    """Small models of the same kind: ``auto`` (on the CPU), ``none`` or ``always``."""
+    device: str = ""
+    """UUID of the GPU wanted; empty = the first that is free."""
+    launcher: Launcher = Launcher.forkserver
+    """How tenant processes start: ``forkserver`` (fast) or ``interpreter`` (fresh)."""
+
+
+@dataclass(kw_only=True)
+class DeadlinesConfig:
+    """Seconds each phase may take."""
+
+    start_s: float = 60.0
+    build_s: float = 300.0
+    warmup_s: float = 300.0
+    measure_s: float = 900.0
+    stop_s: float = 20.0
+
+
+@dataclass(kw_only=True)
+class LeaseConfig:
+    """Waiting for the device."""
+
+    wait: float = 3600.0
+    """Seconds to wait for a device that another run measures on; 0 = fail at once."""
+
+
+@dataclass(kw_only=True)
+class TelemetryConfig:
+    """Sampling of the device during the run."""
+
+    enabled: bool = True
+    period_s: float = 0.05
+    gpm_period_s: float = 0.25
+    """Hopper's GPM averages between two samples: 0.2 s or more."""
+
+
+@dataclass(kw_only=True)
+class ProfilerConfig:
+    """A profiling pass after the timed run, as its own run."""
+
+    kind: Profiler = Profiler.none
+    iterations: int = 20
+    """Iterations of each tenant inside the capture."""
+    gpu_metrics: bool = False
+    """Also sample whole-GPU metrics (nsys)."""
+    kernels: int = 200
+    """Most kernels profiled (ncu)."""
+
+
+@dataclass(kw_only=True)
+class BaselineConfig:
+    """The tenants alone, to compare with."""
+
+    mode: Baseline = Baseline.auto
+    """``auto`` (measure what is missing, reuse what is there), ``require`` or ``skip``."""
+    recheck: bool = False
+    """Repeat baselines after the mix and report the drift."""
+    partitioned: bool = False
+    """Also measure each tenant alone under the run's MPS limits."""
+    max_age_h: float = 168.0
+    """Hours after which a baseline is measured again."""
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Where results go."""
+
+    store: Store = Store.sqlite
+    """``sqlite`` (a file here, unless ``uri`` or MLFLOW_TRACKING_URI says otherwise) or ``server`` (one must)."""
+    uri: str = ""
+    """MLflow tracking URI, without credentials; empty = MLFLOW_TRACKING_URI, else SQLite in the current folder."""
+    experiment: str = "mtexp"
+    """MLflow experiment."""
+    max_history: int = 10_000
+    """Most points of one metric's history sent to MLflow; Parquet always has all."""
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Everything a run can be told."""
+
+    mix: MixConfig = field(default_factory=MixConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    execution: Execution = Execution.eager
+    """``eager``, ``cuda_graph`` or ``compile``."""
+    weights: Weights = Weights.random
+    """``random`` (speed depends on shapes, not values) or ``pretrained``."""
+    attn_implementation: Attention | None = None
+    """Attention of every tenant; null = each model's default."""
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    arrival: ArrivalConfig = field(default_factory=ArrivalConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
+    mps_settings: MpsSettingsConfig = field(default_factory=MpsSettingsConfig)
+    sharing: SharingConfig = field(default_factory=SharingConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    deadlines: DeadlinesConfig = field(default_factory=DeadlinesConfig)
+    lease: LeaseConfig = field(default_factory=LeaseConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    profiler: ProfilerConfig = field(default_factory=ProfilerConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    """Seed of weights, inputs and arrivals."""
+    repetition: int = 0
+    """Which repetition of the same run this is."""
+    repetitions: int = 1
+    """How often every point is run, each time in fresh processes."""
+    retries: int = 0
+    """How often a failed point is tried again."""
+    resume: bool = False
+    """Run only points of the sweep that are missing or failed."""
+    rerun_invalid: bool = False
+    """With ``resume``: also run points whose verdict was INVALID."""
+    sweep: str = ""
+    """Name of the sweep and of its folder; empty = date, time and four random digits."""
+
+
+def register() -> None:
+    """Register the schema as ``schema`` in Hydra's ConfigStore, where ``conf/config.yaml`` names it first."""
+    ConfigStore.instance().store(name="schema", node=Config)

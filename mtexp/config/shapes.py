@@ -1,0 +1,171 @@
+"""Shapes of models: dimensions, parameter counts, shrinking for the CPU. Pure: standard library only.
+
+A shape is the mapping of Hugging Face configuration fields that ``conf/models/*.yaml`` gives. Formulas follow the
+modelling code of transformers 5; a test counts the parameters of every model on torch's meta device and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_NAMES = {
+    "hidden": ("hidden_size", "n_embd"),
+    "layers": ("num_hidden_layers", "n_layer"),
+    "heads": ("num_attention_heads", "n_head"),
+    "kv_heads": ("num_key_value_heads",),
+    "head_dim": ("head_dim",),
+    "intermediate": ("intermediate_size", "n_inner"),
+    "vocab": ("vocab_size",),
+    "positions": ("max_position_embeddings", "n_positions"),
+}
+"""What the field of a dimension is called, by architecture."""
+
+GATED = frozenset({"llama", "mistral"})
+"""Architectures whose feed-forward has three matrices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimensions:
+    """The sizes of a transformer, whatever its architecture calls them."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    positions: int
+
+
+def field_of(shape: Mapping[str, Any], dimension: str) -> str | None:
+    """Return the name that ``shape`` has for ``dimension`` (a field of :class:`Dimensions`), or None."""
+    return next((name for name in _NAMES[dimension] if name in shape), None)
+
+
+def dimensions(shape: Mapping[str, Any]) -> Dimensions | None:
+    """Return the dimensions of ``shape``; None where one that has no default is missing (a stressor, a stranger)."""
+
+    def get(dimension: str, default: int | None = None) -> Any:
+        name = field_of(shape, dimension)
+        value = shape[name] if name else None
+        return default if value is None else value
+
+    hidden, layers, heads = get("hidden"), get("layers"), get("heads")
+    vocab, positions = get("vocab"), get("positions")
+    if not all(isinstance(v, int) and v > 0 for v in (hidden, layers, heads, vocab, positions)):
+        return None
+    return Dimensions(
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=get("kv_heads", heads),
+        head_dim=get("head_dim", hidden // heads),
+        intermediate=get("intermediate", 4 * hidden),
+        vocab=vocab,
+        positions=positions,
+    )
+
+
+def count_parameters(architecture: str, shape: Mapping[str, Any]) -> int | None:
+    """Return the number of parameters, tied weights once; None for an architecture without a formula here.
+
+    Encoders are the bare model (BERT with its pooler), decoders carry their language-model head.
+    """
+    d, count = dimensions(shape), _COUNTS.get(architecture)
+    return count(d, shape) if d is not None and count is not None else None
+
+
+def _encoder_layers(d: Dimensions) -> int:
+    attention = 4 * (d.hidden * d.hidden + d.hidden)
+    feed_forward = 2 * d.hidden * d.intermediate + d.intermediate + d.hidden
+    return d.layers * (attention + feed_forward + 2 * 2 * d.hidden)
+
+
+def _bert(d: Dimensions, shape: Mapping[str, Any]) -> int:
+    rows = d.vocab + d.positions + int(shape.get("type_vocab_size", 2))
+    pooler = d.hidden * d.hidden + d.hidden
+    return (rows + 2) * d.hidden + _encoder_layers(d) + pooler
+
+
+def _deberta_v2(d: Dimensions, shape: Mapping[str, Any]) -> int:
+    rows = d.vocab + int(shape.get("type_vocab_size", 0)) + 2
+    if shape.get("position_biased_input", True):
+        rows += d.positions
+    if shape.get("relative_attention", False):
+        reach = int(shape.get("max_relative_positions", -1))
+        buckets = int(shape.get("position_buckets", -1))
+        rows += 2 * (buckets if buckets > 0 else reach if reach > 0 else d.positions)
+        rows += 2 if "layer_norm" in str(shape.get("norm_rel_ebd", "none")) else 0
+    total = rows * d.hidden + _encoder_layers(d)
+    if shape.get("relative_attention", False) and not shape.get("share_att_key", False):
+        kinds = len(shape.get("pos_att_type") or ())
+        total += d.layers * kinds * (d.hidden * d.hidden + d.hidden)
+    return total
+
+
+def _gpt2(d: Dimensions, shape: Mapping[str, Any]) -> int:
+    attention = 4 * d.hidden * d.hidden + 4 * d.hidden
+    feed_forward = 2 * d.hidden * d.intermediate + d.intermediate + d.hidden
+    layers = d.layers * (attention + feed_forward + 4 * d.hidden)
+    return (d.vocab + d.positions + 2) * d.hidden + layers + _untied_head(d, shape, tied=True)
+
+
+def _llama(d: Dimensions, shape: Mapping[str, Any]) -> int:
+    q, kv = d.heads * d.head_dim, d.kv_heads * d.head_dim
+    attention = 2 * d.hidden * q + 2 * d.hidden * kv
+    if shape.get("attention_bias", False):
+        attention += q + 2 * kv + d.hidden
+    feed_forward = 3 * d.hidden * d.intermediate
+    if shape.get("mlp_bias", False):
+        feed_forward += 2 * d.intermediate + d.hidden
+    layers = d.layers * (attention + feed_forward + 2 * d.hidden)
+    return d.vocab * d.hidden + layers + d.hidden + _untied_head(d, shape, tied=False)
+
+
+def _untied_head(d: Dimensions, shape: Mapping[str, Any], *, tied: bool) -> int:
+    return 0 if shape.get("tie_word_embeddings", tied) else d.vocab * d.hidden
+
+
+_COUNTS = {"bert": _bert, "deberta-v2": _deberta_v2, "gpt2": _gpt2, "llama": _llama, "mistral": _llama}
+
+
+def shrink(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``shape`` made few and narrow: the same kinds of layers, grouped-query attention kept.
+
+    Hidden 32 in 2 heads (1 key/value head where the original has fewer of those than heads), an eighth of the layers
+    but at least 2, intermediate in proportion but at least 64, 256 words, 16 relative positions.
+    Absolute positions stay: they cost next to nothing.
+    A shape without known dimensions is returned as it is.
+    """
+    d = dimensions(shape)
+    if d is None:
+        return dict(shape)
+    hidden, heads = 32, 2
+    wanted = {
+        "hidden": hidden,
+        "layers": max(2, d.layers // 8),
+        "heads": heads,
+        "kv_heads": 1 if d.kv_heads < d.heads else heads,
+        "head_dim": hidden // heads,
+        "intermediate": max(64, hidden * d.intermediate // d.hidden),
+        "vocab": min(256, d.vocab),
+    }
+    small = dict(shape)
+    for dimension, value in wanted.items():
+        name = field_of(shape, dimension)
+        if name is not None and shape[name] is not None:
+            small[name] = value
+    if "pooler_hidden_size" in shape:
+        small["pooler_hidden_size"] = hidden
+    if int(shape.get("position_buckets") or -1) > 0:
+        small["position_buckets"] = min(16, int(shape["position_buckets"]))
+    small |= {name: 0 for name in ("bos_token_id", "eos_token_id") if shape.get(name) is not None}
+    return small
+
+
+def needed_positions(kind: str, seq_len: int, new_tokens: int) -> int:
+    """Return how many positions one request takes: a decode step adds a token, a generation ``new_tokens``."""
+    return seq_len + {"decode": 1, "generate": new_tokens}.get(kind, 0)

@@ -1,0 +1,265 @@
+"""From the entries of ``mix.tenants`` to TenantSpecs: own settings over the run's, counts expanded, models checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mtexp.config.checks import at_least, within
+from mtexp.config.memory import limit_mib
+from mtexp.config.schema import Arrival, Attention, Config, Role, TenantConfig, Weights, Workload
+from mtexp.config.shapes import count_parameters, dimensions, needed_positions, shrink
+from mtexp.config.traces import read_trace
+from mtexp.errors import ConfigError
+from mtexp.spec import ArrivalSpec, ModelSpec, MpsLimits, TenantSpec, WorkloadSpec
+
+T = TypeVar("T")
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_MAX_CONFIG_BYTES = 2**20
+_ENCODER_WORKLOADS = (Workload.forward, Workload.train)
+_REPETITION_SEED = 1000
+"""Distance of the seeds of two repetitions; more than tenants in a run."""
+
+
+def tenant_specs(config: Config, *, shrunk: bool, limit: int) -> tuple[TenantSpec, ...]:
+    """Return the tenants of ``config`` in the order of the mix.
+
+    Args:
+        config: The composed configuration.
+        shrunk: Make models with random weights small.
+        limit: Most tenants of one run.
+
+    Raises:
+        ConfigError: No tenants, too many, or one that cannot be what it says.
+    """
+    ids = _expand(config, limit)
+    specs = []
+    for entry, members in ids.items():
+        spec = _tenant(config, f"mix.tenants.{entry}", config.mix.tenants[entry], shrunk=shrunk, count=len(ids))
+        specs += [replace(spec, id=member) for member in members]
+    base = config.seed if config.arrival.seed is None else config.arrival.seed
+    return tuple(_seeded(spec, base + config.repetition * _REPETITION_SEED + i) for i, spec in enumerate(specs))
+
+
+def _seeded(spec: TenantSpec, seed: int) -> TenantSpec:
+    """Give each tenant arrivals of its own: equal seeds would make all tenants' requests come at once."""
+    own = spec.arrival.seed
+    return replace(spec, arrival=replace(spec.arrival, seed=seed if own < 0 else own))
+
+
+def _expand(config: Config, limit: int) -> dict[str, list[str]]:
+    """Return {entry: tenant ids}, entries in the order of the mix."""
+    mix = config.mix
+    for entry, tenant in mix.tenants.items():
+        key = f"mix.tenants.{entry}"
+        if not _ID.fullmatch(str(entry)):
+            raise ConfigError(key, entry, "letters, digits, _ and -, at most 64", "Give the tenant another id.")
+        if not tenant.name:
+            raise ConfigError(key, "(no model)", "an entry with a model", f"Add +models@{key}=bert_base.")
+        if tenant.count < 1:
+            raise ConfigError(f"{key}.count", tenant.count, "1 or more", f"To drop it, write ~models@{key}.")
+    total = sum(tenant.count for tenant in mix.tenants.values())
+    if total == 0:
+        remedy = "Add one with +models@mix.tenants.a=bert_base, or choose a mix such as mix=pair."
+        raise ConfigError("mix", mix.name or "(empty)", "a mix with at least one tenant", remedy)
+    if total > limit:
+        what = f"at most {limit} tenants (the MPS client limit of the driver)"
+        raise ConfigError("mix", f"{mix.name} ({total} tenants)", what, "Lower the counts or drop tenants.")
+    ids = {e: [e] if t.count == 1 else [f"{e}_{i}" for i in range(t.count)] for e, t in mix.tenants.items()}
+    names = [name for members in ids.values() for name in members]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"mix.tenants.{name}", name, "tenant ids that differ", "Rename one of the two entries.")
+    return ids
+
+
+def _own(own: T | None, own_key: str, run: T, run_key: str) -> tuple[str, T]:
+    """Return key and value of the tenant's own setting, or of the run's where it has none."""
+    return (run_key, run) if own is None else (own_key, own)
+
+
+def _tenant(config: Config, key: str, tenant: TenantConfig, *, shrunk: bool, count: int) -> TenantSpec:
+    workload = _workload(config, key, tenant)
+    at_least(f"{key}.slo_ms", tenant.slo_ms, 0)
+    at_least(f"{key}.slo_factor", tenant.slo_factor, 0)
+    return TenantSpec(
+        id=key,
+        model=_model(config, key, tenant, workload, shrunk=shrunk),
+        workload=workload,
+        arrival=_arrival(config, key, tenant),
+        precision=_own(tenant.precision, "", config.precision.name, "")[1].name,
+        execution=_own(tenant.execution, "", config.execution, "")[1].name,
+        mps=_mps_limits(config, key, tenant),
+        mig=tenant.mig,
+        slo_ms=tenant.slo_ms,
+        slo_factor=tenant.slo_factor,
+        seed=config.seed,
+    )
+
+
+def _workload(config: Config, key: str, tenant: TenantConfig) -> WorkloadSpec:
+    run = config.workload
+    kind_key, kind = _own(tenant.workload, f"{key}.workload", run.kind, "workload")
+    sizes = {}
+    for name in ("batch_size", "seq_len", "new_tokens"):
+        size_key, size = _own(getattr(tenant, name), f"{key}.{name}", getattr(run, name), f"workload.{name}")
+        at_least(size_key, size, 1)
+        sizes[name] = size
+    if tenant.role is Role.encoder and kind not in _ENCODER_WORKLOADS:
+        remedy = f"{tenant.name} is an encoder: drop it, or set {key}.workload=forward for it alone."
+        raise ConfigError(kind_key, kind.name, [w.name for w in _ENCODER_WORKLOADS], remedy)
+    return WorkloadSpec(kind=kind.name, **sizes)
+
+
+# --- model ------------------------------------------------------------------------------------------------------------
+
+
+def _model(config: Config, key: str, tenant: TenantConfig, workload: WorkloadSpec, *, shrunk: bool) -> ModelSpec:
+    _, weights = _own(tenant.weights, "", config.weights, "")
+    architecture, shape, source = tenant.architecture, dict(tenant.shape), ""
+    if weights is Weights.pretrained and tenant.role is not Role.stressor:
+        source = tenant.source or tenant.hub
+        architecture, shape = _pretrained(key, tenant, source)
+    elif shrunk:
+        shape = shrink(shape)
+    if tenant.role is not Role.stressor:
+        _check_shape(key, tenant, architecture, shape)
+        _check_positions(key, tenant, shape, workload)
+    counted = count_parameters(architecture, shape)
+    return ModelSpec(
+        name=tenant.name,
+        role=tenant.role.name,
+        architecture=architecture,
+        shape=shape,
+        weights=weights.name,
+        source=source,
+        parameters=tenant.parameters if counted is None else counted,
+        attn_implementation=_attention(config, key, tenant).name,
+    )
+
+
+def _pretrained(key: str, tenant: TenantConfig, source: str) -> tuple[str, dict[str, Any]]:
+    """Return architecture and shape of pretrained weights: a local folder's own, or those of the configuration."""
+    allowed = "a hub id, or a local folder with config.json and weights in safetensors"
+    if not source:
+        raise ConfigError(f"{key}.source", "(empty)", allowed, f"Set {key}.source, or weights=random.")
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if source.count("/") == 1 and source[0] not in "./~":  # organisation/name: the hub's to resolve
+            return tenant.architecture, dict(tenant.shape)
+        raise ConfigError(f"{key}.source", source, allowed, "There is no such folder: correct the path.")
+    if not any(folder.glob("*.safetensors")):
+        remedy = "The folder has no *.safetensors: save the model with safe_serialization=True."
+        raise ConfigError(f"{key}.source", source, allowed, remedy)
+    return _local_shape(key, source, folder / "config.json", allowed)
+
+
+def _local_shape(key: str, source: str, file: Path, allowed: str) -> tuple[str, dict[str, Any]]:
+    try:
+        with file.open(encoding="utf-8") as text:
+            shape = json.loads(text.read(_MAX_CONFIG_BYTES))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}.source", source, allowed, f"config.json cannot be read: {error}.") from error
+    if not isinstance(shape, dict) or not isinstance(shape.get("model_type"), str):
+        raise ConfigError(f"{key}.source", source, allowed, "Its config.json names no model_type.")
+    return shape["model_type"], shape
+
+
+def _check_shape(key: str, tenant: TenantConfig, architecture: str, shape: Mapping[str, Any]) -> None:
+    d = dimensions(shape)
+    if d is None:
+        what = "hidden size, layers, heads, vocabulary and positions, all positive integers"
+        raise ConfigError(f"{key}.shape", architecture, what, f"Complete the shape of {tenant.name}.")
+    if min(d.head_dim, d.kv_heads, d.intermediate) < 1:
+        raise ConfigError(f"{key}.shape", architecture, "positive sizes", f"Correct the shape of {tenant.name}.")
+    if "head_dim" not in shape and d.hidden % d.heads:
+        what = f"a number of heads that divides {d.hidden}"
+        raise ConfigError(f"{key}.shape", f"{d.heads} heads", what, f"Correct the shape of {tenant.name}.")
+    if d.heads % d.kv_heads:
+        what = f"a number of key/value heads that divides {d.heads}"
+        raise ConfigError(f"{key}.shape", f"{d.kv_heads} key/value heads", what, f"Correct {tenant.name}.")
+
+
+def _check_positions(key: str, tenant: TenantConfig, shape: Mapping[str, Any], workload: WorkloadSpec) -> None:
+    d = dimensions(shape)
+    needed = needed_positions(workload.kind, workload.seq_len, workload.new_tokens)
+    if d is not None and needed > d.positions:
+        extra = needed - workload.seq_len
+        what = f"at most {d.positions - extra} for {tenant.name}" + (f" with {extra} new tokens" if extra else "")
+        size_key = f"{key}.seq_len" if tenant.seq_len is not None else "workload.seq_len"
+        raise ConfigError(size_key, workload.seq_len, what, f"Shorten it, or set {key}.seq_len for this tenant alone.")
+
+
+def _attention(config: Config, key: str, tenant: TenantConfig) -> Attention:
+    offered = tenant.attention or list(Attention)
+    own_key = f"{key}.attn_implementation"
+    chosen_key, chosen = _own(tenant.attn_implementation, own_key, config.attn_implementation, "attn_implementation")
+    if chosen is None:
+        return offered[0]
+    if chosen not in offered:
+        allowed = f"{', '.join(a.name for a in offered)} ({tenant.name} has no other)"
+        raise ConfigError(chosen_key, chosen.name, allowed, f"Set {own_key}={offered[0].name} for this tenant.")
+    return chosen
+
+
+# --- arrivals, limits -------------------------------------------------------------------------------------------------
+
+
+def _arrival(config: Config, key: str, tenant: TenantConfig) -> ArrivalSpec:
+    own, run = tenant.arrival, config.arrival
+    kind_key, kind = _own(own.kind, f"{key}.arrival.kind", run.kind, "arrival")
+    rate_key, rate = _own(own.rate, f"{key}.arrival.rate", run.rate, "arrival.rate")
+    load_key, load = _own(own.load, f"{key}.arrival.load", run.load, "arrival.load")
+    trace_key, trace = _own(own.trace, f"{key}.arrival.trace", run.trace, "arrival.trace")
+    at_least(rate_key, rate, 0)
+    within(load_key, load, 0, 100)
+    seed = -1 if own.seed is None else own.seed  # -1: to be given by the tenant's place in the run
+    if kind is Arrival.trace:
+        return ArrivalSpec(kind="trace", trace=read_trace(trace_key, trace), seed=seed)
+    if kind is Arrival.closed:
+        for value_key, value in ((rate_key, rate), (load_key, load), (trace_key, trace)):
+            if value:
+                raise ConfigError(value_key, value, "nothing with arrival=closed", "Add arrival=poisson or constant.")
+        return ArrivalSpec(kind="closed", seed=seed)
+    if not rate and not load:
+        what = f"a rate or a load with {kind_key}={kind.name}"
+        raise ConfigError(rate_key, rate, what, f"Set {rate_key}=10 (requests a second) or {load_key}=0.5.")
+    return ArrivalSpec(kind=kind.name, rate_rps=rate, load=0.0 if rate else load, seed=seed)
+
+
+def _mps_limits(config: Config, key: str, tenant: TenantConfig) -> MpsLimits:
+    run = config.mps_settings
+    named = {
+        name: _own(getattr(tenant, name), f"{key}.{name}", getattr(run, name), f"mps_settings.{name}")
+        for name in ("active_thread_pct", "pinned_memory_limit", "priority", "sm_partition")
+    }
+    if run.equal_share and tenant.active_thread_pct is None:
+        named["active_thread_pct"] = ("mps_settings.active_thread_pct", _equal_share(config))
+    return _checked_limits(config, named)
+
+
+def _equal_share(config: Config) -> float:
+    """100/n percent, rounded down to two decimals so that the shares never sum to more than 100."""
+    return 10_000 // sum(tenant.count for tenant in config.mix.tenants.values()) / 100
+
+
+def _checked_limits(config: Config, named: Mapping[str, tuple[str, Any]]) -> MpsLimits:
+    for limit_key, value in named.values():
+        if value and config.mps_settings.mode.name == "disabled":
+            remedy = "Add mps_settings=default (or external), or drop this limit."
+            raise ConfigError(limit_key, value, "nothing with mps_settings=disabled", remedy)
+    within(*named["active_thread_pct"], 0, 100)
+    within(*named["priority"], 0, 1)
+    at_least(*named["sm_partition"], 0)
+    memory_key, memory = named["pinned_memory_limit"]
+    if memory and limit_mib(memory) is None:
+        raise ConfigError(memory_key, memory, "an integer with G or M, such as 4G", "Write it without a decimal point.")
+    if config.mps_settings.static_partitioning and named["active_thread_pct"][1]:
+        remedy = "Static partitioning ignores percentages: drop the percentage, or static_partitioning."
+        raise ConfigError(*named["active_thread_pct"], "0 with static_partitioning", remedy)
+    return MpsLimits(**{name: value for name, (_, value) in named.items()})

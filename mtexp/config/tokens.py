@@ -1,0 +1,101 @@
+"""Choices written as one token: ``mix=bert_base*2+llama_3_2_1b`` and ``mps_settings=30pct``.
+
+Hydra looks a group's choice up in its search path; the source here answers for choices that no file holds, by making
+the file's content from the name. So tokens compose, sweep and travel through every launcher like any other choice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from omegaconf import OmegaConf
+
+_PART = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?:\*([0-9]{1,4}))?")
+_PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]+)?)pct")
+_MAX_PARTS = 64
+
+
+def parse_mix(token: str) -> Mapping[str, int] | None:
+    """Return {model: count} of a mix token such as ``bert_base*2+llama_3_2_1b``; None if ``token`` is not one.
+
+    A model that is named twice counts twice. Whether the models exist is for the caller to say.
+    """
+    counts: dict[str, int] = {}
+    parts = token.split("+")
+    if len(parts) > _MAX_PARTS:
+        return None
+    for part in parts:
+        match = _PART.fullmatch(part)
+        if match is None:
+            return None
+        counts[match[1]] = counts.get(match[1], 0) + int(match[2] or 1)
+    return counts
+
+
+def parse_percentage(token: str) -> float | None:
+    """Return 30.0 for ``30pct``; None if ``token`` is not a percentage."""
+    match = _PERCENTAGE.fullmatch(token)
+    return float(match[1]) if match else None
+
+
+def _mix(token: str) -> dict[str, object] | None:
+    counts = parse_mix(token)
+    if counts is None:
+        return None
+    defaults: list[object] = [{f"/models@tenants.{model}": model} for model in counts]
+    tenants = {model: {"count": count} for model, count in counts.items()}
+    return {"defaults": [*defaults, "_self_"], "name": token, "tenants": tenants}
+
+
+def _mps_settings(token: str) -> dict[str, object] | None:
+    pct = parse_percentage(token)
+    return None if pct is None else {"name": token, "mode": "managed", "active_thread_pct": pct}
+
+
+_GROUPS = {"mix": _mix, "mps_settings": _mps_settings}
+
+
+class TokenSource(ConfigSource):
+    """Hydra config source ``mtexp-token://``: the choices that are written rather than listed."""
+
+    @staticmethod
+    def scheme() -> str:
+        """Scheme of the search path entry."""
+        return "mtexp-token"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return the content of ``group/token``."""
+        content = self._content(config_path)
+        if content is None:
+            raise ConfigLoadError(f"Config not found : {config_path}")
+        config, path = OmegaConf.create(content), f"{self.scheme()}://"
+        return ConfigResult(config=config, path=path, provider=self.provider, header={"package": None})
+
+    def available(self) -> bool:
+        """Always there."""
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        """Its groups are those of the files."""
+        return False
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether ``group/token`` can be read as a token."""
+        return self._content(config_path) is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Tokens are written, not listed."""
+        return []
+
+    def _content(self, config_path: str) -> dict[str, object] | None:
+        group, _, token = config_path.removesuffix(".yaml").partition("/")
+        return _GROUPS[group](token) if group in _GROUPS else None
+
+
+def register() -> None:
+    """Make ``mtexp-token://`` known to Hydra."""
+    Plugins.instance().register(TokenSource)

@@ -1,0 +1,8 @@
+"""The front door: ``python run.py -m mix=enc_only,dec_only,mixed``; ``python run.py -h`` lists what there is."""
+
+import sys
+
+if __name__ == "__main__":  # tenants started from the forkserver import this file again: nothing may happen then
+    from mtexp.cli import main
+
+    sys.exit(main())

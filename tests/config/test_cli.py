@@ -1,0 +1,198 @@
+"""The command line: exit codes, what is printed, what is left on disk, what is imported."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtexp import cli
+from mtexp.config.hardware import hardware_of
+from mtexp.errors import LeaseBusy
+from mtexp.host import Device
+from mtexp.runner import Job, Outcome
+from mtexp.spec import spec_hash, to_json
+from mtexp.testing.records import example
+from mtexp.tracking.upload import Upload
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = Device("cpu", 0, "cpu", "a CPU", 64_000)
+
+
+@dataclass
+class FakeRunner:
+    """Answers jobs with an example record."""
+
+    jobs: list[Job] = field(default_factory=list)
+    status: dict[str, str] = field(default_factory=dict)
+    error: BaseException | None = None
+    upload: Upload = field(default_factory=lambda: Upload(Path("x"), "run"))
+
+    def warm(self) -> None:
+        pass
+
+    def run(self, job: Job) -> Outcome:
+        self.jobs.append(job)
+        if self.error is not None:
+            raise self.error
+        job.progress("measuring")
+        status = self.status.get(job.spec.mix, "FINISHED")
+        record, _ = example(verdict="VALID" if status == "FINISHED" else "INVALID", status=status, failure="it broke")
+        return Outcome(record=replace(record, spec=to_json(job.spec)), uploads=(self.upload,))
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRunner]:
+    fake = FakeRunner()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("mtexp.runner.shared_runner", lambda: fake)
+    monkeypatch.setattr(cli, "_hardware", lambda: hardware_of(CPU))
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield fake
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:], root.level = handlers, level
+
+
+def test_a_run_prints_its_table_and_leaves_its_outcome(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0; phases, results and the way to look at them on stdout; job.json in the folder of the run."""
+    assert cli.main(["mix=solo", "sweep=mine"]) == 0
+    out = capsys.readouterr().out
+    assert "shrunk" in out
+    assert "  measuring" in out
+    assert "tenant" in out
+    assert "mlflow ui --backend-store-uri sqlite:///" in out
+    assert "127.0.0.1" in out
+    (job,) = runner.jobs
+    assert (job.spec.mix, job.sweep, job.folder) == ("solo", "mine", Path.cwd() / "outputs" / "mine")
+    assert "name: solo" in job.config
+    outcome = json.loads((job.folder / cli.JOB).read_text())
+    assert outcome["status"] == "FINISHED"
+
+
+def test_a_sweep_goes_on_after_a_failed_run(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every point runs, the summary has a row for each, the exit code is 1."""
+    runner.status["pair"] = "FAILED"
+    assert cli.main(["-m", "mix=solo,pair,enc_only", "sweep=mine"]) == 1
+    out = capsys.readouterr().out
+    assert [job.spec.mix for job in runner.jobs] == ["solo", "pair", "enc_only"]
+    summary = out[out.rindex("mps_settings") :].splitlines()
+    assert [line.split()[0] for line in summary[1:4]] == ["solo", "pair", "enc_only"]
+    assert summary[2].endswith("FAILED")
+    assert "1 of 3 runs failed" in out
+    assert "it broke" in out
+
+
+def test_an_error_of_a_run_is_one_message(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
+    """A lease that could not be had: message on stderr, no traceback, exit code 1."""
+    runner.error = LeaseBusy("the GPU is held by run x")
+    assert cli.main(["mix=solo"]) == 1
+    err = capsys.readouterr().err
+    assert "solo: the GPU is held by run x" in err
+    assert "Traceback" not in err
+
+
+def test_interrupting_ends_the_sweep(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C: exit code 130, the summary says what did not run."""
+    runner.error = KeyboardInterrupt()
+    assert cli.main(["-m", "mix=solo,pair"]) == 130
+    assert len(runner.jobs) == 1
+    assert "2 did not run" in capsys.readouterr().out
+
+
+def test_a_refusal_leaves_nothing(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2, the message on stderr, no run, no folder."""
+    assert cli.main(["-m", "mix=solo,pair", "workload.batch_size=8,0"]) == 2
+    captured = capsys.readouterr()
+    assert "workload.batch_size=0" in captured.err
+    assert captured.out == ""
+    assert not runner.jobs
+    assert not list(Path.cwd().iterdir())
+
+
+def test_resume_skips_what_is_done(runner: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points whose spec hash is known as done are not run, count as well, and are named in the summary."""
+    cli.main(["-m", "mix=solo,pair"])
+    done = {spec_hash(runner.jobs[0].spec)}
+    runner.jobs.clear()
+    monkeypatch.setattr("mtexp.tracking.ledger.finished", lambda *args, **kwargs: done)
+    cli._done.cache_clear()
+    assert cli.main(["-m", "mix=solo,pair", "resume=true"]) == 0
+    assert [job.spec.mix for job in runner.jobs] == ["pair"]
+    cli._done.cache_clear()
+
+
+def test_what_did_not_reach_mlflow_is_said(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that could not be sent says how to send it later."""
+    runner.upload = Upload(Path("x"), reason="unreachable")
+    assert cli.main(["mix=solo", "tracking.uri=http://127.0.0.1:9", "retries=2"]) == 0
+    out = capsys.readouterr().out
+    assert "NOT sent: unreachable" in out
+    assert "MLflow at http://127.0.0.1:9" in out
+    assert runner.jobs[0].retries == 2
+
+
+def test_a_point_that_leaves_nothing_counts_as_not_run(
+    runner: FakeRunner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that cannot be written is told and makes the exit code 1."""
+
+    def full(path: Path, *args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert cli.main(["mix=solo"]) == 1
+    assert "No space left" in capsys.readouterr().err
+
+
+def test_help_names_groups_choices_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    """-h lists every group with its choices and three examples."""
+    assert cli.main(["-h"]) == 0
+    out = capsys.readouterr().out
+    assert "mix: dec_only, enc_only" in out
+    assert "models: bert_base" in out
+    assert out.count("python run.py ") >= 3
+
+
+def test_the_configuration_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """--cfg is Hydra's."""
+    assert cli.main(["--cfg", "job", "mix=bert_base*2"]) == 0
+    assert "bert_base*2" in capsys.readouterr().out
+
+
+HEAVY = ("torch", "mlflow", "transformers", "pandas", "pyarrow")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("argument", "code"), [("-h", 0), ("mix=enc_onli", 2), ("workload.batch_size=0", 2)])
+def test_help_and_refusals_import_nothing_heavy(argument: str, code: int, tmp_path: Path) -> None:
+    """A real process: its exit code, no traceback, and none of the slow imports."""
+    script = f"import sys; from mtexp.cli import main; code = main([{argument!r}]); "
+    script += f"assert not set({HEAVY}) & set(sys.modules), set({HEAVY}) & set(sys.modules); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.process
+def test_the_front_door_refuses_from_any_folder(tmp_path: Path) -> None:
+    """run.py finds its configuration wherever it is called from."""
+    run = [sys.executable, str(ROOT / "run.py"), "precison=bf16"]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "Did you mean precision?" in done.stderr
+
+
+def test_the_front_door_is_short() -> None:
+    """run.py stays a door: at most 40 lines."""
+    assert len((ROOT / "run.py").read_text().splitlines()) <= 40

@@ -1,0 +1,134 @@
+"""Every file in conf/ composes, converts, and says what the schema can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtexp.config import CONF_DIR, Composer, compose_spec
+from mtexp.config.hardware import hardware_of
+from mtexp.config.plan import plan
+from mtexp.config.shapes import count_parameters, shrink
+from mtexp.host import Device
+from mtexp.spec import ModelSpec, from_json, spec_hash, to_json
+from mtexp.tenant.models import count_parameters as count_on_meta
+
+GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
+PUBLISHED = {
+    "distilgpt2": 81_912_576,
+    "bert_base": 109_482_240,
+    "bert_large": 335_141_888,
+    "deberta_v3_base": 183_831_552,
+    "deberta_v3_large": 434_012_160,
+    "llama_3_2_1b": 1_235_814_400,
+    "llama_3_2_3b": 3_212_749_824,
+    "mistral_7b": 7_241_732_096,
+}
+
+
+def _names(folder: str) -> list[str]:
+    return sorted(file.stem for file in Path(CONF_DIR, folder).glob("*.yaml"))
+
+
+def _model(name: str, *more: str, device: Device | None = GPU) -> ModelSpec:
+    spec = compose_spec(["mix=solo", f"models@mix.tenants.a={name}", *more], device)
+    return spec.tenants[0].model
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_model_has_the_published_parameters_to_the_unit(name: str) -> None:
+    """The YAML states the published total, the formula gives it, and transformers builds exactly that."""
+    model = _model(name)
+    assert model.parameters == PUBLISHED[name]
+    assert Composer().load([f"mix={name}"])[0].mix.tenants[name].parameters == PUBLISHED[name]
+    assert count_on_meta(model) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shrunken_model_is_small_keeps_its_kind_and_is_counted_exactly(name: str) -> None:
+    """On the CPU the same architecture is built, with the number of parameters that the spec says."""
+    model, full = _model(name, device=None), _model(name)
+    assert model.architecture == full.architecture
+    assert model.parameters == count_parameters(model.architecture, model.shape) == count_on_meta(model) < 200_000
+    assert model.shape == shrink(full.shape)
+
+
+@pytest.mark.parametrize("name", ["bert_base", "deberta_v3_base", "distilgpt2", "llama_3_2_1b", "mistral_7b"])
+def test_a_shrunken_model_computes(name: str) -> None:
+    """A forward pass of a shrunken model gives numbers, also for lengths beyond its relative positions."""
+    from transformers import AutoConfig, AutoModel
+
+    model = _model(name, device=None)
+    config = AutoConfig.for_model(model.architecture, **dict(model.shape))
+    network = AutoModel.from_config(config, attn_implementation=model.attn_implementation).eval()
+    with torch.inference_mode():
+        output = network(input_ids=torch.randint(0, 200, (2, 96))).last_hidden_state
+    assert torch.isfinite(output).all()
+
+
+def test_shrinking_keeps_grouped_query_attention() -> None:
+    """A model with fewer key/value heads than heads still has fewer."""
+    shape = _model("llama_3_2_1b", device=None).shape
+    assert shape["num_key_value_heads"] < shape["num_attention_heads"]
+
+
+@pytest.mark.parametrize("name", _names("models"))
+def test_every_model_converts(name: str) -> None:
+    """Each file of conf/models is a tenant by itself, named after its file."""
+    assert _model(name).name == name
+
+
+@pytest.mark.parametrize("name", _names("mix"))
+def test_every_mix_converts_and_is_named_after_its_file(name: str) -> None:
+    """Each mix has tenants with ids that differ, on a GPU and on a CPU."""
+    for device in (GPU, None):
+        spec = compose_spec([f"mix={name}"], device)
+        assert spec.mix == name
+        assert len({t.id for t in spec.tenants}) == len(spec.tenants) > 0
+
+
+_GROUPS = ("precision", "mps_settings", "telemetry", "baseline", "sharing", "runtime", "profiler")
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in _GROUPS for name in _names(group)])
+def test_every_choice_converts_on_a_gpu(group: str, name: str) -> None:
+    """No choice that -h lists is broken."""
+    spec = compose_spec([f"{group}={name}"], GPU)
+    if group == "mps_settings":
+        assert spec.mps_settings == name
+    assert from_json(type(spec), to_json(spec)) == spec
+
+
+@pytest.mark.parametrize("name", _names("workload"))
+def test_every_workload_converts_for_a_decoder(name: str) -> None:
+    """Decoders have every workload."""
+    assert compose_spec(["mix=distilgpt2", f"workload={name}"], GPU).tenants[0].workload.kind == name
+
+
+@pytest.mark.parametrize("name", [n for n in _names("arrival") if n != "trace"])
+def test_every_arrival_converts(name: str) -> None:
+    """Arrivals need no further setting but a trace."""
+    assert compose_spec([f"arrival={name}"], GPU).tenants[0].arrival.kind == name
+
+
+@pytest.mark.parametrize("name", _names("experiment"))
+def test_every_experiment_plans_on_gpu_and_cpu(name: str) -> None:
+    """Each preset is a sweep all of whose points could run, and no point is there twice."""
+    planned = plan([f"+experiment={name}"], hardware=lambda: hardware_of(GPU))
+    assert planned.multirun, "a preset is a sweep, with or without -m"
+    hashes = [spec_hash(point.spec) for point in planned.points]
+    assert len(set(hashes)) == len(hashes) > 1
+    for point in (planned.points[0], planned.points[-1]):
+        assert compose_spec(point.overrides, None).shrunk
+
+
+def test_defaults_are_those_of_the_study() -> None:
+    """Without arguments: batch 8, 128 tokens, 10 warm-ups, 100 iterations, fp16, time slicing, processes."""
+    spec = compose_spec([], GPU)
+    load = spec.tenants[0].workload
+    assert (load.kind, load.batch_size, load.seq_len) == ("forward", 8, 128)
+    assert (spec.measure.warmup, spec.measure.iterations, spec.measure.overlap) == (10, 100, "sustained")
+    assert {t.precision for t in spec.tenants} == {"fp16"}
+    assert (spec.mps_settings, spec.sharing.mode, spec.runtime, spec.shrunk) == ("disabled", "processes", "gpu", False)

@@ -1,0 +1,186 @@
+"""What cannot be run is refused with key, value, what is allowed and the remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mtexp.config import compose_spec
+from mtexp.errors import ConfigError
+from mtexp.host import Device
+
+GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
+SMALL = Device("gpu", 0, "GPU-2", "Small GPU", 8_192, 20)
+
+REFUSED_ON_GPU = [
+    ("workload.batch_size=0", "workload.batch_size", "1 or more"),
+    ("workload.seq_len=-3", "workload.seq_len", "1 or more"),
+    ("mix.tenants.a.batch_size=0", "mix.tenants.a.batch_size", "1 or more"),
+    ("workload.seq_len=513", "workload.seq_len", "at most 512"),
+    ("measure.iterations=0", "measure.iterations", "1 or more"),
+    ("measure.warmup=-1", "measure.warmup", "0 or more"),
+    ("measure.min_time_s=-1", "measure.min_time_s", "0 or more"),
+    ("measure.percentiles=[99]", "measure.iterations", "at least 662"),
+    ("measure.percentiles=[95]", "measure.iterations", "at least 130"),
+    ("measure.percentiles=[100]", "measure.percentiles", "between 0 and 100"),
+    ("measure.max_iterations=50", "measure.max_iterations", "at least 100"),
+    ("repetitions=0", "repetitions", "1 or more"),
+    ("retries=-1", "retries", "0 or more"),
+    ("seed=-1", "seed", "0 or more"),
+    ("sweep=../x", "sweep", "letters"),
+    ("deadlines.build_s=0", "deadlines.build_s", "more than 0"),
+    ("lease.wait=-1", "lease.wait", "0 or more"),
+    ("rerun_invalid=true", "rerun_invalid", "false without resume"),
+    ("telemetry.gpm_period_s=0.1", "telemetry.gpm_period_s", "0.2 or more"),
+    ("tracking.max_history=0", "tracking.max_history", "1 or more"),
+    ("tracking.experiment=''", "tracking.experiment", "a name"),
+    ("workload=decode", "workload", "forward, train"),
+    ("mix.tenants.a.workload=generate", "mix.tenants.a.workload", "forward, train"),
+    ("mix.tenants.a.count=0", "mix.tenants.a.count", "1 or more"),
+    ("mps_settings.active_thread_pct=30", "mps_settings.active_thread_pct", "mps_settings=disabled"),
+    ("mix.tenants.a.priority=1", "mix.tenants.a.priority", "mps_settings=disabled"),
+    ("mps_settings=0pct|mix.tenants.a.active_thread_pct=101", "mix.tenants.a.active_thread_pct", "0 to 100"),
+    ("mps_settings=120pct", "mps_settings.active_thread_pct", "0 to 100"),
+    ("mps_settings=default|mps_settings.priority=2", "mps_settings.priority", "0 to 1"),
+    ("mps_settings=default|mps_settings.pinned_memory_limit=1.5G", "mps_settings.pinned_memory_limit", "G or M"),
+    ("mps_settings=default|mps_settings.pinned_memory_limit=64M", "pinned_memory_limit", "MiB that a needs"),
+    ("mps_settings=default|mps_settings.pipe_directory=/x", "mps_settings.pipe_directory", "external"),
+    ("mps_settings.static_partitioning=true", "mps_settings.static_partitioning", "false"),
+    ("mps_settings=half|mps_settings.static_partitioning=true", "mps_settings.active_thread_pct", "static"),
+    ("sharing=streams|mps_settings=half", "mps_settings", "disabled with sharing=streams"),
+    ("sharing=mig|mps_settings=default", "mps_settings", "disabled with sharing=mig"),
+    ("mix=enc_only|attn_implementation=sdpa", "attn_implementation", "eager"),
+    ("arrival=poisson|arrival.load=0", "arrival.rate", "a rate or a load"),
+    ("arrival=poisson|arrival.rate=-1", "arrival.rate", "0 or more"),
+    ("arrival.rate=3", "arrival.rate", "arrival=closed"),
+    ("arrival=poisson|baseline=skip", "arrival.load", "baseline=skip"),
+    ("runtime.device=GPU-9", "runtime.device", "GPU-1"),
+    ("mix.tenants.a.shape.num_attention_heads=7", "mix.tenants.a.shape", "divides 768"),
+    ("mix.tenants.b.shape.num_key_value_heads=5", "mix.tenants.b.shape", "divides 32"),
+    ("mix.tenants.a.shape.hidden_size=0", "mix.tenants.a.shape", "positive"),
+    ("weights=pretrained|mix.tenants.a.source=./nowhere", "mix.tenants.a.source", "local folder"),
+    ("weights=pretrained|mix.tenants.a.hub=''", "mix.tenants.a.source", "hub id"),
+    ("tracking.uri=http://me:secret@host/", "tracking.uri", "without user and password"),
+    (
+        "measure.until_ci_pct=2|measure.until_ci_statistic=p99|measure.max_iterations=200",
+        "measure.max_iterations",
+        "662",
+    ),
+    ("runtime=cpu|runtime.device=GPU-1", "runtime.device", "empty on the CPU"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "key", "allowed"), REFUSED_ON_GPU)
+def test_what_cannot_run_is_refused(overrides: str, key: str, allowed: str) -> None:
+    """The message begins with the key at fault and says what would have been accepted and what to do."""
+    with pytest.raises(ConfigError) as refused:
+        compose_spec(overrides.split("|"), GPU)
+    assert refused.value.key == key
+    assert allowed in refused.value.allowed
+    assert refused.value.remedy.strip()
+
+
+REFUSED_ON_CPU = [
+    ("runtime=gpu", "runtime", "no GPU was found"),
+    ("execution=cuda_graph", "execution", "eager, compile"),
+    ("precision=tf32", "precision", "fp16, bf16, fp32"),
+    ("sharing=mig", "sharing", "processes, streams"),
+    ("profiler=nsys", "profiler", "torch"),
+    ("mix=mistral_7b*4|runtime.shrink=none|precision=fp32", "mix", "what fits"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "key", "allowed"), REFUSED_ON_CPU)
+def test_what_a_cpu_cannot_do_is_refused(overrides: str, key: str, allowed: str) -> None:
+    """GPU-only settings are errors with a remedy on a host without one, never ignored."""
+    with pytest.raises(ConfigError) as refused:
+        compose_spec(overrides.split("|"), Device("cpu", 0, "cpu", "a CPU", 24_000))
+    assert refused.value.key == key
+    assert allowed in refused.value.allowed
+
+
+def test_a_secret_in_the_uri_is_not_repeated() -> None:
+    """The refusal of a URI with a password does not print the password."""
+    with pytest.raises(ConfigError) as refused:
+        compose_spec(["tracking.uri=http://me:hunter2@host/"], GPU)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_sizes() -> None:
+    """Mistral 7B in fp16 needs about 14 GiB, an 8 GiB device is named; the same fits the large one."""
+    with pytest.raises(ConfigError, match=r"mistral_7b.*8192 MiB of Small GPU"):
+        compose_spec(["mix=mistral_7b"], SMALL)
+    assert compose_spec(["mix=mistral_7b"], GPU).tenants
+
+
+def test_streams_pay_for_one_context() -> None:
+    """Fourteen small tenants fit into 8 GiB as streams of one process, not as processes."""
+    with pytest.raises(ConfigError):
+        compose_spec(["mix=bert_base*15"], SMALL)
+    assert compose_spec(["mix=bert_base*15", "sharing=streams"], SMALL).tenants
+
+
+def test_auto_means_the_gpu_where_there_is_one() -> None:
+    """Models keep their shape on the GPU and shrink on the CPU, unless forbidden or asked for."""
+    assert not compose_spec([], GPU).shrunk
+    assert compose_spec([], None).shrunk
+    assert not compose_spec(["mix=distilgpt2", "runtime.shrink=none"], None).shrunk
+    assert compose_spec(["runtime.shrink=always"], GPU).shrunk
+    assert compose_spec(["runtime=cpu"], GPU).runtime == "cpu"
+
+
+def test_a_device_is_named_by_uuid_or_index() -> None:
+    """An index is turned into the UUID that everything else uses; without one any device may be leased."""
+    assert (
+        compose_spec(["runtime.device=0"], GPU).device == compose_spec(["runtime.device=GPU-1"], GPU).device == "GPU-1"
+    )
+    assert compose_spec([], GPU).device == ""
+
+
+def test_demanded_percentiles_with_enough_iterations_are_accepted() -> None:
+    """662 iterations support p99."""
+    spec = compose_spec(["measure.percentiles=[50,99]", "measure.iterations=662"], GPU)
+    assert spec.measure.percentiles == (50, 99)
+
+
+def test_tracking_on_a_server_needs_to_know_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tracking=server takes the URI from the command line or the environment, and says so when there is none."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
+        compose_spec(["tracking=server"], GPU)
+    assert compose_spec(["tracking=server", "tracking.uri=http://host:5000"], GPU).tracking.uri == "http://host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host:5000")
+    assert compose_spec(["tracking=server"], GPU).tracking.uri == "", "a URI with credentials stays in the environment"
+
+
+def test_a_local_folder_of_weights_gives_its_own_shape(tmp_path: Path) -> None:
+    """Pretrained weights in a folder are counted and checked by the config.json beside them."""
+    shape = {
+        "model_type": "gpt2",
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 2,
+        "vocab_size": 100,
+        "n_positions": 200,
+        "n_inner": None,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    overrides = ["mix=distilgpt2", "weights=pretrained", f"mix.tenants.distilgpt2.source={tmp_path}"]
+    with pytest.raises(ConfigError, match="safetensors"):
+        compose_spec(overrides, None)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    spec = compose_spec(overrides, None)
+    assert spec.tenants[0].model.shape["n_embd"] == 32
+    assert spec.tenants[0].model.parameters == 35_072
+    assert not spec.shrunk
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json cannot be read"):
+        compose_spec(overrides, None)
+
+
+def test_a_hub_id_is_the_models_own_unless_given() -> None:
+    """weights=pretrained takes the id of conf/models."""
+    spec = compose_spec(["mix=distilgpt2", "weights=pretrained"], GPU)
+    assert spec.tenants[0].model.source == "distilbert/distilgpt2"

@@ -1,0 +1,242 @@
+"""Planning: every point of a sweep is checked before anything exists, and is what Hydra would compose."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from mtexp.config.composer import Composer, to_config
+from mtexp.config.hardware import Hardware, hardware_of
+from mtexp.config.plan import Plan, plan
+from mtexp.config.problems import Refused
+from mtexp.config.schema import Config
+from mtexp.config.sections import SectionedComposer
+from mtexp.host import Device
+
+GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
+
+
+@pytest.fixture(scope="module")
+def composer() -> Composer:
+    return Composer()
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _plan(*argv: str) -> Plan:
+    return plan(argv, hardware=lambda: hardware_of(GPU))
+
+
+def _refusal(*argv: str) -> str:
+    with pytest.raises(Refused) as refused:
+        _plan(*argv)
+    return str(refused.value)
+
+
+MISTAKES = [
+    ("mix=enc_onli", "refused: mix=enc_onli: allowed: dec_only, enc_only", "Did you mean enc_only?"),
+    ("mix=bert_bse", "refused: mix=bert_bse: allowed: dec_only", "Did you mean bert_base?"),
+    ("mix=bert_bse*2+distilgpt2", "allowed: models bert_base", "There is no model bert_bse. Did you mean bert_base?"),
+    ("mix=bert_base*x", "or models joined as in", "bert_base*2+llama_3_2_1b"),
+    ("models@mix.tenants.b=distilgpt", "refused: models@mix.tenants.b=distilgpt", "Did you mean distilgpt2?"),
+    ("models@mix.tenants.z=distilgpt2", "refused: models@mix.tenants.z=distilgpt2", "+models@mix.tenants.z"),
+    ("modls@mix.tenants.b=distilgpt2", "refused: modls=@mix.tenants.b", "Did you mean models?"),
+    ("precision=bf17", "allowed: bf16, fp16, fp32, tf32", "Did you mean bf16?"),
+    ("precison=bf16", "refused: precison=bf16", "Did you mean precision?"),
+    ("mps_settings=off", "or a percentage such as 30pct", "disabled"),
+    ("+experiment=pair", "refused: experiment=pair", "Did you mean pairs?"),
+    ("hydra/launcher=jobib", "refused: hydra/launcher=jobib", "Did you mean joblib?"),
+    ("+foo=1", "refused: foo=1", "There is no foo."),
+    ("workload.batchsize=4", "keys of workload: kind, batch_size", "Did you mean batch_size?"),
+    ("workload.batch_size=abc", "refused: workload.batch_size=abc: allowed: an integer", ""),
+    ("workload.batch_size=1.5", "allowed: an integer", ""),
+    ("measure.min_time_s=soon", "allowed: a number", ""),
+    ("measure.pin_cores=perhaps", "allowed: true, false", ""),
+    ("measure=3", "refused: measure=3", "MeasureConfig"),
+    ("execution=cuda_grph", "allowed: eager, cuda_graph, compile", "Did you mean cuda_graph?"),
+    ("mix.tenants.z.count=3", "keys of mix.tenants: a, b", "There is no mix.tenants.z."),
+    ("mix.tenants.a.cont=3", "keys of mix.tenants.a: name", "Did you mean count?"),
+    ("seed.x=3", "There is no seed.x", "nothing below it"),
+    ("mixed", "refused: mixed=(nothing)", "Write it as KEY=VALUE."),
+    ("mix=[a", "refused: mix=[a", "Quote special characters"),
+    ("hydra.job.foo=3", "keys of hydra.job: name", ""),
+    ("mix=pair,solo", "one value in a single run", "Add -m"),
+    ("seed=range(3)", "one value in a single run", "Add -m"),
+    ("workload.batch_size=0", "workload.batch_size=0: allowed: 1 or more", ""),
+    ("-m +experiment=pairs,quick", "it decides what the sweep is", "experiment=report"),
+]
+
+
+@pytest.mark.parametrize(("argv", "beginning", "remedy"), MISTAKES)
+def test_a_mistake_is_answered_with_what_is_allowed(argv: str, beginning: str, remedy: str) -> None:
+    """Misspelt groups, choices, models, keys and values: one message, the nearest spelling, nothing created."""
+    text = _refusal(*argv.split())
+    assert beginning in text
+    assert remedy in text
+    assert text.startswith("refused: ")
+    assert not list(Path.cwd().iterdir())
+
+
+def test_several_problems_are_told_at_once() -> None:
+    """Each misspelt argument has a line of its own."""
+    lines = _refusal("precison=bf16", "mix=enc_onli", "workload.batchsize=3").splitlines()
+    assert [line.partition("=")[0] for line in lines] == [
+        "refused: precison",
+        "refused: mix",
+        "refused: workload.batchsize",
+    ]
+
+
+def test_the_last_point_is_checked_before_the_first_runs() -> None:
+    """A sweep of which one point cannot run is refused as a whole, and says so."""
+    text = _refusal("-m", "workload.batch_size=1,2,4,0")
+    assert "workload.batch_size=0" in text
+    assert "all 4 points" in text
+
+
+def test_a_long_sweep_of_mistakes_is_not_told_in_full() -> None:
+    """Up to five different problems are shown."""
+    text = _refusal("-m", "mix=mistral_7b*40", "workload.batch_size=" + ",".join(str(-i) for i in range(20)))
+    assert text.count("refused: ") == 5
+
+
+def test_a_misspelt_choice_in_a_sweep_of_an_experiment_is_found(tmp_path: Path) -> None:
+    """hydra.sweeper.params are checked like the command line."""
+    folder = tmp_path / "more" / "experiment"
+    folder.mkdir(parents=True)
+    text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      precision: fp16,bf17\n"
+    (folder / "mine.yaml").write_text(text)
+    refusal = _refusal("-m", "--config-dir", str(tmp_path / "more"), "+experiment=mine")
+    assert "precision=bf17" in refusal
+    assert "Did you mean bf16?" in refusal
+
+
+def test_commas_ranges_and_experiments_make_points() -> None:
+    """The points are those of Hydra's sweeper, in its order."""
+    planned = _plan("-m", "mix=solo,pair", "seed=range(0,4,2)")
+    assert [(p.spec.mix, p.spec.seed) for p in planned.points] == [("solo", 0), ("solo", 2), ("pair", 0), ("pair", 2)]
+    quick = _plan("-m", "+experiment=quick", "seed=1,2", "mix=solo,pair")
+    assert [(p.spec.mix, p.spec.seed) for p in quick.points] == [("solo", 1), ("solo", 2), ("pair", 1), ("pair", 2)]
+    assert {p.spec.measure.iterations for p in quick.points} == {20}
+
+
+def test_globs_make_points() -> None:
+    """glob() sweeps over choices."""
+    planned = _plan("-m", "mix=glob(*_only)")
+    assert [p.spec.mix for p in planned.points] == ["dec_only", "enc_only"]
+
+
+def test_repetitions_are_runs_of_their_own() -> None:
+    """repetitions=3 makes three runs of each point, the whole sweep again each time, with or without -m."""
+    planned = _plan("mix=solo", "repetitions=3")
+    assert planned.multirun
+    assert [p.spec.repetition for p in planned.points] == [0, 1, 2]
+    sweep = _plan("-m", "mix=solo,pair", "repetitions=2")
+    assert [(p.spec.repetition, p.spec.mix) for p in sweep.points] == [
+        (0, "solo"),
+        (0, "pair"),
+        (1, "solo"),
+        (1, "pair"),
+    ]
+    assert "repetition=range(2)" in sweep.argv
+
+
+def test_the_plus_of_an_experiment_may_be_left_out() -> None:
+    """experiment=quick means +experiment=quick."""
+    assert len(_plan("experiment=quick").points) == 3
+
+
+def test_a_sweep_has_a_name_and_a_folder() -> None:
+    """Without a name two sweeps get two folders; a name given is the folder's."""
+    first, second = _plan("mix=solo"), _plan("mix=solo")
+    assert first.sweep != second.sweep
+    assert first.folder == Path("outputs", first.sweep)
+    named = _plan("-m", "mix=solo,pair", "sweep=study")
+    assert named.folder == Path("multirun/study")
+    assert named.serial
+
+
+def test_results_are_not_overwritten() -> None:
+    """A name that has results is refused unless the sweep is resumed."""
+    Path("multirun/study/0").mkdir(parents=True)
+    assert "resume=true" in _refusal("-m", "mix=solo,pair", "sweep=study")
+    assert _plan("-m", "mix=solo,pair", "sweep=study", "resume=true").points
+
+
+def test_devices_are_looked_for_once() -> None:
+    """A sweep asks the host once, however many points it has."""
+    asked = []
+
+    def probe() -> Hardware:
+        asked.append(1)
+        return hardware_of(GPU)
+
+    plan(["-m", "mix=solo,pair", "seed=1,2,3"], hardware=probe)
+    assert len(asked) == 1
+
+
+def test_another_sweeper_plans_what_is_fixed() -> None:
+    """A sweeper that chooses its points as it goes is checked without them."""
+    planned = _plan("-m", "mix=solo", "seed=1,2", "hydra.sweeper._target_=some.Sweeper")
+    assert [p.spec.mix for p in planned.points] == ["solo"]
+
+
+# --- the same as Hydra ------------------------------------------------------------------------------------------------
+
+SWEEPS = [
+    [
+        "mix=enc_only,bert_base*2+llama_3_2_1b,mistral_7b",
+        "precision=fp16,bf16",
+        "mps_settings=default,30pct,equal_share",
+    ],
+    ["mix=pair,mixed", "mix.tenants.a.count=1,3", "mix.tenants.b.batch_size=1,2", "workload.seq_len=64,128"],
+    ["models@mix.tenants.b=distilgpt2,mistral_7b", "+models@mix.tenants.c=bert_base,deberta_v3_base", "seed=1,2"],
+    ["execution=eager,compile", "attn_implementation=null,eager", "measure.percentiles=[50],[50,90]", "retries=0,1"],
+    ["+experiment=mps_percentages", "workload=forward,train", "+arrival@mix.tenants.a.arrival=poisson", "seed=3,4"],
+    ["workload.seq_len=64,128", "workload.batch_size=${workload.seq_len}", "mix=solo,pair"],
+    ["~models@mix.tenants.b", "mix=pair,enc_only", "lease.wait=0,1", "lease.wait=2"],
+]
+
+
+@pytest.mark.parametrize("arguments", SWEEPS)
+def test_a_point_made_of_sections_is_what_hydra_composes(composer: Composer, arguments: list[str]) -> None:
+    """Groups, values, tenants, lists, single values, experiments, interpolations: field for field the same."""
+    points = composer.split(arguments, {})
+    sections = SectionedComposer(composer)
+    for point in random.Random(0).sample(points, min(6, len(points))):
+        assert sections.config(point) == to_config(composer.load(point)[0])
+
+
+def test_a_choice_that_reaches_beyond_its_section_is_composed_in_full(tmp_path: Path) -> None:
+    """A group of the user's that writes elsewhere gives the same as Hydra, alone and together with others."""
+    folder = tmp_path / "more" / "precision"
+    folder.mkdir(parents=True)
+    (folder / "odd.yaml").write_text("# @package _global_\nprecision:\n  name: fp32\nmeasure:\n  iterations: 7\n")
+    composer = Composer(extra=tmp_path / "more")
+    sections = SectionedComposer(composer)
+    for point in (
+        ["precision=odd"],
+        ["precision=odd", "measure.warmup=3"],
+        ["precision=fp16"],
+        ["precision=odd", "mix=solo"],
+    ):
+        made: Config = sections.config(point)
+        assert made == to_config(composer.load(point)[0])
+
+
+def test_ten_thousand_points_are_composed_section_by_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of compositions grows with the sum of what is swept, not with the product."""
+    composed = []
+    load = Composer.load
+    monkeypatch.setattr(Composer, "load", lambda self, *args: composed.append(args) or load(self, *args))
+    planned = _plan(
+        "-m", "mix=solo,pair,enc_only,dec_only", "precision=fp16,bf16", "mps_settings=disabled,half", "seed=range(50)"
+    )
+    assert len(planned.points) == 800
+    assert len(composed) < 15
