@@ -1,0 +1,110 @@
+"""The tenants of a run alone on the device: found again where they were measured, measured where they were not.
+
+Lives here: what a baseline of a tenant is, and when one is reused. May touch: the tracking ledger; the runner measures.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mtexp.errors import ConfigError
+from mtexp.metrics.summary import Baseline
+from mtexp.metrics.window import Series
+from mtexp.spec import (
+    ArrivalSpec,
+    BaselineSpec,
+    MpsLimits,
+    ProfilerSpec,
+    RunSpec,
+    SharingSpec,
+    TenantSpec,
+)
+from mtexp.tracking.ledger import baseline_hash, find_baseline
+from mtexp.tracking.record import BaselineRef
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A tenant's baseline: which run it was, and what it measured."""
+
+    ref: BaselineRef
+    baseline: Baseline
+    launch_bound_pct: float | None = None
+
+
+MeasureAlone = Callable[[RunSpec, str], Alone | None]
+"""Measures a baseline spec under its hash; None when it failed or came out INVALID."""
+
+
+def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False) -> RunSpec:
+    """The run that measures ``tenant`` alone: closed loop, the whole device, no sharing.
+
+    Args:
+        tenant: One tenant of ``run``.
+        run: The run to compare with.
+        partitioned: Keep the run's MPS limits (the partitioned baseline).
+    """
+    alone = replace(tenant, id=tenant.model.name, arrival=ArrivalSpec(), slo_ms=0.0, slo_factor=0.0, seed=run.seed)
+    sharing = run.sharing
+    if not partitioned:
+        alone = replace(alone, mps=MpsLimits(), mig="")
+        sharing = SharingSpec()
+    time_s = max(run.measure.min_time_s, run.baseline.min_time_s)
+    return replace(
+        run,
+        kind="baseline",
+        mix=tenant.model.name,
+        tenants=(alone,),
+        sharing=sharing,
+        measure=replace(run.measure, min_time_s=time_s, until_ci_pct=0.0, overlap="sustained"),
+        profiler=ProfilerSpec(),
+        baseline=BaselineSpec(mode="skip"),
+        repetition=0,
+    )
+
+
+class Baselines:
+    """Baselines of one sweep in this process: each is looked up once and measured at most once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Alone] = {}
+
+    def of(
+        self, run: RunSpec, environment: Mapping[str, Any], measure: MeasureAlone, *, partitioned: bool = False
+    ) -> dict[str, Alone]:
+        """The baseline of each tenant of ``run`` that has one, by tenant id.
+
+        Raises:
+            ConfigError: ``baseline=require`` and one has not been measured.
+        """
+        if run.baseline.mode == "skip":
+            return {}
+        found: dict[str, Alone] = {}
+        for tenant in run.tenants:
+            spec = baseline_spec(tenant, run, partitioned=partitioned)
+            name = baseline_hash(spec.tenants[0], spec, environment)
+            alone = self._known.get(name) or self._stored(name, run) or self._measured(name, spec, run, measure)
+            if alone is not None:
+                self._known[name] = found[tenant.id] = alone
+        return found
+
+    def _stored(self, name: str, run: RunSpec) -> Alone | None:
+        stored = find_baseline(name, run.tracking, max_age_h=run.baseline.max_age_h)
+        if stored is None:
+            return None
+        return Alone(stored.ref, Baseline(Series.whole(stored.samples), stored.sm_clock_mhz), stored.launch_bound_pct)
+
+    def _measured(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> Alone | None:
+        if run.baseline.mode == "require":
+            raise ConfigError(
+                "baseline.mode",
+                "require",
+                "a stored baseline of every tenant on this device",
+                f"{spec.mix} has none (baseline hash {name}); run it once with baseline=auto",
+            )
+        return measure(spec, name)

@@ -1,0 +1,211 @@
+"""From what was measured to the record: figures, findings, verdict. May touch: metrics, the telemetry file."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mtexp.baselines import Alone
+from mtexp.measurement import TELEMETRY, Measurement
+from mtexp.metrics.drift import drift
+from mtexp.metrics.interference import saturated
+from mtexp.metrics.samples import Samples
+from mtexp.metrics.summary import Measured, RunSummary, summarise_run
+from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, judge
+from mtexp.metrics.window import Window, common_window, overlap_pct
+from mtexp.profiling.roofline import launch_bound_pct
+from mtexp.spec import RunSpec, TenantSpec, spec_hash, to_json
+from mtexp.telemetry import TelemetrySummary, read
+from mtexp.tracking.record import RunRecord, TenantRecord
+
+_REPORTED_ONCE = ("torch_version", "transformers_version", "cuda_version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What a run is compared with, by tenant id."""
+
+    alone: Mapping[str, Alone] = field(default_factory=dict)
+    partitioned: Mapping[str, Alone] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a record belongs; nothing of it changes a figure."""
+
+    sweep: str = ""
+    attempt: int = 1
+    baseline_hash: str = ""
+    profile_of: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin) -> RunRecord:
+    """Judge a measurement.
+
+    Args:
+        spec: What was measured.
+        measured: What came of it.
+        folder: The run's directory, with its telemetry.
+        compared: Baselines.
+        origin: Where the record belongs.
+    """
+    samples = {t.id: measured.samples[t.id] for t in spec.tenants if t.id in measured.samples}
+    window = common_window(list(samples.values())) if len(samples) == len(spec.tenants) else None
+    telemetry = _telemetry(folder, window)
+    summary = _summary(spec, samples, window, telemetry, compared)
+    verdict, findings = judge(_evidence(spec, measured, samples, window, telemetry))
+    return RunRecord(
+        record_id=uuid.uuid4().hex,
+        kind=spec.kind,
+        sweep=origin.sweep,
+        spec=to_json(spec),
+        spec_hash=spec_hash(spec),
+        baseline_hash=origin.baseline_hash,
+        status="FAILED" if measured.failure else "FINISHED",
+        failure=str(measured.failure or ""),
+        started_at=_iso(measured.clock[0][1]),
+        ended_at=_iso(measured.clock[-1][1]),
+        clock=tuple(measured.clock),
+        environment=_environment(origin, measured),
+        window=None if window is None else {"t0_ns": window.t0_ns, "t1_ns": window.t1_ns},
+        tenants=tuple(_tenant(t, measured, summary, telemetry, compared) for t in spec.tenants),
+        metrics=summary.metrics,
+        telemetry=telemetry.values,
+        sharing=measured.proof,
+        verdict=verdict,
+        findings=findings,
+        profile_of=origin.profile_of,
+        attempt=origin.attempt,
+    )
+
+
+def _telemetry(folder: Path, window: Window | None) -> TelemetrySummary:
+    path = folder / TELEMETRY
+    if window is None or not path.is_file():
+        return TelemetrySummary()
+    return read(path, window.t0_ns, window.t1_ns)
+
+
+def _summary(
+    spec: RunSpec,
+    samples: Mapping[str, Samples],
+    window: Window | None,
+    telemetry: TelemetrySummary,
+    compared: Comparison,
+) -> RunSummary:
+    tenants = {}
+    for tenant in spec.tenants:
+        if tenant.id not in samples:
+            continue
+        alone, partitioned = compared.alone.get(tenant.id), compared.partitioned.get(tenant.id)
+        tenants[tenant.id] = Measured(
+            samples=samples[tenant.id],
+            alone=alone.baseline if alone else None,
+            partitioned=partitioned.baseline if partitioned else None,
+            slo_ms=_slo_ms(tenant, alone),
+            new_tokens=tenant.workload.new_tokens if tenant.workload.kind == "generate" else 0,
+        )
+    sm_clock_mhz = telemetry.values.get("gpu_sm_clock_mhz_mean")
+    return summarise_run(tenants, window, energy_j=telemetry.energy_j, sm_clock_mhz=sm_clock_mhz, seed=spec.seed)
+
+
+def _slo_ms(tenant: TenantSpec, alone: Alone | None) -> float:
+    """The service level in ms; one given as a multiple of a baseline that is not there is none."""
+    if tenant.slo_factor and alone is not None:
+        return tenant.slo_factor * alone.ref.latency_mean_ms
+    return tenant.slo_ms
+
+
+def _evidence(
+    spec: RunSpec,
+    measured: Measurement,
+    samples: Mapping[str, Samples],
+    window: Window | None,
+    telemetry: TelemetrySummary,
+) -> Evidence:
+    findings = list(measured.findings)
+    if measured.foreign_before:
+        found = ", ".join(measured.foreign_before)
+        findings.append(Finding("warning", "foreign-process-before", f"on the device before the window: {found}"))
+    if measured.failure is not None and not measured.failed_tenant:
+        findings.append(Finding("invalid", "host", str(measured.failure)))
+    return Evidence(
+        tenants=tuple(_tenant_evidence(t.id, measured, samples.get(t.id), window) for t in spec.tenants),
+        overlap=spec.measure.overlap,
+        overlap_pct=overlap_pct(window, list(samples.values())),
+        percentiles=spec.measure.percentiles,
+        foreign_processes=measured.foreign_after,
+        throttle_bits=telemetry.throttle_bits,
+        sm_clock_min_mhz=telemetry.sm_clock_min_mhz,
+        sm_clock_median_mhz=telemetry.sm_clock_median_mhz,
+        xid_errors=telemetry.xid_errors,
+        findings=tuple(findings),
+    )
+
+
+def _tenant_evidence(
+    tenant: str, measured: Measurement, samples: Samples | None, window: Window | None
+) -> TenantEvidence:
+    failure = str(measured.failure) if tenant in measured.failed_tenant.split(",") else ""
+    if samples is None or window is None:
+        return TenantEvidence(id=tenant, failure=failure, measured=0 if samples is None else len(samples.measured))
+    kept = window.keep(samples)
+    return TenantEvidence(
+        id=tenant,
+        failure=failure,
+        measured=len(samples.measured),
+        kept=len(kept),
+        overlap_pct=overlap_pct(window, [samples]),
+        drift=drift(kept.latency_ms, kept.start_ns),
+        saturated=kept.open_loop and saturated(kept),
+        samples_full=tenant in measured.full,
+    )
+
+
+def _tenant(
+    tenant: TenantSpec,
+    measured: Measurement,
+    summary: RunSummary,
+    telemetry: TelemetrySummary,
+    compared: Comparison,
+) -> TenantRecord:
+    failed = tenant.id in measured.failed_tenant.split(",")
+    before, after = measured.facts_before.get(tenant.id, {}), measured.facts_after.get(tenant.id, {})
+    metrics = dict(summary.tenants.get(tenant.id, {}))
+    metrics |= telemetry.tenants.get(tenant.id, {})
+    metrics |= {key: after[key] for key in ("memory_peak_mib",) if key in after}
+    alone, partitioned = compared.alone.get(tenant.id), compared.partitioned.get(tenant.id)
+    if "busy_ms" in after and "latency_mean_ms" in metrics:
+        metrics["launch_bound_pct"] = launch_bound_pct(after["busy_ms"], metrics["latency_mean_ms"])
+    elif alone is not None and alone.launch_bound_pct is not None:
+        metrics["launch_bound_pct"] = alone.launch_bound_pct
+    return TenantRecord(
+        id=tenant.id,
+        model=tenant.model.name,
+        status="FAILED" if failed else "FINISHED",
+        error=str(measured.failure) if failed else "",
+        phase=getattr(measured.failure, "phase", "") if failed else "",
+        metrics=metrics,
+        insufficient=summary.insufficient.get(tenant.id, ()),
+        facts_before=before,
+        facts_after=after,
+        baseline=alone.ref if alone else None,
+        partitioned_baseline=partitioned.ref if partitioned else None,
+    )
+
+
+def _environment(origin: Origin, measured: Measurement) -> dict[str, Any]:
+    facts = next(iter((measured.facts_after or measured.facts_before).values()), {})
+    found = {key: facts[key] for key in _REPORTED_ONCE if facts.get(key)} | dict(origin.environment)
+    if measured.cores is not None:
+        found["cores_pinned"] = measured.cores.pinned
+    return found
+
+
+def _iso(realtime_ns: int) -> str:
+    return datetime.fromtimestamp(realtime_ns / 1e9, UTC).isoformat(timespec="milliseconds")

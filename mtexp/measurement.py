@@ -1,0 +1,237 @@
+"""One measured run, from sharing mode up to tenants gone: what was measured, before anybody judges it.
+
+Lives here: the order of design section 4, steps 4 to 6. May touch: launch, sharing, telemetry, host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mtexp.errors import MtexpError, TenantFailed
+from mtexp.host import Device
+from mtexp.launch import CorePlan, Starter, TenantGroup, plan_cores
+from mtexp.metrics.bootstrap import relative_half_width_pct
+from mtexp.metrics.samples import Samples
+from mtexp.metrics.verdict import Finding
+from mtexp.sharing import SharingMode, open_sharing
+from mtexp.spec import RunSpec
+from mtexp.telemetry import Sampler, foreign_processes, open_sampler
+from mtexp.tenant.job import ProcessJob, TenantJob
+
+Facts = dict[str, dict[str, Any]]
+Progress = Callable[[str], None]
+
+TELEMETRY = "telemetry.parquet"
+_CI_EVERY_S = 0.1
+
+
+@dataclass(slots=True)
+class Measurement:
+    """Everything one run produced, also when it failed half way."""
+
+    samples: dict[str, Samples] = field(default_factory=dict)
+    facts_before: Facts = field(default_factory=dict)
+    facts_after: Facts = field(default_factory=dict)
+    proof: dict[str, Any] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    full: list[str] = field(default_factory=list)
+    foreign_before: tuple[str, ...] = ()
+    foreign_after: tuple[str, ...] = ()
+    clock: list[tuple[int, int]] = field(default_factory=list)
+    """(monotonic ns, realtime ns) pairs, at the start and at the end."""
+    cores: CorePlan | None = None
+    failure: MtexpError | None = None
+
+    @property
+    def failed_tenant(self) -> str:
+        """Id of the tenant that failed, or empty."""
+        return self.failure.tenant if isinstance(self.failure, TenantFailed) else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Context:
+    spec: RunSpec
+    device: Device
+    folder: Path
+    starter: Starter
+    progress: Progress
+    trace_folder: str
+
+
+def measure(
+    spec: RunSpec, device: Device, folder: Path, starter: Starter, progress: Progress, *, trace_folder: str = ""
+) -> Measurement:
+    """Bring the sharing mode up and measure ``spec`` on ``device``; samples, logs and telemetry go to ``folder``.
+
+    A failure of a tenant or of the host ends the run and is returned in the measurement with all that had been
+    measured; the tenants are gone, the sharing mode is down, and nothing is left behind.
+    """
+    result = Measurement()
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    try:
+        with open_sharing(spec, device, work_dir=folder) as sharing:
+            measure_in(sharing, spec, device, folder, starter, result, progress, trace_folder=trace_folder)
+    except MtexpError as error:
+        result.failure = error
+    return result
+
+
+def measure_in(
+    sharing: SharingMode,
+    spec: RunSpec,
+    device: Device,
+    folder: Path,
+    starter: Starter,
+    result: Measurement,
+    progress: Progress = lambda text: None,
+    *,
+    trace_folder: str = "",
+) -> None:
+    """Measure ``spec`` under a sharing mode that is up, into ``result``.
+
+    Raises:
+        TenantFailed: With all that had been measured in ``result``.
+    """
+    context = _Context(
+        spec=spec, device=device, folder=folder, starter=starter, progress=progress, trace_folder=trace_folder
+    )
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    result.clock.append(_clock_pair())
+    try:
+        _measure_shared(context, sharing, result)
+    finally:
+        for path in folder.glob("*.bin"):
+            path.unlink()
+        result.clock.append(_clock_pair())
+
+
+def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement) -> None:
+    spec, progress = context.spec, context.progress
+    groups = sharing.groups()
+    available = sorted(os.sched_getaffinity(0))
+    result.cores = cores = plan_cores([len(g) for g in groups], available, pin=spec.measure.pin_cores)
+    with (
+        _keep_off(cores),
+        TenantGroup(context.starter, spec.deadlines, context.folder, release=sharing.release) as tenants,
+    ):
+        try:
+            progress(f"starting {len(spec.tenants)} tenants")
+            tenants.start(_jobs(context, sharing, cores, tenants))
+            with _sampler(context, sharing, cores, tenants) as sampler:
+                progress("building models")
+                tenants.build()
+                progress("warming up")
+                result.facts_before = tenants.warm_up()
+                observed = sharing.observe()
+                result.foreign_before = _foreign(context, sharing, tenants)
+                progress("measuring")
+                tenants.measure(_enough(spec, tenants))
+                observed_after = sharing.observe()
+                result.findings += sampler.stop()
+            result.foreign_after = _foreign(context, sharing, tenants)
+            result.facts_after = tenants.finish()
+            result.proof, findings = sharing.prove(result.facts_before, result.facts_after, observed, observed_after)
+            result.findings += findings
+        except TenantFailed as failure:
+            failure.remedy = sharing.explain(f"{failure.cause}\n{failure.log_tail}") or ""
+            raise
+        finally:
+            result.samples, result.full = tenants.samples(), tenants.full()
+
+
+def _sampler(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: TenantGroup) -> Sampler:
+    pids = {tenant: pid for group, pid in zip(sharing.groups(), tenants.pids, strict=True) for tenant in group}
+    return open_sampler(
+        context.spec.telemetry,
+        context.spec.runtime,
+        context.device.uuid,
+        pids,
+        context.folder / TELEMETRY,
+        cores.sampler[0] if cores.sampler else None,
+        mps=context.spec.sharing.mps_mode != "disabled",
+    )
+
+
+def _foreign(context: _Context, sharing: SharingMode, tenants: TenantGroup) -> tuple[str, ...]:
+    """Processes on the device that are none of this run's."""
+    if context.device.kind != "gpu":
+        return ()
+    ours = {os.getpid(), *tenants.pids, *sharing.pids()}
+    return tuple(str(process) for process in foreign_processes(context.device.uuid, ours))
+
+
+def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: TenantGroup) -> list[ProcessJob]:
+    """One job a process, as the sharing mode groups the tenants."""
+    spec, folder = context.spec, context.folder
+    board, samples = tenants.allocate([t.id for t in spec.tenants], spec.measure.max_iterations)
+    by_id = {
+        tenant.id: TenantJob(tenant=tenant, slot=slot, samples=str(samples[slot]))
+        for slot, tenant in enumerate(spec.tenants)
+    }
+    return [
+        ProcessJob(
+            name=_name(group),
+            tenants=tuple(by_id[i] for i in group),
+            address=tenants.address,
+            board=str(board),
+            log=str(folder / "logs" / f"{_name(group)}.log"),
+            runtime=spec.runtime,
+            measure=spec.measure,
+            environment=sharing.environment(group),
+            cores=cores.processes[index],
+            probe_busy=spec.kind == "baseline" and spec.runtime == "gpu",
+            nvtx=_nvtx(spec),
+            torch_trace=context.trace_folder,
+        )
+        for index, group in enumerate(sharing.groups())
+    ]
+
+
+def _nvtx(spec: RunSpec) -> str:
+    """Which NVTX ranges the tenants emit: those of their profiler, none in a timed run."""
+    return spec.profiler.kind if spec.kind == "profile" and spec.profiler.kind in ("nsys", "ncu") else ""
+
+
+def _name(group: Sequence[str]) -> str:
+    return group[0] if len(group) == 1 else "tenants"
+
+
+def _enough(spec: RunSpec, tenants: TenantGroup) -> Callable[[int, int, float], bool]:
+    """The stopping rule: iterations and time together, or an interval narrow enough, with a cap."""
+    rule = spec.measure
+    last_look: dict[int, float] = {}
+
+    def enough(slot: int, iterations: int, elapsed_s: float) -> bool:
+        if iterations < rule.iterations or elapsed_s < rule.min_time_s:
+            return False
+        if not rule.until_ci_pct or iterations >= rule.max_iterations:
+            return True
+        if elapsed_s - last_look.get(slot, 0.0) < _CI_EVERY_S:
+            return False
+        last_look[slot] = elapsed_s
+        latency_ms = tenants.sample(slot).measured.latency_ms
+        return relative_half_width_pct(latency_ms, rule.until_ci_statistic) <= rule.until_ci_pct
+
+    return enough
+
+
+@contextlib.contextmanager
+def _keep_off(cores: CorePlan) -> Iterator[None]:
+    """Keep this process off the tenants' cores while they run."""
+    before = os.sched_getaffinity(0)
+    if cores.pinned:
+        os.sched_setaffinity(0, cores.parent)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _clock_pair() -> tuple[int, int]:
+    return time.monotonic_ns(), time.time_ns()

@@ -1,0 +1,176 @@
+"""The profiling pass after a timed run: its own run (``mtexp.kind=profile``), linked to the timed one.
+
+May touch: profiling, sharing, the session that a profiler wraps. Timed results never depend on it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from mtexp.errors import ProfilerError
+from mtexp.evaluation import Comparison, Origin, evaluate
+from mtexp.host import Device
+from mtexp.launch import ForkserverStarter
+from mtexp.measurement import measure
+from mtexp.metrics.verdict import Finding, verdict_of
+from mtexp.profile_session import Session
+from mtexp.profiling import ncu, nsys
+from mtexp.profiling.result import ProfileResult, collect, collect_torch, write_rooflines
+from mtexp.profiling.roofline import device_peaks, request_cost
+from mtexp.sharing import open_sharing
+from mtexp.spec import BaselineSpec, RunSpec, SharingSpec, TelemetrySpec, TenantSpec
+from mtexp.tracking import record as records
+from mtexp.tracking.iterations import read_samples
+from mtexp.tracking.record import RunRecord
+
+Progress = Callable[[str], None]
+_SESSION_S = 900.0
+_NCU_SESSION_S = 1800.0
+_NCU_WARMUP = 2
+_GPU_METRICS_HZ = 10_000
+
+
+def profile(
+    spec: RunSpec, device: Device, timed: RunRecord, folder: Path, origin: Origin, progress: Progress
+) -> Iterator[Path]:
+    """Profile ``spec`` and yield the folders of the records made.
+
+    Raises:
+        ProfilerError: The profiler is missing, too old, without permission, or produced nothing.
+    """
+    kind = spec.profiler.kind
+    if spec.runtime == "cpu" and kind in ("nsys", "ncu"):
+        raise ProfilerError(f"profiler={kind} traces a GPU, and this run is on the CPU. Use profiler=torch there.")
+    progress(f"profiling with {kind}")
+    passes = {"nsys": _with_nsys, "ncu": _with_ncu, "torch": _with_torch}
+    out = folder / f"profile-{kind}"
+    out.mkdir(parents=True, exist_ok=True)
+    yield passes[kind](_profiled(spec), device, timed, out, origin)
+
+
+def _profiled(spec: RunSpec) -> RunSpec:
+    measure = replace(spec.measure, iterations=spec.profiler.iterations, percentiles=(), min_time_s=0.0)
+    return replace(
+        spec,
+        kind="profile",
+        launcher="interpreter",
+        measure=replace(measure, until_ci_pct=0.0),
+        telemetry=TelemetrySpec(enabled=False),
+        baseline=BaselineSpec(mode="skip"),
+    )
+
+
+def _with_nsys(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin: Origin) -> Path:
+    tool = nsys.find_nsys()
+    with open_sharing(spec, device, work_dir=out) as sharing:
+        session = _write_session(Session.of(spec, device, out, sharing, origin, ""), out)
+        metrics_hz = _GPU_METRICS_HZ if spec.profiler.gpu_metrics else 0
+        command = nsys.profile_command(tool, session, out / "tenants", gpu_metrics_hz=metrics_hz)
+        before = sharing.observe()
+        report = nsys.capture(tool, command, out / "tenants", timeout_s=_SESSION_S, log=out / "nsys.log")
+        after = sharing.observe()
+        record = records.load(out)
+        facts_before = {t.id: t.facts_before for t in record.tenants}
+        facts_after = {t.id: t.facts_after for t in record.tenants}
+        proof, findings = sharing.prove(facts_before, facts_after, before, after)
+    slicing = spec.sharing.mode == "processes" and spec.sharing.mps_mode == "disabled" and len(spec.tenants) > 1
+    pids = {t.facts_before["pid"]: t.id for t in record.tenants if "pid" in t.facts_before}
+    result = collect(tool, report, out, time_slicing=slicing, tenants=pids)
+    return _finish(replace(record, sharing=proof), timed, out, result, findings)
+
+
+def _with_torch(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin: Origin) -> Path:
+    traces = out / "traces"
+    traces.mkdir(exist_ok=True)
+    measured = measure(spec, device, out, ForkserverStarter(), lambda text: None, trace_folder=str(traces))
+    if measured.failure is not None:
+        raise ProfilerError(f"the traced run failed: {measured.failure}")
+    record = evaluate(spec, measured, out, Comparison(), origin)
+    records.save(record, out, measured.samples)
+    slicing = spec.sharing.mode == "processes" and spec.sharing.mps_mode == "disabled" and len(spec.tenants) > 1
+    result = collect_torch(
+        {t.id: traces / f"{t.id}.trace.json" for t in spec.tenants}, out, time_slicing=slicing and spec.runtime == "gpu"
+    )
+    return _finish(record, timed, out, result, ())
+
+
+def _with_ncu(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin: Origin) -> Path:
+    """Each model of the mix alone, one request of it; the record is that of the last, with a row a model."""
+    tool = ncu.find_ncu()
+    metrics = ncu.choose_metrics(ncu.query_metrics(tool, log=out / "ncu-metrics.log"))
+    peaks, rows, reports = device_peaks(device.name), [], []
+    models = {tenant.model.name: tenant for tenant in spec.tenants}
+    bound = {t.model: t.metrics.get("launch_bound_pct") for t in timed.tenants}
+    for name, tenant in models.items():
+        folder = out / name
+        folder.mkdir(exist_ok=True)
+        alone = _alone(spec, tenant)
+        with open_sharing(alone, device, work_dir=folder) as sharing:
+            session = _write_session(Session.of(alone, device, folder, sharing, origin, ""), folder)
+            command = ncu.profile_command(tool, session, folder / name, kernels=spec.profiler.kernels, metrics=metrics)
+            report, kernels = ncu.profile(tool, command, folder / name, timeout_s=_NCU_SESSION_S)
+        reports.append(report)
+        stressor = tenant.model.role == "stressor"
+        rows.append(
+            ncu.roofline_row(
+                kernels,
+                tenant=tenant.id,
+                model=name,
+                precision=tenant.precision,
+                kernel_limit=spec.profiler.kernels,
+                peaks=peaks,
+                cost=None if stressor else request_cost(tenant.model, tenant.workload, tenant.precision),
+                launch_bound_pct=bound[name],
+            )
+        )
+    result = write_rooflines(rows, peaks, out)
+    record = records.load(folder)
+    every = replace(record, spec=asdict(replace(spec, tenants=tuple(models.values()))))
+    tenants = [records.load(out / name).tenants[0] for name in models]
+    every = replace(every, tenants=tuple(tenants), metrics={}, window=None)
+    samples = {t.id: read_samples(out / t.model / records.ITERATIONS)[t.id] for t in tenants}
+    records.save(every, out, samples)
+    return _finish(every, timed, out, replace(result, artifacts=(*reports, *result.artifacts)), ())
+
+
+def _alone(spec: RunSpec, tenant: TenantSpec) -> RunSpec:
+    measure = replace(spec.measure, iterations=1, warmup=_NCU_WARMUP)
+    return replace(spec, tenants=(tenant,), sharing=SharingSpec(), measure=measure)
+
+
+def _write_session(session: Session, folder: Path) -> list[str]:
+    path = folder / "session.json"
+    path.write_text(json.dumps(asdict(session)))
+    return [sys.executable, "-m", "mtexp.profile_session", str(path)]
+
+
+def _finish(
+    record: RunRecord, timed: RunRecord, out: Path, result: ProfileResult, findings: tuple[Finding, ...]
+) -> Path:
+    """Put what the profiler saw into the record, beside the traced slowdown."""
+    alike = {tenant.id: tenant.metrics for tenant in timed.tenants}
+    tenants = tuple(
+        replace(t, metrics={**t.metrics, **result.tenants.get(t.id, {}), **_traced(t.metrics, alike.get(t.id, {}))})
+        for t in record.tenants
+    )
+    every = (*record.findings, *findings, *result.findings)
+    final = replace(
+        record,
+        tenants=tenants,
+        metrics={**record.metrics, **result.metrics},
+        findings=every,
+        verdict=verdict_of(every),
+        profile_of=timed.record_id,
+    )
+    records.save(final, out, read_samples(out / records.ITERATIONS))
+    return out
+
+
+def _traced(traced: Mapping[str, float], timed: Mapping[str, float]) -> dict[str, float]:
+    """Mean latency under the profiler against the timed run's: what tracing cost."""
+    key = "latency_mean_ms"
+    return {"traced_slowdown": traced[key] / timed[key]} if key in traced and key in timed else {}
