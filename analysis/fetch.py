@@ -1,0 +1,354 @@
+"""A run query in, tidy typed DataFrames out: ``runs``, ``tenants``, ``iterations``, ``telemetry``.
+
+Lives here: the only way from MLflow to the analysis. May touch: MLflow and artifacts (reading).
+
+A query is MLflow's filter string (``params.mix = 'mixed' AND metrics.stp > 1.5 AND tags.mtexp.verdict = 'VALID'``) and
+always speaks of parent runs. Columns are the names of :mod:`mtexp.tracking.keys`, tags without ``mtexp.``; their types
+are the registry's. Runs whose upload is not complete are not there. ``python -m analysis.fetch QUERY`` prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pandas as pd
+
+from mtexp.errors import MtexpError
+from mtexp.spec import TrackingSpec
+from mtexp.tracking import keys
+from mtexp.tracking.record import ITERATIONS, TELEMETRY
+from mtexp.tracking.search import search
+from mtexp.tracking.store import NoStoreError, Store, open_store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from mlflow.entities import Run
+
+PREFIX = "mtexp."
+PARENT = "mlflow.parentRunId"
+FEW_PARENTS = 100
+"""Up to so many, the tenants of each run are asked for; beyond, all tenants are fetched and sorted out here."""
+
+_OWN: dict[str, tuple[str, Callable[[Run], Any]]] = {
+    "run_id": ("string", lambda run: run.info.run_id),
+    "run_name": ("string", lambda run: run.info.run_name),
+    "status": ("string", lambda run: run.info.status),
+    "start_time": ("time", lambda run: run.info.start_time),
+    "end_time": ("time", lambda run: run.info.end_time),
+    "artifact_uri": ("string", lambda run: run.info.artifact_uri),
+}
+"""Columns that are neither tag nor parameter nor metric."""
+
+_SHOWN = (
+    *("start_time", "run_name", "kind", "num_tenants", "device", "verdict"),
+    *("stp", "antt", "jain_fairness", "throughput_rps", "overlap_pct"),
+)
+
+
+class QueryError(MtexpError):
+    """A query that MLflow cannot read, or that no run answers."""
+
+
+def runs(
+    query: str = "", *, uri: str | None = None, experiment: str = "mtexp", columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the runs that match, one row each, newest first.
+
+    Args:
+        query: MLflow filter string about parent runs; empty = all.
+        uri: MLflow's; default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the current directory.
+        experiment: MLflow experiment.
+        columns: Names wanted, in this order; much faster than all of them where MLflow reads a database itself.
+
+    Returns:
+        ``run_id``, ``run_name``, ``status``, times, then tags, parameters and metrics as plain columns. A metric that a
+        run does not have is NaN.
+
+    Raises:
+        QueryError: The query has an error, a column is not known, or no run matches; says what there is.
+        TrackingError: The store is not there or does not answer.
+    """
+    with _opened(uri, experiment) as store:
+        return _frame(_parents(store, query, columns), columns)
+
+
+def tenants(
+    query: str = "", *, uri: str | None = None, experiment: str = "mtexp", columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the tenants of the runs that match, one row each, with ``parent_run_id``.
+
+    Arguments and errors are those of :func:`runs`; ``query`` is about the parent runs.
+    """
+    with _opened(uri, experiment) as store:
+        parents = [run.info.run_id for run in _parents(store, query, ())]
+        children = _children(store, parents, bool(query), columns)
+        frame = _frame(children, columns)
+        frame.insert(1, "parent_run_id", pd.Series([run.data.tags[PARENT] for run in children], dtype="string"))
+    return frame
+
+
+def iterations(
+    query: str = "", *, uri: str | None = None, experiment: str = "mtexp", columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return every iteration of the runs that match, from Parquet: ``run_id``, ``record_id``, then those columns.
+
+    Arguments and errors are those of :func:`runs`; ``columns`` are those of ``iterations.parquet``.
+    """
+    from mtexp.tracking.iterations import SCHEMA, iterations_table
+
+    if columns is not None:
+        for name in columns:
+            _require(name, SCHEMA.names, "column of iterations.parquet")
+    return _artifact_rows(query, uri, experiment, ITERATIONS, lambda path: iterations_table(path, columns))
+
+
+def telemetry(query: str = "", *, uri: str | None = None, experiment: str = "mtexp") -> pd.DataFrame:
+    """Return every telemetry sample of the runs that match: ``run_id``, ``record_id``, ``monotonic_ns``, the columns.
+
+    Arguments and errors are those of :func:`runs`; a run without telemetry has no rows.
+    """
+    from mtexp.tracking.iterations import telemetry_table
+
+    return _artifact_rows(query, uri, experiment, TELEMETRY, telemetry_table)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(uri: str | None, experiment: str) -> Iterator[Store]:
+    try:
+        with open_store(TrackingSpec(uri=uri or "", experiment=experiment), write=False) as store:
+            yield store
+    except NoStoreError as error:
+        remedy = "Run something first (python run.py), or name the store with MLFLOW_TRACKING_URI or uri=."
+        raise NoStoreError(f"{error}. {remedy}") from None
+
+
+def _parents(store: Store, query: str, columns: Sequence[str] | None) -> list[Run]:
+    """The complete parent runs that match ``query``."""
+    from mlflow.exceptions import MlflowException
+
+    complete = f"tags.`{keys.UPLOAD}` = '{keys.UPLOAD_COMPLETE}'"
+    try:
+        found = list(search(store, f"{query} AND {complete}" if query.strip() else complete, _mlflow_names(columns)))
+    except MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        example = "params.mix = 'mixed' AND metrics.stp > 1.5 AND tags.mtexp.verdict = 'VALID'"
+        raise QueryError(f"query {query!r}: {error.message} Allowed: an MLflow filter, e.g. {example}") from None
+    if not found:
+        raise QueryError(_nothing(store, query, complete))
+    return found
+
+
+def _nothing(store: Store, query: str, complete: str) -> str:
+    there = list(search(store, complete, ("mix", keys.KIND)))
+    if not there:
+        return (
+            f"no complete run in {store.uri} yet: run something (python run.py), or look into another store with uri="
+        )
+    mixes = sorted({run.data.params.get("mix", "") for run in there})
+    kinds = sorted({run.data.tags.get(keys.KIND, "") for run in there})
+    return (
+        f"no run of {len(there)} in {store.uri} matches {query!r}. "
+        f"There are the kinds {', '.join(kinds)} and the mixes {', '.join(mixes)[:400]}. Loosen the query."
+    )
+
+
+def _children(store: Store, parents: Sequence[str], narrowed: bool, columns: Sequence[str] | None) -> list[Run]:
+    names = _mlflow_names(columns)
+    wanted = None if names is None else {*names, PARENT}
+    if narrowed and len(parents) <= FEW_PARENTS:
+        return [run for parent in parents for run in search(store, f"tags.`{PARENT}` = '{parent}'", wanted)]
+    order = {parent: position for position, parent in enumerate(parents)}
+    every = search(store, f"tags.`{keys.KIND}` = '{keys.TENANT}'", wanted)
+    mine = [run for run in every if run.data.tags.get(PARENT) in order]
+    return sorted(mine, key=lambda run: order[run.data.tags[PARENT]])
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def _mlflow_names(columns: Sequence[str] | None) -> set[str] | None:
+    """Names in MLflow of ``columns``: a tag is there with its prefix."""
+    if columns is None:
+        return None
+    return {*columns, *(PREFIX + name for name in columns)}
+
+
+def _plain(tag: str) -> str:
+    return tag.removeprefix(PREFIX)
+
+
+def _require(name: str, known: Iterable[str], what: str) -> None:
+    known = sorted(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"nearest: {', '.join(near)}" if near else f"e.g. {', '.join(known[:5])}"
+        raise QueryError(f"columns={name}: no such {what} ({hint})")
+
+
+def _frame(found: Sequence[Run], columns: Sequence[str] | None) -> pd.DataFrame:
+    """One row per run; with ``columns``, those in that order and ``run_id`` first."""
+    values: dict[str, list[Any]] = {name: [get(run) for run in found] for name, (_, get) in _OWN.items()}
+    rows = len(found)
+    for position, run in enumerate(found):
+        tags = {_plain(name): value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+        for name, value in {**tags, **run.data.params, **run.data.metrics}.items():
+            if name not in values:
+                values[name] = [None] * rows
+            values[name][position] = value
+    if columns is not None:
+        for name in columns:
+            _require(name, {*values, *_known_names(columns)}, "column")
+        values = {name: values.get(name, [None] * rows) for name in dict.fromkeys(("run_id", *columns))}
+    else:
+        values = {name: values[name] for name in sorted(values, key=_order())}
+    return pd.DataFrame({name: typed(name, column) for name, column in values.items()})
+
+
+def _known_names(columns: Collection[str]) -> set[str]:
+    """Names that a run may have, even where none has: of the registry, intervals among ``columns`` included."""
+    ends = {name for name in columns if not keys.unknown([name])}
+    return {*_OWN, *map(_plain, keys.TAGS), *keys.PARAMS, *keys.METRICS, *ends}
+
+
+def _order() -> Callable[[str], tuple[int, str]]:
+    """Own columns, then the registry's in its order with intervals after their metric, then others."""
+    listed = [*_OWN, *map(_plain, keys.TAGS), *keys.PARAMS, *keys.METRICS]
+    position = {name: index for index, name in enumerate(listed)}
+
+    def key(name: str) -> tuple[int, str]:
+        stem = name.removesuffix("_ci_low").removesuffix("_ci_high")
+        return position.get(stem, len(position)), name
+
+    return key
+
+
+def typed(name: str, values: list[Any]) -> pd.Series[Any]:
+    """Return the values of one tag, parameter or metric as a column of the registry's type."""
+    if name in _OWN:
+        kind = _OWN[name][0]
+        return (
+            pd.to_datetime(pd.Series(values), unit="ms", utc=True) if kind == "time" else pd.Series(values, dtype=kind)
+        )
+    key = keys.TAGS.get(PREFIX + name) or keys.PARAMS.get(name)
+    if key is None:
+        return _typed_other(name, values)
+    column = pd.Series(values, dtype="string")
+    if key.dtype == "boolean":
+        return column.map({"true": True, "false": False}).astype("boolean")
+    if key.dtype == "string":
+        return column
+    numbers: pd.Series[Any] = pd.to_numeric(column, errors="coerce")
+    dtype: Any = key.dtype
+    # A run of tenants that differ has "8,16": such a column stays text.
+    return column if (numbers.isna() & column.notna()).any() else numbers.astype(dtype)
+
+
+def _typed_other(name: str, values: list[Any]) -> pd.Series[Any]:
+    """A metric, or a tag that somebody else gave."""
+    if not keys.unknown([name]) or any(isinstance(value, float) for value in values):
+        return pd.Series(np.array([np.nan if value is None else value for value in values], dtype=np.float64))
+    return pd.Series(values, dtype="string")
+
+
+# --- artifacts --------------------------------------------------------------------------------------------------------
+
+
+def _artifact_rows(
+    query: str, uri: str | None, experiment: str, name: str, read: Callable[[Path], pa.Table]
+) -> pd.DataFrame:
+    """Rows of one Parquet artifact of every run that matches, each with its run."""
+    import pyarrow as pa
+
+    tables = []
+    with _opened(uri, experiment) as store, tempfile.TemporaryDirectory(prefix="mtexp-fetch-") as scratch:
+        found = _parents(store, query, ("record_id",))
+        for run in found:
+            if (path := _artifact(store, run, name, Path(scratch))) is None:
+                continue
+            table = read(path)
+            for position, column in enumerate(("run_id", "record_id")):
+                value = run.info.run_id if column == "run_id" else run.data.tags[keys.RECORD_ID]
+                table = table.add_column(position, column, _constant(value, len(table)))
+            tables.append(table)
+    if not tables:
+        raise QueryError(
+            f"none of the {len(found)} runs that match {query!r} has a {name}; it may have been switched off"
+        )
+    return pa.concat_tables(tables, promote_options="default").unify_dictionaries().to_pandas()
+
+
+def _constant(value: str, rows: int) -> pa.DictionaryArray:
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, dtype=np.int32)), [value])
+
+
+def _artifact(store: Store, run: Run, name: str, scratch: Path) -> Path | None:
+    """A file of the run: where it lies if that is on this host, else downloaded; None if it has none."""
+    parts = urlsplit(run.info.artifact_uri)
+    if parts.scheme in ("", "file"):
+        path = Path(unquote(parts.path)) / name
+        return path if path.is_file() else None
+    if name not in {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}:
+        return None
+    folder = scratch / run.info.run_id
+    folder.mkdir(exist_ok=True)
+    return Path(store.client.download_artifacts(run.info.run_id, name, str(folder)))
+
+
+# --- command ----------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the runs that match as a table; the exit code is 1 when there is nothing to print."""
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(prog="python -m analysis.fetch", description="Runs that match, as a table.")
+    parser.add_argument("query", nargs="?", default="", help="MLflow filter, e.g. \"params.mix = 'mixed'\"")
+    parser.add_argument("--uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db here")
+    parser.add_argument("--experiment", default="mtexp")
+    parser.add_argument("--columns", help="comma-separated; default: the headline")
+    options = parser.parse_args(arguments)
+    columns = options.columns.split(",") if options.columns else list(_SHOWN)
+    try:
+        frame = runs(options.query, uri=options.uri, experiment=options.experiment, columns=columns)
+    except MtexpError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    frame = frame[columns].dropna(axis="columns", how="all")
+    table = Table(caption=f"{len(frame)} runs")
+    for name in frame.columns:
+        table.add_column(name, justify="right" if pd.api.types.is_numeric_dtype(frame[name]) else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*map(_cell, row))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 500
+    console.print(table)
+    return 0
+
+
+def _cell(value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    if isinstance(value, pd.Timestamp):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""Rows of DataFrames as plain mappings. Lives here: :func:`rows_of`. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Every row of ``frame``, whose columns have names, as a mapping from column to value."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

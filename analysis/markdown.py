@@ -1,0 +1,122 @@
+"""The findings as a page of Markdown, with the tables they rest on: for a repository, where HTML is not shown.
+
+Lives here: :func:`page`. May touch: nothing. Everything on it comes from the data it is given, so it can be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis import tables
+from analysis.findings import Answer, findings
+from analysis.frames import rows_of
+from analysis.page import number
+from analysis.plots import FIGURES
+from analysis.pooling import Results
+from mtexp.tracking import keys
+
+
+def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: str = "", images: str = "plots") -> str:
+    """Return the page.
+
+    Args:
+        results: What was measured.
+        title: Heading.
+        figures: Names of figures (:data:`analysis.plots.FIGURES`) whose SVG lies in ``images``.
+        made_by: Command that makes the page again.
+        images: Folder of the figures, relative to the page.
+    """
+    answers, data = findings(results), results.data
+    parts = [f"# {title}", _measured(results)]
+    if made_by:
+        parts.append(f"This page is generated: `{made_by}` makes it again from the records beside it.")
+    parts.append("Brackets hold 95 % intervals; a difference is claimed only where its interval leaves 1 out.")
+    for question in dict.fromkeys(answer.question for answer in answers):
+        parts += [f"## {question}", *(_paragraph(a) for a in answers if a.question == question)]
+    matrices = [(sharing, tables.matrix_pairs(results)) for sharing in results.sharings]
+    parts += [block for sharing, found in matrices for block in _matrix(sharing, found)]
+    parts += ["## Every mix", _table(tables.overview(results), _OVERVIEW)]
+    parts += ["## Alone", _table(tables.baselines(results), _BASELINES)]
+    shown = [figure for figure in FIGURES if figure.name in figures]
+    if shown:
+        parts.append("## Figures")
+    parts += [
+        f"![{figure.title}]({images}/{figure.name}.svg)\n\n*{figure.title}.* {figure.caption}" for figure in shown
+    ]
+    if len(data.invalid):
+        parts.append(f"{len(data.invalid)} INVALID runs are left out.")
+    return "\n\n".join(parts) + "\n"
+
+
+_OVERVIEW = {
+    "mix": "mix",
+    "sharing": "sharing",
+    "num_tenants": "tenants",
+    "repetitions": "repetitions",
+    "stp": "STP",
+    "antt": "ANTT",
+    "fairness": "fairness",
+    "throughput_rps": "requests/s",
+    "energy_j_per_request": "J/request",
+}
+_BASELINES = {
+    "model": "model",
+    "workload": "workload",
+    "latency_mean_ms": "mean ms",
+    "latency_p50_ms": "p50 ms",
+    "latency_p99_ms": "p99 ms",
+    "throughput_rps": "requests/s",
+    "launch_bound_pct": "launch-bound %",
+}
+
+
+def _measured(results: Results) -> str:
+    runs = results.data.runs
+    facts = []
+    for name, label in (("device", ""), ("driver", "driver "), ("cuda", "CUDA "), ("torch", "torch ")):
+        values = [str(value) for value in runs[name].dropna().unique()] if name in runs else []
+        facts += [f"{label}{', '.join(values)}"] if values else []
+    return f"{len(runs)} runs of {len(results.points)} points on {', '.join(facts)}."
+
+
+def _paragraph(answer: Answer) -> str:
+    return answer.text if answer.claimed else f"*{answer.text}*"
+
+
+def _matrix(sharing: str, found: pd.DataFrame) -> list[str]:
+    cells = {(c["victim"], c["neighbour"]): c for c in rows_of(found[found["sharing"] == sharing])}
+    if not cells:
+        return []
+    victims = list(dict.fromkeys(victim for victim, _ in cells))
+    neighbours = sorted(dict.fromkeys(neighbour for _, neighbour in cells), key=_place(victims))
+    lines = [f"| slowed \\ beside | {' | '.join(neighbours)} |", "|---|" + "---:|" * len(neighbours)]
+    for victim in victims:
+        row = [_figure(cells[victim, n], "slowdown") if (victim, n) in cells else "" for n in neighbours]
+        lines.append(f"| {victim} | {' | '.join(row)} |")
+    return [f"## Who slows whom under {sharing}", "\n".join(lines)]
+
+
+def _place(order: Sequence[str]) -> Any:
+    return lambda name: order.index(name) if name in order else len(order)
+
+
+def _table(frame: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    there = {name: label for name, label in columns.items() if name in frame and frame[name].notna().any()}
+    lines = [f"| {' | '.join(there.values())} |", "|---" * len(there) + "|"]
+    lines += [f"| {' | '.join(_figure(row, name) for name in there)} |" for row in rows_of(frame)]
+    return "\n".join(lines)
+
+
+def _figure(row: Mapping[str, Any], name: str) -> str:
+    value = row[name]
+    if not isinstance(value, float):
+        return "" if pd.isna(value) else str(value)
+    if pd.isna(value):
+        return ""
+    low, high = keys.interval(name)
+    if pd.isna(row.get(low)):
+        return number(value)
+    return f"{number(value)} [{number(row[low])}, {number(row[high])}]"

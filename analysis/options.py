@@ -1,0 +1,43 @@
+"""What the commands of ``analysis`` have in common: which runs, and how a refusal looks.
+
+Lives here: :func:`add_source`, :func:`refusing`. May touch: stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mtexp.errors import MtexpError
+
+REFUSED = 2
+
+
+def add_source(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
+    """Add the arguments that say which runs: a query (as ``--query`` unless ``positional``), a sweep or a folder."""
+    text = "MLflow filter, e.g. \"params.mix = 'mixed'\"; default all"
+    if positional:
+        parser.add_argument("query", nargs="?", default="", help=text)
+    else:
+        parser.add_argument("--query", default="", help=text)
+    parser.add_argument("--sweep", default="", metavar="NAME", help="runs of one sweep; latest = the newest")
+    parser.add_argument("--records", type=Path, metavar="DIR", help="an export, or a folder of records; no MLflow")
+    parser.add_argument("--uri", help="MLflow; default: MLFLOW_TRACKING_URI, else mlflow.db here")
+    parser.add_argument("--experiment", default="mtexp", help="MLflow experiment (default: mtexp)")
+
+
+def refusing(command: Callable[..., int]) -> Callable[..., int]:
+    """Turn an error that the user can act on into one message and exit code 2."""
+
+    @functools.wraps(command)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return command(arguments)
+        except MtexpError as error:
+            sys.stderr.write(f"{error}\n")
+            return REFUSED
+
+    return run

@@ -1,0 +1,143 @@
+"""Figures of what was measured, for the report, for MLflow and for notebooks.
+
+Lives here: :data:`FIGURES`, every figure that the report shows, in its order. May touch: plotly. Each takes
+:class:`analysis.pooling.Results` and returns a plotly figure, or None where the data have nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from analysis.plots.samples import latency_ecdf, latency_over_time, telemetry
+from analysis.plots.sharing import (
+    energy,
+    event_timer,
+    fairness,
+    interference_matrix,
+    sensitivity,
+    slowdown_by_tenant,
+    stp_by_mix,
+)
+from analysis.plots.workloads import latency_load, scaling, slo_attainment, tokens, workloads
+from analysis.pooling import Results
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of the report."""
+
+    name: str
+    """Of its file."""
+    title: str
+    caption: str
+    draw: Callable[[Results], go.Figure | None]
+
+
+FIGURES = (
+    Figure(
+        "interference-matrix",
+        "Who slows whom",
+        "Slowdown of the row's model while the column's model runs beside it: 1 = undisturbed, 2 = twice as slow. "
+        "Two tenants of one model show the mean of both. Intervals are under the pointer.",
+        interference_matrix,
+    ),
+    Figure(
+        "stp-by-mix",
+        "What sharing is worth",
+        "STP is the work done together in units of what each does alone: 1 = no better than taking turns, the number "
+        "of tenants = no interference. ANTT is the mean slowdown. Bars are 95 % intervals.",
+        stp_by_mix,
+    ),
+    Figure(
+        "slowdown-by-tenant",
+        "Slowdown and tail by tenant",
+        "Slowdown of the mean latency and of the highest percentile that the iterations support, tenant by tenant, in "
+        "the largest mixes of different models. Bars are 95 % intervals.",
+        slowdown_by_tenant,
+    ),
+    Figure(
+        "fairness",
+        "Fairness",
+        "How evenly the tenants of a mix progress, each against itself alone. Bars are 95 % intervals.",
+        fairness,
+    ),
+    Figure(
+        "scaling",
+        "How many tenants",
+        "The same model, one to many tenants. At one tenant STP and ANTT are 1 by definition where only the baseline "
+        "was measured.",
+        scaling,
+    ),
+    Figure(
+        "event-timer",
+        "Event timer against host clock",
+        "Each point is a tenant. Below the line the CUDA-event timer misses part of the slowdown that a client sees: "
+        "the time a request waits for its turn on the device.",
+        event_timer,
+    ),
+    Figure(
+        "latency-over-time",
+        "Latency over time",
+        "Every request of one mix. Shaded while neighbours measure too, the darker the more of them; thinned so that "
+        "the lowest and highest of each stretch remain.",
+        latency_over_time,
+    ),
+    Figure(
+        "latency-ecdf",
+        "Latency, alone and shared",
+        "Share of requests served within a time (logarithmic). The further a line lies to the right of the dotted one, "
+        "the more the neighbours cost.",
+        latency_ecdf,
+    ),
+    Figure(
+        "telemetry",
+        "Device",
+        "Power, clocks and activity of the device while that mix ran.",
+        telemetry,
+    ),
+    Figure(
+        "energy",
+        "Energy per request",
+        "Energy of the whole device over the window, by the requests in it; requests of different models differ.",
+        energy,
+    ),
+    Figure(
+        "sensitivity",
+        "What each model depends on",
+        "Slowdown beside tenants that press on one resource each.",
+        sensitivity,
+    ),
+    Figure(
+        "workloads",
+        "Decode against prefill",
+        "The same model beside the same neighbour, doing different work. Bars are 95 % intervals.",
+        workloads,
+    ),
+    Figure(
+        "latency-load",
+        "Latency against load",
+        "Open loop: latency counts from the intended arrival. Tenants that could not keep up are not drawn.",
+        latency_load,
+    ),
+    Figure(
+        "tokens",
+        "Time to first token, time per token",
+        "Medians of generating tenants.",
+        tokens,
+    ),
+    Figure(
+        "slo-attainment",
+        "Service levels",
+        "Requests within the service level of their tenant.",
+        slo_attainment,
+    ),
+)
+
+
+def draw(results: Results) -> dict[str, go.Figure]:
+    """Every figure that the data have something for, by name."""
+    drawn = {figure.name: figure.draw(results) for figure in FIGURES}
+    return {name: figure for name, figure in drawn.items() if figure is not None}

@@ -1,0 +1,213 @@
+"""What happened inside a run: latency over time, distributions, telemetry.
+
+Lives here: figures of the samples of one showcase mix. May touch: plotly. Each function takes
+:class:`analysis.pooling.Results` and returns a figure, or None where the data have nothing for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from analysis.frames import rows_of
+from analysis.plots import theme
+from analysis.pooling import Results, in_order
+from mtexp.tracking import keys
+
+_MOST_POINTS = 1_200
+_MOST_TENANTS = 8
+_STEPS = 400
+_TELEMETRY = (
+    *("gpu_power_w", "gpu_sm_clock_mhz", "gpu_sm_active_pct", "gpu_util_pct", "gpu_dram_bw_pct", "gpu_temperature_c"),
+    *("cpu_util_pct", "memory_used_mib"),
+)
+
+
+def showcase(results: Results) -> pd.DataFrame:
+    """The points of one mix that shows the most: several models, several sharing modes, the most tenants."""
+    points = results.points
+    pairs = zip(points["labels"], points["roles"], strict=True)
+    several = np.array([len(set(labels)) > 1 and "stressor" not in roles for labels, roles in pairs], dtype=bool)
+    found = points[points["closed"] & several & (points["num_tenants"] <= _MOST_TENANTS)]
+    if found.empty:
+        found = points[points["num_tenants"] > 1]
+    if found.empty:
+        return found
+    by_mix = found.groupby("mix", observed=True)
+    modes = by_mix["sharing"].nunique().clip(upper=2)
+    rank = pd.DataFrame({"modes": modes, "tenants": by_mix["num_tenants"].max()})
+    best = rank.sort_values(["modes", "tenants"], ascending=False, kind="stable").index[0]
+    chosen = found[found["mix"] == best].drop_duplicates("sharing")
+    return chosen.set_index("sharing").loc[in_order(chosen["sharing"].unique())].reset_index()
+
+
+def latency_over_time(results: Results) -> go.Figure | None:
+    """Latency of every tenant of the showcase mix over time; shaded where its neighbours measure too."""
+    points = showcase(results)
+    if points.empty:
+        return None
+    titles = [f"{point['mix']}, {point['sharing']}" for point in rows_of(points)]
+    fig = make_subplots(len(points), 1, subplot_titles=titles, shared_yaxes=True, vertical_spacing=0.13)
+    shown: set[str] = set()
+    for row, point in enumerate(rows_of(points), 1):
+        record = point["records"][0]
+        own = rows_of(results.tenants[results.tenants["point"] == point["point"]])
+        samples = {t["ids"][0]: results.data.samples(record, t["ids"][0], window=False) for t in own}
+        for tenant, name in zip(own, theme.tenant_names(own), strict=True):
+            tenant["name"] = name
+        origin_ns = min((int(s["start_ns"].min()) for s in samples.values() if len(s)), default=0)
+        for tenant in own:
+            mine = samples[tenant["ids"][0]]
+            if len(mine):
+                _latencies(fig, mine, tenant, origin_ns, row, shown)
+        _shade(fig, samples, origin_ns, row)
+        fig.update_yaxes(title_text="latency (ms)", rangemode="tozero", row=row)
+        fig.update_xaxes(title_text="time since the first start (s)", row=row)
+    if not shown:
+        return None
+    return theme.figure(fig, height=330 * len(points) + 80)
+
+
+def _latencies(
+    fig: go.Figure, mine: pd.DataFrame, tenant: dict[str, Any], origin_ns: int, row: int, shown: set[str]
+) -> None:
+    name = tenant["name"]
+    latency_ms = mine["latency_ms"].to_numpy()
+    kept = _envelope(latency_ms)
+    fig.add_scatter(
+        x=(mine["end_ns"].to_numpy()[kept] - origin_ns) / 1e9,
+        y=latency_ms[kept],
+        mode="lines+markers",
+        line={"width": 0.8},
+        marker={"size": 3},
+        marker_color=theme.model_colour(str(tenant["model"])),
+        line_color=theme.model_colour(str(tenant["model"])),
+        name=name,
+        legendgroup=name,
+        showlegend=theme.legend_once(shown, name),
+        hovertemplate=f"{name}: %{{y:.2f}} ms at %{{x:.2f}} s<extra></extra>",
+        row=row,
+        col=1,
+    )
+
+
+def _shade(fig: go.Figure, samples: dict[str, pd.DataFrame], origin_ns: int, row: int) -> None:
+    """Shade where each tenant measures: the darker, the more of them."""
+    for own in samples.values():
+        if len(own):
+            span = [(own["start_ns"].min() - origin_ns) / 1e9, (own["end_ns"].max() - origin_ns) / 1e9]
+            fig.add_vrect(
+                *span, fillcolor=theme.FAINT, opacity=0.3 / len(samples), line_width=0, layer="below", row=row, col=1
+            )
+
+
+def _envelope(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Positions of the lowest and highest value of each stretch, so that thinning hides no peak."""
+    if len(values) <= _MOST_POINTS:
+        return np.arange(len(values))
+    stretches = np.array_split(np.arange(len(values)), _MOST_POINTS // 2)
+    found = [part[[int(values[part].argmin()), int(values[part].argmax())]] for part in stretches]
+    return np.unique(np.concatenate(found))
+
+
+def latency_ecdf(results: Results) -> go.Figure | None:
+    """Distribution of latency of each model of the showcase mix: alone, and shared in each mode."""
+    points = showcase(results)
+    if points.empty:
+        return None
+    own = results.tenants[results.tenants["point"].isin(points["point"])]
+    labels = list(dict.fromkeys(own["label"]))
+    rows, columns = theme.grid(len(labels))
+    fig = make_subplots(rows, columns, subplot_titles=labels, shared_yaxes=True, vertical_spacing=0.2)
+    sharings = points.set_index("point")["sharing"]
+    shown: set[str] = set()
+    for label, (row, column) in zip(labels, theme.positions(len(labels), columns), strict=True):
+        mine = rows_of(own[own["label"] == label].drop_duplicates("point"))
+        alone = _alone(results, mine[0]["baseline_record_ids"])
+        lines = [("alone", alone, "#7B8794", "dot")]
+        for tenant in mine:
+            sharing = str(sharings[tenant["point"]])
+            values = _together(results, tenant)
+            lines.append((sharing, values, theme.model_colour(str(tenant["model"])), theme.sharing_style(sharing)[3]))
+        for name, values, colour, dash in lines:
+            if len(values):
+                _step(fig, name, values, {"color": colour, "dash": dash, "width": 2}, (row, column))
+                if theme.legend_once(shown, name):
+                    key = {"color": "#7B8794" if name == "alone" else theme.INK, "dash": dash, "width": 2}
+                    fig.add_scatter(x=[None], y=[None], mode="lines", line=key, name=name, row=1, col=1)
+    if not shown:
+        return None
+    theme.figure(fig, height=300 * rows + 90)
+    fig.update_xaxes(title_text="latency (ms)", type="log")
+    fig.update_yaxes(title_text="share of requests (%)", col=1, range=[0, 101])
+    return fig
+
+
+def _step(fig: go.Figure, name: str, values: NDArray[np.float64], line: dict[str, Any], place: tuple[int, int]) -> None:
+    ordered = np.sort(values)
+    ranks = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _STEPS)).round().astype(int))
+    fig.add_scatter(
+        x=ordered[ranks],
+        y=100 * (ranks + 1) / len(ordered),
+        mode="lines",
+        line=line | {"shape": "hv"},
+        showlegend=False,
+        hovertemplate=f"{name}: %{{y:.1f}} % within %{{x:.2f}} ms<extra></extra>",
+        row=place[0],
+        col=place[1],
+    )
+
+
+def _alone(results: Results, record_ids: tuple[str, ...]) -> NDArray[np.float64]:
+    baselines = results.data.baselines
+    found = baselines[baselines["record_id"].isin(record_ids)]
+    pairs = zip(found["record_id"], found["tenant"], strict=True)
+    parts = [results.data.samples(str(r), str(t))["latency_ms"].to_numpy() for r, t in pairs]
+    return np.concatenate([np.empty(0), *parts])
+
+
+def _together(results: Results, tenant: dict[str, Any]) -> NDArray[np.float64]:
+    pairs = zip(tenant["records"], tenant["ids"], strict=True)
+    return np.concatenate([np.empty(0), *(results.data.samples(r, t)["latency_ms"].to_numpy() for r, t in pairs)])
+
+
+def telemetry(results: Results) -> go.Figure | None:
+    """Power, clocks and activity over time while the showcase mix ran, a line a sharing mode."""
+    points, found = showcase(results), results.data.telemetry
+    if points.empty or found.empty:
+        return None
+    names = [name for name in _TELEMETRY if name in found and found[name].notna().any()]
+    records = {str(point["records"][0]): str(point["sharing"]) for point in rows_of(points)}
+    found = found[found["record_id"].isin(records)]
+    if not names or found.empty:
+        return None
+    rows, columns = theme.grid(len(names), 2)
+    fig = make_subplots(rows, columns, horizontal_spacing=0.1, vertical_spacing=0.4 / rows)
+    shown: set[str] = set()
+    for name, (row, column) in zip(names, theme.positions(len(names), columns), strict=True):
+        for record, own in found.groupby("record_id", observed=True, sort=False):
+            sharing = records[str(record)]
+            there = own[own[name].notna()]
+            shade, _, _, dash = theme.sharing_style(sharing)
+            fig.add_scatter(
+                x=(there["monotonic_ns"] - own["monotonic_ns"].min()) / 1e9,
+                y=there[name],
+                mode="lines",
+                line={"color": shade, "dash": dash, "width": 1.6},
+                name=sharing,
+                legendgroup=sharing,
+                showlegend=theme.legend_once(shown, sharing),
+                row=row,
+                col=column,
+            )
+        key = keys.metric(name)
+        fig.update_yaxes(title_text=f"{key.text.removeprefix('GPM: ')} ({key.unit})", row=row, col=column)
+    theme.figure(fig, height=230 * rows + 90)
+    fig.update_xaxes(title_text="time (s)", row=rows)
+    fig.update_yaxes(rangemode="tozero", title_font={"size": 11})
+    return fig

@@ -1,0 +1,265 @@
+"""Who pays and what it is worth: matrix, slowdowns, STP, fairness, energy, the event timer.
+
+Lives here: figures of points. May touch: plotly. Each function takes :class:`analysis.pooling.Results` and returns a
+figure, or None where the data have nothing for it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from analysis import tables
+from analysis.frames import rows_of
+from analysis.plots import theme
+from analysis.pooling import Results, in_order
+
+_MOST_MIXES = 6
+_FEWEST_CELLS = 4
+"""A sharing mode with fewer measured pairs gets no panel beside others that have more."""
+_ROLES = {"encoder": 0, "decoder": 1}
+
+
+def interference_matrix(results: Results) -> go.Figure | None:
+    """Slowdown of each model (row) beside each other (column), a panel a sharing mode."""
+    return _heat_maps(tables.matrix_pairs(results), "neighbour", "victim")
+
+
+def sensitivity(results: Results) -> go.Figure | None:
+    """Slowdown of each model (row) beside each stressor (column): which resource it depends on."""
+    return _heat_maps(tables.sensitivity(results), "stressor", "model")
+
+
+def _heat_maps(found: pd.DataFrame, across: str, down: str) -> go.Figure | None:
+    if found.empty:
+        return None
+    cells_of = found["sharing"].value_counts()
+    sharings = in_order(cells_of[cells_of >= min(_FEWEST_CELLS, cells_of.max())].index.to_numpy())
+    found = found[found["sharing"].isin(sharings)]
+    victims, neighbours = _ordered(found, "victim", "role"), _ordered(found, "neighbour", "neighbour_role")
+    fig = make_subplots(1, len(sharings), subplot_titles=sharings, shared_yaxes=True, horizontal_spacing=0.03)
+    reach = max(0.5, float((found["slowdown"] - 1).abs().max()))
+    for column, sharing in enumerate(sharings, 1):
+        cells = {(r["victim"], r["neighbour"]): r for r in rows_of(found[found["sharing"] == sharing])}
+        rows = [[cells.get((victim, neighbour)) for neighbour in neighbours] for victim in victims]
+        fig.add_heatmap(
+            x=neighbours,
+            y=victims,
+            z=[[cell["slowdown"] if cell else None for cell in row] for row in rows],
+            text=[[f"{cell['slowdown']:.2f}" if cell else "" for cell in row] for row in rows],
+            hovertext=[
+                [
+                    f"{cell['victim']} beside {cell['neighbour']}: {theme.interval_text(cell, 'slowdown', 3)}"
+                    if cell
+                    else "not measured"
+                    for cell in row
+                ]
+                for row in rows
+            ],
+            texttemplate="%{text}",
+            hoverinfo="text",
+            coloraxis="coloraxis",
+            xgap=2,
+            ygap=2,
+            row=1,
+            col=column,
+        )
+    theme.figure(fig, height=theme.rows_height(len(victims), each=48, frame=190))
+    fig.update_layout(
+        coloraxis={
+            "colorscale": theme.DIVERGING,
+            "cmin": 1 - reach,
+            "cmax": 1 + reach,
+            "colorbar": {"title": {"text": "slowdown"}, "thickness": 12},
+        },
+        margin={"t": 50},
+    )
+    fig.update_xaxes(title_text=across, showgrid=False, tickangle=30)
+    fig.update_yaxes(autorange="reversed", showgrid=False)
+    fig.update_yaxes(title_text=f"{down} (pays)", col=1)
+    return fig
+
+
+def _ordered(found: pd.DataFrame, name: str, role: str) -> list[str]:
+    """Encoders, decoders, others; by name in each."""
+    kinds = found[[name, role]].drop_duplicates(name)
+    pairs = zip(kinds[name], kinds[role], strict=True)
+    return [str(label) for label, _ in sorted(pairs, key=lambda pair: (_ROLES.get(str(pair[1]), 2), str(pair[0])))]
+
+
+def _crowded(results: Results) -> pd.DataFrame:
+    """Points in closed loop with two models or more, stressors aside."""
+    points = results.points
+    plain = np.array(["stressor" not in roles for roles in points["roles"]], dtype=bool)
+    return points[(points["num_tenants"] > 1) & points["closed"] & plain]
+
+
+def _dots(frame: pd.DataFrame, names: list[str], titles: list[str], reference: float | None) -> go.Figure | None:
+    """One row a mix, one symbol a sharing mode, one panel a figure, with intervals."""
+    frame = frame.dropna(subset=names, how="all")
+    if frame.empty:
+        return None
+    order = frame.groupby("mix", observed=True)[["num_tenants", names[0]]].mean().sort_values(["num_tenants", names[0]])
+    fig = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.04)
+    shown: set[str] = set()
+    for column, name in enumerate(names, 1):
+        for sharing in in_order(frame["sharing"].unique()):
+            rows = frame[frame["sharing"] == sharing].dropna(subset=name)
+            shade, symbol, _, _ = theme.sharing_style(sharing)
+            fig.add_scatter(
+                x=rows[name],
+                y=rows["mix"],
+                mode="markers",
+                name=sharing,
+                legendgroup=sharing,
+                showlegend=theme.legend_once(shown, sharing),
+                marker={"color": shade, "symbol": symbol, "size": 10},
+                error_x=theme.error_bars(rows, name),
+                hovertext=[f"{r['mix']}, {sharing}: {theme.interval_text(r, name, 3)}" for r in rows_of(rows)],
+                hoverinfo="text",
+                row=1,
+                col=column,
+            )
+        fig.update_xaxes(title_text=titles[column - 1], rangemode="tozero", row=1, col=column)
+        if reference is not None:
+            theme.reference_line(fig, reference, "", row=1, col=column)
+    theme.figure(fig, height=theme.rows_height(len(order)))
+    fig.update_yaxes(categoryorder="array", categoryarray=list(order.index), range=[-0.7, len(order) - 0.3])
+    fig.update_yaxes(automargin=True)
+    return fig
+
+
+def stp_by_mix(results: Results) -> go.Figure | None:
+    """STP and ANTT of each mix by sharing mode."""
+    titles = ["STP (tenants alone), higher is better", "ANTT (slowdown), lower is better"]
+    return _dots(_crowded(results), _present(results, ["stp", "antt"]), titles, 1.0)
+
+
+def fairness(results: Results) -> go.Figure | None:
+    """Fairness (min / max normalized progress) and Jain's index of each mix by sharing mode."""
+    titles = ["fairness (min / max progress), 1 = even", "Jain's index of progress, 1 = even"]
+    return _dots(_crowded(results), _present(results, ["fairness", "jain_fairness"]), titles, 1.0)
+
+
+def energy(results: Results) -> go.Figure | None:
+    """Energy per request of each mix by sharing mode."""
+    names = _present(results, ["energy_j_per_request"])
+    return _dots(_crowded(results), names, ["energy per request (J), lower is better"], None) if names else None
+
+
+def _present(results: Results, names: list[str]) -> list[str]:
+    return names if set(names) <= set(results.points.columns) else []
+
+
+def slowdown_by_tenant(results: Results) -> go.Figure | None:
+    """Slowdown of the mean, and of the tail below it, of every tenant of the largest mixes."""
+    frame = tables.tenants(results)
+    frame = frame[frame["point"].isin(_crowded(results)["point"])].dropna(subset="slowdown")
+    frame = frame[_mixed(results, frame)]
+    if frame.empty:
+        return None
+    if (frame["num_tenants"] > 2).any():
+        frame = frame[frame["num_tenants"] > 2]
+    largest = frame.groupby("mix", observed=True)["num_tenants"].max().sort_values(ascending=False, kind="stable")
+    mixes = list(largest.index[:_MOST_MIXES])
+    frame = frame[frame["mix"].isin(mixes)]
+    tail = _tail(frame)
+    names = ["slowdown", *([tail] if tail else [])]
+    fig = make_subplots(
+        len(names),
+        len(mixes),
+        subplot_titles=[mix.replace("+", "+<br>") for mix in mixes],
+        shared_xaxes=True,
+        shared_yaxes=True,
+        vertical_spacing=0.07,
+        horizontal_spacing=0.02,
+        column_widths=[2 + float(largest[mix]) for mix in mixes],
+    )
+    shown: set[str] = set()
+    for row, name in enumerate(names, 1):
+        for column, mix in enumerate(mixes, 1):
+            for sharing in in_order(frame["sharing"].unique()):
+                own = frame[(frame["mix"] == mix) & (frame["sharing"] == sharing)].dropna(subset=name)
+                _bars(fig, own, name, sharing, (row, column), shown)
+            theme.reference_line(fig, 1.0, "", axis="y", row=row, col=column)
+        text = "of the mean" if name == "slowdown" else f"of {name.removeprefix('slowdown_')}"
+        fig.update_yaxes(title_text=f"slowdown {text}", row=row, col=1)
+    theme.figure(fig, height=330 * len(names) + 90)
+    fig.update_layout(margin={"t": 110}, barmode="group", legend={"y": 1.12 if len(names) > 1 else 1.2})
+    fig.update_xaxes(tickangle=35)
+    return fig
+
+
+def _mixed(results: Results, frame: pd.DataFrame) -> pd.Series[bool]:
+    """Tenants of points whose tenants are not all alike."""
+    labels = results.points.set_index("point")["labels"]
+    return frame["point"].map(lambda point: len(set(labels[point])) > 1).astype(bool)
+
+
+def _tail(frame: pd.DataFrame) -> str:
+    """The highest percentile whose slowdown most tenants have; empty if none is above the median."""
+    for name in ("slowdown_p99", "slowdown_p95", "slowdown_p90"):
+        if name in frame and frame[name].notna().mean() > 0.5:
+            return name
+    return ""
+
+
+def _bars(fig: go.Figure, own: pd.DataFrame, name: str, sharing: str, place: tuple[int, int], shown: set[str]) -> None:
+    """A bar a tenant in its model's colour, patterned by sharing mode; the legend shows the pattern once."""
+    shade, _, pattern, _ = theme.sharing_style(sharing)
+    style = {"shape": pattern, "fgcolor": "white", "size": 6, "solidity": 0.35}
+    fig.add_bar(
+        x=theme.tenant_names(rows_of(own)),
+        y=own[name],
+        offsetgroup=sharing,
+        showlegend=False,
+        marker={"color": [theme.model_colour(str(m)) for m in own["model"]], "pattern": style},
+        error_y=theme.error_bars(own, name),
+        hovertext=[f"{r['label']}, {sharing}: {theme.interval_text(r, name)}" for r in rows_of(own)],
+        hoverinfo="text",
+        row=place[0],
+        col=place[1],
+    )
+    if theme.legend_once(shown, sharing):
+        fig.add_bar(x=[None], y=[None], name=sharing, marker={"color": shade, "pattern": style}, row=1, col=1)
+
+
+def event_timer(results: Results) -> go.Figure | None:
+    """The slowdown that the CUDA-event timer sees against that of the host clock; on the line they agree."""
+    frame = tables.event_timer(results)
+    frame = frame[frame["point"].isin(_crowded(results)["point"])] if len(frame) else frame
+    if frame.empty:
+        return None
+    sharings = in_order(frame["sharing"].unique())
+    fig = make_subplots(1, len(sharings), subplot_titles=sharings, shared_yaxes=True, horizontal_spacing=0.03)
+    most = 1.1 * float(np.nanmax(frame[["slowdown", "timer_slowdown"]].to_numpy()))
+    shown: set[str] = set()
+    for column, sharing in enumerate(sharings, 1):
+        fig.add_scatter(
+            x=[0, most], y=[0, most], mode="lines", line={"color": theme.FAINT, "dash": "dot", "width": 1},
+            name="they agree", showlegend=column == 1, hoverinfo="skip", row=1, col=column,
+        )  # fmt: skip
+        for model, rows in frame[frame["sharing"] == sharing].groupby("model", observed=True):
+            fig.add_scatter(
+                x=rows["slowdown"],
+                y=rows["timer_slowdown"],
+                error_x=theme.error_bars(rows, "slowdown"),
+                error_y=theme.error_bars(rows, "timer_slowdown"),
+                mode="markers",
+                name=str(model),
+                legendgroup=str(model),
+                showlegend=theme.legend_once(shown, str(model)),
+                marker={"color": theme.model_colour(str(model)), "size": 8, "opacity": 0.85},
+                hovertext=[f"{r['label']} in {r['mix']}: timer hides {r['hidden_pct']:.0f} % of the latency"
+                           for r in rows_of(rows)],
+                hoverinfo="text",
+                row=1,
+                col=column,
+            )  # fmt: skip
+    theme.figure(fig, height=460)
+    fig.update_xaxes(title_text="slowdown by the host clock", range=[0, most])
+    fig.update_yaxes(range=[0, most])
+    fig.update_yaxes(title_text="slowdown by the event timer", col=1)
+    return fig

@@ -1,0 +1,191 @@
+"""How many, how fast, doing what: scaling, load curves, tokens, service levels, decode against prefill.
+
+Lives here: figures of factors other than the neighbour. May touch: plotly. Each function takes
+:class:`analysis.pooling.Results` and returns a figure, or None where the data have nothing for it.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from analysis import tables
+from analysis.frames import rows_of
+from analysis.plots import theme
+from analysis.pooling import Results, in_order
+
+
+def scaling(results: Results) -> go.Figure | None:
+    """STP, throughput and ANTT against the number of tenants of one model, by sharing mode."""
+    frame = tables.scaling(results)
+    if frame.empty:
+        return None
+    enough = min(3, int(frame["num_tenants"].max()))  # pairs alone are in the matrix
+    frame = frame[frame["label"].isin(frame.loc[frame["num_tenants"] >= enough, "label"])]
+    names = ["stp", "throughput_rps", "antt"]
+    titles = ["STP (tenants alone)", "throughput (requests/s)", "ANTT (slowdown)"]
+    fig = make_subplots(1, 3, horizontal_spacing=0.08)
+    shown: set[str] = set()
+    for column, name in enumerate(names, 1):
+        for (label, sharing), rows in frame.groupby(["label", "sharing"], observed=True):
+            rows = rows.dropna(subset=name)
+            _, symbol, _, dash = theme.sharing_style(str(sharing))
+            colour = theme.model_colour(str(rows["model"].iloc[0])) if len(rows) else theme.INK
+            legend = f"{label}, {sharing}"
+            fig.add_scatter(
+                x=rows["num_tenants"],
+                y=rows[name],
+                error_y=theme.error_bars(rows, name),
+                mode="lines+markers",
+                line={"color": colour, "dash": dash, "width": 2},
+                marker={"symbol": symbol, "size": 8},
+                name=legend,
+                legendgroup=legend,
+                showlegend=theme.legend_once(shown, legend),
+                hovertext=[f"{legend}, {r['num_tenants']} tenants: {theme.interval_text(r, name)}"
+                           for r in rows_of(rows)],
+                hoverinfo="text",
+                row=1,
+                col=column,
+            )  # fmt: skip
+        fig.update_yaxes(title_text=titles[column - 1], rangemode="tozero", row=1, col=column)
+    ticks = sorted(frame["num_tenants"].unique())
+    theme.reference_line(fig, 1.0, "", axis="y", row=1, col=1)
+    theme.reference_line(fig, 1.0, "", axis="y", row=1, col=3)
+    theme.figure(fig, height=440)
+    fig.update_xaxes(title_text="tenants", type="log", tickvals=ticks, ticktext=[str(t) for t in ticks])
+    return fig
+
+
+def latency_load(results: Results) -> go.Figure | None:
+    """Latency against the rate at which requests come, with and without each neighbour; a panel a model."""
+    frame = tables.load_curve(results)
+    frame = frame[frame["latency_p50_ms"].notna()]
+    if frame.empty:
+        return None
+    tail = _common_tail(frame)
+    models = sorted(frame["model"].unique())
+    rows, columns = theme.grid(len(models))
+    fig = make_subplots(rows, columns, subplot_titles=models, vertical_spacing=0.2)
+    for model, (row, column) in zip(models, theme.positions(len(models), columns), strict=True):
+        own = frame[frame["model"] == model]
+        for (sharing, neighbours), line in own.groupby(["sharing", "neighbours"], observed=True):
+            _load_lines(fig, line.sort_values("offered_rps"), f"{neighbours}, {sharing}", tail, (row, column))
+    theme.figure(fig, height=340 * rows + 100)
+    fig.update_xaxes(title_text="offered load (requests/s)", rangemode="tozero")
+    fig.update_yaxes(type="log")
+    fig.update_yaxes(title_text=f"latency from arrival (ms)<br>p50 line, {tail} dotted", col=1)
+    return fig
+
+
+def _load_lines(fig: go.Figure, line: pd.DataFrame, name: str, tail: str, place: tuple[int, int]) -> None:
+    neighbours, sharing = line["neighbours"].iloc[0], str(line["sharing"].iloc[0])
+    _, symbol, _, _ = theme.sharing_style(sharing)
+    colour = theme.INK if neighbours == "alone" else theme.model_colour(str(neighbours).split(" + ")[0])
+    for column, dash in (("latency_p50_ms", "solid"), (f"latency_{tail}_ms", "dot")):
+        fig.add_scatter(
+            x=line["offered_rps"],
+            y=line[column],
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2 if dash == "solid" else 1.3},
+            marker={"symbol": symbol, "size": 7},
+            name=f"beside {name}" if neighbours != "alone" else name,
+            legendgroup=name + str(place),
+            showlegend=dash == "solid",
+            row=place[0],
+            col=place[1],
+        )
+
+
+def _common_tail(frame: pd.DataFrame) -> str:
+    """The highest percentile that most rows support."""
+    for name in ("p99", "p95", "p90"):
+        if frame[f"latency_{name}_ms"].notna().mean() > 0.5:
+            return name
+    return "p50"
+
+
+def tokens(results: Results) -> go.Figure | None:
+    """Median time to first token and per output token of generating tenants, alone and beside others."""
+    frame = tables.tenants(results).dropna(subset="ttft_p50_ms")
+    if frame.empty:
+        return None
+    frame = _with_neighbours(results, frame)
+    alone = results.data.baselines.reindex(columns=["model", "workload", "ttft_p50_ms", "tpot_p50_ms"])
+    alone = alone.dropna(subset="ttft_p50_ms").assign(
+        sharing="alone", neighbour="alone", label=lambda own: own["model"]
+    )
+    frame = pd.concat([frame, alone], ignore_index=True)
+    return _grouped(frame, ["ttft_p50_ms", "tpot_p50_ms"], ["TTFT, median (ms)", "TPOT, median (ms)"])
+
+
+def slo_attainment(results: Results) -> go.Figure | None:
+    """Share of requests within the service level of each tenant that has one."""
+    frame = tables.tenants(results).dropna(subset="slo_attainment_pct")
+    if frame.empty:
+        return None
+    fig = _grouped(_with_neighbours(results, frame), ["slo_attainment_pct"], ["requests within the service level (%)"])
+    fig.update_xaxes(range=[0, 103])
+    return fig
+
+
+def workloads(results: Results) -> go.Figure | None:
+    """Slowdown of a model by what it does (decode, prefill, forward ...) beside the same neighbour."""
+    frame = tables.tenants(results)
+    frame = frame[frame["point"].isin(results.points.loc[results.points["closed"], "point"])]
+    frame = _with_neighbours(results, frame[frame["num_tenants"] == 2].dropna(subset="slowdown"))
+    several = frame.groupby(["model", "neighbour", "sharing"], observed=True)["label"].transform("nunique") > 1
+    frame = frame[several & (frame["label"] != frame["neighbour"]) & (frame["role"] != "stressor")]
+    if frame.empty:
+        return None
+    return _grouped(frame, ["slowdown"], ["slowdown of the mean"])
+
+
+def _grouped(frame: pd.DataFrame, names: list[str], titles: list[str]) -> go.Figure:
+    """Bars: a row a tenant with its neighbours, a bar a sharing mode, its colour the model's; a panel a figure."""
+    fig = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.05)
+    shown: set[str] = set()
+    sharings = in_order(frame["sharing"].unique())
+    frame = frame.sort_values(["model", "neighbour", "label"], ascending=False, kind="stable")
+    frame["place"] = [_place(row) for row in rows_of(frame)]
+    for column, name in enumerate(names, 1):
+        for sharing in sharings:
+            own = frame[frame["sharing"] == sharing].drop_duplicates("place")
+            shade, _, pattern, _ = theme.sharing_style(sharing)
+            style = {"shape": pattern, "fgcolor": "white", "size": 6, "solidity": 0.35}
+            fig.add_bar(
+                y=own["place"],
+                x=own[name],
+                orientation="h",
+                error_x=theme.error_bars(own, name),
+                offsetgroup=sharing,
+                showlegend=False,
+                marker={"color": [theme.model_colour(str(m)) for m in own["model"]], "pattern": style},
+                hovertext=[f"{r['place']}, {sharing}: {theme.interval_text(r, name)}" for r in rows_of(own)],
+                hoverinfo="text",
+                row=1,
+                col=column,
+            )
+            if theme.legend_once(shown, sharing):
+                key = {"color": shade, "pattern": style}
+                fig.add_bar(y=[None], x=[None], orientation="h", name=sharing, marker=key, row=1, col=1)
+        fig.update_xaxes(title_text=titles[column - 1], rangemode="tozero", row=1, col=column)
+    theme.figure(fig, height=theme.rows_height(frame["place"].nunique(), each=14 + 14 * len(sharings)))
+    fig.update_layout(barmode="group")
+    fig.update_yaxes(automargin=True)
+    return fig
+
+
+def _place(row: dict[str, object]) -> str:
+    return f"{row['label']} alone" if row["neighbour"] == "alone" else f"{row['label']} beside {row['neighbour']}"
+
+
+def _with_neighbours(results: Results, frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` (rows of :func:`analysis.tables.tenants`) with the labels of each tenant's neighbours."""
+    labels = results.points.set_index("point")["labels"]
+    found = [
+        " + ".join(label for index, label in enumerate(labels[point]) if index != position) or "alone"
+        for point, position in zip(frame["point"], frame["position"], strict=True)
+    ]
+    return frame.assign(neighbour=found)

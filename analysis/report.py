@@ -1,0 +1,298 @@
+"""One self-contained HTML file from runs: ``python -m analysis.report --sweep latest``.
+
+Lives here: :func:`build`, :func:`write` and the command. May touch: the output folder; MLflow, where the report becomes
+a run of its own beside the runs it tells of. Opens offline; the same figures lie beside it as PNG and SVG.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis import markdown, tables
+from analysis.data import Dataset, load
+from analysis.findings import Answer, findings, paragraph
+from analysis.options import add_source, refusing
+from analysis.page import Page
+from analysis.plots import FIGURES, draw
+from analysis.pooling import Results, pool
+from mtexp.errors import RecordError
+from mtexp.spec import TrackingSpec
+
+log = logging.getLogger(__name__)
+
+REPORT = "report.html"
+IMAGES = ("png", "svg")
+WIDTH_PX = 1100
+_FACTS = {
+    "device": "device",
+    "gpu_uuid": "GPU",
+    "driver": "driver",
+    "cuda": "CUDA",
+    "torch": "torch",
+    "transformers": "transformers",
+    "cpu": "CPU",
+    "python": "Python",
+    "version": "mtexp",
+    "git_commit": "commit",
+    "precision": "precision",
+    "workload": "workload",
+    "batch_size": "batch size",
+    "seq_len": "sequence length",
+    "execution": "execution",
+    "overlap": "overlap",
+    "sweep": "sweeps",
+}
+_MOST_NAMED = 6
+
+
+def build(results: Results, figures: Mapping[str, go.Figure], *, title: str = "") -> str:
+    """Return the report as HTML.
+
+    Args:
+        results: What was measured.
+        figures: By name (:func:`analysis.plots.draw`).
+        title: Of the page; default: the device.
+    """
+    data = results.data
+    page = Page(title or _title(results), _lead(results))
+    _say_findings(page, findings(results))
+    page.section("What was run, on what")
+    for notice in _notices(results):
+        page.notice(notice)
+    page.facts(_facts(data.runs))
+    page.table(tables.overview(results).dropna(axis="columns", how="all"))
+    for figure in FIGURES:
+        if figure.name in figures:
+            page.section(figure.title)
+            page.figure(figures[figure.name], figure.caption, figure.name)
+    _tables(page, results)
+    return page.html()
+
+
+def _title(results: Results) -> str:
+    device = ", ".join(_distinct(results.data.runs, "device"))
+    return f"What models do to each other on {'a CPU' if device == 'cpu' else f'one {device}'}"
+
+
+def _lead(results: Results) -> str:
+    data = results.data
+    times = data.runs["start_time"].dropna()
+    when = ""
+    if len(times):
+        first, last = f"{times.min():%Y-%m-%d}", f"{times.max():%Y-%m-%d}"
+        when = f", measured {first}" + (f" to {last}" if last != first else "")
+    samples = int(results.tenants["iterations_in_window"].sum()) if len(results.tenants) else 0
+    return (
+        f"{len(data.runs)} runs of {len(results.points)} points{when}; some {samples:,} requests a repetition; "
+        f"from {data.source}."
+    )
+
+
+def _say_findings(page: Page, answers: Sequence[Answer]) -> None:
+    page.section("Findings")
+    page.text(paragraph(answers))
+    page.text(
+        "Brackets hold 95 % intervals. A difference is claimed only where its interval leaves 1 out; averages are "
+        "geometric means of the mixes measured here.",
+        css="lead",
+    )
+    for question in dict.fromkeys(answer.question for answer in answers):
+        page.answer(question, [(a.text, a.claimed) for a in answers if a.question == question])
+
+
+def _notices(results: Results) -> list[str]:
+    data, found = results.data, []
+    if (data.runs["runtime"] == "cpu").any():
+        found.append(
+            "These runs were made on a CPU with shrunken models: they show that everything works, not what a GPU does. "
+            "The sharing modes are nominal there."
+        )
+    included = data.runs["verdict"] != "VALID"
+    if included.any():
+        found.append(f"{included.sum()} INVALID runs are in these figures because they were asked for.")
+    left_out = len(data.invalid) - int(included.sum())
+    if left_out:
+        found.append(f"{left_out} INVALID runs are left out of every figure; the reasons are under Verdicts.")
+    alone = tables.without_baseline(results)
+    if len(alone):
+        named = ", ".join(map(str, alone["mix"].unique()[:_MOST_NAMED]))
+        found.append(
+            f"{len(alone)} points have tenants without a baseline and therefore no slowdown, STP or fairness: {named}. "
+            "Measure them again with baseline=auto."
+        )
+    return found
+
+
+def _facts(runs: pd.DataFrame) -> dict[str, str]:
+    facts = {}
+    for name, label in _FACTS.items():
+        values = _distinct(runs, name)
+        if len(values):
+            named = ", ".join(values[:_MOST_NAMED])
+            facts[label] = named + (f" and {len(values) - _MOST_NAMED} more" if len(values) > _MOST_NAMED else "")
+    return facts
+
+
+def _distinct(runs: pd.DataFrame, name: str) -> list[str]:
+    return [str(value) for value in runs[name].dropna().unique()] if name in runs else []
+
+
+def _tables(page: Page, results: Results) -> None:
+    page.section("Verdicts")
+    verdicts = tables.verdicts(results)
+    counts = verdicts["verdict"].value_counts()
+    page.text(", ".join(f"{count} runs {verdict}" for verdict, count in counts.items()) + ".")
+    bad = verdicts[verdicts["verdict"] != "VALID"]
+    if len(bad):
+        page.table(bad)
+    page.table(verdicts, folded="every run")
+    page.section("Tenants")
+    page.table(tables.tenants(results).drop(columns=["point", "position", "saturated"]), folded="every tenant")
+    page.section("Baselines")
+    page.text("Each model alone on the whole device: what every slowdown compares with.")
+    page.table(tables.baselines(results))
+    timer = tables.event_timer(results)
+    if len(timer):
+        page.section("Event timer, tenant by tenant")
+        page.table(timer.drop(columns=["point", "model"]), folded="every tenant")
+
+
+# --- files and MLflow -------------------------------------------------------------------------------------------------
+
+
+def write(results: Results, folder: Path, *, images: bool = True, title: str = "") -> Path:
+    """Write the report and, with ``images``, its figures to ``folder``; return the HTML file.
+
+    Raises:
+        RecordError: The folder cannot be written.
+    """
+    figures = draw(results)
+    path = folder / REPORT
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(build(results, figures, title=title), encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"could not write {path}: {error.strerror or error}. Choose a place with --out") from error
+    if images:
+        write_images(figures, folder / "plots")
+    return path
+
+
+def write_markdown(results: Results, path: Path, folder: Path, *, title: str, made_by: str) -> None:
+    """Write the findings to ``path``, with the images that lie in ``folder``.
+
+    Raises:
+        RecordError: The file cannot be written.
+    """
+    plots = folder / "plots"
+    images = [image.stem for image in plots.glob("*.svg")]
+    text = markdown.page(
+        results,
+        title=title or _title(results),
+        figures=images,
+        made_by=made_by,
+        images=os.path.relpath(plots, path.parent),
+    )
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"could not write {path}: {error.strerror or error}") from error
+
+
+def write_images(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
+    """Write every figure as PNG and SVG; without a browser to draw them, say so and write none."""
+    import plotly.io
+
+    try:
+        from choreographer.errors import BrowserFailedError, ChromeNotFoundError
+        from kaleido.errors import KaleidoError
+    except ImportError:
+        log.warning("No images: they need kaleido (pip install 'mtexp[images]'). The HTML report is complete.")
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for name in figures for kind in IMAGES]
+    try:
+        drawn = [figure for figure in figures.values() for _ in IMAGES]
+        heights = [figure.layout.height for figure in drawn]
+        plotly.io.write_images(drawn, paths, width=WIDTH_PX, height=heights)
+    except (ChromeNotFoundError, BrowserFailedError, KaleidoError, RuntimeError) as error:
+        log.warning(
+            "No images: %s. They need Chrome or Chromium: install one, or name it with BROWSER_PATH, or leave images "
+            "out with --no-images. The HTML report is complete.",
+            (str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."),
+        )
+        return []
+    return paths
+
+
+def log_to_mlflow(results: Results, folder: Path, *, uri: str | None, experiment: str) -> str:
+    """Log the report as a run of its own, named after its sweeps, with the findings as description; return its id.
+
+    Raises:
+        TrackingError: MLflow cannot be reached.
+    """
+    from mtexp.tracking import keys
+    from mtexp.tracking.store import open_store
+
+    sweeps = _distinct(results.data.runs, "sweep")
+    tags = {"mlflow.note.content": paragraph(findings(results)), "mlflow.source.name": "analysis.report"}
+    if len(sweeps) == 1:
+        tags[keys.SWEEP] = sweeps[0]
+    name = " ".join(["report", *(sweeps if len(sweeps) <= 1 else [f"of {len(sweeps)} sweeps"])])
+    with open_store(TrackingSpec(uri=uri or "", experiment=experiment), write=True) as store:
+        run = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
+        store.client.log_artifacts(run.info.run_id, str(folder))
+        store.client.set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+@refusing
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a report; the exit code is 2 when there is nothing it can be made of."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description="One HTML report of runs.")
+    add_source(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: reports/NAME)")
+    parser.add_argument("--title", default="", help="of the page")
+    parser.add_argument("--include-invalid", action="store_true", help="also INVALID runs; the report says so")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also the findings as a page of Markdown")
+    parser.add_argument("--made-by", default="", help="command that page names as the one that makes it again")
+    parser.add_argument("--no-images", action="store_true", help="no PNG and SVG files")
+    parser.add_argument("--no-mlflow", action="store_true", help="do not log the report to MLflow")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    data = load(
+        options.query,
+        sweep=options.sweep,
+        records=options.records,
+        uri=options.uri,
+        experiment=options.experiment,
+        include_invalid=options.include_invalid,
+    )
+    results = pool(data)
+    folder = options.out or Path("reports") / _name(data)
+    path = write(results, folder, images=not options.no_images, title=options.title)
+    if options.markdown is not None:
+        write_markdown(results, options.markdown, folder, title=options.title, made_by=options.made_by)
+    answers = findings(results)
+    sys.stdout.write(f"{paragraph(answers)}\n{path}\n")
+    if options.records is None and not options.no_mlflow:
+        run_id = log_to_mlflow(results, folder, uri=options.uri, experiment=options.experiment)
+        sys.stdout.write(f"In MLflow: run {run_id}, artifact {REPORT}\n")
+    return 0
+
+
+def _name(data: Dataset) -> str:
+    sweeps = _distinct(data.runs, "sweep")
+    return sweeps[0] if len(sweeps) == 1 else "all"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
