@@ -41,13 +41,25 @@ type: setup  ## mypy --strict
 	$(BIN)/mypy
 
 ui: setup  ## the MLflow UI of what was run, on 127.0.0.1
-	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port $(PORT)
+	$(BIN)/python -m mtexp.tracking.ui --port $(PORT)
 
 gpu: setup  ## the tests that need a GPU
 	MTEXP_REQUIRE_GPU=1 $(BIN)/python -m pytest -q -m gpu
 
 report: setup  ## an HTML report of the latest sweep
 	$(BIN)/python -m analysis.report --sweep latest
+
+results: setup  ## the study again, from its committed records
+	$(BIN)/python -m analysis.report --records docs/results/h200/records --out docs/results/h200 \
+	  --markdown docs/results/h200/findings.md --made-by "make results"
+
+bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run)
+	set -e; for name in perturbation telemetry_price start_skew point_overhead tracking queries analysis planning \
+	  versus_script; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
+
+bench-gpu: setup  ## those that need a GPU
+	set -e; for name in perturbation telemetry_price start_skew point_overhead versus_script; do \
+	  $(BIN)/python -m benchmarks.$$name --gpu $(QUICK); done
 
 clean:  ## remove the environment; runs and results stay
 	rm -rf $(VENV) *.egg-info
