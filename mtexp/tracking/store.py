@@ -26,6 +26,7 @@ import filelock
 
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
+from mtexp.tracking.ui import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,6 +52,7 @@ _SECRETS = (
     "PGPASSWORD",
 )
 _USERINFO = re.compile(r"(\w://)[^/\s@'\"]*@")
+_LOGIN = re.compile(r"(?i)\b(basic|bearer)\s+[\w.~+/=-]+")
 
 
 class NoStoreError(TrackingError):
@@ -70,13 +72,23 @@ class Store:
 
 
 def _uri(tracking: TrackingSpec) -> str:
-    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    try:
+        _ = urlsplit(uri).port
+    except ValueError as error:
+        raise TrackingError(
+            f"tracking.uri={redact(uri)}: {error}. Allowed: an MLflow URI, e.g. http://127.0.0.1:5000"
+        ) from None
+    return uri
 
 
 def resolve_uri(tracking: TrackingSpec) -> str:
     """Return the URI of the store that ``tracking`` means, without credentials: safe for records, messages, tags.
 
     ``tracking.uri`` comes before ``MLFLOW_TRACKING_URI``, that before ``mlflow.db`` in the current directory.
+
+    Raises:
+        TrackingError: It is no URI.
     """
     return public(_uri(tracking))
 
@@ -91,7 +103,7 @@ def public(uri: str) -> str:
 
 def redact(text: str) -> str:
     """Return ``text`` without the credentials that URIs in it or the environment hold."""
-    text = _USERINFO.sub(r"\1", text)
+    text = _LOGIN.sub(r"\1 ***", _USERINFO.sub(r"\1", text))
     for name in _SECRETS:
         if len(secret := os.environ.get(name, "")) > 3:
             text = text.replace(secret, "***")
@@ -155,7 +167,7 @@ def _experiment(client: MlflowClient, name: str, uri: str, *, create: bool) -> s
         )
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=_artifacts(uri)))
+            return str(client.create_experiment(name, _artifacts(uri), experiment_tags()))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -236,5 +248,5 @@ def _translated(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, requests.RequestException, SQLAlchemyError, CommandError, OSError) as error:
-        text = redact(" ".join(str(error).split()))
-        raise TrackingError(f"MLflow at {public(uri)}: {text[:600]}") from error
+        text = redact(" ".join(str(error).split())).partition(" [SQL: ")[0]
+        raise TrackingError(f"MLflow at {public(uri)}: {text[:600].rstrip('.')}.") from error

@@ -148,6 +148,24 @@ def test_reading_a_store_that_is_not_there_says_so_and_makes_none(tmp_path: Path
         pass
 
 
+def test_what_is_no_uri_is_refused_without_showing_credentials(tmp_path: Path) -> None:
+    """One message, the record kept for later."""
+    stored(tmp_path / "run")
+    for uri in (f"http://me:{SECRET}@[bad", f"http://me:{SECRET}@server:port"):
+        upload = log_or_defer(tmp_path / "run", TrackingSpec(uri=uri))
+        assert upload.reason.startswith("tracking.uri=http://")
+        assert SECRET not in upload.reason
+
+
+def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
+    """In one line, without the SQL that met it."""
+    stored(tmp_path / "run")
+    (tmp_path / "mlflow.db").write_text("no database" * 100)
+    upload = log_or_defer(tmp_path / "run", TrackingSpec(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"))
+    assert "file is not a database." in upload.reason
+    assert "SELECT" not in upload.reason
+
+
 def test_a_deleted_experiment_is_named(tracking: TrackingSpec) -> None:
     """MLflow keeps the name of a deleted experiment: the message says what to do."""
     with open_store(tracking, write=True) as store:
