@@ -5,6 +5,7 @@ May touch: profiling, sharing, the session that a profiler wraps. Timed results 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from mtexp.evaluation import Comparison, Origin, evaluate
 from mtexp.host import Device
 from mtexp.launch import ForkserverStarter
 from mtexp.measurement import measure
-from mtexp.metrics.verdict import Finding, verdict_of
+from mtexp.metrics.verdict import verdict_of
 from mtexp.profile_session import Session
 from mtexp.profiling import ncu, nsys
 from mtexp.profiling.result import ProfileResult, collect, collect_torch, write_rooflines
@@ -66,27 +67,28 @@ def _profiled(spec: RunSpec) -> RunSpec:
 
 def _with_nsys(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin: Origin) -> Path:
     tool = nsys.find_nsys()
-    with open_sharing(spec, device, work_dir=out) as sharing:
-        session = _write_session(Session.of(spec, device, out, sharing, origin, ""), out)
+    with contextlib.ExitStack() as stack:
+        pipe_directory = ""
+        if spec.sharing.mps_mode == "managed":
+            sharing = stack.enter_context(open_sharing(spec, device, work_dir=out))
+            pipe_directory = sharing.environment([spec.tenants[0].id])["CUDA_MPS_PIPE_DIRECTORY"]
+        session = _write_session(Session.of(spec, device, out, origin, pipe_directory), out)
         metrics_hz = _GPU_METRICS_HZ if spec.profiler.gpu_metrics else 0
         command = nsys.profile_command(tool, session, out / "tenants", gpu_metrics_hz=metrics_hz)
-        before = sharing.observe()
         report = nsys.capture(tool, command, out / "tenants", timeout_s=_SESSION_S, log=out / "nsys.log")
-        after = sharing.observe()
-        record = records.load(out)
-        facts_before = {t.id: t.facts_before for t in record.tenants}
-        facts_after = {t.id: t.facts_after for t in record.tenants}
-        proof, findings = sharing.prove(facts_before, facts_after, before, after)
+    record = records.load(out)
     slicing = spec.sharing.mode == "processes" and spec.sharing.mps_mode == "disabled" and len(spec.tenants) > 1
     pids = {t.facts_before["pid"]: t.id for t in record.tenants if "pid" in t.facts_before}
     result = collect(tool, report, out, time_slicing=slicing, tenants=pids)
-    return _finish(replace(record, sharing=proof), timed, out, result, findings)
+    return _finish(record, timed, out, result)
 
 
 def _with_torch(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin: Origin) -> Path:
     traces = out / "traces"
     traces.mkdir(exist_ok=True)
     measured = measure(spec, device, out, ForkserverStarter(), lambda text: None, trace_folder=str(traces))
+    if measured.stop is not None:
+        raise measured.stop
     if measured.failure is not None:
         raise ProfilerError(f"the traced run failed: {measured.failure}")
     record = evaluate(spec, measured, out, Comparison(), origin)
@@ -95,7 +97,7 @@ def _with_torch(spec: RunSpec, device: Device, timed: RunRecord, out: Path, orig
     result = collect_torch(
         {t.id: traces / f"{t.id}.trace.json" for t in spec.tenants}, out, time_slicing=slicing and spec.runtime == "gpu"
     )
-    return _finish(record, timed, out, result, ())
+    return _finish(record, timed, out, result)
 
 
 def _with_ncu(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin: Origin) -> Path:
@@ -109,10 +111,9 @@ def _with_ncu(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin
         folder = out / name
         folder.mkdir(exist_ok=True)
         alone = _alone(spec, tenant)
-        with open_sharing(alone, device, work_dir=folder) as sharing:
-            session = _write_session(Session.of(alone, device, folder, sharing, origin, ""), folder)
-            command = ncu.profile_command(tool, session, folder / name, kernels=spec.profiler.kernels, metrics=metrics)
-            report, kernels = ncu.profile(tool, command, folder / name, timeout_s=_NCU_SESSION_S)
+        session = _write_session(Session.of(alone, device, folder, origin), folder)
+        command = ncu.profile_command(tool, session, folder / name, kernels=spec.profiler.kernels, metrics=metrics)
+        report, kernels = ncu.profile(tool, command, folder / name, timeout_s=_NCU_SESSION_S)
         reports.append(report)
         stressor = tenant.model.role == "stressor"
         rows.append(
@@ -134,12 +135,13 @@ def _with_ncu(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin
     every = replace(every, tenants=tuple(tenants), metrics={}, window=None)
     samples = {t.id: read_samples(out / t.model / records.ITERATIONS)[t.id] for t in tenants}
     records.save(every, out, samples)
-    return _finish(every, timed, out, replace(result, artifacts=(*reports, *result.artifacts)), ())
+    return _finish(every, timed, out, replace(result, artifacts=(*reports, *result.artifacts)))
 
 
 def _alone(spec: RunSpec, tenant: TenantSpec) -> RunSpec:
     measure = replace(spec.measure, iterations=1, warmup=_NCU_WARMUP)
-    return replace(spec, tenants=(tenant,), sharing=SharingSpec(), measure=measure)
+    deadlines = replace(spec.deadlines, measure_s=_NCU_SESSION_S, stall_s=_NCU_SESSION_S)  # 0.1 to 0.5 s a kernel
+    return replace(spec, tenants=(tenant,), sharing=SharingSpec(), measure=measure, deadlines=deadlines)
 
 
 def _write_session(session: Session, folder: Path) -> list[str]:
@@ -148,16 +150,14 @@ def _write_session(session: Session, folder: Path) -> list[str]:
     return [sys.executable, "-m", "mtexp.profile_session", str(path)]
 
 
-def _finish(
-    record: RunRecord, timed: RunRecord, out: Path, result: ProfileResult, findings: tuple[Finding, ...]
-) -> Path:
+def _finish(record: RunRecord, timed: RunRecord, out: Path, result: ProfileResult) -> Path:
     """Put what the profiler saw into the record, beside the traced slowdown."""
     alike = {tenant.id: tenant.metrics for tenant in timed.tenants}
     tenants = tuple(
         replace(t, metrics={**t.metrics, **result.tenants.get(t.id, {}), **_traced(t.metrics, alike.get(t.id, {}))})
         for t in record.tenants
     )
-    every = (*record.findings, *findings, *result.findings)
+    every = (*record.findings, *result.findings)
     final = replace(
         record,
         tenants=tenants,

@@ -16,7 +16,7 @@ SM_UNIT = 2
 """SMs of one hardware unit (a texture processing cluster): percentages are rounded down to whole ones."""
 
 SM_CHUNK = 8
-"""SMs of one chunk of static partitioning, from Hopper on."""
+"""SMs of one chunk of static partitioning, from Hopper on; also the fewest a small percentage comes to (measured)."""
 
 
 class Notes:
@@ -52,14 +52,14 @@ def _sentence(tenant: str, moments: Iterable[str], message: str) -> str:
 def expected_sm_counts(total: int, active_thread_pct: float) -> range:
     """Return the SM counts that a client capped at ``active_thread_pct`` of ``total`` SMs may see.
 
-    The driver rounds down to hardware units (measured on 132 SMs: 100 -> 132, 50 -> 66, 20 -> 26, 13 -> 16). Two units
-    below the exact share are allowed for other units on other GPUs; nothing above it is, so a missing cap is never
-    accepted.
+    The driver rounds down to hardware units (measured on 132 SMs: 100 -> 132, 50 -> 66, 20 -> 26, 13 -> 16), but gives
+    no client fewer than a chunk (2.08 -> 8). Two units below the exact share are allowed for other units on other GPUs;
+    nothing above it is, so a missing cap is never accepted.
     """
     if active_thread_pct >= 100:
         return range(total, total + 1)
     exact = math.floor(total * active_thread_pct / 100 + 0.1)  # 0.1: 33.333 % of 132 is 44
-    high = min(max(exact, SM_UNIT), total - 1)
+    high = min(max(exact, SM_CHUNK), total - 1)
     return range(max(1, exact - 2 * SM_UNIT), high + 1)
 
 

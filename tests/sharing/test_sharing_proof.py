@@ -14,7 +14,7 @@ from mtexp.sharing.control import MpsControl
 from mtexp.sharing.mps import ManagedMps
 from mtexp.spec import MpsLimits
 
-MEASURED = {100: 132, 50: 66, 20: 26, 13: 16}
+MEASURED = {100: 132, 50: 66, 20: 26, 13: 16, 2.08: 8}
 
 
 @pytest.mark.parametrize(("pct", "sms"), MEASURED.items())
