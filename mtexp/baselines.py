@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mtexp.errors import ConfigError
+from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline
-from mtexp.metrics.window import Series
+from mtexp.metrics.window import Series, Window
 from mtexp.spec import (
     ArrivalSpec,
     BaselineSpec,
@@ -23,7 +25,7 @@ from mtexp.spec import (
     TenantSpec,
 )
 from mtexp.tracking.ledger import baseline_hash, find_baseline
-from mtexp.tracking.record import BaselineRef
+from mtexp.tracking.record import BaselineRef, RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,51 @@ class Alone:
 
 MeasureAlone = Callable[[RunSpec, str], Alone | None]
 """Measures a baseline spec under its hash; None when it failed or came out INVALID."""
+
+
+def alone_of(record: RunRecord, samples: Mapping[str, Samples], folder: Path, run_id: str) -> Alone | None:
+    """What a baseline run has to say; None when it failed or came out INVALID: nothing is compared with that.
+
+    Args:
+        record: Of the baseline.
+        samples: Of its tenant, by id.
+        folder: Of its record.
+        run_id: Its MLflow run; empty when it is not there yet.
+    """
+    if record.verdict != "VALID" or record.window is None:
+        return None
+    (tenant,) = record.tenants
+    window = Window(record.window["t0_ns"], record.window["t1_ns"])
+    ref = BaselineRef(
+        record_id=record.record_id,
+        baseline_hash=record.baseline_hash,
+        path=str(folder.resolve()),
+        run_id=run_id,
+        throughput_rps=tenant.metrics["throughput_rps"],
+        latency_mean_ms=tenant.metrics["latency_mean_ms"],
+    )
+    clock_mhz = record.telemetry.get("gpu_sm_clock_mhz_mean")
+    return Alone(
+        ref, Baseline(Series.of(samples[tenant.id], window), clock_mhz), tenant.metrics.get("launch_bound_pct")
+    )
+
+
+def with_rates(run: RunSpec, alone: Mapping[str, Alone]) -> RunSpec:
+    """Return ``run`` with loads (shares of a tenant's own baseline throughput) turned into rates.
+
+    Raises:
+        ConfigError: A tenant with a load has no baseline.
+    """
+    tenants = []
+    for tenant in run.tenants:
+        if tenant.arrival.load and not tenant.arrival.rate_rps:
+            if tenant.id not in alone:
+                remedy = "Use arrival.rate, or let the baseline be measured (baseline=auto)."
+                raise ConfigError("arrival.load", tenant.arrival.load, "a tenant with a VALID baseline", remedy)
+            rate_rps = tenant.arrival.load * alone[tenant.id].ref.throughput_rps
+            tenant = replace(tenant, arrival=replace(tenant.arrival, rate_rps=rate_rps))
+        tenants.append(tenant)
+    return replace(run, tenants=tuple(tenants))
 
 
 def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False) -> RunSpec:
@@ -69,7 +116,7 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
 
 
 class Baselines:
-    """Baselines of one sweep in this process: each is looked up once and measured at most once."""
+    """Baselines of one sweep in this process: each VALID one is looked up once and measured at most once."""
 
     def __init__(self) -> None:
         self._known: dict[str, Alone] = {}
@@ -85,11 +132,16 @@ class Baselines:
         if run.baseline.mode == "skip":
             return {}
         found: dict[str, Alone] = {}
+        without: set[str] = set()
         for tenant in run.tenants:
             spec = baseline_spec(tenant, run, partitioned=partitioned)
             name = baseline_hash(spec.tenants[0], spec, environment)
+            if name in without:
+                continue
             alone = self._known.get(name) or self._stored(name, run) or self._measured(name, spec, run, measure)
-            if alone is not None:
+            if alone is None:
+                without.add(name)  # a later run tries again: this one may have been disturbed
+            else:
                 self._known[name] = found[tenant.id] = alone
         return found
 

@@ -8,11 +8,17 @@ the same whether it ran here, in another process or on another host.
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from mtexp import console
@@ -35,14 +41,19 @@ from mtexp.errors import MtexpError
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes."""
+"""Exit codes; ended by a signal it is 128 and the signal's number."""
 
 JOB = "job.json"
 """What became of a point, in its folder."""
+_PROBE_BYTES = 2**20
+_HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0 all finished, 1 a run failed, 2 refused, 130 interrupted."""
+    """Run a command line and return its exit code.
+
+    0 all finished and tracked, 1 a run failed or is not in MLflow, 2 refused, 130 interrupted, 143 ended by SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parse_command_line(arguments)
     if args.help:
@@ -55,20 +66,91 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MtexpError as error:
         sys.stderr.write(f"{error}\n")
         return REFUSED
+    if not _can_write(planned.folder):
+        return REFUSED
     _announce(planned)
     trust_plan()
     try:
-        with console.sweep_bar(len(planned.points) if planned.serial else 0):
+        with _signals_as_ctrl_c(), _whole_errors(), console.sweep_bar(len(planned.points) if planned.serial else 0):
             code = _hydra(planned.argv)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
+    except KeyboardInterrupt as stop:
+        code = 128 + stop.signum if isinstance(stop, Ended) else INTERRUPTED
+    except OSError as error:  # Hydra could not write the folder of a point: none after it can run
+        sys.stderr.write(f"{_cannot_write(planned.folder, error)}\n")
+        code = FAILED
     jobs = _jobs(planned.folder)
     if planned.multirun:
         console.say("")
         console.summary([job["row"] for job in jobs])
-    _conclude(planned, jobs)
+    unsent = max(sum(job["unsent"] for job in jobs), _pending(planned.folder))
+    _conclude(planned, jobs, unsent)
     done = sum(job["status"] != "FAILED" for job in jobs)
-    return code or (OK if done == len(planned.points) else FAILED)
+    return code or (OK if done == len(planned.points) and not unsent else FAILED)
+
+
+class Ended(KeyboardInterrupt):
+    """A signal wants this process to end; the way out is that of Ctrl-C."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(signal.Signals(signum).name)
+
+
+@contextmanager
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """Treat SIGTERM (a scheduler) and SIGHUP (a terminal that is gone, unless under nohup) like Ctrl-C."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise Ended(signum)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) is signal.SIG_DFL:
+                before[signum] = signal.signal(signum, end)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether the folder of the runs can be written; says so if not, which Hydra would do with a traceback."""
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(_PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        sys.stderr.write(f"{_cannot_write(folder, error)}\n")
+        return False
+    return True
+
+
+def _cannot_write(folder: Path, error: OSError) -> str:
+    remedy = "Make room or choose another place with hydra.run.dir (hydra.sweep.dir in a sweep)."
+    return f"{folder} cannot be written: {error.strerror}. {remedy}"
+
+
+@contextmanager
+def _whole_errors() -> Iterator[None]:
+    """Let errors come out of Hydra as they are, instead of printed and turned into an exit.
+
+    A log file on a full disk is none: every line that it cannot take would be a traceback.
+    """
+    before, logged = os.environ.get(_HYDRA_FULL_ERROR), logging.raiseExceptions
+    os.environ[_HYDRA_FULL_ERROR], logging.raiseExceptions = "1", False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = logged
+        if before is None:
+            del os.environ[_HYDRA_FULL_ERROR]
+        else:
+            os.environ[_HYDRA_FULL_ERROR] = before
 
 
 @cache
@@ -116,17 +198,18 @@ def _job(composed: Any) -> str:
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers say "loky", which tenants lack
     config = to_config(composed)
     job, folder = HydraConfig.get().job, Path(HydraConfig.get().runtime.output_dir)
-    record = None
+    outcome: dict[str, Any] = {"status": "FAILED"}
     try:
         spec = to_spec(config, _hardware())
-        record = _no_record(spec, "FAILED")
-        record = _run(config, spec, folder, to_yaml(composed))
+        outcome = _without_record(spec, "FAILED")
+        outcome = _run(config, spec, folder, to_yaml(composed))
     except MtexpError as error:
         sys.stderr.write(f"{config.mix.name}: {error}\n")
-    if record is not None:
-        _leave(folder, {"num": job.get("num") or 0, "status": record["status"], "row": console.sweep_row(record)})
-    console.advance()
-    return "FAILED" if record is None else str(record["status"])
+    finally:  # also when interrupted: the summary lists it
+        if "row" in outcome:
+            _leave(folder, {"num": job.get("num") or 0, **outcome})
+        console.advance()
+    return str(outcome["status"])
 
 
 def _leave(folder: Path, outcome: dict[str, Any]) -> None:
@@ -138,12 +221,14 @@ def _leave(folder: Path, outcome: dict[str, Any]) -> None:
 
 
 def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str) -> dict[str, Any]:
-    """Run one point unless it is done, and return its record as JSON data."""
+    """Run one point unless it is done, and return what became of it."""
     from mtexp.runner import Job, shared_runner
 
-    if config.resume and spec_hash(spec) in _done(spec.tracking, spec.runtime, spec.device, config.rerun_invalid):
-        console.phase(f"{spec.mix}: done before, skipped (resume=true)")
-        return _no_record(spec, "SKIPPED")
+    if config.resume:
+        done = _done(spec.tracking, spec.runtime, spec.device, config.rerun_invalid, _sweep_folder(folder))
+        if spec_hash(spec) in done:
+            console.phase(f"{spec.mix}: done before, skipped (resume=true)")
+            return _without_record(spec, "SKIPPED")
     job = Job(
         spec=spec,
         folder=folder,
@@ -155,18 +240,28 @@ def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str) -> dict[
     outcome = shared_runner().run(job)
     record = to_json(outcome.record)
     console.results(record)
-    for upload in outcome.uploads:
-        if not upload.run_id:
-            console.say(str(upload))
-    return record
+    unsent = [upload for upload in outcome.uploads if not upload.run_id]
+    for upload in unsent:
+        console.say(str(upload))
+    return {"status": record["status"], "unsent": len(unsent), "row": console.sweep_row(record)}
 
 
-def _no_record(spec: RunSpec, status: str) -> dict[str, Any]:
-    return {"spec": to_json(spec), "metrics": {}, "status": status}
+def _without_record(spec: RunSpec, status: str) -> dict[str, Any]:
+    row = console.sweep_row({"spec": to_json(spec), "metrics": {}, "status": status})
+    return {"status": status, "unsent": 0, "row": row}
+
+
+def _sweep_folder(folder: Path) -> Path:
+    """The folder of all points of the sweep that the point of ``folder`` is part of."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir) if hydra.mode is RunMode.MULTIRUN else folder
 
 
 @cache
-def _done(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool) -> set[str]:
+def _done(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool, folder: Path) -> set[str]:
     """Spec hashes of what has been measured already on this device; asked once, the points of a sweep differ."""
     from mtexp.host import environment
     from mtexp.telemetry import facts
@@ -177,7 +272,7 @@ def _done(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool) 
     if runtime == "gpu":
         device = next(gpu for gpu in hardware.gpus if uuid in ("", gpu.uuid))
         known = environment(device) | facts(device.uuid)
-    return finished(tracking, known, redo_invalid=rerun_invalid)
+    return finished(tracking, known, folder=folder, redo_invalid=rerun_invalid)
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
@@ -185,11 +280,21 @@ def _done(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool) 
 
 def _jobs(folder: Path) -> list[dict[str, Any]]:
     """What became of the points below ``folder``, in the order of the sweep."""
-    jobs: list[dict[str, Any]] = [json.loads(file.read_text(encoding="utf-8")) for file in folder.rglob(JOB)]
+    jobs: list[dict[str, Any]] = []
+    for file in folder.rglob(JOB):
+        with suppress(ValueError):  # cut off by a full disk: counts as not run
+            jobs.append(json.loads(file.read_text(encoding="utf-8")))
     return sorted(jobs, key=lambda job: int(job["num"]))
 
 
-def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]]) -> None:
+def _pending(folder: Path) -> int:
+    """Records below ``folder`` that MLflow has not taken, also of points that were interrupted or skipped."""
+    from mtexp.tracking.upload import pending
+
+    return sum(1 for _ in pending(folder))
+
+
+def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], unsent: int) -> None:
     """Say what is missing, where the runs are and how to look at them."""
     from mtexp.tracking.store import resolve_uri, sqlite_path
 
@@ -199,6 +304,10 @@ def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]]) -> None:
         console.say(f"{failed} of {len(planned.points)} runs failed, {missing} did not run")
     tracking = planned.points[0].spec.tracking
     uri = resolve_uri(tracking)
+    if unsent:
+        option = f" --uri {uri}" if tracking.uri else ""
+        command = f"python -m mtexp.tracking.upload {planned.folder}{option}"
+        console.say(f"{unsent} of the records are not in MLflow. To send them: {command}")
     if sqlite_path(uri) is None:
         where = f"MLflow at {uri}"
     elif not tracking.uri and Path("Makefile").is_file() and sqlite_path(uri) == Path.cwd() / "mlflow.db":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ABSENT = "-"
 _NUMBERS = {"p50 ms", "p90 ms", "p99 ms", "req/s", "slowdown", "STP", "ANTT", "fairness"}
+_SUMMARY = {"STP": "stp", "ANTT": "antt", "fairness": "fairness"}
 _MIN_POINTS_OF_A_BAR = 3
 _bars: list[Progress] = []
 
@@ -134,9 +135,6 @@ def _summary_lines(record: Mapping[str, Any]) -> Iterator[str]:
         parts.append(f"overlap {metrics['overlap_pct']:.1f} %")
     if parts:
         yield "  ".join(parts)
-
-
-_SUMMARY = {"STP": "stp", "ANTT": "antt", "fairness": "fairness"}
 
 
 def _with_interval(label: str, key: str, metrics: Mapping[str, float]) -> str:

@@ -92,3 +92,13 @@ class RecordError(MtexpError):
 
 class ProfilerError(MtexpError):
     """A profiler is missing, too old, without permission, or produced nothing."""
+
+
+def interrupted_twice(error: BaseException | None) -> bool:
+    """True for a Ctrl-C that came while another one was being handled: somebody does not want to wait."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    while (error := error.__context__) is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+    return False

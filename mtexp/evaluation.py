@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Comparison:
 
     alone: Mapping[str, Alone] = field(default_factory=dict)
     partitioned: Mapping[str, Alone] = field(default_factory=dict)
+    drift_pct: Mapping[str, float] = field(default_factory=dict)
+    """Mean latency of the baseline after the mix against before (``baseline.recheck``), in percent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,8 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
     window = common_window(list(samples.values())) if len(samples) == len(spec.tenants) else None
     telemetry = _telemetry(folder, window)
     summary = _summary(spec, samples, window, telemetry, compared)
-    verdict, findings = judge(_evidence(spec, measured, samples, window, telemetry))
+    evidence = _evidence(spec, measured, samples, window, telemetry)
+    verdict, findings = judge(_with_baselines(evidence, spec, measured, compared))
     return RunRecord(
         record_id=uuid.uuid4().hex,
         kind=spec.kind,
@@ -128,12 +131,12 @@ def _evidence(
     window: Window | None,
     telemetry: TelemetrySummary,
 ) -> Evidence:
-    findings = list(measured.findings)
+    findings = [*measured.findings, *_recompiled(measured)]
     if measured.foreign_before:
         found = ", ".join(measured.foreign_before)
         findings.append(Finding("warning", "foreign-process-before", f"on the device before the window: {found}"))
     if measured.failure is not None and not measured.failed_tenant:
-        findings.append(Finding("invalid", "host", str(measured.failure)))
+        findings.append(Finding("invalid", "interrupted" if measured.stop else "host", str(measured.failure)))
     return Evidence(
         tenants=tuple(_tenant_evidence(t.id, measured, samples.get(t.id), window) for t in spec.tenants),
         overlap=spec.measure.overlap,
@@ -146,6 +149,38 @@ def _evidence(
         xid_errors=telemetry.xid_errors,
         findings=tuple(findings),
     )
+
+
+def _recompiled(measured: Measurement) -> Iterator[Finding]:
+    for tenant, after in measured.facts_after.items():
+        more = after.get("compiled_graphs", 0) - measured.facts_before.get(tenant, {}).get("compiled_graphs", 0)
+        if more:
+            yield Finding(
+                "warning",
+                "recompiled",
+                f"torch.compile compiled {more} more graphs of {tenant} while it measured; expected none",
+                "Part of its latency is compiling: raise measure.warmup, or use execution=eager for it.",
+                tenant,
+            )
+
+
+def _with_baselines(evidence: Evidence, spec: RunSpec, measured: Measurement, compared: Comparison) -> Evidence:
+    """Add what is known of the baselines: their drift, and which are missing."""
+    if spec.kind != "mix" or spec.baseline.mode == "skip" or measured.failure is not None:
+        return evidence
+    tenants = tuple(replace(t, baseline_drift_pct=compared.drift_pct.get(t.id)) for t in evidence.tenants)
+    remedy = "See the verdict of that baseline; the next run measures it again."
+    missing = [
+        Finding("warning", "no-baseline", f"{t.id} has no VALID baseline: nothing to compare with", remedy, t.id)
+        for t in spec.tenants
+        if t.id not in compared.alone
+    ]
+    missing += [
+        Finding("warning", "no-recheck", f"the baseline of {t.id} was not VALID after the mix", remedy, t.id)
+        for t in spec.tenants
+        if spec.baseline.recheck and t.id in compared.alone and t.id not in compared.drift_pct
+    ]
+    return replace(evidence, tenants=tenants, findings=(*evidence.findings, *missing))
 
 
 def _tenant_evidence(
@@ -179,6 +214,8 @@ def _tenant(
     metrics = dict(summary.tenants.get(tenant.id, {}))
     metrics |= telemetry.tenants.get(tenant.id, {})
     metrics |= {key: after[key] for key in ("memory_peak_mib",) if key in after}
+    if tenant.id in compared.drift_pct:
+        metrics["baseline_drift_pct"] = compared.drift_pct[tenant.id]
     alone, partitioned = compared.alone.get(tenant.id), compared.partitioned.get(tenant.id)
     if "busy_ms" in after and "latency_mean_ms" in metrics:
         metrics["launch_bound_pct"] = launch_bound_pct(after["busy_ms"], metrics["latency_mean_ms"])

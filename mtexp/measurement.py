@@ -6,6 +6,7 @@ Lives here: the order of design section 4, steps 4 to 6. May touch: launch, shar
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtexp.errors import MtexpError, TenantFailed
+from mtexp.errors import HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.host import Device
 from mtexp.launch import CorePlan, Starter, TenantGroup, plan_cores
 from mtexp.metrics.bootstrap import relative_half_width_pct
@@ -29,6 +30,7 @@ Progress = Callable[[str], None]
 
 TELEMETRY = "telemetry.parquet"
 _CI_EVERY_S = 0.1
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 @dataclass(slots=True)
@@ -43,15 +45,22 @@ class Measurement:
     full: list[str] = field(default_factory=list)
     foreign_before: tuple[str, ...] = ()
     foreign_after: tuple[str, ...] = ()
-    clock: list[tuple[int, int]] = field(default_factory=list)
+    clock: list[tuple[int, int]] = field(default_factory=lambda: [_clock_pair()])
     """(monotonic ns, realtime ns) pairs, at the start and at the end."""
     cores: CorePlan | None = None
     failure: MtexpError | None = None
+    stop: KeyboardInterrupt | None = None
+    """Somebody wants the run to end (Ctrl-C, SIGTERM): to be raised again once the record is safe."""
 
     @property
     def failed_tenant(self) -> str:
         """Id of the tenant that failed, or empty."""
         return self.failure.tenant if isinstance(self.failure, TenantFailed) else ""
+
+    @property
+    def hurried(self) -> bool:
+        """True when somebody asked a second time, while the tenants were being stopped."""
+        return interrupted_twice(self.stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +78,20 @@ def measure(
 ) -> Measurement:
     """Bring the sharing mode up and measure ``spec`` on ``device``; samples, logs and telemetry go to ``folder``.
 
-    A failure of a tenant or of the host ends the run and is returned in the measurement with all that had been
-    measured; the tenants are gone, the sharing mode is down, and nothing is left behind.
+    A failure of a tenant or of the host, and Ctrl-C, end the run and are returned in the measurement with all that had
+    been measured; the tenants are gone, the sharing mode is down, and nothing is left behind.
     """
     result = Measurement()
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
     try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
         with open_sharing(spec, device, work_dir=folder) as sharing:
             measure_in(sharing, spec, device, folder, starter, result, progress, trace_folder=trace_folder)
     except MtexpError as error:
         result.failure = error
+    except OSError as error:
+        result.failure = HostError(_explain(error, folder))
+    except KeyboardInterrupt as stop:
+        result.failure, result.stop = MtexpError(f"interrupted: {str(stop) or 'Ctrl-C'}"), stop
     return result
 
 
@@ -102,13 +115,26 @@ def measure_in(
         spec=spec, device=device, folder=folder, starter=starter, progress=progress, trace_folder=trace_folder
     )
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    result.clock.append(_clock_pair())
+    _clear(folder)
     try:
         _measure_shared(context, sharing, result)
     finally:
-        for path in folder.glob("*.bin"):
-            path.unlink()
+        _clear(folder, "*.bin")
         result.clock.append(_clock_pair())
+
+
+def _clear(folder: Path, *patterns: str) -> None:
+    """Remove what a run of this folder that was killed has left, or only the sample buffers."""
+    for pattern in patterns or ("*.bin", TELEMETRY):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _explain(error: OSError, folder: Path) -> str:
+    text = f"{error.filename or folder}: {error.strerror or error}"
+    if error.errno in _NO_ROOM:
+        text += ". Make room, or choose another place with hydra.run.dir (hydra.sweep.dir in a sweep)"
+    return text
 
 
 def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement) -> None:

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from mtexp.baselines import Alone, Baselines
-from mtexp.errors import ConfigError, HostError, ProfilerError
+from mtexp.baselines import Alone, Baselines, alone_of, baseline_spec, with_rates
+from mtexp.errors import HostError, ProfilerError
 from mtexp.evaluation import Comparison, Origin, evaluate
 from mtexp.host import Device, cpu_device, environment, lease
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
-from mtexp.measurement import measure
-from mtexp.metrics.summary import Baseline
-from mtexp.metrics.window import Series, Window
+from mtexp.measurement import Measurement, measure
 from mtexp.profile_pass import profile
 from mtexp.spec import RunSpec
 from mtexp.telemetry import facts as gpu_facts
 from mtexp.telemetry import find_devices
 from mtexp.tracking import record as records
-from mtexp.tracking.record import BaselineRef, RunRecord
-from mtexp.tracking.upload import Upload, log_or_defer
+from mtexp.tracking.record import RunRecord
+from mtexp.tracking.upload import Upload, defer, log_or_defer
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +62,8 @@ class Outcome:
 class Runner:
     """Runs jobs, one after another."""
 
-    def __init__(self) -> None:
-        self._forkserver = ForkserverStarter()
+    def __init__(self, forkserver: ForkserverStarter | None = None) -> None:
+        self._forkserver = forkserver or ForkserverStarter()
         self._baselines = Baselines()
 
     def warm(self) -> None:
@@ -80,6 +78,8 @@ class Runner:
         Raises:
             LeaseBusy: No device became free.
             ConfigError: A baseline was required and is not there.
+            RecordError: The record cannot be written.
+            KeyboardInterrupt: Somebody interrupted; what had been measured is on disk and, after one Ctrl-C, in MLflow.
         """
         spec = job.spec
         with lease(_candidates(spec), wait_s=spec.lease_wait_s, label=f"{spec.mix} {spec.mps_settings}") as device:
@@ -88,6 +88,9 @@ class Runner:
                 record = point.run(attempt)
                 if record.status == "FINISHED":
                     break
+                if attempt <= job.retries:
+                    reason = record.failure.partition("\n")[0]
+                    job.progress(f"attempt {attempt} of {job.retries + 1} failed, trying again: {reason}")
             if record.status == "FINISHED" and spec.profiler.kind != "none":
                 point.profile(record)
         return Outcome(record=record, uploads=tuple(point.uploads))
@@ -111,16 +114,24 @@ class _Point:
         self.uploads: list[Upload] = []
 
     def run(self, attempt: int) -> RunRecord:
-        spec = self.job.spec
+        spec, progress = self.job.spec, self.job.progress
         alone = self.baselines.of(spec, self.environment, self._measure_alone)
         partitioned = {}
         if spec.baseline.partitioned:
             partitioned = self.baselines.of(spec, self.environment, self._measure_alone, partitioned=True)
-        spec = _with_rates(spec, alone)
+        spec = with_rates(spec, alone)
         folder = self.job.folder if attempt == 1 else self.job.folder / f"attempt-{attempt}"
         origin = Origin(sweep=self.job.sweep, attempt=attempt, environment=self.environment)
-        self.job.progress(f"{spec.mix} on {self.device}, {_sharing(spec)}")
-        return self._measure(spec, folder, Comparison(alone=alone, partitioned=partitioned), origin)
+        progress(f"{spec.mix} on {self.device}, {_sharing(spec)}")
+        measured = measure(spec, self.device, folder, self.starter, progress)
+        drift: dict[str, float] = {}
+        try:
+            if spec.baseline.recheck and measured.failure is None:
+                self._recheck(spec, alone, drift)
+        finally:  # an interrupt during the re-check does not cost the run its record
+            compared = Comparison(alone=alone, partitioned=partitioned, drift_pct=drift)
+            record = self._keep(spec, measured, folder, compared, origin)
+        return record
 
     def profile(self, record: RunRecord) -> None:
         """The profiler's pass, as its own run, after the timed one."""
@@ -131,39 +142,44 @@ class _Point:
         except ProfilerError as error:
             log.warning("No profile; the timed results stand. %s", error)
 
-    def _measure(self, spec: RunSpec, folder: Path, compared: Comparison, origin: Origin) -> RunRecord:
-        measured = measure(spec, self.device, folder, self.starter, self.job.progress)
+    def _keep(
+        self, spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin
+    ) -> RunRecord:
+        """Judge, write the record, send it; then let an interrupt go on."""
         record = evaluate(spec, measured, folder, compared, origin)
-        records.save(record, folder, measured.samples, config=self.job.config)
-        self.job.progress("tracking")
-        self.uploads.append(log_or_defer(folder, spec.tracking))
+        record = records.save(record, folder, measured.samples, config=self.job.config)
+        if measured.hurried:
+            upload = defer(folder, "interrupted twice.")
+        else:
+            self.job.progress("tracking")
+            upload = log_or_defer(folder, spec.tracking)
+        self.uploads.append(upload)
+        if measured.stop is not None:
+            raise measured.stop
         return record
 
-    def _measure_alone(self, spec: RunSpec, baseline_hash: str) -> Alone | None:
+    def _measure_alone(self, spec: RunSpec, baseline_hash: str, place: str = "baselines") -> Alone | None:
         """Measure a baseline; one that fails or comes out INVALID is kept, and not compared with."""
-        folder = self.job.folder / "baselines" / f"{spec.mix}-{baseline_hash[:8]}"
+        folder = self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}"
         self.job.progress(f"baseline of {spec.mix}")
         origin = Origin(sweep=self.job.sweep, baseline_hash=baseline_hash, environment=self.environment)
         measured = measure(spec, self.device, folder, self.starter, self.job.progress)
-        record = evaluate(spec, measured, folder, Comparison(), origin)
-        records.save(record, folder, measured.samples, config=self.job.config)
-        upload = log_or_defer(folder, spec.tracking)
-        self.uploads.append(upload)
-        if record.verdict != "VALID" or record.window is None:
-            return None
-        samples = measured.samples[spec.tenants[0].id]
-        window = Window(record.window["t0_ns"], record.window["t1_ns"])
-        metrics = record.tenants[0].metrics
-        ref = BaselineRef(
-            record_id=record.record_id,
-            baseline_hash=baseline_hash,
-            path=str(folder.resolve()),
-            run_id=upload.run_id,
-            throughput_rps=metrics["throughput_rps"],
-            latency_mean_ms=metrics["latency_mean_ms"],
-        )
-        clock_mhz = record.telemetry.get("gpu_sm_clock_mhz_mean")
-        return Alone(ref, Baseline(Series.of(samples, window), clock_mhz), metrics.get("launch_bound_pct"))
+        record = self._keep(spec, measured, folder, Comparison(), origin)
+        return alone_of(record, measured.samples, folder, self.uploads[-1].run_id)
+
+    def _recheck(self, spec: RunSpec, alone: dict[str, Alone], drift_pct: dict[str, float]) -> None:
+        """Measure the baselines once more; ``drift_pct`` gets the change of each tenant's mean latency."""
+        again: dict[str, Alone | None] = {}
+        for tenant in spec.tenants:
+            if tenant.id not in alone:
+                continue
+            before = alone[tenant.id].ref
+            name = before.baseline_hash
+            if name not in again:
+                again[name] = self._measure_alone(baseline_spec(tenant, spec), name, "rechecks")
+            after = again[name]
+            if after is not None:
+                drift_pct[tenant.id] = 100 * (after.ref.latency_mean_ms / before.latency_mean_ms - 1)
 
 
 def _candidates(spec: RunSpec) -> list[Device]:
@@ -174,20 +190,6 @@ def _candidates(spec: RunSpec) -> list[Device]:
     if not devices:
         raise HostError("no CUDA GPU is visible: nvidia-smi -L lists them, CUDA_VISIBLE_DEVICES hides them")
     return devices
-
-
-def _with_rates(spec: RunSpec, alone: dict[str, Alone]) -> RunSpec:
-    """Turn loads (shares of a tenant's own baseline throughput) into rates."""
-    tenants = []
-    for tenant in spec.tenants:
-        if tenant.arrival.load and not tenant.arrival.rate_rps:
-            if tenant.id not in alone:
-                remedy = "Use arrival.rate, or let the baseline be measured (baseline=auto)."
-                raise ConfigError("arrival.load", tenant.arrival.load, "a tenant with a VALID baseline", remedy)
-            rate_rps = tenant.arrival.load * alone[tenant.id].ref.throughput_rps
-            tenant = replace(tenant, arrival=replace(tenant.arrival, rate_rps=rate_rps))
-        tenants.append(tenant)
-    return replace(spec, tenants=tuple(tenants))
 
 
 def _sharing(spec: RunSpec) -> str:

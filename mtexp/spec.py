@@ -277,8 +277,14 @@ def content_hash(data: Any) -> str:
 
 
 def spec_hash(spec: RunSpec) -> str:
-    """Return the name of what ``spec`` measures; where it is tracked and how long it may wait do not change it."""
+    """Return the name of what ``spec`` measures; where it is tracked and how long it may wait do not change it.
+
+    A load names itself: the rate that it came to is measured, and differs from run to run.
+    """
     data = to_json(spec)
+    for tenant in data["tenants"]:
+        if tenant["arrival"]["load"]:
+            tenant["arrival"]["rate_rps"] = 0.0
     for key in ("tracking", "deadlines", "lease_wait_s", "launcher"):
         del data[key]
     return content_hash(data)

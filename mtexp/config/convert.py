@@ -150,7 +150,8 @@ def _profiler(config: Config, device: Device) -> ProfilerSpec:
 def _baseline(config: Config) -> BaselineSpec:
     b = config.baseline
     at_least("baseline.max_age_h", b.max_age_h, 0)
-    return BaselineSpec(mode=b.mode.name, recheck=b.recheck, partitioned=b.partitioned, max_age_h=b.max_age_h)
+    at_least("baseline.min_time_s", b.min_time_s, 0)
+    return BaselineSpec(**(vars(b) | {"mode": b.mode.name}))
 
 
 def _tracking(config: Config) -> TrackingSpec:

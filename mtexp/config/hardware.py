@@ -38,6 +38,14 @@ def hardware_of(device: Device | None) -> Hardware:
     return Hardware(cpu=cpu_device(), gpus=(device,))
 
 
+def elsewhere() -> Hardware:
+    """Return what may be where a scheduler puts the points: this host says nothing about it, so any GPU would do.
+
+    Each job checks its point once more, against the devices that it finds.
+    """
+    return Hardware(cpu=cpu_device(), gpus=(Device("gpu", 0, "", "a GPU of the cluster", 2**40),))
+
+
 def choose_device(runtime: RuntimeConfig, hardware: Hardware) -> Device:
     """Return the device that ``runtime`` comes to: the one asked for, the first GPU, or the CPU.
 

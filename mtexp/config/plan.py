@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtexp.config.composer import Composer, composer_of, parse_command_line, to_config
 from mtexp.config.convert import to_spec
-from mtexp.config.hardware import Hardware, probe
+from mtexp.config.hardware import Hardware, elsewhere, probe
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
 from mtexp.config.schema import Config
 from mtexp.config.sections import SectionedComposer
@@ -27,6 +27,10 @@ from mtexp.spec import RunSpec
 
 _MAX_PROBLEMS = 5
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_LAUNCHERS_ELSEWHERE = (
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+    "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
+)
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -59,7 +63,7 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
 
     Args:
         argv: The command line.
-        hardware: Looks for devices; called once.
+        hardware: Looks for devices; called once. Not asked where a scheduler takes the points to other hosts.
 
     Raises:
         Refused: With up to five problems.
@@ -77,10 +81,13 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
         if config.repetitions > 1 and not _has(composer, overrides, "repetition"):
             overrides = [f"repetition=range({config.repetitions})", *overrides]
             multirun = True
-        serial = OmegaConf.select(hydra, "launcher._target_") == _BASIC_LAUNCHER
+        launcher = OmegaConf.select(hydra, "launcher._target_")
+        serial = launcher == _BASIC_LAUNCHER
         folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused([translate(error, composer, overrides)]) from error
+    if multirun and launcher in _LAUNCHERS_ELSEWHERE:
+        hardware = elsewhere
     if multirun:
         points = _points(composer, overrides, hydra)
         _check_points(composer, points)

@@ -136,7 +136,10 @@ def _unknown_key(key: str, value: str, known: Sequence[str]) -> ConfigError:
     above, _, part = key.rpartition(".")
     names = ", ".join(dict.fromkeys(known)) or "nothing below it"
     allowed = f"keys of {above}: {names}" if above else names
-    return ConfigError(key, value, allowed, f"There is no {key}. {nearest(part, known) or _HELP}")
+    remedy = nearest(part, known) or _HELP
+    if above == "mix.tenants":
+        remedy = f"{nearest(part, known)} In a sweep over mixes write ...=choice({value}): Hydra then asks each point."
+    return ConfigError(key, value, allowed, f"There is no {key}. {remedy.strip()}")
 
 
 def _bare(hint: Any) -> Any:

@@ -219,6 +219,8 @@ class DeadlinesConfig:
     build_s: float = 300.0
     warmup_s: float = 300.0
     measure_s: float = 900.0
+    stall_s: float = 60.0
+    """A tenant that measures finishes a request, or looks for the next arrival, at least this often."""
     stop_s: float = 20.0
 
 
@@ -265,6 +267,8 @@ class BaselineConfig:
     """Also measure each tenant alone under the run's MPS limits."""
     max_age_h: float = 168.0
     """Hours after which a baseline is measured again."""
+    min_time_s: float = 2.0
+    """A baseline measures at least this long: everything is compared with it."""
 
 
 @dataclass(kw_only=True)

@@ -62,7 +62,7 @@ class SectionedComposer:
         for text in overrides:
             override = self._composer.parse(text)
             section = (override.package or override.key_or_group).partition(".")[0]
-            narrow = section in _SECTIONS and "${" not in text and text not in self._wide
+            narrow = section in _SECTIONS and "$" not in text and text not in self._wide
             if narrow and not (override.is_delete() and section == override.key_or_group):
                 by_section.setdefault(section, []).append(text)
             elif not override.is_hydra_override():

@@ -40,7 +40,7 @@ def tenant_specs(config: Config, *, shrunk: bool, limit: int) -> tuple[TenantSpe
     ids = _expand(config, limit)
     specs = []
     for entry, members in ids.items():
-        spec = _tenant(config, f"mix.tenants.{entry}", config.mix.tenants[entry], shrunk=shrunk, count=len(ids))
+        spec = _tenant(config, f"mix.tenants.{entry}", config.mix.tenants[entry], shrunk=shrunk)
         specs += [replace(spec, id=member) for member in members]
     base = config.seed if config.arrival.seed is None else config.arrival.seed
     return tuple(_seeded(spec, base + config.repetition * _REPETITION_SEED + i) for i, spec in enumerate(specs))
@@ -83,7 +83,7 @@ def _own(own: T | None, own_key: str, run: T, run_key: str) -> tuple[str, T]:
     return (run_key, run) if own is None else (own_key, own)
 
 
-def _tenant(config: Config, key: str, tenant: TenantConfig, *, shrunk: bool, count: int) -> TenantSpec:
+def _tenant(config: Config, key: str, tenant: TenantConfig, *, shrunk: bool) -> TenantSpec:
     workload = _workload(config, key, tenant)
     at_least(f"{key}.slo_ms", tenant.slo_ms, 0)
     at_least(f"{key}.slo_factor", tenant.slo_factor, 0)
@@ -92,8 +92,8 @@ def _tenant(config: Config, key: str, tenant: TenantConfig, *, shrunk: bool, cou
         model=_model(config, key, tenant, workload, shrunk=shrunk),
         workload=workload,
         arrival=_arrival(config, key, tenant),
-        precision=_own(tenant.precision, "", config.precision.name, "")[1].name,
-        execution=_own(tenant.execution, "", config.execution, "")[1].name,
+        precision=(tenant.precision or config.precision.name).name,
+        execution=(tenant.execution or config.execution).name,
         mps=_mps_limits(config, key, tenant),
         mig=tenant.mig,
         slo_ms=tenant.slo_ms,
@@ -120,7 +120,7 @@ def _workload(config: Config, key: str, tenant: TenantConfig) -> WorkloadSpec:
 
 
 def _model(config: Config, key: str, tenant: TenantConfig, workload: WorkloadSpec, *, shrunk: bool) -> ModelSpec:
-    _, weights = _own(tenant.weights, "", config.weights, "")
+    weights = tenant.weights or config.weights
     architecture, shape, source = tenant.architecture, dict(tenant.shape), ""
     if weights is Weights.pretrained and tenant.role is not Role.stressor:
         source = tenant.source or tenant.hub

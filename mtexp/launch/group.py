@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mtexp.errors import TenantFailed
+from mtexp.errors import TenantFailed, interrupted_twice
 from mtexp.launch.starters import Child, Starter
 from mtexp.metrics.samples import Samples
 from mtexp.spec import DeadlineSpec
@@ -84,13 +84,12 @@ class TenantGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._stop_in_order()
-        except BaseException:  # a second Ctrl-C: at once
-            alive = [p.child.pid for p in self._processes if p.child.exit_code() is None]
-            releasing = threading.Thread(target=lambda: [self._release(pid) for pid in alive], daemon=True)
-            releasing.start()
-            releasing.join(_RELEASE_S)
-            self._kill_all()
+            if interrupted_twice(error):
+                self._stop_at_once()
+            else:
+                self._stop_in_order()
+        except BaseException:
+            self._stop_at_once()
             raise
         finally:
             self._listener.close()
@@ -126,15 +125,15 @@ class TenantGroup:
                 if process.connection is None and process.child.exit_code() is not None:
                     raise self._ended(process, "start")
             if time.monotonic() > deadline:
-                raise self._late(waiting[0], "start", self._deadlines.start_s)
+                raise self._late(waiting[0], "start", "start_s")
 
     def build(self) -> dict[str, dict[str, Any]]:
         """Build all models; returns each tenant's facts."""
-        return self._phase("build", "built", self._deadlines.build_s)
+        return self._phase("build", "built", "build_s")
 
     def warm_up(self) -> dict[str, dict[str, Any]]:
         """Warm up all tenants together; returns each tenant's facts (the proof before the window)."""
-        return self._phase("warm_up", "warm", self._deadlines.warmup_s)
+        return self._phase("warm_up", "warm", "warmup_s")
 
     def measure(self, enough: Enough) -> None:
         """Start all at one instant; measure until ``enough(slot, iterations, elapsed_s)`` held once for every tenant.
@@ -156,11 +155,11 @@ class TenantGroup:
             open_slots = {slot for slot in open_slots if not self._satisfied(slot, enough, elapsed_s)}
             self._check_progress(elapsed_s, measured)
         self._board.stop()
-        self._collect("measured", "measure", self._deadlines.stall_s, measured)
+        self._collect("measured", "measure", "stall_s", measured)
 
     def finish(self) -> dict[str, dict[str, Any]]:
         """After the second barrier: probes and facts (the proof after the window)."""
-        return self._phase("finish", "finished", self._deadlines.build_s)
+        return self._phase("finish", "finished", "build_s")
 
     def samples(self) -> dict[str, Samples]:
         """Everything measured so far, by tenant id, also of tenants that have failed."""
@@ -201,18 +200,18 @@ class TenantGroup:
                 with contextlib.suppress(OSError):  # it has died: the next wait finds its sentinel and says so
                     process.connection.send_bytes(data)
 
-    def _phase(self, command: str, event: str, deadline_s: float) -> dict[str, dict[str, Any]]:
+    def _phase(self, command: str, event: str, key: str) -> dict[str, dict[str, Any]]:
         self._send_all(do=command)
-        answers = self._collect(event, command, deadline_s, set())
+        answers = self._collect(event, command, key, set())
         return {tenant: facts for answer in answers.values() for tenant, facts in answer["facts"].items()}
 
-    def _collect(self, event: str, phase: str, deadline_s: float, already: set[str]) -> dict[str, Message]:
+    def _collect(self, event: str, phase: str, key: str, already: set[str]) -> dict[str, Message]:
         answers: dict[str, Message] = {name: {} for name in already}
-        deadline = time.monotonic() + deadline_s
+        deadline = time.monotonic() + getattr(self._deadlines, key)
         while missing := [p for p in self._processes if p.name not in answers]:
             answers |= self._messages(event, phase, missing)
             if time.monotonic() > deadline:
-                raise self._late(missing[0], phase, deadline_s)
+                raise self._late(missing[0], phase, key)
         return answers
 
     def _messages(self, event: str, phase: str, among: Sequence[_Process] | None = None) -> dict[str, Message]:
@@ -247,7 +246,7 @@ class TenantGroup:
             if process.name in measured:
                 continue
             if elapsed_s > self._deadlines.measure_s:
-                raise self._late(process, "measure", self._deadlines.measure_s)
+                raise self._late(process, "measure", "measure_s")
             for job in process.job.tenants:
                 signs = self._board.signs(job.slot)
                 last_signs, since = process.progress.get(job.slot, (-1, now))
@@ -278,6 +277,13 @@ class TenantGroup:
             self._release(process.child.pid)
         self._kill_all()
 
+    def _stop_at_once(self) -> None:
+        alive = [p.child.pid for p in self._processes if p.child.exit_code() is None]
+        releasing = threading.Thread(target=lambda: [self._release(pid) for pid in alive], daemon=True)
+        releasing.start()
+        releasing.join(_RELEASE_S)
+        self._kill_all()
+
     def _kill_all(self) -> None:
         for process in self._processes:
             if process.child.exit_code() is None:
@@ -305,8 +311,8 @@ class TenantGroup:
     def _ended(self, process: _Process, phase: str) -> TenantFailed:
         return self._failed(process, phase, _why(process.child.exit_code() or 0))
 
-    def _late(self, process: _Process, phase: str, seconds: float) -> TenantFailed:
-        return self._failed(process, phase, f"no answer within {seconds:g} s (deadlines of the run)")
+    def _late(self, process: _Process, phase: str, key: str) -> TenantFailed:
+        return self._failed(process, phase, f"no answer within {getattr(self._deadlines, key):g} s (deadlines.{key})")
 
 
 def _ids(job: ProcessJob) -> str:

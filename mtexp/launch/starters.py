@@ -13,7 +13,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -70,6 +71,7 @@ class ForkserverStarter:
         Ctrl-C reaches every process of a terminal; the server is this process's to end, so it is started with that
         signal blocked.
         """
+        resource_tracker.ensure_running()  # it would unblock the signal
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             multiprocessing.forkserver.ensure_running()
@@ -78,8 +80,12 @@ class ForkserverStarter:
 
     def start(self, job: ProcessJob) -> Child:
         """Fork a tenant."""
+        return self.fork(job.name, _serve, to_json(job))
+
+    def fork(self, name: str, target: Callable[..., None], *arguments: Any) -> Child:
+        """Fork a process that calls ``target``, a function of a module, with plain data."""
         self.warm()
-        process = self.context.Process(target=_serve, args=(to_json(job),), name=job.name)
+        process = self.context.Process(target=target, args=arguments, name=name)
         process.start()
         return _ForkedChild(process)
 

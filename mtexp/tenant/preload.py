@@ -1,5 +1,9 @@
 """What the forkserver imports once, so that a forked tenant imports nothing. Must not start CUDA or any thread pool."""
 
+import gc
+
+import pandas  # noqa: F401  pyarrow imports it at its first array
+import pyarrow.parquet  # noqa: F401  the sampler writes its file with it, and the next point waits for that
 import torch  # noqa: F401
 import transformers.models.bert.modeling_bert
 import transformers.models.deberta_v2.modeling_deberta_v2
@@ -8,3 +12,6 @@ import transformers.models.llama.modeling_llama
 import transformers.models.mistral.modeling_mistral  # noqa: F401
 
 import mtexp.tenant.process  # noqa: F401
+
+gc.collect()
+gc.freeze()  # a tenant's collector need not look at any of it, nor copy its pages

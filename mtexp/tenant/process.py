@@ -102,13 +102,13 @@ class TenantProcess:
     def warm_up(self, message: Message) -> None:
         """The warm-up iterations, all tenants at once."""
         self._together(lambda tenant: tenant.loop.warm_up(self.job.measure.warmup))
+        gc.collect()  # takes tenths of a second: now, so that all can start to measure at one instant
+        gc.freeze()
         self._answer("warm")
 
     def measure(self, message: Message) -> None:
         """Wait for the common start, then iterate until the board says stop."""
         start_ns = int(message["start_ns"])
-        gc.collect()
-        gc.freeze()
         gc.disable()
         try:
             self._together(lambda tenant: tenant.measure(start_ns))

@@ -99,7 +99,12 @@ def _send(store: Store, record: RunRecord, record_dir: Path, histories: _Histori
         store.client.set_terminated(child, content.status, iso_ms(record.ended_at) or None)
 
     with ThreadPoolExecutor(store.threads, thread_name_prefix="mtexp-tracking") as pool:
-        list(pool.map(send_tenant, record.tenants))
+        sending = [pool.submit(send_tenant, tenant) for tenant in record.tenants]
+        try:
+            for tenant in sending:
+                tenant.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after an error, no further tenant has to meet it too
     for file, folder in artifacts(record_dir):
         store.client.log_artifact(run_id, str(file), folder or None)
     store.client.set_terminated(run_id, content.status, iso_ms(record.ended_at) or None)
@@ -200,4 +205,4 @@ def artifacts(record_dir: Path) -> Iterator[tuple[Path, str]]:
 def _is_artifact(path: Path) -> bool:
     if path.is_symlink() or not path.is_file() or path.name.startswith((".", "upload.")):
         return False
-    return path.stat().st_size <= MAX_ARTIFACT_BYTES
+    return path.suffix != ".sqlite" and path.stat().st_size <= MAX_ARTIFACT_BYTES  # made from the .nsys-rep beside it

@@ -43,12 +43,18 @@ def log_or_defer(record_dir: Path, tracking: TrackingSpec) -> Upload:
     """
     marker = record_dir / PENDING
     try:
-        _mark(marker, "not sent yet")
+        with suppress(RecordError):  # a disk that is full keeps nothing from MLflow
+            _mark(marker, "not sent yet")
         run_id = log_record(record_dir, tracking)
-        marker.unlink()
+        marker.unlink(missing_ok=True)
     except (MtexpError, OSError) as error:
         return Upload(record_dir, reason=_deferred(marker, redact(str(error))))
     return Upload(record_dir, run_id)
+
+
+def defer(record_dir: Path, reason: str) -> Upload:
+    """Leave a record to be sent later."""
+    return Upload(record_dir, reason=_deferred(record_dir / PENDING, reason))
 
 
 def _mark(marker: Path, text: str) -> None:

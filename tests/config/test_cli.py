@@ -106,7 +106,7 @@ def test_interrupting_ends_the_sweep(runner: FakeRunner, capsys: pytest.CaptureF
     runner.error = KeyboardInterrupt()
     assert cli.main(["-m", "mix=solo,pair"]) == 130
     assert len(runner.jobs) == 1
-    assert "2 did not run" in capsys.readouterr().out
+    assert "1 of 2 runs failed, 1 did not run" in capsys.readouterr().out
 
 
 def test_a_refusal_leaves_nothing(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,11 +132,12 @@ def test_resume_skips_what_is_done(runner: FakeRunner, monkeypatch: pytest.Monke
 
 
 def test_what_did_not_reach_mlflow_is_said(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run that could not be sent says how to send it later."""
+    """A run that could not be sent says how to send it later; the exit code is 1."""
     runner.upload = Upload(Path("x"), reason="unreachable")
-    assert cli.main(["mix=solo", "tracking.uri=http://127.0.0.1:9", "retries=2"]) == 0
+    assert cli.main(["mix=solo", "tracking.uri=http://127.0.0.1:9", "retries=2"]) == 1
     out = capsys.readouterr().out
     assert "NOT sent: unreachable" in out
+    assert "1 of the records are not in MLflow. To send them: python -m mtexp.tracking.upload" in out
     assert "MLflow at http://127.0.0.1:9" in out
     assert runner.jobs[0].retries == 2
 
@@ -187,7 +188,7 @@ def test_help_and_refusals_import_nothing_heavy(argument: str, code: int, tmp_pa
 @pytest.mark.process
 def test_the_front_door_refuses_from_any_folder(tmp_path: Path) -> None:
     """run.py finds its configuration wherever it is called from."""
-    run = [sys.executable, str(ROOT / "run.py"), "precison=bf16"]
+    run = [sys.executable, str(ROOT / "run.py"), "precisio=bf16"]
     done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "Did you mean precision?" in done.stderr

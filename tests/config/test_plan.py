@@ -48,7 +48,7 @@ MISTAKES = [
     ("models@mix.tenants.z=distilgpt2", "refused: models@mix.tenants.z=distilgpt2", "+models@mix.tenants.z"),
     ("modls@mix.tenants.b=distilgpt2", "refused: modls=@mix.tenants.b", "Did you mean models?"),
     ("precision=bf17", "allowed: bf16, fp16, fp32, tf32", "Did you mean bf16?"),
-    ("precison=bf16", "refused: precison=bf16", "Did you mean precision?"),
+    ("precisio=bf16", "refused: precisio=bf16", "Did you mean precision?"),
     ("mps_settings=off", "or a percentage such as 30pct", "disabled"),
     ("+experiment=pair", "refused: experiment=pair", "Did you mean pairs?"),
     ("hydra/launcher=jobib", "refused: hydra/launcher=jobib", "Did you mean joblib?"),
@@ -85,9 +85,9 @@ def test_a_mistake_is_answered_with_what_is_allowed(argv: str, beginning: str, r
 
 def test_several_problems_are_told_at_once() -> None:
     """Each misspelt argument has a line of its own."""
-    lines = _refusal("precison=bf16", "mix=enc_onli", "workload.batchsize=3").splitlines()
+    lines = _refusal("precisio=bf16", "mix=enc_onli", "workload.batchsize=3").splitlines()
     assert [line.partition("=")[0] for line in lines] == [
-        "refused: precison",
+        "refused: precisio",
         "refused: mix",
         "refused: workload.batchsize",
     ]
@@ -199,7 +199,7 @@ SWEEPS = [
     ["models@mix.tenants.b=distilgpt2,mistral_7b", "+models@mix.tenants.c=bert_base,deberta_v3_base", "seed=1,2"],
     ["execution=eager,compile", "attn_implementation=null,eager", "measure.percentiles=[50],[50,90]", "retries=0,1"],
     ["+experiment=mps_percentages", "workload=forward,train", "+arrival@mix.tenants.a.arrival=poisson", "seed=3,4"],
-    ["workload.seq_len=64,128", "workload.batch_size=${workload.seq_len}", "mix=solo,pair"],
+    ["workload.seq_len=64,128", "workload.batch_size=${measure.warmup}", "mix=solo,pair"],
     ["~models@mix.tenants.b", "mix=pair,enc_only", "lease.wait=0,1", "lease.wait=2"],
 ]
 
@@ -217,7 +217,9 @@ def test_a_choice_that_reaches_beyond_its_section_is_composed_in_full(tmp_path: 
     """A group of the user's that writes elsewhere gives the same as Hydra, alone and together with others."""
     folder = tmp_path / "more" / "precision"
     folder.mkdir(parents=True)
-    (folder / "odd.yaml").write_text("# @package _global_\nprecision:\n  name: fp32\nmeasure:\n  iterations: 7\n")
+    (folder / "odd.yaml").write_text(
+        "# @package _global_\nprecision:\n  name: fp32\nmeasure:\n  iterations: 7\nseed: 5\n"
+    )
     composer = Composer(extra=tmp_path / "more")
     sections = SectionedComposer(composer)
     for point in (
@@ -228,6 +230,7 @@ def test_a_choice_that_reaches_beyond_its_section_is_composed_in_full(tmp_path: 
     ):
         made: Config = sections.config(point)
         assert made == to_config(composer.load(point)[0])
+        assert made.seed == (5 if "precision=odd" in point else 0)
 
 
 def test_ten_thousand_points_are_composed_section_by_section(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,208 @@
+"""From a measurement to a record: findings of baselines and compilation, failures, rates, hashes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mtexp.baselines import Alone, Baselines, alone_of, baseline_spec, with_rates
+from mtexp.errors import ConfigError, HostError, MtexpError, TenantFailed, interrupted_twice
+from mtexp.evaluation import Comparison, Origin, evaluate
+from mtexp.measurement import Measurement
+from mtexp.metrics.summary import Baseline
+from mtexp.metrics.window import Series
+from mtexp.spec import ArrivalSpec, BaselineSpec, ModelSpec, MpsLimits, RunSpec, TenantSpec, spec_hash
+from mtexp.tracking.record import BaselineRef, RunRecord
+from tests.strategies import MS, closed_loop
+
+MODEL = ModelSpec(name="bert_base", role="encoder", architecture="bert")
+RUN = RunSpec(mix="x", tenants=(TenantSpec(id="a", model=MODEL), TenantSpec(id="b", model=MODEL)))
+ALONE = Alone(
+    BaselineRef(record_id="0" * 32, baseline_hash="h", throughput_rps=100.0, latency_mean_ms=10.0),
+    Baseline(Series.closed(np.full(50, 10.0))),
+)
+BOTH = Comparison(alone={"a": ALONE, "b": ALONE})
+
+
+def measurement(**changes: Any) -> Measurement:
+    """Two tenants that measured 100 iterations of 20 ms together."""
+    samples = {name: closed_loop(np.full(100, 20.0), warmup=2) for name in "ab"}
+    measured = Measurement(samples=samples, facts_before={"a": {}, "b": {}}, facts_after={"a": {}, "b": {}})
+    for name, value in changes.items():
+        setattr(measured, name, value)
+    return measured
+
+
+def record(measured: Measurement, compared: Comparison = BOTH, spec: RunSpec = RUN) -> RunRecord:
+    return evaluate(spec, measured, Path("nowhere"), compared, Origin())
+
+
+def codes(found: RunRecord) -> set[str]:
+    return {finding.code for finding in found.findings} - {"insufficient"}
+
+
+def test_a_plain_run_has_nothing_to_say() -> None:
+    """VALID, slowdown against the baselines, no finding but what 98 iterations do not support."""
+    found = record(measurement())
+    assert (found.status, found.verdict, codes(found)) == ("FINISHED", "VALID", set())
+    assert found.tenants[0].metrics["slowdown"] == pytest.approx(2.0)
+    assert found.metrics["stp"] == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_missing_baseline_is_a_warning_unless_nobody_wanted_one() -> None:
+    """VALID all the same: its own figures stand; ``baseline=skip`` says nothing."""
+    found = record(measurement(), Comparison(alone={"a": ALONE}))
+    assert (found.verdict, codes(found)) == ("VALID", {"no-baseline"})
+    assert [f.tenant for f in found.findings if f.code == "no-baseline"] == ["b"]
+    assert "stp" not in found.metrics
+    skipping = replace(RUN, baseline=BaselineSpec(mode="skip"))
+    assert not codes(record(measurement(), Comparison(), skipping))
+
+
+@pytest.mark.parametrize(("pct", "verdict"), [(4.9, "VALID"), (-4.9, "VALID"), (5.1, "INVALID"), (-5.1, "INVALID")])
+def test_baseline_drift_is_judged_and_kept(pct: float, verdict: str) -> None:
+    """More than 5 % either way is INVALID; the figure is a metric of the tenant."""
+    spec = replace(RUN, baseline=BaselineSpec(recheck=True))
+    found = record(measurement(), replace(BOTH, drift_pct={"a": pct, "b": 0.0}), spec)
+    assert found.verdict == verdict
+    assert found.tenants[0].metrics["baseline_drift_pct"] == pct
+
+
+def test_a_recheck_that_failed_is_a_warning() -> None:
+    """Asked for and not had is not the same as no drift."""
+    spec = replace(RUN, baseline=BaselineSpec(recheck=True))
+    found = record(measurement(), replace(BOTH, drift_pct={"a": 0.5}), spec)
+    assert codes(found) == {"no-recheck"}
+    assert "baseline_drift_pct" not in found.tenants[1].metrics
+
+
+def test_recompilation_in_the_window_is_a_warning() -> None:
+    """Graphs compiled between the two proofs are named with their number."""
+    before, after = ({"a": {"compiled_graphs": n}, "b": {"compiled_graphs": 4}} for n in (4, 6))
+    found = record(measurement(facts_before=before, facts_after=after))
+    (finding,) = [f for f in found.findings if f.code == "recompiled"]
+    assert (finding.tenant, finding.level) == ("a", "warning")
+    assert "compiled 2 more graphs of a" in finding.message
+
+
+def test_a_failed_tenant_leaves_the_figures_of_all() -> None:
+    """FAILED and INVALID with phase and reason; what had been measured is summarised."""
+    failure = TenantFailed("b", "measure", "it was killed", exit_code=-9)
+    found = record(measurement(failure=failure))
+    assert (found.status, found.verdict) == ("FAILED", "INVALID")
+    assert [(t.id, t.status, t.phase) for t in found.tenants] == [("a", "FINISHED", ""), ("b", "FAILED", "measure")]
+    assert all(t.metrics["iterations_measured"] == 98 for t in found.tenants)
+    assert codes(found) == {"tenant-failed"}
+
+
+def test_a_process_of_several_tenants_fails_all_of_them() -> None:
+    """``sharing=streams``."""
+    found = record(measurement(failure=TenantFailed("a,b", "measure", "killed")))
+    assert [t.status for t in found.tenants] == ["FAILED", "FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "stop", "code"),
+    [
+        (HostError("no MPS binary"), None, "host"),
+        (MtexpError("interrupted: Ctrl-C"), KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_a_run_that_ended_before_anything_was_measured_has_a_record(
+    failure: MtexpError, stop: KeyboardInterrupt | None, code: str
+) -> None:
+    """The sharing mode did not come up, or nobody waited for it: no sample, no window, one reason."""
+    found = record(Measurement(failure=failure, stop=stop))
+    assert (found.status, found.failure, found.window) == ("FAILED", str(failure), None)
+    assert code in codes(found)
+    assert found.started_at <= found.ended_at
+
+
+def test_a_load_becomes_a_rate_and_keeps_its_name() -> None:
+    """Share times baseline throughput; the hash is that of the load, so that resume finds the point again."""
+    loaded = replace(RUN.tenants[0], arrival=ArrivalSpec(kind="poisson", load=0.5))
+    run = replace(RUN, tenants=(loaded, RUN.tenants[1]))
+    rated = with_rates(run, {"a": ALONE})
+    assert [t.arrival.rate_rps for t in rated.tenants] == [50.0, 0.0]
+    assert spec_hash(rated) == spec_hash(run)
+    other = replace(run, tenants=(replace(loaded, arrival=ArrivalSpec(kind="poisson", load=0.6)), RUN.tenants[1]))
+    assert spec_hash(other) != spec_hash(run)
+    with pytest.raises(ConfigError, match=r"arrival\.load=0\.5: allowed: a tenant with a VALID baseline"):
+        with_rates(run, {})
+
+
+def test_rates_that_differ_are_points_that_differ() -> None:
+    """A rate that was asked for is part of the name."""
+    one, two = (
+        replace(RUN, tenants=(replace(RUN.tenants[0], arrival=ArrivalSpec(kind="poisson", rate_rps=r)),))
+        for r in (1, 2)
+    )
+    assert spec_hash(one) != spec_hash(two)
+
+
+def test_a_baseline_is_alone_in_closed_loop_without_limits() -> None:
+    """Whatever the run does to the tenant; the partitioned one keeps the limits."""
+    limited = replace(
+        RUN.tenants[1], arrival=ArrivalSpec(kind="poisson", rate_rps=5), mps=MpsLimits(active_thread_pct=25), slo_ms=9
+    )
+    whole = baseline_spec(limited, RUN)
+    assert (whole.kind, whole.mix, whole.baseline.mode) == ("baseline", "bert_base", "skip")
+    (alone,) = whole.tenants
+    assert (alone.arrival.kind, alone.mps, alone.slo_ms) == ("closed", MpsLimits(), 0.0)
+    assert whole.measure.min_time_s == RUN.baseline.min_time_s
+    assert baseline_spec(limited, RUN, partitioned=True).tenants[0].mps.active_thread_pct == 25
+
+
+def test_an_invalid_baseline_is_no_baseline() -> None:
+    """Kept, and not compared with."""
+    spec = baseline_spec(RUN.tenants[0], RUN)
+    measured = Measurement(samples={"bert_base": closed_loop(np.full(100, 20.0))}, facts_after={"bert_base": {}})
+    good = evaluate(spec, measured, Path("nowhere"), Comparison(), Origin(baseline_hash="h"))
+    alone = alone_of(good, measured.samples, Path("x"), "run")
+    assert alone is not None
+    assert (alone.ref.baseline_hash, alone.ref.run_id, alone.ref.latency_mean_ms) == ("h", "run", pytest.approx(20.0))
+    assert alone_of(replace(good, verdict="INVALID"), measured.samples, Path("x"), "run") is None
+    assert alone_of(replace(good, window=None), measured.samples, Path("x"), "run") is None
+
+
+def test_a_baseline_is_tried_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tenants of one model: one measurement, whether it comes out VALID or not; a later run tries again."""
+    monkeypatch.setattr("mtexp.baselines.find_baseline", lambda *args, **options: None)
+    tried: list[str] = []
+    results: list[Alone | None] = [None, ALONE]
+
+    def measure(spec: RunSpec, name: str) -> Alone | None:
+        tried.append(name)
+        return results[len(tried) - 1]
+
+    baselines = Baselines()
+    assert baselines.of(RUN, {}, measure) == {}
+    assert baselines.of(RUN, {}, measure) == {"a": ALONE, "b": ALONE}
+    assert baselines.of(RUN, {}, measure) == {"a": ALONE, "b": ALONE}
+    assert len(tried) == 2
+
+
+def test_a_second_interrupt_is_told_from_the_first() -> None:
+    """It comes while the first is being handled, whatever else went wrong on the way."""
+    first, second = KeyboardInterrupt(), KeyboardInterrupt()
+    between = OSError()
+    second.__context__, between.__context__ = between, first
+    assert Measurement(stop=second).hurried
+    second.__context__ = OSError()
+    assert not Measurement(stop=second).hurried
+    assert not Measurement().hurried
+    assert not interrupted_twice(between)
+
+
+def test_the_window_of_the_record_is_that_of_the_samples() -> None:
+    """Latest first start to earliest last end."""
+    measured = measurement()
+    measured.samples["b"] = closed_loop(np.full(100, 20.0), start_ns=10**15 + 100 * MS, warmup=2)
+    found = record(measured)
+    assert found.window is not None
+    assert found.window["t0_ns"] == 10**15 + 140 * MS
+    assert found.window["t1_ns"] == 10**15 + 2000 * MS

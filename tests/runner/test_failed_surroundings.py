@@ -1,0 +1,162 @@
+"""What breaks around a run: sampler, MLflow, the disk. The run stands, or one message says why not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtexp import measurement
+from mtexp.tracking import upload
+from tests.runner.runner_helpers import Workplace, kind
+
+pytestmark = pytest.mark.process
+
+POINT = ("mix=solo", "baseline=skip", "sweep=s")
+
+
+def test_a_sampler_that_dies_costs_the_telemetry_only(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is VALID, with a warning that says how the sampler ended."""
+    opened: list[Any] = []
+    real = measurement.open_sampler
+    monkeypatch.setattr(
+        measurement, "open_sampler", lambda *args, **options: opened.append(real(*args, **options)) or opened[-1]
+    )
+
+    def kill(text: str) -> None:
+        if text == "measuring":
+            os.kill(opened[-1].pid, signal.SIGKILL)
+
+    ran = workplace.run(*POINT, on_phase=kill)
+    assert ran.code == 0
+    record = workplace.records("outputs/s")["."]
+    assert (record.status, record.verdict) == ("FINISHED", "VALID")
+    (finding,) = [f for f in record.findings if f.code == "telemetry-missing"]
+    assert "died (exit code -9)" in finding.message
+    assert record.telemetry == {}
+
+
+def test_an_unreachable_mlflow_loses_nothing(workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    """The record is on disk, the summary and the exit code say that it is not in MLflow, and later it is: once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    ran = workplace.run(*POINT, f"tracking.uri={uri}")
+    assert ran.code == 1
+    assert (
+        f"1 of the records are not in MLflow. To send them: python -m mtexp.tracking.upload {Path('outputs/s')}"
+        in ran.out
+    )
+    assert "Traceback" not in ran.err + ran.out
+    assert workplace.jobs("outputs/s") == ["FINISHED"]
+    assert (workplace.folder / "outputs/s/upload.pending").is_file()
+
+    store = f"sqlite:///{workplace.folder / 'mlflow.db'}"
+    for _ in range(2):
+        assert upload.main(["outputs/s", "--uri", store]) == 0
+    assert "1 of 1 records are in MLflow" in capsys.readouterr().out
+    (run,) = workplace.mlflow_runs(kind("mix"))
+    assert run.data.tags["mtexp.upload"] == "complete"
+    assert not (workplace.folder / "outputs/s/upload.pending").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(workplace: Workplace) -> None:
+    """Before anything starts: what, why, what to do; nothing in MLflow."""
+    (workplace.folder / "file").write_text("")
+    ran = workplace.run(*POINT, "hydra.run.dir=file/run")
+    assert ran.code == 2
+    assert ran.err == (
+        "file/run cannot be written: Not a directory. Make room or choose another place with hydra.run.dir "
+        "(hydra.sweep.dir in a sweep).\n"
+    )
+    assert not workplace.phases
+
+
+@pytest.fixture
+def small_disk(workplace: Workplace) -> Iterator[Path]:
+    """A disk of 4 MiB, mounted below the workplace."""
+    disk = workplace.folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk of its own: {mounted.stderr.decode().strip() or 'mount is not allowed'}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_disk_without_room_for_samples_fails_the_run(workplace: Workplace, small_disk: Path) -> None:
+    """Before it measures, with one message; the run is FAILED, on disk and in MLflow, and the next one runs."""
+    ran = workplace.run(
+        "-m",
+        "mix=solo",
+        "measure.max_iterations=1000000,1000",
+        "baseline=skip",
+        "sweep=s",
+        f"hydra.sweep.dir={small_disk}/runs",
+    )
+    assert ran.code == 1
+    assert "No space left on device. Make room, or choose another place with hydra.run.dir" in ran.out
+    assert "Traceback" not in ran.out + ran.err
+    assert [r.status for r in workplace.records("disk/runs").values()] == ["FAILED", "FINISHED"]
+    assert sorted(run.info.status for run in workplace.mlflow_runs(kind("mix"))) == ["FAILED", "FINISHED"]
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte."""
+    with (disk / "filler").open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_disk_that_is_full_ends_a_sweep_with_one_message(workplace: Workplace, small_disk: Path) -> None:
+    """What is measured goes to MLflow from what is on the disk; no folder for the next point is no traceback."""
+    ran = workplace.run(
+        "-m",
+        "mix=solo",
+        "seed=1,2",
+        "baseline=skip",
+        "sweep=s",
+        "measure.max_iterations=20000",
+        f"hydra.sweep.dir={small_disk}/runs",
+        on_phase=lambda text: fill(small_disk) if text == "tracking" else None,
+    )
+    assert ran.code == 1
+    assert "2 did not run" in ran.out
+    first, second = ran.err.splitlines()
+    assert "job.json cannot be written: [Errno 28] No space left on device" in first
+    assert second.startswith(f"{small_disk}/runs cannot be written: No space left on device. Make room or choose")
+    (run,) = workplace.mlflow_runs(kind("mix"))
+    assert run.data.tags["mtexp.upload"] == "complete"
+
+
+def test_a_disk_that_fills_while_measuring_costs_the_telemetry_only(workplace: Workplace, small_disk: Path) -> None:
+    """Room for the samples was taken before: they are written in its place."""
+
+    ran = workplace.run(
+        *POINT,
+        "measure.max_iterations=50000",
+        f"hydra.run.dir={small_disk}/run",
+        on_phase=lambda text: fill(small_disk) if text == "measuring" else None,
+    )
+    assert ran.code == 0, ran.err
+    record = workplace.records("disk/run")["."]
+    assert (record.status, record.verdict) == ("FINISHED", "VALID")
+    assert "No space left on device" in next(f.message for f in record.findings if f.code == "telemetry-missing")
+
+
+def test_a_read_only_disk_is_one_message(workplace: Workplace, small_disk: Path) -> None:
+    """Before anything starts."""
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ran = workplace.run(*POINT, f"hydra.run.dir={small_disk}/run")
+    assert ran.code == 2
+    assert "cannot be written: Read-only file system" in ran.err
+    assert "Traceback" not in ran.err

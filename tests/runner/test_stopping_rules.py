@@ -1,0 +1,80 @@
+"""When a tenant has measured enough: iterations, time, the width of an interval, the cap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mtexp.measurement import _enough
+from mtexp.metrics.samples import Samples
+from mtexp.spec import MeasureSpec, RunSpec
+from tests.strategies import ar1, closed_loop
+
+
+@dataclass
+class Tenants:
+    """A group of one tenant that has measured these latencies."""
+
+    latency_ms: np.ndarray
+    looks: int = 0
+
+    def sample(self, slot: int) -> Samples:
+        self.looks += 1
+        return closed_loop(self.latency_ms)
+
+
+def rule(latency_ms: np.ndarray | None = None, **measure: float | str):
+    tenants = Tenants(np.ones(5) if latency_ms is None else latency_ms)
+    return _enough(RunSpec(mix="x", tenants=(), measure=MeasureSpec(**measure)), tenants), tenants
+
+
+def test_iterations_and_time_are_needed_together() -> None:
+    """Neither alone is enough."""
+    enough, _ = rule(iterations=100, min_time_s=2.0)
+    assert not enough(0, 99, 10.0)
+    assert not enough(0, 1000, 1.9)
+    assert enough(0, 100, 2.0)
+
+
+def test_until_ci_waits_for_a_narrow_interval() -> None:
+    """Noisy latencies: not yet; many of them: enough."""
+    rng = np.random.default_rng(0)
+    noise = ar1(rng, 4000, spread=3.0)
+    wide, _ = rule(noise[:50], iterations=20, until_ci_pct=2.0)
+    assert not wide(0, 50, 1.0)
+    narrow, _ = rule(noise, iterations=20, until_ci_pct=2.0)
+    assert narrow(0, 4000, 1.0)
+
+
+@pytest.mark.parametrize("statistic", ["p50", "p90", "p99"])
+def test_until_ci_of_a_percentile_needs_iterations_for_it(statistic: str) -> None:
+    """However little the latencies spread, a percentile is not believed before it is supported."""
+    options = {"iterations": 5, "until_ci_pct": 5.0, "until_ci_statistic": statistic}
+    few, _ = rule(np.full(5, 10.0), **options)
+    assert not few(0, 5, 1.0)
+    many, _ = rule(np.random.default_rng(1).normal(10, 0.05, 2000), **options)
+    assert many(0, 2000, 1.0)
+
+
+def test_until_ci_has_a_cap() -> None:
+    """``max_iterations`` ends it, narrow or not."""
+    enough, _ = rule(np.array([1.0, 1000.0] * 20), iterations=20, until_ci_pct=0.1, max_iterations=500)
+    assert not enough(0, 499, 1.0)
+    assert enough(0, 500, 1.0)
+
+
+def test_the_interval_is_looked_at_ten_times_a_second() -> None:
+    """The parent does not compute without a pause beside the tenants."""
+    enough, tenants = rule(np.array([1.0, 1000.0] * 20), iterations=20, until_ci_pct=0.1)
+    for tick in range(100):
+        enough(0, 40, 1.0 + tick / 100)
+    assert 9 <= tenants.looks <= 11
+
+
+def test_without_until_ci_nobody_reads_the_samples() -> None:
+    """The plain rule costs two comparisons."""
+    enough, tenants = rule(iterations=10)
+    assert enough(0, 10, 0.1)
+    assert tenants.looks == 0

@@ -1,0 +1,147 @@
+"""Where weights come from, how many there are, and what becomes of a request that is compiled or captured."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from mtexp.spec import ModelSpec, TenantSpec
+from mtexp.tenant import execution
+from mtexp.tenant.models import ModelUnavailable, build_model, count_parameters
+from mtexp.tenant.requests import Prepared, prepare
+from tests.tenant.tenant_specs import MODELS, model, tenant
+
+CPU = torch.device("cpu")
+
+
+def pretrained(source: Path | str, name: str = "bert_base") -> TenantSpec:
+    spec = tenant(name)
+    return replace(spec, model=replace(spec.model, weights="pretrained", source=str(source)))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, Any]:
+    """A small model saved as the hub has them, and the model."""
+    made = build_model(tenant("bert_base", seed=7), CPU)
+    made.save_pretrained(tmp_path / "model")
+    return tmp_path / "model", made
+
+
+@pytest.mark.parametrize("path", sorted(p for p in MODELS.glob("*.yaml") if not p.name.startswith("stress_")))
+def test_every_model_has_the_parameters_that_its_file_states(path: Path) -> None:
+    """Counted on the meta device from the published shape: no memory needed."""
+    data = yaml.safe_load(path.read_text())
+    spec = ModelSpec(
+        name=data["name"],
+        role=data["role"],
+        architecture=data["architecture"],
+        shape=data["shape"],
+        attn_implementation=data["attention"][0],
+    )
+    assert count_parameters(spec) == data["parameters"]
+
+
+def test_counting_agrees_with_the_model_that_is_built() -> None:
+    """The count of a shape is that of the weights on the device."""
+    for name in ("llama_3_2_1b", "deberta_v3_base"):
+        assert count_parameters(model(name)) == sum(p.numel() for p in build_model(tenant(name), CPU).parameters())
+
+
+def test_a_local_folder_of_safetensors_is_loaded(saved: tuple[Path, Any]) -> None:
+    """The weights are those of the folder, in the precision of the run."""
+    folder, original = saved
+    loaded = build_model(replace(pretrained(folder), precision="bf16"), CPU)
+    state = loaded.state_dict()
+    for key, value in original.state_dict().items():
+        assert torch.equal(state[key], value.to(torch.bfloat16))
+    assert not loaded.training
+
+
+def test_pickled_weights_are_refused(saved: tuple[Path, Any]) -> None:
+    """A folder with nothing but a pickle: never opened, and the message says what is needed."""
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return Path.touch, (folder / "exploded",)
+
+    folder, _ = saved
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ModelUnavailable, match=r"Remedy: a local folder needs config\.json and weights in model\.safe"):
+        build_model(pretrained(folder), CPU)
+    assert not (folder / "exploded").exists()
+
+
+def test_remote_code_is_never_run(saved: tuple[Path, Any]) -> None:
+    """A folder that brings its own Python is refused, its code untouched."""
+    folder, _ = saved
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(folder / 'exploded')!r}, 'w')\n")
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        build_model(pretrained(folder), CPU)
+    assert not (folder / "exploded").exists()
+
+
+def test_a_missing_folder_has_a_remedy(tmp_path: Path) -> None:
+    """What was asked for, that it is not there, what to do."""
+    with pytest.raises(ModelUnavailable, match=r"(?s)nowhere.*Remedy: .*weights=random"):
+        build_model(pretrained(tmp_path / "nowhere"), CPU)
+
+
+def test_an_offline_hub_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub id that is not in the cache, without a network: download it, a folder, or random weights."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelUnavailable, match=r"(?s)'mtexp-tests/absent'.*Remedy: .*hf download.*weights=random"):
+        build_model(pretrained("mtexp-tests/absent"), CPU)
+
+
+def test_a_gated_repository_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the hub answers without a licence turns into what to do about it."""
+
+    def gated(*args: Any, **kwargs: Any) -> Any:
+        raise OSError("You are trying to access a gated repo.\nMake sure to have access to it at https://hf.co/x")
+
+    monkeypatch.setattr("mtexp.tenant.models.AutoModel.from_pretrained", gated)
+    with pytest.raises(ModelUnavailable, match="accept its licence on the hub and log in with `hf auth login`"):
+        build_model(pretrained("x/y"), CPU)
+
+
+def test_eager_is_the_request_itself() -> None:
+    """Nothing comes between the loop and the request."""
+    ready = Prepared(lambda: 5)
+    assert execution.ready(ready, "eager") is ready.request
+
+
+def test_what_cannot_be_captured_says_why() -> None:
+    """``cuda_graph`` of a request that needs the host in the middle names the reason and the remedy."""
+    for kind in ("generate", "train"):
+        ready = prepare(tenant("distilgpt2", kind), CPU, lambda module: module)
+        with pytest.raises(
+            execution.NotCapturable, match=rf"cannot capture this request: {ready.not_capturable[:9]}.*Use"
+        ):
+            execution.ready(ready, "cuda_graph")
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own
+def test_a_compiled_request_has_compiled_before_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once ready, more requests compile nothing more. (Traced and guarded for real; no C++ is generated: 20 s.)"""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    ready = prepare(tenant("bert_base"), CPU, execution.compiler("compile"))
+    before = execution.compiled_graphs()
+    request = execution.ready(ready, "compile")
+    compiled = execution.compiled_graphs()
+    assert compiled > before
+    with torch.inference_mode():
+        for _ in range(3):
+            request()
+    assert execution.compiled_graphs() == compiled
