@@ -1,0 +1,99 @@
+"""Whatever stands in an arrival trace or a mix token: a result or one message, never a traceback.
+
+Records are fuzzed in tests/tracking, Nsight's SQLite and traces in tests/profiling.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mtexp.config.hardware import hardware_of
+from mtexp.config.plan import plan
+from mtexp.config.problems import Refused
+from mtexp.config.traces import MAX_ARRIVALS, read_trace
+from mtexp.errors import ConfigError
+from mtexp.host import Device
+
+GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
+_shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+_times = st.lists(st.floats() | st.floats(0, 100), max_size=8).flatmap(lambda t: st.sampled_from([t, sorted(t)]))
+_cells = st.one_of(
+    st.floats().map(repr),
+    st.integers().map(str),
+    st.sampled_from(["", "arrival_s", " 1 ", "1_000", "1e999", "-0", "nan", "0x10", '"1', "\x00", "\ufeff1"]),
+    st.text(max_size=6),
+)
+_columns = st.one_of(
+    _times.map(pa.array),
+    st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=5).map(lambda v: pa.array(v, pa.int64())),
+    st.lists(st.text(max_size=5) | st.floats().map(repr), max_size=5).map(lambda v: pa.array(v, pa.string())),
+    st.lists(st.booleans(), max_size=5).map(lambda v: pa.array(v, pa.bool_())),
+    st.lists(st.lists(st.floats(), max_size=2), max_size=3).map(lambda v: pa.array(v, pa.list_(pa.float64()))),
+    st.lists(st.timedeltas(timedelta(0), timedelta(days=9)), max_size=3).map(lambda v: pa.array(v, pa.duration("us"))),
+    st.lists(st.decimals(-9, 9, places=2), max_size=3).map(lambda v: pa.array(v, pa.decimal128(38, 2))),
+)
+
+
+def _check(file: Path) -> None:
+    """The file is a trace, or refused."""
+    try:
+        times = read_trace("arrival.trace", str(file))
+    except ConfigError:
+        return
+    assert 0 < len(times) <= MAX_ARRIVALS
+    assert list(times) == sorted(times)
+    assert all(math.isfinite(time) and time >= 0 for time in times)
+
+
+@_shared_folder
+@given(rows=st.lists(st.lists(_cells, max_size=3), max_size=5), end=st.sampled_from(["\n", "\r\n", "\r"]))
+def test_a_table_of_anything_is_a_trace_or_refused(tmp_path: Path, rows: list[list[str]], end: str) -> None:
+    """CSV of words, numbers of every kind, ragged rows, quotes, NUL, a byte order mark."""
+    file = tmp_path / "t.csv"
+    file.write_bytes(end.join(",".join(row) for row in rows).encode("utf-8", "surrogatepass"))
+    _check(file)
+
+
+@_shared_folder
+@given(column=_columns, name=st.sampled_from(["arrival_s", "t", ""]), more=st.booleans())
+def test_parquet_of_any_type_is_a_trace_or_refused(tmp_path: Path, column: Any, name: str, more: bool) -> None:
+    """Columns of types that are no times, nulls, several columns of one name."""
+    columns, names = ([column, column], [name, "arrival_s"]) if more else ([column], [name])
+    pq.write_table(pa.Table.from_arrays(columns, names=names), tmp_path / "t.parquet")
+    _check(tmp_path / "t.parquet")
+
+
+_words = st.sampled_from(
+    ["bert_base", "llama_3_2_1b", "pair", "nothing", "*2", "*0", "*9999", "*", "+", "..", "/", "@"]
+)
+_tokens = st.lists(_words, min_size=1, max_size=6).map("".join)
+
+
+@settings(deadline=None, max_examples=40)
+@given(_tokens | st.text(max_size=12))
+def test_any_mix_is_planned_or_refused(token: str) -> None:
+    """The front door with any text as mix: a plan in which every tenant has a known model, or a refusal."""
+    try:
+        planned = plan([f"mix={token}"], hardware=lambda: hardware_of(GPU))
+    except Refused:
+        return
+    (point,) = planned.points
+    assert point.spec.tenants
+    assert all(tenant.model.parameters for tenant in point.spec.tenants)
+
+
+@pytest.mark.parametrize("token", ["bert_base*2+" * 100, "*" * 1000, "bert_base*" + "9" * 1000])
+def test_a_long_token_is_refused_at_once(token: str) -> None:
+    """More parts or digits than any mix has: refused, not composed."""
+    with pytest.raises(Refused):
+        plan([f"mix={token}"], hardware=lambda: hardware_of(GPU))

@@ -1,0 +1,89 @@
+"""Credentials are planted; after real runs they are nowhere but where they were planted."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tests.runner.conftest import empty_store, nothing_left, workplace
+from tests.runner.runner_helpers import Ran, Workplace
+
+__all__ = ["empty_store", "nothing_left", "workplace"]
+
+pytestmark = pytest.mark.process
+
+SECRETS = {
+    "MLFLOW_TRACKING_PASSWORD": "planted-password-1f",
+    "MLFLOW_TRACKING_TOKEN": "planted-token-2f",
+    "PGPASSWORD": "planted-postgres-3f",
+    "AWS_SECRET_ACCESS_KEY": "planted-cloud-4f",
+    "HF_TOKEN": "planted-hub-5f",
+}
+IN_URI = "planted-in-the-uri-6f"
+ONE_RUN = ("mix=bert_base", "baseline=skip", "sweep=one")
+
+
+class _Echo(BaseHTTPRequestHandler):
+    """Refuses every request and repeats, as a careless proxy would, what it was sent."""
+
+    def do_GET(self) -> None:
+        body = f"unauthorised: {self.path} {self.headers}".encode()
+        self.send_response(401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_HEAD = do_POST = do_GET  # noqa: N815 - the names are those of http.server
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def careless_server() -> Iterator[int]:
+    """Port of a server on loopback that answers every request with 401 and what it was sent."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Echo) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def _leaks(place: Workplace, ran: Ran) -> list[str]:
+    """Where a planted secret is found, as it is or as an HTTP login has it."""
+    planted = [*SECRETS.values(), IN_URI]
+    planted += [base64.b64encode(f"me:{secret}".encode()).decode() for secret in planted]
+    texts = {"stdout": ran.out.encode(), "stderr": ran.err.encode()}
+    texts |= {str(path): path.read_bytes() for path in place.folder.rglob("*") if path.is_file()}
+    return [f"{secret} in {name}" for name, text in texts.items() for secret in planted if secret.encode() in text]
+
+
+def test_secrets_of_the_environment_stay_there(workplace: Workplace) -> None:
+    """A run that is tracked: nothing in record, configuration, logs, terminal, or the store with its tags."""
+    for name, secret in SECRETS.items():
+        workplace.patch.setenv(name, secret)
+    ran = workplace.run(*ONE_RUN)
+    assert ran.code == 0
+    assert len(workplace.mlflow_runs()) == 2
+    assert _leaks(workplace, ran) == []
+
+
+@pytest.mark.parametrize("login", ["URI", "token"])
+def test_secrets_sent_to_a_server_are_not_repeated(workplace: Workplace, careless_server: int, login: str) -> None:
+    """A run that a server refuses, repeating the login: the messages say 401 and where, and hold no secret."""
+    uri = f"http://127.0.0.1:{careless_server}"
+    if login == "token":
+        workplace.patch.setenv("MLFLOW_TRACKING_TOKEN", SECRETS["MLFLOW_TRACKING_TOKEN"])
+        workplace.patch.setenv("MLFLOW_TRACKING_URI", uri)
+    else:
+        workplace.patch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", f"//me:{IN_URI}@"))
+    ran = workplace.run("tracking=server", *ONE_RUN)
+    assert ran.code == 1
+    assert "401" in ran.out
+    assert uri in ran.out
+    assert _leaks(workplace, ran) == []

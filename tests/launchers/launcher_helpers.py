@@ -1,0 +1,81 @@
+"""Sweeps as a user starts them, in a process of their own: what the launchers' tests share."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtexp.spec import TrackingSpec
+from mtexp.tracking.store import open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+TWO_POINTS = (
+    "-m",
+    "runtime=cpu",
+    "mix=bert_base,bert_base*2",
+    "workload.batch_size=1",
+    "workload.seq_len=8",
+    "measure.iterations=70",
+    "measure.warmup=2",
+    "telemetry.period_s=0.02",
+    "sweep=two",
+)
+"""Two points with one baseline between them, each of a second or two."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a store and a lease of its own, in which sweeps are started."""
+
+    folder: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+        """Run ``python run.py ARGUMENTS`` in the folder."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+        environment = {**kept, "MTEXP_LEASE_DIR": str(self.folder / "lease"), **self.variables}
+        command = [sys.executable, str(ROOT / "run.py"), *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+
+    def runs(self, kind: str) -> list[Any]:
+        """MLflow runs of a kind, oldest first."""
+        with open_store(TrackingSpec(uri=f"sqlite:///{self.folder / 'mlflow.db'}"), write=False) as store:
+            query, order = f"tags.`mtexp.kind` = '{kind}'", ["attributes.start_time"]
+            return list(store.client.search_runs([store.experiment_id], query, order_by=order))
+
+
+def check_two_points(place: Place, done: subprocess.CompletedProcess[str]) -> None:
+    """Both points of :data:`TWO_POINTS` finished and are in one MLflow; the baseline they share was measured once."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = [json.loads((place.folder / "multirun" / "two" / num / "job.json").read_text()) for num in ("0", "1")]
+    assert [job["status"] for job in jobs] == ["FINISHED", "FINISHED"]
+    summary = done.stdout[done.stdout.rindex("mps_settings") :].splitlines()
+    assert [line.split()[0] for line in summary[1:3]] == ["bert_base", "bert_base*2"]
+    mixes, baselines = place.runs("mix"), place.runs("baseline")
+    assert sorted(run.data.params["mix"] for run in mixes) == ["bert_base", "bert_base*2"]
+    valid = [run for run in baselines if run.data.tags["mtexp.verdict"] == "VALID"]
+    assert len(valid) == 1
+    assert len(baselines) <= 2  # one that was disturbed is measured again, one that is VALID never
+
+
+def required(variable: str, reason: str) -> None:
+    """Skip, or fail where ``variable`` says that what is missing has to be there."""
+    if os.environ.get(variable):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def program(name: str) -> str | None:
+    """Path of a system program; an ordinary user's PATH lacks /usr/sbin."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
