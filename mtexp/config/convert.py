@@ -62,7 +62,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
         sharing=sharing,
         runtime=device.kind,
         device=device.uuid if config.runtime.device else "",
-        shrunk=shrunk and any(t.model.weights == "random" and t.model.role != "stressor" for t in tenants),
+        shrunk=shrunk and any(t.model.weights == "random" for t in tenants),
         launcher=config.runtime.launcher.name,
         deadlines=DeadlineSpec(**vars(deadlines)),
         lease_wait_s=lease.wait,

@@ -132,6 +132,12 @@ def _untied_head(d: Dimensions, shape: Mapping[str, Any], *, tied: bool) -> int:
 _COUNTS = {"bert": _bert, "deberta-v2": _deberta_v2, "gpt2": _gpt2, "llama": _llama, "mistral": _llama}
 
 
+def shrink_stressor(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sizes of a stressor made small enough for a CPU: a request of milliseconds."""
+    most = {"size": 128, "mib": 1, "repeats": 20}
+    return {name: min(value, most[name]) if name in most else value for name, value in shape.items()}
+
+
 def shrink(shape: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``shape`` made few and narrow: the same kinds of layers, grouped-query attention kept.
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from mtexp.config.checks import at_least, within
 from mtexp.config.memory import limit_mib
 from mtexp.config.schema import Arrival, Attention, Config, Role, TenantConfig, Weights, Workload
-from mtexp.config.shapes import count_parameters, dimensions, needed_positions, shrink
+from mtexp.config.shapes import count_parameters, dimensions, needed_positions, shrink, shrink_stressor
 from mtexp.config.traces import read_trace
 from mtexp.errors import ConfigError
 from mtexp.spec import ArrivalSpec, ModelSpec, MpsLimits, TenantSpec, WorkloadSpec
@@ -126,7 +126,7 @@ def _model(config: Config, key: str, tenant: TenantConfig, workload: WorkloadSpe
         source = tenant.source or tenant.hub
         architecture, shape = _pretrained(key, tenant, source)
     elif shrunk:
-        shape = shrink(shape)
+        shape = shrink_stressor(shape) if tenant.role is Role.stressor else shrink(shape)
     if tenant.role is not Role.stressor:
         _check_shape(key, tenant, architecture, shape)
         _check_positions(key, tenant, shape, workload)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtexp.config import compose_spec
 from mtexp.config.memory import limit_mib, tenant_mib
 from mtexp.config.shapes import count_parameters, dimensions, needed_positions, shrink
 from mtexp.spec import ModelSpec, TenantSpec, WorkloadSpec
@@ -120,3 +121,11 @@ def test_positions_a_request_takes() -> None:
 def test_memory_limits_as_mps_writes_them() -> None:
     """Integers with G or M, nothing else."""
     assert [limit_mib(text) for text in ("4G", "512M", "4", "1.5G", "4GB", "")] == [4096, 512, None, None, None, None]
+
+
+def test_stressors_shrink_for_the_cpu():
+    """Beside a shrunken model a stressor is small too; what it presses on stays."""
+    spec = compose_spec(["mix=bert_base+stress_dram+stress_sm"])
+    shapes = {tenant.id: dict(tenant.model.shape) for tenant in spec.tenants}
+    assert shapes["stress_dram"] == {"mib": 1, "repeats": 4}
+    assert shapes["stress_sm"] == {"size": 128, "repeats": 20}
