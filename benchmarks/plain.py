@@ -1,0 +1,99 @@
+"""What a user would write by hand: tenants as spawned processes, a barrier, a loop, perhaps log_metric inside it.
+
+    python -m benchmarks.plain SPEC.json RESULT.json [TRACKING_URI]
+
+No part of mtexp's harness runs here. It only takes the request (model, weights, inputs) from ``mtexp.tenant.requests``,
+so that both sides of a comparison do the same work. With a tracking URI every iteration calls ``mlflow.log_metric``.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtexp.spec import RunSpec
+
+EXPERIMENT = "plain"
+
+
+def run(spec: RunSpec, uri: str = "") -> list[list[tuple[int, int]]]:
+    """Run the tenants of ``spec`` together, ``measure.iterations`` each; start and end (ns) of every iteration."""
+    if uri:
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment(EXPERIMENT)
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(len(spec.tenants)), context.SimpleQueue()
+    processes = [
+        context.Process(target=_tenant, args=(spec, position, barrier, results, uri))
+        for position in range(len(spec.tenants))
+    ]
+    for process in processes:
+        process.start()
+    stamps = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return stamps
+
+
+def _tenant(spec: RunSpec, position: int, barrier: Any, results: Any, uri: str) -> None:
+    import torch
+
+    from mtexp.tenant.requests import prepare
+
+    torch.set_num_threads(1)
+    gpu = spec.runtime == "gpu"
+    request = prepare(spec.tenants[position], torch.device("cuda" if gpu else "cpu"), lambda module: module).request
+    log = _logger(uri)
+    stamps = []
+    with torch.inference_mode():
+        for _ in range(spec.measure.warmup):
+            request()
+        if gpu:
+            torch.cuda.synchronize()
+        barrier.wait()
+        for step in range(spec.measure.iterations):
+            start_ns = time.monotonic_ns()
+            request()
+            if gpu:
+                torch.cuda.synchronize()
+            end_ns = time.monotonic_ns()
+            stamps.append((start_ns, end_ns))
+            log((end_ns - start_ns) / 1e6, step)
+    results.put(stamps)
+
+
+def _logger(uri: str) -> Any:
+    if not uri:
+        return lambda latency_ms, step: None
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(EXPERIMENT)
+    mlflow.start_run()
+    return lambda latency_ms, step: mlflow.log_metric("latency_ms", latency_ms, step=step)
+
+
+def latencies_ms(stamps: list[tuple[int, int]]) -> Any:
+    """Latencies (ms) of one tenant, shape (n,)."""
+    import numpy as np
+
+    return np.array([(end_ns - start_ns) / 1e6 for start_ns, end_ns in stamps])
+
+
+def main(arguments: list[str]) -> None:
+    from mtexp.spec import RunSpec, from_json
+
+    spec = from_json(RunSpec, json.loads(Path(arguments[0]).read_text()))
+    stamps = run(spec, *arguments[2:])
+    Path(arguments[1]).write_text(json.dumps(stamps))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
