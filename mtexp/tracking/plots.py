@@ -1,0 +1,60 @@
+"""The picture of a run beside its record: ``plots/latency.png``, which MLflow shows among the artifacts.
+
+May touch: matplotlib (MLflow brings it), that one file. Reports are made by ``analysis``; this is a first look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mtexp.metrics.samples import Samples
+from mtexp.tracking.record import write_aside
+
+PLOTS = "plots"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+"""Okabe and Ito's palette, told apart by colour-blind readers."""
+_MOST_POINTS = 3000
+_MOST_NAMES = 12
+
+
+def write_latency_plot(directory: Path, samples: Mapping[str, Samples], window: Mapping[str, int] | None) -> Path:
+    """Draw every tenant's latency over time, the window shaded, and its distribution inside the window.
+
+    Args:
+        directory: The record's; the picture goes to its ``plots`` folder.
+        samples: By tenant id.
+        window: ``t0_ns`` and ``t1_ns``; None shades nothing and draws all measured iterations.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    over_time, distribution = figure.subplots(1, 2, width_ratios=(2, 1))
+    measured = {tenant: own.measured for tenant, own in samples.items() if len(own.measured)}
+    origin_ns = min((int(own.start_ns[0]) for own in measured.values()), default=0)
+    for place, (tenant, own) in enumerate(measured.items()):
+        colour = _COLOURS[place % len(_COLOURS)]
+        shown = np.linspace(0, len(own) - 1, min(len(own), _MOST_POINTS)).astype(int)
+        at_s = (own.start_ns[shown] - origin_ns) / 1e9
+        over_time.plot(at_s, own.latency_ms[shown], ".", markersize=3, color=colour, label=tenant)
+        inside = own.latency_ms
+        if window is not None:
+            inside = inside[(own.start_ns >= window["t0_ns"]) & (own.end_ns <= window["t1_ns"])]
+        if len(inside):
+            distribution.ecdf(inside, color=colour)
+    if window is not None:
+        ends = [(window[name] - origin_ns) / 1e9 for name in ("t0_ns", "t1_ns")]
+        over_time.axvspan(*ends, color="#56B4E9", alpha=0.12, label="window")
+    over_time.set(xlabel="time since the first start (s)", ylabel="latency (ms)", ylim=(0, None))
+    distribution.set(xlabel="latency in the window (ms)", ylabel="share of iterations", ylim=(0, 1))
+    if 0 < len(measured) <= _MOST_NAMES:
+        over_time.legend(fontsize="small", loc="upper right")
+    path = directory / PLOTS / "latency.png"
+    path.parent.mkdir(exist_ok=True)
+    with write_aside(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+    return path

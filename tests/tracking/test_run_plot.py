@@ -1,0 +1,40 @@
+"""The picture that MLflow shows of a run."""
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from mtexp.metrics.samples import Samples
+from mtexp.tracking.plots import write_latency_plot
+
+MS = 1_000_000
+
+
+def _samples(latency_ms: float, count: int = 50) -> Samples:
+    start = np.arange(count, dtype=np.int64) * round(latency_ms * MS) + 7
+    none = np.zeros(count, dtype=np.int64)
+    return Samples(
+        phase=np.ones(count, dtype=np.uint8),
+        arrival_ns=start,
+        start_ns=start,
+        end_ns=start + round(latency_ms * MS),
+        first_token_ns=none,
+        gpu_time_ns=none - 1,
+    )
+
+
+@pytest.mark.parametrize("window", [None, {"t0_ns": 7, "t1_ns": 100 * MS}])
+@pytest.mark.parametrize("tenants", [0, 2, 48])
+def test_every_run_gets_a_picture(tmp_path, tenants, window):
+    """Also a run of no tenant that measured, of many, and without a window; and it is not blank where there is data."""
+    path = write_latency_plot(tmp_path, {f"t{n}": _samples(1 + n) for n in range(tenants)}, window)
+
+    picture = imread(path)
+    assert path == tmp_path / "plots" / "latency.png"
+    coloured = np.ptp(picture[..., :3], axis=2).max()
+    assert (coloured > 0.3) == (tenants > 0)
+
+
+def test_a_tenant_that_measured_nothing_does_not_spoil_it(tmp_path):
+    """A tenant that failed before its first iteration leaves the others in the picture."""
+    assert write_latency_plot(tmp_path, {"a": _samples(2.0), "b": _samples(2.0, 0)}, None).is_file()
