@@ -313,5 +313,5 @@ def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], unsent: int) -> Non
     elif not tracking.uri and Path("Makefile").is_file() and sqlite_path(uri) == Path.cwd() / "mlflow.db":
         where = "make ui"
     else:
-        where = f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1"
+        where = f"python -m mtexp.tracking.ui --uri {uri}"
     console.say(f"Runs are in {planned.folder}. To look at them: {where}")

@@ -189,7 +189,7 @@ def test_the_terminal_shows_tables_and_the_way_on(sweep: Ran) -> None:
     summary = sweep.out[sweep.out.rindex("mps_settings") :].splitlines()
     assert [line.split()[0] for line in summary[1:3]] == ["solo", "pair"]
     assert all(line.endswith("VALID") for line in summary[1:3])
-    assert "mlflow ui --backend-store-uri sqlite:///" in sweep.out
+    assert "python -m mtexp.tracking.ui --uri sqlite:///" in sweep.out
     assert sweep.err == ""
 
 
