@@ -71,7 +71,6 @@ def test_a_run_prints_its_table_and_leaves_its_outcome(runner: FakeRunner, capsy
     assert "  measuring" in out
     assert "tenant" in out
     assert "python -m mtexp.tracking.ui --uri sqlite:///" in out
-    assert "127.0.0.1" in out
     (job,) = runner.jobs
     assert (job.spec.mix, job.sweep, job.folder) == ("solo", "mine", Path.cwd() / "outputs" / "mine")
     assert "name: solo" in job.config
