@@ -21,6 +21,8 @@ _FEWEST_CELLS = 4
 """A sharing mode with fewer measured pairs gets no panel beside others that have more."""
 _ROLES = {"encoder": 0, "decoder": 1}
 
+_SLOWDOWN_TICKS = [0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12]  # the scale is symmetric about 1, a slowdown is not
+
 
 def interference_matrix(results: Results) -> go.Figure | None:
     """Slowdown of each model (row) beside each other (column), a panel a sharing mode."""
@@ -72,7 +74,11 @@ def _heat_maps(found: pd.DataFrame, across: str, down: str) -> go.Figure | None:
             "colorscale": theme.DIVERGING,
             "cmin": 1 - reach,
             "cmax": 1 + reach,
-            "colorbar": {"title": {"text": "slowdown"}, "thickness": 12},
+            "colorbar": {
+                "title": {"text": "slowdown"},
+                "thickness": 12,
+                "tickvals": [0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12],
+            },
         },
         margin={"t": 50},
     )
