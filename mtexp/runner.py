@@ -23,7 +23,7 @@ from mtexp.spec import RunSpec
 from mtexp.telemetry import facts as gpu_facts
 from mtexp.telemetry import find_devices
 from mtexp.tracking import record as records
-from mtexp.tracking.plots import write_latency_plot
+from mtexp.tracking.plots import draw_run
 from mtexp.tracking.record import RunRecord
 from mtexp.tracking.upload import Upload, defer, log_or_defer
 
@@ -152,8 +152,8 @@ class _Point:
         if measured.hurried:
             upload = defer(folder, "interrupted twice.")
         else:
+            draw_run(folder, measured.samples, record.window)
             self.job.progress("tracking")
-            write_latency_plot(folder, measured.samples, record.window)
             upload = log_or_defer(folder, spec.tracking)
         self.uploads.append(upload)
         if measured.stop is not None:

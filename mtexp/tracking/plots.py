@@ -5,19 +5,31 @@ May touch: matplotlib (MLflow brings it), that one file. Reports are made by ``a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
 from mtexp.tracking.record import write_aside
+
+log = logging.getLogger(__name__)
 
 PLOTS = "plots"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito's palette, told apart by colour-blind readers."""
 _MOST_POINTS = 3000
 _MOST_NAMES = 12
+
+
+def draw_run(directory: Path, samples: Mapping[str, Samples], window: Mapping[str, int] | None) -> None:
+    """:func:`write_latency_plot`; a full disk costs the picture (a warning), not the upload of what is on it."""
+    try:
+        write_latency_plot(directory, samples, window)
+    except (RecordError, OSError) as error:
+        log.warning("No picture of the run. %s", error)
 
 
 def write_latency_plot(directory: Path, samples: Mapping[str, Samples], window: Mapping[str, int] | None) -> Path:

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.image import imread
 
 from mtexp.metrics.samples import Samples
-from mtexp.tracking.plots import write_latency_plot
+from mtexp.tracking.plots import draw_run, write_latency_plot
 
 MS = 1_000_000
 
@@ -38,3 +38,10 @@ def test_every_run_gets_a_picture(tmp_path, tenants, window):
 def test_a_tenant_that_measured_nothing_does_not_spoil_it(tmp_path):
     """A tenant that failed before its first iteration leaves the others in the picture."""
     assert write_latency_plot(tmp_path, {"a": _samples(2.0), "b": _samples(2.0, 0)}, None).is_file()
+
+
+def test_a_picture_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+    """The run goes on to MLflow without it."""
+    (tmp_path / "plots").write_text("a file where the folder should be")
+    draw_run(tmp_path, {"a": _samples(2.0)}, None)
+    assert "No picture of the run" in caplog.text
