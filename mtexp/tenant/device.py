@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 _MPS_ENABLED = 133  # CUdevice_attribute CU_DEVICE_ATTRIBUTE_MPS_ENABLED
+_STREAM_NON_BLOCKING = 1  # CUstream_flags CU_STREAM_NON_BLOCKING, what torch's own streams are
 _MIB = 2**20
 
 
@@ -71,8 +72,17 @@ class CudaDevice:
         return _CudaTimer(torch.cuda.current_stream())
 
     def stream(self) -> torch.cuda.Stream:
-        """A new stream (``sharing=streams``)."""
-        return torch.cuda.Stream()
+        """A stream of its own (``sharing=streams``); ``torch.cuda.Stream`` takes turns through a pool of 32.
+
+        Raises:
+            RuntimeError: The driver makes no more of them.
+        """
+        torch.cuda.synchronize()  # makes the context current in the calling thread
+        handle = ctypes.c_void_p()
+        status = ctypes.CDLL("libcuda.so.1").cuStreamCreate(ctypes.byref(handle), _STREAM_NON_BLOCKING)
+        if status != 0:
+            raise RuntimeError(f"no CUDA stream: cuStreamCreate answered {status}")
+        return torch.cuda.ExternalStream(handle.value)
 
     def facts(self) -> dict[str, Any]:
         """What this process knows of its device: the tenant's side of the sharing proof."""
