@@ -55,10 +55,10 @@ results: setup  ## the study again, from its committed records
 
 bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run)
 	set -e; for name in perturbation telemetry_price start_skew point_overhead tracking queries analysis planning \
-	  versus_script; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
+	  versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
 
 bench-gpu: setup  ## those that need a GPU
-	set -e; for name in perturbation telemetry_price start_skew point_overhead versus_script; do \
+	set -e; for name in perturbation telemetry_price start_skew point_overhead versus_script versus_optimum; do \
 	  $(BIN)/python -m benchmarks.$$name --gpu $(QUICK); done
 
 clean:  ## remove the environment; runs and results stay

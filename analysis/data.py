@@ -31,8 +31,6 @@ SAMPLE_COLUMNS = (
 )
 ONE_OF = {"device": "device", "driver": "driver", "torch": "torch", "cpu": "CPU", "shrunk": "shrunk"}
 """Columns in which the runs of one analysis must agree, and what a message calls them."""
-_RUN_IDS = 200
-"""Runs named in one query."""
 
 
 class DataError(MtexpError):
@@ -95,17 +93,25 @@ class Dataset:
             tenant: Its id there.
             column: ``latency_ms``, or another time in its place (``gpu_time_ms``), as if back to back.
         """
-        rows = self.samples(record_id, tenant)
-        values = rows[column].to_numpy(np.float64)
+        rows = self._rows.get((record_id, tenant), [])
+        rows = rows[self._columns["in_window"][rows]] if len(rows) else rows
+        values = self._columns[column][rows]
         if len(values) < 2 or not np.isfinite(values).all():
             return None
         if column != "latency_ms":
             return Series.closed(values)
-        open_loop = bool((rows["arrival_ns"] != rows["start_ns"]).any())
-        ends_ns = rows["end_ns"].to_numpy()
+        arrivals_ns, ends_ns = (self._columns[name][rows] for name in ("arrival_ns", "end_ns"))
+        open_loop = bool((arrivals_ns != self._columns["start_ns"][rows]).any())
         t0_ns = int(self._t0_ns[record_id])
         cycle_ms = np.diff(ends_ns, prepend=t0_ns) / 1e6 if open_loop else values
         return Series(values, cycle_ms, self._throughput[record_id, tenant])
+
+    @cached_property
+    def _columns(self) -> dict[str, Any]:
+        """Columns of the samples as arrays: a tenant's rows are taken from them thousands of times."""
+        whole = {name: self.iterations[name].to_numpy() for name in ("arrival_ns", "start_ns", "end_ns")}
+        times = {name: self.iterations[name].to_numpy(np.float64) for name in ("latency_ms", "gpu_time_ms")}
+        return whole | times | {"in_window": self.iterations["in_window"].to_numpy(bool)}
 
     @cached_property
     def _throughput(self) -> dict[tuple[str, str], float]:
@@ -144,9 +150,11 @@ def load(
             raise DataError("a query or a sweep is for MLflow; a folder of records (--records) is read whole")
         found = _from_disk(records)
     else:
-        name = _latest(query, uri, experiment) if sweep == "latest" else sweep
+        from analysis.tracked import from_mlflow, latest
+
+        name = latest(query, uri, experiment) if sweep == "latest" else sweep
         terms = [term for term in (query.strip(), f"tags.`{keys.SWEEP}` = '{name}'" if name else "") if term]
-        found = _from_mlflow(" AND ".join(terms), uri, experiment)
+        found = from_mlflow(" AND ".join(terms), uri, experiment)
         of_sweep = f"sweep {name}" if name else "MLflow"
         found = replace(found, source=f"{of_sweep}{f' (query: {query.strip()})' if query.strip() else ''}")
     return select(found, include_invalid=include_invalid)
@@ -167,7 +175,7 @@ def select(dataset: Dataset, *, include_invalid: bool = False) -> Dataset:
         )
     keep = runs if include_invalid else runs[~bad]
     if keep.empty:
-        reasons = _column(runs, "verdict_reasons").fillna("no reason recorded").unique()[:3]
+        reasons = column(runs, "verdict_reasons").fillna("no reason recorded").unique()[:3]
         raise DataError(
             f"all {len(runs)} runs of {dataset.source} are INVALID: {'; '.join(map(str, reasons))[:600]}. "
             "Measure again, or look at them anyway with --include-invalid"
@@ -210,83 +218,19 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
 
 
-# --- MLflow -----------------------------------------------------------------------------------------------------------
+def hashed(baselines: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Tenants of baselines, each with the ``baseline_hash`` of its run."""
+    names = dict(zip(runs["record_id"], column(runs, "baseline_hash"), strict=True))
+    return baselines.assign(baseline_hash=baselines["record_id"].map(names).astype("string"))
 
 
-def _latest(query: str, uri: str | None, experiment: str) -> str:
-    """Name of the sweep of the newest run that belongs to one."""
-    names = fetch.runs(query, uri=uri, experiment=experiment, columns=["sweep", "start_time"])
-    names = names.dropna(subset="sweep").sort_values("start_time", ascending=False)
-    if names.empty:
-        raise DataError("no run belongs to a sweep yet: python run.py -m mix=enc_only,dec_only,mixed makes one")
-    return str(names["sweep"].iloc[0])
-
-
-def _from_mlflow(query: str, uri: str | None, experiment: str) -> Dataset:
-    runs = fetch.runs(query, uri=uri, experiment=experiment)
-    tenants = fetch.tenants(query, uri=uri, experiment=experiment)
-    mixes = runs[runs["kind"] == "mix"]
-    compared = tenants[tenants["run_kind"] == "mix"]
-    baselines = [tenants[tenants["run_kind"] == "baseline"]]
-    ids = {**_ids(runs)}
-    for more in _queries(compared, ids):
-        try:
-            baselines.append(fetch.tenants(more, uri=uri, experiment=experiment))
-            ids |= _ids(fetch.runs(more, uri=uri, experiment=experiment, columns=["record_id"]))
-        except fetch.QueryError:  # deleted since, or never sent: their tenants keep the figures they were given then
-            continue
-
-    def read(what: Callable[..., pd.DataFrame], record_ids: Collection[str], **options: Any) -> pd.DataFrame:
-        chunks = _chunks([ids[record] for record in record_ids if record in ids])
-        frames = [what(_by_id(chunk), uri=uri, experiment=experiment, **options) for chunk in chunks]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"record_id": []})
-
-    def telemetry(record_ids: Collection[str]) -> pd.DataFrame:
-        try:
-            return read(fetch.telemetry, record_ids)
-        except fetch.QueryError:  # none of them has any
-            return pd.DataFrame({"record_id": [], "monotonic_ns": []})
-
-    return Dataset(
-        runs=mixes,
-        tenants=compared,
-        baselines=_unique(pd.concat([b for b in baselines if len(b)] or baselines[:1], ignore_index=True)),
-        invalid=mixes.iloc[:0],
-        source="MLflow",
-        read_iterations=lambda record_ids: read(fetch.iterations, record_ids, columns=list(SAMPLE_COLUMNS)),
-        read_telemetry=telemetry,
-    )
-
-
-def _queries(compared: pd.DataFrame, ids: dict[str, str]) -> list[str]:
-    """Queries for the baselines that the tenants were compared with and that are not among ``ids``."""
-    references = pd.DataFrame(
-        {"record": _column(compared, "baseline_record_id"), "run": _column(compared, "baseline_run_id")}
-    )
-    references = references.dropna(subset="record").drop_duplicates("record")
-    references = references[~references["record"].isin(list(ids))]
-    unsent = references.loc[references["run"].isna(), "record"]  # not in MLflow yet when the run was recorded
-    by_record = [f"tags.`{keys.RECORD_ID}` = '{record}' AND tags.`{keys.KIND}` = 'baseline'" for record in unsent]
-    return [*map(_by_id, _chunks(references["run"].dropna().tolist())), *by_record]
-
-
-def _ids(runs: pd.DataFrame) -> dict[str, str]:
-    return dict(zip(runs["record_id"].astype(str), runs["run_id"].astype(str), strict=True))
-
-
-def _by_id(run_ids: Sequence[str]) -> str:
-    return f"attributes.run_id IN ({', '.join(repr(str(run)) for run in run_ids)})"
-
-
-def _chunks(items: Sequence[str]) -> list[Sequence[str]]:
-    return [items[first : first + _RUN_IDS] for first in range(0, len(items), _RUN_IDS)]
-
-
-def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
+def column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
+    """A column that may not be there."""
     return frame[name] if name in frame else pd.Series(pd.NA, index=frame.index, dtype="string")
 
 
-def _unique(frame: pd.DataFrame) -> pd.DataFrame:
+def unique(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a record."""
     return frame.drop_duplicates("record_id", ignore_index=True)
 
 
@@ -318,10 +262,10 @@ def _together(parts: Sequence[Dataset], folder: Path) -> Dataset:
         return pd.concat(frames, ignore_index=True)
 
     return Dataset(
-        runs=_unique(table("runs")),
+        runs=unique(table("runs")),
         tenants=table("tenants").drop_duplicates(["record_id", "tenant"], ignore_index=True),
-        baselines=_unique(table("baselines")),
-        invalid=_unique(table("invalid")),
+        baselines=unique(table("baselines")),
+        invalid=unique(table("invalid")),
         source=f"the records exported to {folder.name}",
         read_iterations=lambda record_ids: once("read_iterations", record_ids),
         read_telemetry=lambda record_ids: once("read_telemetry", record_ids),
@@ -369,7 +313,7 @@ def from_contents(records: Sequence[RunRecord], paths: dict[str, Path], source: 
     return Dataset(
         runs=mixes,
         tenants=tenants[tenants["run_kind"] == "mix"],
-        baselines=tenants[tenants["run_kind"] == "baseline"],
+        baselines=hashed(tenants[tenants["run_kind"] == "baseline"], runs),
         invalid=mixes.iloc[:0],
         source=f"the records in {source}",
         read_iterations=lambda record_ids: read(record_ids, ITERATIONS),

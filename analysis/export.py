@@ -75,7 +75,7 @@ def write_export(data: Dataset, folder: Path) -> dict[str, int]:
         RUNS: _frame_table(pd.concat([data.runs, data.invalid], ignore_index=True).drop_duplicates("record_id")),
         TENANTS: _frame_table(kinds),
         ITERATIONS: _packed(data.iterations),
-        TELEMETRY: _thin_telemetry(data.telemetry),
+        TELEMETRY: _thin_telemetry(data.telemetry, data.iterations),
     }
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -134,8 +134,11 @@ def _us(times_ns: pd.Series[Any]) -> pd.Series[Any]:
     return (times_ns / 1e3).round().astype("Int64")
 
 
-def _thin_telemetry(telemetry: pd.DataFrame) -> pa.Table:
+def _thin_telemetry(telemetry: pd.DataFrame, samples: pd.DataFrame) -> pa.Table:
+    """Telemetry on the clock that the samples have after reading: it counts from the run's first start."""
     names = [name for name in _TELEMETRY_COLUMNS if name in telemetry]
+    first_ns = telemetry["record_id"].map(samples.groupby("record_id", observed=True)["start_ns"].min())
+    telemetry = telemetry.assign(monotonic_ns=telemetry["monotonic_ns"] - first_ns.fillna(0).astype("int64"))
     frame = telemetry[["record_id", "monotonic_ns", *names]].astype(dict.fromkeys(names, "float32"))
     frame = frame.assign(record_id=frame["record_id"].astype(str).astype("category"))
     return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)

@@ -9,4 +9,6 @@ import pandas as pd
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Every row of ``frame``, whose columns have names, as a mapping from column to value."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+    names = [str(name) for name in frame.columns]
+    columns = [frame.iloc[:, position].tolist() for position in range(len(names))]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]

@@ -33,11 +33,14 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
     parts = [f"# {title}", _measured(results)]
     if made_by:
         parts.append(f"This page is generated: `{made_by}` makes it again from the records beside it.")
-    parts.append("Brackets hold 95 % intervals; a difference is claimed only where its interval leaves 1 out.")
+    parts += [_READ] if results.repeated else [_READ, ONCE]
     for question in dict.fromkeys(answer.question for answer in answers):
         parts += [f"## {question}", *(_paragraph(a) for a in answers if a.question == question)]
     matrices = [(sharing, tables.matrix_pairs(results)) for sharing in results.sharings]
     parts += [block for sharing, found in matrices for block in _matrix(sharing, found)]
+    combinations = tables.combinations(results)
+    if len(combinations):
+        parts += ["## Which combinations pay, most done first", _table(combinations, _COMBINATIONS)]
     parts += ["## Every mix", _table(tables.overview(results), _OVERVIEW)]
     parts += ["## Alone", _table(tables.baselines(results), _BASELINES)]
     shown = [figure for figure in FIGURES if figure.name in figures]
@@ -51,21 +54,45 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
     return "\n\n".join(parts) + "\n"
 
 
+_READ = (
+    "Brackets hold 95 % intervals; a difference is claimed only where its interval leaves 1 out. *Apart* is how far "
+    "runs of the same lie apart in mean latency (of the tenant in which they differ most); figures of fewer than three "
+    "runs take that spread from what was repeated."
+)
+ONCE = (
+    "Nothing was measured twice: intervals hold the noise inside a run, not how runs differ. "
+    "Measure what matters with repetitions=3."
+)
 _OVERVIEW = {
     "mix": "mix",
     "sharing": "sharing",
     "num_tenants": "tenants",
-    "repetitions": "repetitions",
+    "repetitions": "runs",
+    "spread_pct": "apart %",
     "stp": "STP",
     "antt": "ANTT",
     "fairness": "fairness",
     "throughput_rps": "requests/s",
     "energy_j_per_request": "J/request",
 }
+_COMBINATIONS = {
+    "mix": "mix",
+    "sharing": "sharing",
+    "num_tenants": "tenants",
+    "stp": "STP",
+    "antt": "ANTT",
+    "worst": "worst off",
+    "worst_slowdown": "slowed",
+    "pays": "pays",
+}
 _BASELINES = {
     "model": "model",
     "workload": "workload",
+    "execution": "execution",
+    "sharing": "sharing",
+    "runs": "runs",
     "latency_mean_ms": "mean ms",
+    "spread_pct": "apart %",
     "latency_p50_ms": "p50 ms",
     "latency_p99_ms": "p99 ms",
     "throughput_rps": "requests/s",

@@ -2,35 +2,33 @@
 
 Lives here: :class:`Results`, :func:`pool`, names of points. May touch: nothing outside its arguments. A *point* is what
 was measured, whatever it was called and however often: the tenants (model, workload, precision ...) and how they
-share. Of a point measured once the figures are those of its run; of several runs they come from
-:func:`mtexp.metrics.bootstrap.interference_intervals` over the repetitions.
+share. Every run of a point and every run of its tenants alone enters its figures (:mod:`analysis.estimates`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.alone import Alone
 from analysis.data import Dataset
+from analysis.estimates import RUN, TIMER, Key, estimates
 from analysis.frames import rows_of
-from mtexp.metrics.bootstrap import Interval, interference_intervals, percentile_slowdown_intervals
-from mtexp.metrics.latency import supported
-from mtexp.metrics.window import Series
+from mtexp.metrics.repeats import Estimate
 from mtexp.tracking import keys
 
-DRAWS = 2_000
-"""Of the mean figures of a point with repetitions."""
-PERCENTILE_DRAWS = 200
+DRAWS = 4_000
 
 _SETTING = ("precision", "workload", "execution", "batch_size", "seq_len", "arrival", "rate_rps", "slo_ms")
 """What makes two tenants of a model different, beside their share of the device."""
-_WORK = ("workload", "batch_size", "seq_len")
-"""What one request is."""
+_TAILS = ("slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99", "tail_inflation")
+_KEPT = ("workload", "batch_size", "seq_len", "execution", "active_thread_pct")
+"""Parameters of a tenant that its point has too."""
 _MPS = {"default": "MPS", "equal_share": "MPS equal share", "half": "MPS 50 %", "quarter": "MPS 25 %"}
 SHARING_ORDER = ("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 25 %", "streams", "MIG")
 
@@ -42,10 +40,26 @@ class Results:
     data: Dataset
     points: pd.DataFrame
     """One row per point: ``point``, ``mix``, ``sharing``, ``num_tenants``, ``models``, ``records``, ``repetitions``,
-    ``closed`` (no tenant in open loop), then run metrics with ``_ci_low`` and ``_ci_high`` where there are any."""
+    ``closed`` (no tenant in open loop), ``spread_pct`` (between runs, of the tenant in which they differ most), then
+    run metrics with ``_ci_low`` and ``_ci_high`` where there are any."""
     tenants: pd.DataFrame
     """One row per tenant of a point: ``point``, ``position``, ``model``, ``label``, ``role``, ``workload``,
     ``batch_size``, ``seq_len``, then tenant metrics."""
+    alone: Alone = field(default_factory=Alone)
+    """Models alone: what the tenants are compared with."""
+    figures: Mapping[Key, Estimate] = field(default_factory=dict)
+    """What intervals come from, for ratios and averages that keep what figures have in common."""
+    latency_alone_ms: Mapping[str, Estimate] = field(default_factory=dict)
+    """Mean latency alone, by baseline hash."""
+
+    def figure(self, row: Mapping[str, Any], key: str) -> Estimate | None:
+        """A figure of a point, or of a tenant (a row that has a ``position``); None where it has no interval."""
+        return self.figures.get((int(row["point"]), int(row.get("position", RUN)), key))
+
+    @property
+    def repeated(self) -> bool:
+        """Whether anything was measured more than once: only then do intervals know how runs differ."""
+        return bool((self.points["repetitions"] > 1).any()) or any(len(own) > 1 for own in self.alone.groups.values())
 
     @property
     def sharings(self) -> list[str]:
@@ -76,24 +90,27 @@ def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
 
     Args:
         data: Runs.
-        draws: Bootstrap draws for points with repetitions.
+        draws: Draws of what figures err by.
         seed: Of the draws.
     """
+    alone = Alone.of(data)
     tenants = _described(data.tenants)
+    names = tenants.reindex(columns=["record_id", "baseline_hash"])
+    tenants["compared"] = pd.Series([alone.compared(row) for row in rows_of(names)], tenants.index, dtype=object)
     runs = data.runs.copy()
     runs["sharing_name"] = [sharing_name(run) for run in rows_of(runs)]
     by_record = {str(record): rows for record, rows in tenants.groupby("record_id", observed=True, sort=False)}
     members: dict[tuple[Any, ...], list[Any]] = {}
-    for _, run in runs.sort_values("start_time").iterrows():
+    for _, run in runs.sort_values("start_time", kind="stable").iterrows():
         own = by_record.get(str(run["record_id"]))
         if own is not None:
             members.setdefault(_identity(run, own), []).append((run, own))
-    points, rows = [], []
-    for number, found in enumerate(members.values()):
-        point, own = _pooled(data, number, found, draws, seed)
-        points.append(point)
-        rows.append(own)
-    return Results(data, pd.DataFrame(points), pd.concat(rows, ignore_index=True) if rows else tenants)
+    found = [_pooled(number, repeated) for number, repeated in enumerate(members.values())]
+    points = pd.DataFrame([point for point, _ in found])
+    pooled = pd.concat([own for _, own in found], ignore_index=True) if found else tenants
+    figures, latency_ms = estimates(data, alone, points, pooled, draws=draws, seed=seed)
+    points, pooled = _with_intervals(points, pooled, figures)
+    return Results(data, points, pooled, alone, figures, latency_ms)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -137,9 +154,7 @@ def _identity(run: pd.Series[Any], tenants: pd.DataFrame) -> tuple[Any, ...]:
 # --- pooling ----------------------------------------------------------------------------------------------------------
 
 
-def _pooled(
-    data: Dataset, number: int, found: Sequence[tuple[pd.Series[Any], pd.DataFrame]], draws: int, seed: int
-) -> tuple[dict[str, Any], pd.DataFrame]:
+def _pooled(number: int, found: Sequence[tuple[pd.Series[Any], pd.DataFrame]]) -> tuple[dict[str, Any], pd.DataFrame]:
     """One point and its tenants, of its runs with their tenants."""
     order = ["model", "setting", "active_thread_pct", "tenant"]
     each = [own.sort_values([c for c in order if c in own], kind="stable") for _, own in found]
@@ -161,16 +176,16 @@ def _pooled(
     }
     rows = pd.concat(each, keys=range(len(each)), names=["run", None]).reset_index(level="run")
     rows["position"] = rows.groupby("run").cumcount()
-    kept = rows[rows["run"] == 0].set_index("position").reindex(columns=["tenant", "model", "label", "role", *_WORK])
+    kept = rows[rows["run"] == 0].set_index("position").reindex(columns=["tenant", "model", "label", "role", *_KEPT])
     means = pd.DataFrame([_means(own) for _, own in rows.groupby("position")])
     tenants = pd.concat([kept, means], axis=1).reset_index(names="position")
     tenants.insert(0, "point", number)
     tenants["records"] = [point["records"]] * len(tenants)
     tenants["ids"] = [tuple(own["tenant"].astype(str)) for _, own in rows.groupby("position")]
     tenants["iterations_fewest"] = rows.groupby("position")["iterations_in_window"].min().to_numpy()
-    tenants["baseline_record_ids"] = [_baselines(own) for _, own in rows.groupby("position")]
-    if len(found) > 1:
-        _replace_intervals(data, point, tenants, draws, seed)
+    if "spread_pct" in tenants:
+        point["spread_pct"] = float(tenants["spread_pct"].max())
+    tenants["compared"] = pd.Series([tuple(own["compared"]) for _, own in rows.groupby("position")], dtype=object)
     return point, tenants
 
 
@@ -183,79 +198,40 @@ def _mix_name(mix: str, tenants: pd.DataFrame) -> str:
 
 
 def _means(rows: pd.DataFrame) -> dict[str, float]:
-    """Mean of every metric over repetitions; of one, its intervals too."""
-    metrics = [name for name in rows if _stem(name) in keys.METRICS and pd.api.types.is_numeric_dtype(rows[name])]
-    if len(rows) > 1:
-        metrics = [name for name in metrics if name in keys.METRICS]
+    """Mean of every metric over repetitions, and how far they lie apart."""
+    metrics = [name for name in rows if name in keys.METRICS and pd.api.types.is_numeric_dtype(rows[name])]
     means = rows[metrics].astype(np.float64).mean(axis=0)
     found = {str(name): float(value) for name, value in means.items() if np.isfinite(value)}
-    if len(rows) > 1 and {"latency_mean_ms"} <= set(found):
+    if len(rows) > 1 and "latency_mean_ms" in found:
         found["spread_pct"] = 100 * float(np.ptp(rows["latency_mean_ms"])) / found["latency_mean_ms"]
     return found
 
 
-def _stem(name: object) -> str:
-    return str(name).removesuffix("_ci_low").removesuffix("_ci_high")
+def _with_intervals(
+    points: pd.DataFrame, tenants: pd.DataFrame, figures: Mapping[Key, Estimate]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Put the figures in, each with its interval, where the runs have one of that name.
+
+    A percentile's slowdown that some run of the point has, but not all runs together, goes: its baseline was another.
+    """
+    places = {(int(row["point"]), int(row["position"])): index for index, row in enumerate(rows_of(tenants))}
+    columns: tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]] = ({}, {})
+    for (point, position, key), figure in figures.items():
+        frame, index = (points, point) if position == RUN else (tenants, places[point, position])
+        if key == TIMER or (key in frame and np.isfinite(frame[key].iloc[index])):
+            own = columns[position != RUN]
+            interval = figure.interval
+            ends = (interval.value, interval.low, interval.high)
+            for name, value in zip((key, *keys.interval(key)), ends, strict=True):
+                own.setdefault(name, {})[index] = value
+    points, tenants = _updated(points, columns[0]), _updated(tenants, columns[1])
+    for name in (name for name in tenants if name in _TAILS):
+        gone = [index for index in columns[1].get("slowdown", ()) if index not in columns[1].get(str(name), ())]
+        tenants.loc[gone, name] = np.nan
+    return points, tenants
 
 
-def _baselines(rows: pd.DataFrame) -> tuple[str, ...]:
-    if "baseline_record_id" not in rows:
-        return ()
-    return tuple(rows["baseline_record_id"].dropna().astype(str).unique())
-
-
-def baseline_series(data: Dataset, record_ids: Sequence[str], column: str = "latency_ms") -> list[Series]:
-    """What the baselines ``record_ids`` kept, those whose samples are there."""
-    tenants = dict(zip(data.baselines["record_id"].astype(str), data.baselines["tenant"].astype(str), strict=True))
-    found = [data.series(record, tenants[record], column) for record in record_ids if record in tenants]
-    return [series for series in found if series is not None]
-
-
-def shared_series(data: Dataset, tenant: Mapping[str, Any], column: str = "latency_ms") -> list[Series | None]:
-    """What each repetition of a point kept of one of its tenants (a row of :attr:`Results.tenants`)."""
-    pairs = zip(tenant["records"], tenant["ids"], strict=True)
-    return [data.series(record, own, column) for record, own in pairs]
-
-
-def _replace_intervals(data: Dataset, point: dict[str, Any], tenants: pd.DataFrame, draws: int, seed: int) -> None:
-    """Put in what all repetitions together say, where the samples of all of them are there."""
-    rows = rows_of(tenants)
-    by_tenant = [shared_series(data, row) for row in rows]
-    alone = [baseline_series(data, row["baseline_record_ids"]) for row in rows]
-    if not all(alone) or any(series is None for reps in by_tenant for series in reps):
-        return
-    shared = [[series for series in reps if series is not None] for reps in zip(*by_tenant, strict=True)]
-    joint = interference_intervals(shared, alone, draws=draws, seed=seed)
-    point.update(_ends({key: value for key, value in joint.run.items() if key in point}))
-    for position, intervals in enumerate(joint.tenants):
-        own = {key: value for key, value in intervals.items() if _measured(tenants, position, key)}
-        reps = [repetition[position] for repetition in shared]
-        fewest = min(series.latency_ms.size for series in (*reps, *alone[position]))
-        percentiles = supported(fewest)
-        if percentiles and _measured(tenants, position, "slowdown"):
-            own |= percentile_slowdown_intervals(
-                reps, alone[position], percentiles, draws=min(draws, PERCENTILE_DRAWS), seed=seed
-            )
-        for key, value in _ends(own).items():
-            tenants.loc[position, key] = value
-
-
-def _measured(tenants: pd.DataFrame, position: int, key: str) -> bool:
-    return key in tenants and bool(np.isfinite(tenants[key].iloc[position]))
-
-
-def _ends(intervals: Mapping[str, Interval]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for key, value in intervals.items():
-        low, high = keys.interval(key)
-        found |= {key: value.value, low: value.low, high: value.high}
-    return found
-
-
-def interval_of(row: Mapping[str, Any], key: str) -> Interval | None:
-    """A figure of a point or tenant with its interval; None where one of the three is not there."""
-    low, high = keys.interval(key)
-    values = [row.get(name, np.nan) for name in (key, low, high)]
-    if any(value is None or not np.isfinite(value) for value in values):
-        return None
-    return Interval(*map(float, values))
+def _updated(frame: pd.DataFrame, columns: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
+    found = {name: pd.Series(values, dtype=np.float64).reindex(frame.index) for name, values in columns.items()}
+    kept = {name: values.fillna(frame[name]) if name in frame else values for name, values in found.items()}
+    return pd.concat([frame.drop(columns=[name for name in kept if name in frame]), pd.DataFrame(kept)], axis=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis import markdown, tables
+from analysis.capacity import capacities
 from analysis.data import Dataset, load
 from analysis.findings import Answer, findings, paragraph
 from analysis.options import add_source, refusing
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 REPORT = "report.html"
 IMAGES = ("png", "svg")
 WIDTH_PX = 1100
+_RANDOM = re.compile(r'(?:(?<=<defs id="defs-)|(?<= trace)|(?<=-legend-)|(?<=<pattern id="p.{6}-))[0-9a-f]{6}\b')
+"""Names of definitions, traces and patterns in an SVG that plotly wrote."""
 _FACTS = {
     "device": "device",
     "gpu_uuid": "GPU",
@@ -100,8 +104,9 @@ def _say_findings(page: Page, answers: Sequence[Answer]) -> None:
     page.section("Findings")
     page.text(paragraph(answers))
     page.text(
-        "Brackets hold 95 % intervals. A difference is claimed only where its interval leaves 1 out; averages are "
-        "geometric means of the mixes measured here.",
+        "Brackets hold 95 % intervals over runs, alone and shared; figures of fewer than three runs take the spread "
+        "between runs from what was repeated. A difference is claimed only where its interval leaves 1 out; averages "
+        "are geometric means of the mixes measured here.",
         css="lead",
     )
     for question in dict.fromkeys(answer.question for answer in answers):
@@ -121,6 +126,8 @@ def _notices(results: Results) -> list[str]:
     left_out = len(data.invalid) - int(included.sum())
     if left_out:
         found.append(f"{left_out} INVALID runs are left out of every figure; the reasons are under Verdicts.")
+    if not results.repeated:
+        found.append(markdown.ONCE)
     alone = tables.without_baseline(results)
     if len(alone):
         named = ", ".join(map(str, alone["mix"].unique()[:_MOST_NAMED]))
@@ -146,6 +153,16 @@ def _distinct(runs: pd.DataFrame, name: str) -> list[str]:
 
 
 def _tables(page: Page, results: Results) -> None:
+    combinations = tables.combinations(results)
+    if len(combinations):
+        page.section("Combinations, most done first")
+        page.text("pays: the interval of STP is above 1 (yes), below (no), or holds it (open).")
+        page.table(combinations.drop(columns="point"))
+    found = capacities(results.data)
+    if len(found):
+        page.section("Capacity, tenant by tenant")
+        page.text("At the highest load or rate that kept every level; missed: the lowest that did not.")
+        page.table(found.dropna(axis="columns", how="all").drop(columns="record_id", errors="ignore"))
     page.section("Verdicts")
     verdicts = tables.verdicts(results)
     counts = verdicts["verdict"].value_counts()
@@ -157,7 +174,7 @@ def _tables(page: Page, results: Results) -> None:
     page.section("Tenants")
     page.table(tables.tenants(results).drop(columns=["point", "position", "saturated"]), folded="every tenant")
     page.section("Baselines")
-    page.text("Each model alone on the whole device: what every slowdown compares with.")
+    page.text("Each model alone on the whole device, in all runs that measured it: what every slowdown compares with.")
     page.table(tables.baselines(results))
     timer = tables.event_timer(results)
     if len(timer):
@@ -230,7 +247,20 @@ def write_images(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
             (str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."),
         )
         return []
+    for path in paths:
+        if path.suffix == ".svg":
+            settle(path)
     return paths
+
+
+def settle(path: Path) -> None:
+    """Number what an SVG calls by random names, so that equal data give equal files."""
+    text = path.read_text(encoding="utf-8")
+    names = dict.fromkeys(_RANDOM.findall(text))
+    numbers = {name: f"{number:06x}" for number, name in enumerate(names)}
+    if names:
+        text = re.sub(rf"(?<=[A-Za-z-])(?:{'|'.join(names)})", lambda found: numbers[found[0]], text)
+        path.write_text(text, encoding="utf-8")
 
 
 def log_to_mlflow(results: Results, folder: Path, *, uri: str | None, experiment: str) -> str:
@@ -247,7 +277,7 @@ def log_to_mlflow(results: Results, folder: Path, *, uri: str | None, experiment
     if len(sweeps) == 1:
         tags[keys.SWEEP] = sweeps[0]
     name = " ".join(["report", *(sweeps if len(sweeps) <= 1 else [f"of {len(sweeps)} sweeps"])])
-    with open_store(TrackingSpec(uri=uri or "", experiment=experiment), write=True) as store:
+    with open_store(TrackingSpec(uri=uri or "", experiment=experiment), write=True) as store, store.step():
         run = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
         store.client.log_artifacts(run.info.run_id, str(folder))
         store.client.set_terminated(run.info.run_id)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.alone import Measured
+from analysis.estimates import RUN, TIMER
 from analysis.frames import rows_of
-from analysis.pooling import Results, baseline_series, shared_series, sharing_name
-from mtexp.metrics.bootstrap import interference_intervals
+from analysis.pooling import Results, sharing_name
 from mtexp.metrics.latency import insufficient, percentile_name, supported
 from mtexp.tracking import keys
 
-TIMER_DRAWS = 1_000
 _RUN_KEYS = ("stp", "antt", "jain_fairness", "fairness")
 
 
@@ -30,8 +30,9 @@ def with_intervals(names: tuple[str, ...]) -> list[str]:
 def overview(results: Results) -> pd.DataFrame:
     """One row per point: what it was, how often measured, STP, ANTT, fairness, throughput, energy."""
     columns = [
-        *("mix", "sharing", "num_tenants", "repetitions", "verdict", *with_intervals(_RUN_KEYS)),
-        *("throughput_rps", "energy_j_per_request", "overlap_pct", "window_s", "kernel_overlap_pct"),
+        *("mix", "sharing", "num_tenants", "repetitions", "spread_pct", "verdict", *with_intervals(_RUN_KEYS)),
+        *with_intervals(("throughput_rps", "energy_j_per_request")),
+        *("stp_partitioned", "antt_partitioned", "overlap_pct", "window_s", "kernel_overlap_pct"),
     ]
     return _columns(results.points, columns)
 
@@ -60,8 +61,9 @@ def tenants(results: Results) -> pd.DataFrame:
         *("point", "mix", "sharing", "num_tenants", "repetitions", "position", "tenant", "model", "label", "role"),
         *with_intervals(("slowdown", "slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99")),
         *with_intervals(("tail_inflation", "normalized_progress")),
-        *with_intervals(("latency_mean_ms", "wait_mean_ms")),
-        *("latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms", "gpu_time_mean_ms", "gpu_busy_pct"),
+        *with_intervals(("latency_mean_ms",)),
+        *("latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms"),
+        *("gpu_time_mean_ms", "wait_mean_ms", "gpu_busy_pct"),
         *("throughput_rps", "iterations_fewest", "spread_pct", "slowdown_clock", "slowdown_rest", "launch_bound_pct"),
         *("slowdown_partitioned", "slo_ms", "slo_attainment_pct", "goodput_rps", "offered_rps", "saturated"),
         *("ttft_p50_ms", "tpot_p50_ms", "drift_pct", "memory_peak_mib"),
@@ -77,7 +79,7 @@ def pairs(results: Results) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for point in rows_of(results.points[results.points["num_tenants"] == 2]):
         both = rows_of(results.tenants[results.tenants["point"] == point["point"]])
-        common = {"point": point["point"], "sharing": point["sharing"], "mix": point["mix"]}
+        common = {"point": point["point"], "position": RUN, "sharing": point["sharing"], "mix": point["mix"]}
         common["closed"] = point["closed"]
         if both[0]["label"] == both[1]["label"]:
             ends = [point.get(name, np.nan) for name in ("antt", *keys.interval("antt"))]
@@ -85,8 +87,10 @@ def pairs(results: Results) -> pd.DataFrame:
             continue
         for victim, neighbour in (both, both[::-1]):
             values = {name: victim.get(name, np.nan) for name in with_intervals(("slowdown",))}
-            rows.append(common | _pair(victim, neighbour) | values)
-    columns = [*("point", "mix", "sharing", "closed", "victim", "neighbour", "model", "neighbour_model", "role")]
+            rows.append(common | {"position": victim["position"]} | _pair(victim, neighbour) | values)
+    columns = [
+        *("point", "position", "mix", "sharing", "closed", "victim", "neighbour", "model", "neighbour_model", "role")
+    ]
     frame = pd.DataFrame(rows, columns=[*columns, "neighbour_role", *with_intervals(("slowdown",))])
     return frame.dropna(subset="slowdown").reset_index(drop=True)
 
@@ -142,16 +146,22 @@ def scaling(results: Results) -> pd.DataFrame:
         if (label, sharing) not in there and (alone := _alone_rps(results, int(found["point"].iloc[0]))) is not None:
             one = dict.fromkeys(("stp", "antt"), 1.0) | {"label": label, "sharing": sharing, "num_tenants": 1}
             rows.append(one | {"model": found["model"].iloc[0], "throughput_rps": alone})
-    columns = ["label", "model", "sharing", "num_tenants", *with_intervals(("stp", "antt")), "throughput_rps"]
+    columns = ["point", "label", "model", "sharing", "num_tenants", *with_intervals(("stp", "antt", "throughput_rps"))]
     frame = _columns(pd.DataFrame(rows, columns=None if rows else columns), columns)
     return frame.sort_values(["label", "sharing", "num_tenants"], ignore_index=True)
 
 
 def _alone_rps(results: Results, point: int) -> float | None:
-    wanted = results.tenants.loc[results.tenants["point"] == point, "baseline_record_ids"].iloc[0]
-    baselines = results.data.baselines
-    found = baselines.loc[baselines["record_id"].isin(wanted), "throughput_rps"]
-    return float(found.mean()) if len(found) else None
+    groups = results.tenants.loc[results.tenants["point"] == point, "compared"].iloc[0]
+    found = alone_rows(results, {measured for group in groups for measured in group})
+    return float(found["throughput_rps"].mean()) if len(found) else None
+
+
+def alone_rows(results: Results, measured: set[Measured]) -> pd.DataFrame:
+    """Those of the runs of models alone."""
+    runs = results.alone.runs
+    pairs = zip(runs["record_id"].astype(str), runs["tenant"].astype(str), strict=True)
+    return runs[np.array([pair in measured for pair in pairs], dtype=bool)]
 
 
 def event_timer(results: Results) -> pd.DataFrame:
@@ -160,26 +170,52 @@ def event_timer(results: Results) -> pd.DataFrame:
     ``slowdown`` is what the host clock says, ``timer_slowdown`` what the study's event timer would have said, each with
     its interval; ``hidden_pct`` is the share of latency that the timer does not see (wait / latency).
     """
-    rows = []
-    crowded = results.points[results.points["num_tenants"] > 1].set_index("point")
-    for tenant in rows_of(results.tenants[results.tenants["point"].isin(crowded.index)]):
-        if not np.isfinite(tenant.get("gpu_time_mean_ms", np.nan)) or not np.isfinite(tenant.get("slowdown", np.nan)):
-            continue
-        shared = [series for series in shared_series(results.data, tenant, "gpu_time_ms") if series is not None]
-        alone = baseline_series(results.data, tenant["baseline_record_ids"], "gpu_time_ms")
-        if not shared or not alone:
-            continue
-        timer = interference_intervals([[s] for s in shared], [alone], draws=TIMER_DRAWS).tenants[0]["slowdown"]
-        point = crowded.loc[tenant["point"]]
-        wait = tenant["latency_mean_ms"] - tenant["gpu_time_mean_ms"]
-        rows.append(
-            {name: point[name] for name in ("mix", "sharing", "num_tenants")}
-            | {name: tenant.get(name, np.nan) for name in ("point", "label", "model", *with_intervals(("slowdown",)))}
-            | dict(zip(with_intervals(("timer_slowdown",)), (timer.value, timer.low, timer.high), strict=True))
-            | {name: tenant[name] for name in ("latency_mean_ms", "gpu_time_mean_ms")}
-            | {"wait_mean_ms": wait, "hidden_pct": 100 * wait / tenant["latency_mean_ms"]}
-        )
-    return pd.DataFrame(rows)
+    crowded = results.points[results.points["num_tenants"] > 1][["point", "mix", "sharing", "num_tenants"]]
+    names = ["point", "position", "label", "model", *with_intervals(("slowdown", TIMER))]
+    names += ["latency_mean_ms", "gpu_time_mean_ms"]
+    found = crowded.merge(results.tenants.reindex(columns=names), on="point").dropna(subset=["slowdown", TIMER])
+    found["wait_mean_ms"] = found["latency_mean_ms"] - found["gpu_time_mean_ms"]
+    found["hidden_pct"] = 100 * found["wait_mean_ms"] / found["latency_mean_ms"]
+    return found.reset_index(drop=True)
+
+
+def combinations(results: Results) -> pd.DataFrame:
+    """Which mixes pay, most STP first: mixes of two tenants or more in closed loop, without stressors.
+
+    ``pays``: the interval of STP is above 1 (``yes``), below (``no``), or holds it (``open``). ``worst`` is the tenant
+    that is slowed most, ``worst_slowdown`` by how much. ``frontier``: no other combination has, as measured, both more
+    STP and a smaller worst slowdown.
+    """
+    plain = np.array(["stressor" not in roles for roles in results.points["roles"]], dtype=bool)
+    points = results.points[plain & (results.points["num_tenants"] > 1) & results.points["closed"]]
+    columns = ["point", "mix", "sharing", "num_tenants", "repetitions", *with_intervals(("stp", "antt"))]
+    found = points.reindex(columns=columns).dropna(subset=with_intervals(("stp",)))
+    slowed = results.tenants.reindex(columns=["point", "label", *with_intervals(("slowdown",))]).dropna()
+    worst = slowed.sort_values("slowdown").drop_duplicates("point", keep="last")
+    worst = worst.rename(columns={"label": "worst"} | {c: f"worst_{c}" for c in with_intervals(("slowdown",))})
+    found = found.merge(worst, on="point").sort_values("stp", ascending=False, kind="stable", ignore_index=True)
+    low, high = keys.interval("stp")
+    found["pays"] = np.where(found[low] > 1, "yes", np.where(found[high] < 1, "no", "open"))
+    found["frontier"] = found["worst_slowdown"] < found["worst_slowdown"].cummin().shift(fill_value=np.inf)
+    return found
+
+
+def shares(results: Results) -> pd.DataFrame:
+    """Tenants of different models under an MPS percentage: slowdown against the device alone and against that share.
+
+    ``place`` says which tenant beside which, with how much of the SMs.
+    """
+    columns = ["point", "position", "model", "label", "active_thread_pct", *with_intervals(("slowdown",))]
+    frame = results.tenants.reindex(columns=[*columns, "slowdown_partitioned"]).dropna(subset="slowdown")
+    frame = frame[(frame["active_thread_pct"] > 0) & (frame["active_thread_pct"] <= 100)]
+    labels = results.points.set_index("point")["labels"]
+    frame = frame[np.array([len(set(labels[point])) > 1 for point in frame["point"]], dtype=bool)].copy()
+    frame["place"] = [
+        f"{row['label']} beside {' + '.join(o for i, o in enumerate(labels[row['point']]) if i != row['position'])}"
+        f", {row['active_thread_pct']:g} %"
+        for row in rows_of(frame)
+    ]
+    return frame.sort_values(["label", "active_thread_pct"], kind="stable", ignore_index=True)
 
 
 def fairness(results: Results) -> pd.DataFrame:
@@ -191,7 +227,7 @@ def fairness(results: Results) -> pd.DataFrame:
 
 def energy(results: Results) -> pd.DataFrame:
     """Energy per request and mean power, by mix and sharing."""
-    names = ("energy_j_per_request", "gpu_power_w_mean", "throughput_rps")
+    names = (*with_intervals(("energy_j_per_request",)), "gpu_power_w_mean", "throughput_rps")
     found = _columns(results.points, ["point", "mix", "sharing", "num_tenants", *names])
     return found.dropna(subset="energy_j_per_request").reset_index(drop=True)
 
@@ -216,23 +252,43 @@ def highest_percentile(iterations: int) -> str:
 
 
 def baselines(results: Results) -> pd.DataFrame:
-    """One row per baseline: model, workload, latency and throughput alone, how launch-bound it is."""
+    """Each model alone: how often measured, latency and throughput, how far runs lie apart, how launch-bound it is.
+
+    One row per baseline hash; runs of one tenant under plain time slicing are among its runs. ``sharing`` is there
+    for partitioned baselines: the MPS limits that they were measured under.
+    """
+    rows = []
+    for name, own in results.alone.runs.groupby("baseline_hash", observed=True, sort=False):
+        measured = results.alone.groups[str(name)]
+        row: dict[str, Any] = dict(rows_of(own)[0]) | {"runs": len(measured)}
+        row |= {key: own[key].mean() for key in _ALONE if key in own}
+        plain = row["sharing"] == "processes" and row["mps_settings"] == "disabled"
+        row["sharing"] = None if plain else sharing_name(row)
+        fewest = int(own["iterations_in_window"].fillna(0).min())
+        row |= {f"latency_{percentile}_ms": np.nan for percentile in insufficient(fewest)}
+        if (figure := results.latency_alone_ms.get(str(name))) is not None:
+            at = figure.interval
+            row |= dict(zip(with_intervals(("latency_mean_ms",)), (at.value, at.low, at.high), strict=True))
+        if len(measured) > 1:
+            row["spread_pct"] = 100 * float(np.ptp(own["latency_mean_ms"])) / row["latency_mean_ms"]
+        rows.append(row)
     columns = [
-        *("model", "role", "workload", "precision", "execution", "batch_size", "seq_len"),
-        *(*with_intervals(("latency_mean_ms",)), "latency_p50_ms", "latency_p99_ms", "throughput_rps"),
-        *("gpu_time_mean_ms", "launch_bound_pct", "memory_peak_mib", "iterations_in_window", "insufficient"),
+        *("model", "role", "workload", "precision", "execution", "batch_size", "seq_len", "sharing", "runs"),
+        *(*with_intervals(("latency_mean_ms",)), "spread_pct", "latency_p50_ms", "latency_p99_ms", "throughput_rps"),
+        *("gpu_time_mean_ms", "launch_bound_pct", "memory_peak_mib"),
     ]
-    frame = _columns(results.data.baselines, columns)
-    for row, iterations in enumerate(frame["iterations_in_window"].fillna(0)):
-        for name in insufficient(int(iterations)):
-            if f"latency_{name}_ms" in frame:
-                frame.loc[row, f"latency_{name}_ms"] = np.nan
-    return frame.drop(columns="insufficient").sort_values("model", ignore_index=True)
+    return _columns(pd.DataFrame(rows), columns).sort_values("model", kind="stable", ignore_index=True)
+
+
+_ALONE = (
+    *("latency_mean_ms", "latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms", "throughput_rps"),
+    *("gpu_time_mean_ms", "launch_bound_pct", "memory_peak_mib"),
+)
 
 
 def without_baseline(results: Results) -> pd.DataFrame:
     """Points in which a tenant was not compared with anything: no slowdown, STP or fairness."""
-    found = results.tenants[[not ids for ids in results.tenants["baseline_record_ids"]]]
+    found = results.tenants[results.tenants.reindex(columns=["normalized_progress"])["normalized_progress"].isna()]
     return results.points[results.points["point"].isin(found["point"])][["mix", "sharing", "repetitions"]]
 
 

@@ -63,8 +63,8 @@ def bootstrap_s(tenants: int, iterations: int) -> float:
 
     rng = np.random.default_rng(0)
     shared = [Series.closed(rng.lognormal(2, 0.1, iterations)) for _ in range(tenants)]
-    alone = [[Series.closed(rng.lognormal(1, 0.1, iterations))] for _ in range(tenants)]
-    return common.seconds(lambda: interference_intervals([shared], alone))
+    alone = [Series.closed(rng.lognormal(1, 0.1, iterations)) for _ in range(tenants)]
+    return common.seconds(lambda: interference_intervals(shared, alone))
 
 
 def summary_s(tenants: int, iterations: int) -> float:

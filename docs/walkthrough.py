@@ -29,6 +29,9 @@ show(data.iterations.groupby(["record_id", "tenant"], observed=True)["latency_ms
 results = pool(data)
 show(tables.overview(results).round(3))
 
+# %% Which combinations pay: most done first, and who pays for it.
+show(tables.combinations(results)[["mix", "sharing", "stp", "worst", "worst_slowdown", "pays"]].round(2))
+
 # %% Who slows whom: the row pays, the column costs.
 for sharing in results.sharings:
     show(sharing, tables.matrix(results, sharing).round(2))

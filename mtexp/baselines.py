@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mtexp.spec import (
 )
 from mtexp.tracking.ledger import baseline_hash, find_baseline
 from mtexp.tracking.record import BaselineRef, RunRecord
+from mtexp.tracking.upload import Upload
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +39,22 @@ class Alone:
     ref: BaselineRef
     baseline: Baseline
     launch_bound_pct: float | None = None
+    sent: Future[Upload] | None = None
+    """Its way to MLflow, if it was measured by this process."""
 
 
 MeasureAlone = Callable[[RunSpec, str], Alone | None]
 """Measures a baseline spec under its hash; None when it failed or came out INVALID."""
 
 
-def alone_of(record: RunRecord, samples: Mapping[str, Samples], folder: Path, run_id: str) -> Alone | None:
+def alone_of(record: RunRecord, samples: Mapping[str, Samples], folder: Path, sent: Future[Upload]) -> Alone | None:
     """What a baseline run has to say; None when it failed or came out INVALID: nothing is compared with that.
 
     Args:
         record: Of the baseline.
         samples: Of its tenant, by id.
         folder: Of its record.
-        run_id: Its MLflow run; empty when it is not there yet.
+        sent: Its way to MLflow.
     """
     if record.verdict != "VALID" or record.window is None:
         return None
@@ -60,14 +64,21 @@ def alone_of(record: RunRecord, samples: Mapping[str, Samples], folder: Path, ru
         record_id=record.record_id,
         baseline_hash=record.baseline_hash,
         path=str(folder.resolve()),
-        run_id=run_id,
         throughput_rps=tenant.metrics["throughput_rps"],
         latency_mean_ms=tenant.metrics["latency_mean_ms"],
     )
     clock_mhz = record.telemetry.get("gpu_sm_clock_mhz_mean")
     return Alone(
-        ref, Baseline(Series.of(samples[tenant.id], window), clock_mhz), tenant.metrics.get("launch_bound_pct")
+        ref, Baseline(Series.of(samples[tenant.id], window), clock_mhz), tenant.metrics.get("launch_bound_pct"), sent
     )
+
+
+def linked(found: Mapping[str, Alone]) -> dict[str, Alone]:
+    """Return ``found`` with the MLflow run of each, once those on their way there have arrived or failed to."""
+    return {
+        tenant: replace(alone, ref=replace(alone.ref, run_id=alone.sent.result().run_id)) if alone.sent else alone
+        for tenant, alone in found.items()
+    }
 
 
 def with_rates(run: RunSpec, alone: Mapping[str, Alone]) -> RunSpec:
@@ -91,6 +102,8 @@ def with_rates(run: RunSpec, alone: Mapping[str, Alone]) -> RunSpec:
 def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False) -> RunSpec:
     """The run that measures ``tenant`` alone: closed loop, the whole device, no sharing.
 
+    On MIG it is alone on an instance like its own: a GPU that is cut into instances cannot be used as a whole.
+
     Args:
         tenant: One tenant of ``run``.
         run: The run to compare with.
@@ -98,7 +111,7 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
     """
     alone = replace(tenant, id=tenant.model.name, arrival=ArrivalSpec(), slo_ms=0.0, slo_factor=0.0, seed=run.seed)
     sharing = run.sharing
-    if not partitioned:
+    if not partitioned and sharing.mode != "mig":
         alone = replace(alone, mps=MpsLimits(), mig="")
         sharing = SharingSpec()
     time_s = max(run.measure.min_time_s, run.baseline.min_time_s)

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mtexp import console
+from mtexp import capacity, console
 from mtexp.config.composer import (
     CONF_DIR,
     CONFIG_NAME,
@@ -71,21 +71,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     _announce(planned)
     trust_plan()
     try:
-        with _signals_as_ctrl_c(), _whole_errors(), console.sweep_bar(len(planned.points) if planned.serial else 0):
-            code = _hydra(planned.argv)
+        with _signals_as_ctrl_c(), _whole_errors(), console.sweep_bar(_bar(planned)):
+            try:
+                code = _hydra(planned.argv)
+            finally:
+                _drain()
     except KeyboardInterrupt as stop:
         code = 128 + stop.signum if isinstance(stop, Ended) else INTERRUPTED
     except OSError as error:  # Hydra could not write the folder of a point: none after it can run
         sys.stderr.write(f"{_cannot_write(planned.folder, error)}\n")
         code = FAILED
+    late = _told()
     jobs = _jobs(planned.folder)
-    if planned.multirun:
+    expected = len(jobs) if planned.search else len(planned.points)
+    if planned.search:
+        ended = _capacities(planned.folder)
+        code = code or ended
+    elif planned.multirun:
         console.say("")
         console.summary([job["row"] for job in jobs])
-    unsent = max(sum(job["unsent"] for job in jobs), _pending(planned.folder))
-    _conclude(planned, jobs, unsent)
+    unsent = max(sum(job["unsent"] for job in jobs) + late, _pending(planned.folder))
+    _conclude(planned, jobs, expected, unsent)
     done = sum(job["status"] != "FAILED" for job in jobs)
-    return code or (OK if done == len(planned.points) and not unsent else FAILED)
+    return code or (OK if done == expected and not unsent else FAILED)
+
+
+def _bar(planned: Plan) -> int:
+    """How many runs the bar of a sweep counts; 0 = none is shown."""
+    return len(planned.points) if planned.serial and not planned.search else 0
+
+
+def _capacities(folder: Path) -> int:
+    """Say what the searches of a sweep came to; the exit code is OK when each came to an end."""
+    searches = capacity.read(folder)
+    for search in searches:
+        console.say(f"\n{search['mix']}, {search['sharing']}: {search['said']}")
+        console.summary(list(capacity.rows(search)))
+        console.say(f"  probes: {len(search['probes'])}; in MLflow: {search['query']}")
+    if searches:
+        console.say(f"\nWritten to {folder / capacity.FILE}")
+    return OK if capacity.complete(searches) else FAILED
 
 
 class Ended(KeyboardInterrupt):
@@ -101,6 +126,7 @@ def _signals_as_ctrl_c() -> Iterator[None]:
     """Treat SIGTERM (a scheduler) and SIGHUP (a terminal that is gone, unless under nohup) like Ctrl-C."""
 
     def end(signum: int, frame: FrameType | None) -> None:
+        console.lose_terminal()
         raise Ended(signum)
 
     before = {}
@@ -177,14 +203,18 @@ def _hydra(argv: Sequence[str]) -> int:
 def _announce(planned: Plan) -> None:
     """Say what begins; start importing torch for the tenants beside Hydra's own start."""
     specs = [point.spec for point in planned.points]
-    if len(specs) > 1:
+    if planned.search:
+        console.say(f"{len(specs)} searches for a capacity in {planned.folder}")
+    elif len(specs) > 1:
         console.say(f"{len(specs)} runs in {planned.folder}")
     if any(spec.runtime == "cpu" and spec.shrunk for spec in specs):
         console.say("No GPU in use: models are shrunk and run on the CPU (runtime.shrink=none forbids it).")
-    if planned.serial and any(spec.launcher == "forkserver" for spec in specs):
+    if planned.serial:
         from mtexp.runner import shared_runner
 
-        shared_runner().warm()
+        shared_runner().behind = planned.multirun
+        if any(spec.launcher == "forkserver" for spec in specs):
+            shared_runner().warm()
 
 
 # --- one point --------------------------------------------------------------------------------------------------------
@@ -237,13 +267,33 @@ def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str) -> dict[
         retries=config.retries,
         progress=console.phase,
     )
-    outcome = shared_runner().run(job)
-    record = to_json(outcome.record)
+    record = to_json(shared_runner().run(job))
     console.results(record)
-    unsent = [upload for upload in outcome.uploads if not upload.run_id]
+    return {"status": record["status"], "unsent": _told(), "row": console.sweep_row(record)}
+
+
+def _told() -> int:
+    """Say which records could not be sent, of those of which it is known by now and not said yet; return how many."""
+    from mtexp.runner import shared_runner
+
+    unsent = [upload for upload in shared_runner().uploads.results() if not upload.run_id]
     for upload in unsent:
         console.say(str(upload))
-    return {"status": record["status"], "unsent": len(unsent), "row": console.sweep_row(record)}
+    return len(unsent)
+
+
+def _drain() -> None:
+    """Wait until the last records are sent; whoever does not want to wait interrupts."""
+    from mtexp.runner import shared_runner
+
+    uploads = shared_runner().uploads
+    try:
+        if uploads.left:
+            console.phase(f"tracking: {uploads.left} to be sent. Ctrl-C leaves them for later")
+        uploads.drain()
+    except KeyboardInterrupt:
+        uploads.abandon()
+        raise
 
 
 def _without_record(spec: RunSpec, status: str) -> dict[str, Any]:
@@ -262,17 +312,25 @@ def _sweep_folder(folder: Path) -> Path:
 
 @cache
 def _done(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool, folder: Path) -> set[str]:
-    """Spec hashes of what has been measured already on this device; asked once, the points of a sweep differ."""
+    """Spec hashes of what has been measured already on this device; asked once, the points of a sweep differ.
+
+    Where none is named, any GPU like one of these would do: so it was when they were measured.
+    """
     from mtexp.host import environment
-    from mtexp.telemetry import facts
+    from mtexp.telemetry import chosen, facts
     from mtexp.tracking.ledger import finished
 
     hardware = _hardware()
-    known = environment(hardware.cpu)
+    known = [environment(hardware.cpu)]
     if runtime == "gpu":
-        device = next(gpu for gpu in hardware.gpus if uuid in ("", gpu.uuid))
-        known = environment(device) | facts(device.uuid)
-    return finished(tracking, known, folder=folder, redo_invalid=rerun_invalid)
+        devices = {device.name: device for device in chosen(hardware.gpus, uuid)}
+        known = [environment(device) | facts(device.uuid) for device in devices.values()]
+    done: set[str] = set()
+    for found in known:
+        if not uuid:
+            found.pop("gpu_uuid", None)
+        done |= finished(tracking, found, folder=folder, redo_invalid=rerun_invalid)
+    return done
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
@@ -294,14 +352,14 @@ def _pending(folder: Path) -> int:
     return sum(1 for _ in pending(folder))
 
 
-def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], unsent: int) -> None:
+def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unsent: int) -> None:
     """Say what is missing, where the runs are and how to look at them."""
     from mtexp.tracking.store import resolve_uri, sqlite_path
 
     failed = sum(job["status"] == "FAILED" for job in jobs)
-    missing = len(planned.points) - len(jobs)
+    missing = expected - len(jobs)
     if failed or missing:
-        console.say(f"{failed} of {len(planned.points)} runs failed, {missing} did not run")
+        console.say(f"{failed} of {expected} runs failed, {missing} did not run")
     tracking = planned.points[0].spec.tracking
     uri = resolve_uri(tracking)
     if unsent:

@@ -6,6 +6,9 @@ they are drawn by rich; in a file or a pipe they are plain aligned lines.
 
 from __future__ import annotations
 
+import itertools
+import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +20,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 ABSENT = "-"
-_NUMBERS = {"p50 ms", "p90 ms", "p99 ms", "req/s", "slowdown", "STP", "ANTT", "fairness"}
+_NUMBERS = {"p50 ms", "p90 ms", "p99 ms", "req/s", "slowdown", "STP", "ANTT", "fairness"} | {
+    *("asked/s", "goodput/s", "level ms", "within %", "requests"),
+}
 _SUMMARY = {"STP": "stp", "ANTT": "antt", "fairness": "fairness"}
 _MIN_POINTS_OF_A_BAR = 3
+_ALIKE = 3
+"""So many findings of one kind are said in full: 48 tenants may each have one."""
 _bars: list[Progress] = []
 
 
@@ -31,12 +38,26 @@ def _console() -> Console:
 
 
 def say(text: str) -> None:
-    """Print one line."""
-    if sys.stdout.isatty():
-        _console().print(text, markup=False)
-    else:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+    """Print one line; where the terminal has gone, none."""
+    try:
+        if sys.stdout.isatty():
+            _console().print(text, markup=False)
+        else:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+    except OSError:
+        if not lose_terminal():
+            raise
+
+
+def lose_terminal() -> bool:
+    """Send to nowhere what would go to a terminal that is gone, where each line is an error; False if none is gone."""
+    lost = [fd for fd in (1, 2) if stat.S_ISCHR(os.fstat(fd).st_mode) and not os.isatty(fd)]
+    null = os.open(os.devnull, os.O_WRONLY)
+    for fd in lost:
+        os.dup2(null, fd)
+    os.close(null)
+    return bool(lost)
 
 
 def phase(text: str) -> None:
@@ -144,14 +165,17 @@ def _with_interval(label: str, key: str, metrics: Mapping[str, float]) -> str:
 
 
 def _verdict_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    if record["status"] != "FINISHED":
-        yield f"{record['status']}: {record['failure']}"
-    else:
-        yield str(record["verdict"])
-    for finding in record["findings"]:
-        who = f"{finding['tenant']}: " if finding["tenant"] else ""
-        said = finding["message"].removesuffix(".")
-        yield f"  {finding['level']}: {who}{said}. {finding['remedy']}".rstrip()
+    failure = record["failure"]
+    yield f"{record['status']}: {failure}" if record["status"] != "FINISHED" else str(record["verdict"])
+    # the failure has been said; what else a failed run lacks follows from it
+    findings = [f for f in record["findings"] if not failure or f["level"] == "warning"]
+    for (level, code), alike in itertools.groupby(findings, key=lambda f: (f["level"], f["code"])):
+        said = list(alike)
+        for finding in said[:_ALIKE]:
+            who = f"{finding['tenant']}: " if finding["tenant"] else ""
+            yield f"  {level}: {who}{finding['message'].removesuffix('.')}. {finding['remedy']}".rstrip()
+        if len(said) > _ALIKE:
+            yield f"  {level}: {len(said) - _ALIKE} more tenants like these ({code}); the record has them all."
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.baselines import Alone
+from mtexp.errors import MtexpError
 from mtexp.measurement import TELEMETRY, Measurement
 from mtexp.metrics.drift import drift
 from mtexp.metrics.interference import saturated
@@ -20,7 +21,9 @@ from mtexp.metrics.window import Window, common_window, overlap_pct
 from mtexp.profiling.roofline import launch_bound_pct
 from mtexp.spec import RunSpec, TenantSpec, spec_hash, to_json
 from mtexp.telemetry import TelemetrySummary, read
+from mtexp.tracking import salvage
 from mtexp.tracking.record import RunRecord, TenantRecord
+from mtexp.tracking.salvage import KILLED
 
 _REPORTED_ONCE = ("torch_version", "transformers_version", "cuda_version")
 
@@ -43,7 +46,19 @@ class Origin:
     attempt: int = 1
     baseline_hash: str = ""
     profile_of: str = ""
+    record_id: str = ""
+    """Of the record to be made; empty = a new one."""
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+def begin(spec: RunSpec, folder: Path, origin: Origin, config: str = "") -> Origin:
+    """Leave in ``folder`` what a run needs to be recorded should it be killed; returns ``origin`` with its record's id.
+
+    See :mod:`mtexp.tracking.salvage`.
+    """
+    killed = evaluate(spec, Measurement(failure=MtexpError(KILLED)), folder, Comparison(), origin)
+    salvage.begin(killed, folder, config=config)
+    return replace(origin, record_id=killed.record_id)
 
 
 def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin) -> RunRecord:
@@ -63,7 +78,7 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
     evidence = _evidence(spec, measured, samples, window, telemetry)
     verdict, findings = judge(_with_baselines(evidence, spec, measured, compared))
     return RunRecord(
-        record_id=uuid.uuid4().hex,
+        record_id=origin.record_id or uuid.uuid4().hex,
         kind=spec.kind,
         sweep=origin.sweep,
         spec=to_json(spec),
@@ -214,6 +229,8 @@ def _tenant(
     metrics = dict(summary.tenants.get(tenant.id, {}))
     metrics |= telemetry.tenants.get(tenant.id, {})
     metrics |= {key: after[key] for key in ("memory_peak_mib",) if key in after}
+    if tenant.model.role != "stressor" and "throughput_rps" in metrics:
+        metrics["tokens_per_s"] = tenant.workload.tokens * metrics["throughput_rps"]
     if tenant.id in compared.drift_pct:
         metrics["baseline_drift_pct"] = compared.drift_pct[tenant.id]
     alone, partitioned = compared.alone.get(tenant.id), compared.partitioned.get(tenant.id)

@@ -16,11 +16,11 @@ import pwd
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import psutil
@@ -29,6 +29,8 @@ from mtexp import __version__
 from mtexp.errors import HostError, LeaseBusy
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LEASE_DIRECTORY = "/tmp/mtexp-lease"
 """One place for every user of the host: a lease under TMPDIR or a home directory would exclude nobody."""
@@ -247,6 +249,40 @@ def _lease_directory() -> Path:
             f"lease directory {directory}: {error.strerror}. Set MTEXP_LEASE_DIR to one that works"
         ) from error
     return directory
+
+
+_CHOOSING_S = 10.0
+"""Longer than any run takes to choose its cores."""
+
+
+@contextmanager
+def lease_cores(cores: Sequence[int], choose: Callable[[Sequence[int]], tuple[T, Sequence[int]]]) -> Iterator[T]:
+    """Hold some of ``cores`` for one run, as :func:`lease` holds a device.
+
+    Args:
+        cores: CPU cores that this process may use.
+        choose: Called once with those of ``cores`` that no other run holds; returns what to yield, and which to hold.
+
+    Raises:
+        HostError: The lease directory cannot be used.
+    """
+    directory = _lease_directory()
+    with ExitStack() as held:
+        try:
+            with filelock.FileLock(directory / "cores.lock", timeout=_CHOOSING_S, mode=0o666), ExitStack() as tried:
+                free = {}
+                for core in cores:
+                    lock = filelock.FileLock(directory / f"core-{core}.lock", timeout=0, mode=0o666)
+                    with suppress(filelock.Timeout):
+                        free[core] = tried.enter_context(lock)
+                chosen, wanted = choose(list(free))
+                for core in wanted:
+                    held.enter_context(free[core])  # counted: it outlives the try
+        except filelock.Timeout as error:
+            raise HostError(f"{error.lock_file} is held for {_CHOOSING_S:g} s: end its holder") from error
+        except OSError as error:
+            raise HostError(f"core lease in {directory}: {error.strerror}. Set MTEXP_LEASE_DIR") from error
+        yield chosen
 
 
 def _note_path(directory: Path, device: Device) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 
 from mtexp.errors import HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.host import Device
-from mtexp.launch import CorePlan, Starter, TenantGroup, plan_cores
+from mtexp.launch import CorePlan, Starter, TenantGroup, leased_cores
 from mtexp.metrics.bootstrap import relative_half_width_pct
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
@@ -27,6 +27,8 @@ from mtexp.tenant.job import ProcessJob, TenantJob
 
 Facts = dict[str, dict[str, Any]]
 Progress = Callable[[str], None]
+Silence = Callable[[], contextlib.AbstractContextManager[None]]
+"""Entered while tenants warm up and measure: this process does nothing else meanwhile."""
 
 TELEMETRY = "telemetry.parquet"
 _CI_EVERY_S = 0.1
@@ -71,10 +73,18 @@ class _Context:
     starter: Starter
     progress: Progress
     trace_folder: str
+    silence: Silence
 
 
 def measure(
-    spec: RunSpec, device: Device, folder: Path, starter: Starter, progress: Progress, *, trace_folder: str = ""
+    spec: RunSpec,
+    device: Device,
+    folder: Path,
+    starter: Starter,
+    progress: Progress,
+    *,
+    trace_folder: str = "",
+    silence: Silence = contextlib.nullcontext,
 ) -> Measurement:
     """Bring the sharing mode up and measure ``spec`` on ``device``; samples, logs and telemetry go to ``folder``.
 
@@ -82,10 +92,19 @@ def measure(
     been measured; the tenants are gone, the sharing mode is down, and nothing is left behind.
     """
     result = Measurement()
+    context = _Context(
+        spec=spec,
+        device=device,
+        folder=folder,
+        starter=starter,
+        progress=progress,
+        trace_folder=trace_folder,
+        silence=silence,
+    )
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         with open_sharing(spec, device, work_dir=folder) as sharing:
-            measure_in(sharing, spec, device, folder, starter, result, progress, trace_folder=trace_folder)
+            _measure_in(context, sharing, result)
     except MtexpError as error:
         result.failure = error
     except OSError as error:
@@ -95,31 +114,18 @@ def measure(
     return result
 
 
-def measure_in(
-    sharing: SharingMode,
-    spec: RunSpec,
-    device: Device,
-    folder: Path,
-    starter: Starter,
-    result: Measurement,
-    progress: Progress = lambda text: None,
-    *,
-    trace_folder: str = "",
-) -> None:
-    """Measure ``spec`` under a sharing mode that is up, into ``result``.
+def _measure_in(context: _Context, sharing: SharingMode, result: Measurement) -> None:
+    """Measure under a sharing mode that is up, into ``result``.
 
     Raises:
         TenantFailed: With all that had been measured in ``result``.
     """
-    context = _Context(
-        spec=spec, device=device, folder=folder, starter=starter, progress=progress, trace_folder=trace_folder
-    )
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    _clear(folder)
+    _clear(context.folder)
     try:
         _measure_shared(context, sharing, result)
     finally:
-        _clear(folder, "*.bin")
+        if context.spec.kind == "profile":  # nobody waits for its samples; others' stay until their record is safe
+            _clear(context.folder, "*.bin")
         result.clock.append(_clock_pair())
 
 
@@ -140,28 +146,30 @@ def _explain(error: OSError, folder: Path) -> str:
 def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement) -> None:
     spec, progress = context.spec, context.progress
     groups = sharing.groups()
-    available = sorted(os.sched_getaffinity(0))
-    result.cores = cores = plan_cores([len(g) for g in groups], available, pin=spec.measure.pin_cores)
     with (
+        leased_cores([len(g) for g in groups], pin=spec.measure.pin_cores) as cores,
         _keep_off(cores),
         TenantGroup(context.starter, spec.deadlines, context.folder, release=sharing.release) as tenants,
     ):
+        result.cores = cores
+        result.findings += _without_cores(cores)
         try:
             progress(f"starting {len(spec.tenants)} tenants")
             tenants.start(_jobs(context, sharing, cores, tenants))
             with _sampler(context, sharing, cores, tenants) as sampler:
                 progress("building models")
                 tenants.build()
-                progress("warming up")
-                result.facts_before = tenants.warm_up()
-                observed = sharing.observe()
-                result.foreign_before = _foreign(context, sharing, tenants)
-                progress("measuring")
-                tenants.measure(_enough(spec, tenants))
-                observed_after = sharing.observe()
-                result.findings += sampler.stop()
-            result.foreign_after = _foreign(context, sharing, tenants)
-            result.facts_after = tenants.finish()
+                with context.silence():  # from here on: waiting for it between warm-up and window would cool them down
+                    progress("warming up")
+                    result.facts_before = tenants.warm_up()
+                    observed = sharing.observe()
+                    result.foreign_before = _foreign(context, sharing, tenants)
+                    progress("measuring")
+                    tenants.measure(_enough(spec, tenants))
+                    observed_after = sharing.observe()
+                    result.findings += sampler.stop()
+                    result.foreign_after = _foreign(context, sharing, tenants)
+                    result.facts_after = tenants.finish()
             result.proof, findings = sharing.prove(result.facts_before, result.facts_after, observed, observed_after)
             result.findings += findings
         except TenantFailed as failure:
@@ -221,7 +229,8 @@ def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: Ten
 
 def _nvtx(spec: RunSpec) -> str:
     """Which NVTX ranges the tenants emit: those of their profiler, none in a timed run."""
-    return spec.profiler.kind if spec.kind == "profile" and spec.profiler.kind in ("nsys", "ncu") else ""
+    marked = spec.kind == "profile" and spec.runtime == "gpu" and spec.profiler.kind in ("nsys", "ncu")
+    return spec.profiler.kind if marked else ""
 
 
 def _name(group: Sequence[str]) -> str:
@@ -245,6 +254,16 @@ def _enough(spec: RunSpec, tenants: TenantGroup) -> Callable[[int, int, float], 
         return relative_half_width_pct(latency_ms, rule.until_ci_statistic) <= rule.until_ci_pct
 
     return enough
+
+
+def _without_cores(cores: CorePlan) -> list[Finding]:
+    """What to say where other runs leave too few cores to pin tenants to."""
+    if not cores.held_by_others:
+        return []
+    found = (
+        f"other runs on this host hold {cores.held_by_others} CPU cores: too few are left to pin every tenant to one"
+    )
+    return [Finding("warning", "cores-held", found, "Run fewer side by side, or set measure.pin_cores=false for all.")]
 
 
 @contextlib.contextmanager

@@ -8,29 +8,32 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mtexp.errors import ProfilerError
+from mtexp.errors import HostError, ProfilerError, RecordError, TenantFailed
 from mtexp.evaluation import Comparison, Origin, evaluate
 from mtexp.host import Device
 from mtexp.launch import ForkserverStarter
 from mtexp.measurement import measure
-from mtexp.metrics.verdict import verdict_of
+from mtexp.metrics.verdict import Finding, verdict_of
 from mtexp.profile_session import Session
 from mtexp.profiling import ncu, nsys
 from mtexp.profiling.result import ProfileResult, collect, collect_torch, write_rooflines
-from mtexp.profiling.roofline import device_peaks, request_cost
+from mtexp.profiling.roofline import device_peaks
+from mtexp.profiling.rooflines import RooflineRow, kernel_rows, roofline_row
 from mtexp.sharing import open_sharing
-from mtexp.spec import BaselineSpec, RunSpec, SharingSpec, TelemetrySpec, TenantSpec
+from mtexp.spec import BaselineSpec, RunSpec, SharingSpec, TelemetrySpec, TenantSpec, to_json
 from mtexp.tracking import record as records
 from mtexp.tracking.iterations import read_samples
 from mtexp.tracking.record import RunRecord
 
 Progress = Callable[[str], None]
 _SESSION_S = 900.0
-_NCU_SESSION_S = 1800.0
+_NCU_PASS_S = 1800.0
+"""Of all models together."""
 _NCU_WARMUP = 2
 _GPU_METRICS_HZ = 10_000
 
@@ -50,7 +53,10 @@ def profile(
     passes = {"nsys": _with_nsys, "ncu": _with_ncu, "torch": _with_torch}
     out = folder / f"profile-{kind}"
     out.mkdir(parents=True, exist_ok=True)
-    yield passes[kind](_profiled(spec), device, timed, out, origin)
+    try:
+        yield passes[kind](_profiled(spec), device, timed, out, origin)
+    except (HostError, RecordError, TenantFailed) as error:
+        raise ProfilerError(str(error)) from error
 
 
 def _profiled(spec: RunSpec) -> RunSpec:
@@ -84,6 +90,8 @@ def _with_nsys(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origi
 
 
 def _with_torch(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin: Origin) -> Path:
+    if spec.sharing.mode == "streams" and len(spec.tenants) > 1:
+        raise ProfilerError("profiler=torch traces a process a tenant, and streams share one. Use profiler=nsys.")
     traces = out / "traces"
     traces.mkdir(exist_ok=True)
     measured = measure(spec, device, out, ForkserverStarter(), lambda text: None, trace_folder=str(traces))
@@ -101,46 +109,74 @@ def _with_torch(spec: RunSpec, device: Device, timed: RunRecord, out: Path, orig
 
 
 def _with_ncu(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin: Origin) -> Path:
-    """Each model of the mix alone, one request of it; the record is that of the last, with a row a model."""
+    """Each model of the mix alone; the record has a row for each. One that fails costs the others nothing."""
     tool = ncu.find_ncu()
-    metrics = ncu.choose_metrics(ncu.query_metrics(tool, log=out / "ncu-metrics.log"))
-    peaks, rows, reports = device_peaks(device.name), [], []
-    models = {tenant.model.name: tenant for tenant in spec.tenants}
+    available = ncu.query_metrics(tool, log=out / "ncu-metrics.log")
+    peaks, deadline = device_peaks(device.name), time.monotonic() + _NCU_PASS_S
     bound = {t.model: t.metrics.get("launch_bound_pct") for t in timed.tenants}
+    models = {tenant.model.name: tenant for tenant in spec.tenants}
+    rows: list[RooflineRow] = []
+    table, artifacts, failed = [], [], []
     for name, tenant in models.items():
-        folder = out / name
-        folder.mkdir(exist_ok=True)
-        alone = _alone(spec, tenant)
-        session = _write_session(Session.of(alone, device, folder, origin), folder)
-        command = ncu.profile_command(tool, session, folder / name, kernels=spec.profiler.kernels, metrics=metrics)
-        report, kernels = ncu.profile(tool, command, folder / name, timeout_s=_NCU_SESSION_S)
-        reports.append(report)
-        stressor = tenant.model.role == "stressor"
-        rows.append(
-            ncu.roofline_row(
-                kernels,
-                tenant=tenant.id,
-                model=name,
-                precision=tenant.precision,
-                kernel_limit=spec.profiler.kernels,
-                peaks=peaks,
-                cost=None if stressor else request_cost(tenant.model, tenant.workload, tenant.precision),
-                launch_bound_pct=bound[name],
-            )
-        )
-    result = write_rooflines(rows, peaks, out)
-    record = records.load(folder)
-    every = replace(record, spec=asdict(replace(spec, tenants=tuple(models.values()))))
-    tenants = [records.load(out / name).tenants[0] for name in models]
-    every = replace(every, tenants=tuple(tenants), metrics={}, window=None)
-    samples = {t.id: read_samples(out / t.model / records.ITERATIONS)[t.id] for t in tenants}
-    records.save(every, out, samples)
-    return _finish(every, timed, out, replace(result, artifacts=(*reports, *result.artifacts)))
+        (out / name).mkdir(exist_ok=True)
+        metrics = ncu.choose_metrics(available, tenant.precision)
+        try:
+            report, kernels = _profile_alone(spec, tenant, device, out / name, origin, tool, metrics, deadline)
+        except (ProfilerError, RecordError) as error:
+            if not rows:
+                raise  # ncu does not work here: the next model would fail in the same way
+            reason = str(error).partition("\n")[0]
+            failed.append(Finding("warning", "ncu-failed", f"{name} was not profiled: {reason}", tenant=tenant.id))
+            continue
+        limit = spec.profiler.kernels
+        rows.append(roofline_row(kernels, tenant, kernel_limit=limit, peaks=peaks, launch_bound_pct=bound.get(name)))
+        table += kernel_rows(name, kernels)
+        artifacts.append(report)
+    result = write_rooflines(rows, peaks, out, table)
+    profiled = [tenant for tenant in models.values() if tenant.id in result.tenants]
+    record = _joined([records.load(out / tenant.model.name) for tenant in profiled], spec, profiled)
+    samples = {t.id: read_samples(out / t.model / records.ITERATIONS)[t.id] for t in record.tenants}
+    records.save(record, out, samples)
+    findings = (*result.findings, *failed)
+    return _finish(record, timed, out, replace(result, artifacts=(*artifacts, *result.artifacts), findings=findings))
 
 
-def _alone(spec: RunSpec, tenant: TenantSpec) -> RunSpec:
+def _profile_alone(
+    spec: RunSpec,
+    tenant: TenantSpec,
+    device: Device,
+    folder: Path,
+    origin: Origin,
+    tool: Path,
+    metrics: Sequence[str],
+    deadline: float,
+) -> tuple[Path, list[ncu.CountedKernel]]:
+    """One model under ncu; its report and its kernels."""
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise ProfilerError(f"the pass has had its {_NCU_PASS_S:g} s. Profile fewer models at once.")
+    session = _write_session(Session.of(_alone(spec, tenant, left_s), device, folder, origin), folder)
+    out = folder / folder.name
+    command = ncu.profile_command(tool, session, out, kernels=spec.profiler.kernels, metrics=metrics)
+    return ncu.profile(tool, command, out, timeout_s=left_s)
+
+
+def _joined(alone: Sequence[RunRecord], spec: RunSpec, tenants: Sequence[TenantSpec]) -> RunRecord:
+    """One record of several models profiled alone; no time that ncu stretched is kept as a latency."""
+    findings = {(f.code, f.tenant): f for record in alone for f in record.findings}
+    return replace(
+        alone[-1],
+        spec=to_json(replace(spec, tenants=tuple(tenants))),
+        tenants=tuple(replace(record.tenants[0], metrics={}, insufficient=()) for record in alone),
+        metrics={},
+        window=None,
+        findings=tuple(findings.values()),
+    )
+
+
+def _alone(spec: RunSpec, tenant: TenantSpec, left_s: float) -> RunSpec:
     measure = replace(spec.measure, iterations=1, warmup=_NCU_WARMUP)
-    deadlines = replace(spec.deadlines, measure_s=_NCU_SESSION_S, stall_s=_NCU_SESSION_S)  # 0.1 to 0.5 s a kernel
+    deadlines = replace(spec.deadlines, measure_s=left_s, stall_s=left_s)  # 0.1 to 0.5 s a kernel
     return replace(spec, tenants=(tenant,), sharing=SharingSpec(), measure=measure, deadlines=deadlines)
 
 

@@ -8,7 +8,11 @@ for it to end.
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
 import sys
+import threading
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,8 @@ class Session:
     origin: dict[str, Any]
     pipe_directory: str = ""
     """Of the MPS daemon that is up; empty = the mode needs none."""
+    owner: int
+    """Pid of the run that this pass belongs to: when it is gone, the session ends."""
 
     @classmethod
     def of(cls, spec: RunSpec, device: Device, folder: Path, origin: Origin, pipe_directory: str = "") -> Session:
@@ -41,12 +47,15 @@ class Session:
             folder=str(folder),
             origin=asdict(origin),
             pipe_directory=pipe_directory,
+            owner=os.getpid(),
         )
 
 
 def main(path: Path) -> int:
     """Run the session and leave its record in its folder; 1 when a tenant failed."""
     session = Session(**json.loads(path.read_text()))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C does: tenants are stopped in order
+    threading.Thread(target=end_with, args=(session.owner,), daemon=True).start()
     spec, folder = from_json(RunSpec, session.spec), Path(session.folder)
     run = spec
     if session.pipe_directory:
@@ -59,6 +68,23 @@ def main(path: Path) -> int:
     if measured.failure is not None:
         sys.stderr.write(f"{measured.failure}\n")
     return int(measured.failure is not None)
+
+
+def end_with(pid: int) -> None:
+    """Send this process SIGTERM once the process ``pid`` has gone.
+
+    A profiler is between the two, so no pipe, and no death signal, comes through when the run is killed.
+    """
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        pass
+    except OSError:  # a kernel before 5.3: the deadlines end the session then
+        return
+    else:
+        select.select([handle], [], [])
+        os.close(handle)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

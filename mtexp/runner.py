@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from mtexp.baselines import Alone, Baselines, alone_of, baseline_spec, with_rates
+from mtexp.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.errors import HostError, ProfilerError
-from mtexp.evaluation import Comparison, Origin, evaluate
+from mtexp.evaluation import Comparison, Origin, begin, evaluate
 from mtexp.host import Device, cpu_device, environment, lease
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
 from mtexp.measurement import Measurement, measure
 from mtexp.profile_pass import profile
 from mtexp.spec import RunSpec
+from mtexp.telemetry import chosen, find_devices
 from mtexp.telemetry import facts as gpu_facts
-from mtexp.telemetry import find_devices
 from mtexp.tracking import record as records
+from mtexp.tracking.behind import Uploads
 from mtexp.tracking.plots import draw_run
 from mtexp.tracking.record import RunRecord
-from mtexp.tracking.upload import Upload, defer, log_or_defer
+from mtexp.tracking.store import warm as import_mlflow
+from mtexp.tracking.upload import Upload
 
 log = logging.getLogger(__name__)
 
@@ -46,58 +49,53 @@ class Job:
     progress: Progress = field(default=lambda text: None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of a job."""
-
-    record: RunRecord
-    uploads: tuple[Upload, ...]
-    """Of the run, its new baselines and its profile."""
-
-    @property
-    def ok(self) -> bool:
-        """True when the run finished; its verdict may still be INVALID."""
-        return self.record.status == "FINISHED"
-
-
 class Runner:
     """Runs jobs, one after another."""
 
     def __init__(self, forkserver: ForkserverStarter | None = None) -> None:
         self._forkserver = forkserver or ForkserverStarter()
         self._baselines = Baselines()
+        self.uploads = Uploads()
+        self.behind = False
+        """Whether records are sent behind the runs that follow; if not, a run ends when all of its own are sent."""
 
     def warm(self) -> None:
-        """Start importing torch beside whatever comes before the first run."""
+        """Import torch, in the forkserver, and MLflow, here, side by side."""
         self._forkserver.warm()
+        import_mlflow()
 
-    def run(self, job: Job) -> Outcome:
-        """Run one job to its record on disk and in MLflow.
+    def run(self, job: Job) -> RunRecord:
+        """Run one job to its record on disk and on its way to MLflow (``uploads``).
 
-        A failure of a tenant, of the host or of MLflow is in the outcome; nothing of it is lost or left behind.
+        A failure of a tenant or of the host is in the record, one of MLflow in ``uploads``; nothing is lost.
 
         Raises:
             LeaseBusy: No device became free.
             ConfigError: A baseline was required and is not there.
             RecordError: The record cannot be written.
-            KeyboardInterrupt: Somebody interrupted; what had been measured is on disk and, after one Ctrl-C, in MLflow.
+            KeyboardInterrupt: Somebody interrupted; what had been measured is on disk and, after one Ctrl-C, sent.
         """
         spec = job.spec
         with lease(_candidates(spec), wait_s=spec.lease_wait_s, label=f"{spec.mix} {spec.mps_settings}") as device:
-            point = _Point(job, device, self._starter(spec), self._baselines)
-            for attempt in range(1, job.retries + 2):
-                record = point.run(attempt)
-                if record.status == "FINISHED":
-                    break
-                if attempt <= job.retries:
-                    reason = record.failure.partition("\n")[0]
-                    job.progress(f"attempt {attempt} of {job.retries + 1} failed, trying again: {reason}")
-            if record.status == "FINISHED" and spec.profiler.kind != "none":
-                point.profile(record)
-        return Outcome(record=record, uploads=tuple(point.uploads))
+            starter = self._forkserver if spec.launcher == "forkserver" else InterpreterStarter()
+            try:
+                return self._run(_Point(job, device, starter, self._baselines, self.uploads))
+            finally:
+                if not self.behind:
+                    self.uploads.drain()
 
-    def _starter(self, spec: RunSpec) -> Starter:
-        return self._forkserver if spec.launcher == "forkserver" else InterpreterStarter()
+    def _run(self, point: _Point) -> RunRecord:
+        job = point.job
+        for attempt in range(1, job.retries + 2):
+            record = point.run(attempt)
+            if record.status == "FINISHED":
+                break
+            if attempt <= job.retries:
+                reason = record.failure.partition("\n")[0]
+                job.progress(f"attempt {attempt} of {job.retries + 1} failed, trying again: {reason}")
+        if record.status == "FINISHED" and job.spec.profiler.kind != "none":
+            point.profile(record)
+        return record
 
 
 @cache
@@ -109,10 +107,9 @@ def shared_runner() -> Runner:
 class _Point:
     """One job on the device it got."""
 
-    def __init__(self, job: Job, device: Device, starter: Starter, baselines: Baselines) -> None:
-        self.job, self.device, self.starter, self.baselines = job, device, starter, baselines
+    def __init__(self, job: Job, device: Device, starter: Starter, baselines: Baselines, uploads: Uploads) -> None:
+        self.job, self.device, self.starter, self.baselines, self.uploads = job, device, starter, baselines, uploads
         self.environment = environment(device) | (gpu_facts(device.uuid) if device.kind == "gpu" else {})
-        self.uploads: list[Upload] = []
 
     def run(self, attempt: int) -> RunRecord:
         spec, progress = self.job.spec, self.job.progress
@@ -123,51 +120,56 @@ class _Point:
         spec = with_rates(spec, alone)
         folder = self.job.folder if attempt == 1 else self.job.folder / f"attempt-{attempt}"
         origin = Origin(sweep=self.job.sweep, attempt=attempt, environment=self.environment)
+        origin = begin(spec, folder, origin, self.job.config)
         progress(f"{spec.mix} on {self.device}, {_sharing(spec)}")
-        measured = measure(spec, self.device, folder, self.starter, progress)
+        measured = self._measure(spec, folder)
         drift: dict[str, float] = {}
         try:
             if spec.baseline.recheck and measured.failure is None:
                 self._recheck(spec, alone, drift)
-        finally:  # an interrupt during the re-check does not cost the run its record
+            if not measured.hurried:
+                alone, partitioned = linked(alone), linked(partitioned)
+        finally:  # an interrupt of these does not cost the run its record
             compared = Comparison(alone=alone, partitioned=partitioned, drift_pct=drift)
-            record = self._keep(spec, measured, folder, compared, origin)
+            record, _ = self._keep(spec, measured, folder, compared, origin)
         return record
+
+    def _measure(self, spec: RunSpec, folder: Path) -> Measurement:
+        return measure(spec, self.device, folder, self.starter, self.job.progress, silence=self.uploads.silence)
 
     def profile(self, record: RunRecord) -> None:
         """The profiler's pass, as its own run, after the timed one."""
         origin = Origin(sweep=self.job.sweep, environment=self.environment, profile_of=record.record_id)
+        self.uploads.drain()  # a profiler's session is another process: nothing here knows when it measures
         try:
             for folder in profile(self.job.spec, self.device, record, self.job.folder, origin, self.job.progress):
-                self.uploads.append(log_or_defer(folder, self.job.spec.tracking))
+                self.uploads.send(folder, self.job.spec.tracking)
         except ProfilerError as error:
             log.warning("No profile; the timed results stand. %s", error)
 
     def _keep(
         self, spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin
-    ) -> RunRecord:
-        """Judge, write the record, send it; then let an interrupt go on."""
+    ) -> tuple[RunRecord, Future[Upload]]:
+        """Judge, write the record, have it sent; then let an interrupt go on."""
         record = evaluate(spec, measured, folder, compared, origin)
         record = records.save(record, folder, measured.samples, config=self.job.config)
+        self.job.progress("tracking")
         if measured.hurried:
-            upload = defer(folder, "interrupted twice.")
-        else:
-            draw_run(folder, measured.samples, record.window)
-            self.job.progress("tracking")
-            upload = log_or_defer(folder, spec.tracking)
-        self.uploads.append(upload)
+            self.uploads.abandon()
+        sent = self.uploads.send(folder, spec.tracking, lambda: draw_run(folder, measured.samples, record.window))
         if measured.stop is not None:
             raise measured.stop
-        return record
+        return record, sent
 
     def _measure_alone(self, spec: RunSpec, baseline_hash: str, place: str = "baselines") -> Alone | None:
         """Measure a baseline; one that fails or comes out INVALID is kept, and not compared with."""
         folder = self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}"
         self.job.progress(f"baseline of {spec.mix}")
         origin = Origin(sweep=self.job.sweep, baseline_hash=baseline_hash, environment=self.environment)
-        measured = measure(spec, self.device, folder, self.starter, self.job.progress)
-        record = self._keep(spec, measured, folder, Comparison(), origin)
-        return alone_of(record, measured.samples, folder, self.uploads[-1].run_id)
+        origin = begin(spec, folder, origin, self.job.config)
+        measured = self._measure(spec, folder)
+        record, sent = self._keep(spec, measured, folder, Comparison(), origin)
+        return alone_of(record, measured.samples, folder, sent)
 
     def _recheck(self, spec: RunSpec, alone: dict[str, Alone], drift_pct: dict[str, float]) -> None:
         """Measure the baselines once more; ``drift_pct`` gets the change of each tenant's mean latency."""
@@ -188,7 +190,7 @@ def _candidates(spec: RunSpec) -> list[Device]:
     """Devices that would do, best first."""
     if spec.runtime == "cpu":
         return [cpu_device()]
-    devices = [d for d in find_devices() if spec.device in ("", d.uuid)]
+    devices = chosen(find_devices(), spec.device)
     if not devices:
         raise HostError("no CUDA GPU is visible: nvidia-smi -L lists them, CUDA_VISIBLE_DEVICES hides them")
     return devices

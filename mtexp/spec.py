@@ -52,6 +52,23 @@ class WorkloadSpec:
     new_tokens: int = 32
     """Tokens generated per request (``generate`` only)."""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of one request: those generated (``decode``, ``generate``), else those of the input."""
+        return self.batch_size * {"decode": 1, "generate": self.new_tokens}.get(self.kind, self.seq_len)
+
+    @property
+    def request(self) -> str:
+        """What one request is, in words."""
+        words = {
+            "forward": "one forward pass over {batch_size} x {seq_len} tokens",
+            "prefill": "a KV cache filled from {batch_size} x {seq_len} tokens",
+            "decode": "the next token of {batch_size} sequences, from a KV cache of {seq_len} tokens each",
+            "generate": "{new_tokens} tokens generated after a prompt of {seq_len}, for {batch_size} sequences",
+            "train": "one training step (forward, backward, AdamW) over {batch_size} x {seq_len} tokens",
+        }
+        return words[self.kind].format(**asdict(self))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivalSpec:
@@ -198,6 +215,20 @@ class BaselineSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpec:
+    """The search that a run is a probe of (``experiment=capacity``); nothing of it changes what is measured."""
+
+    name: str = ""
+    """Empty = none."""
+    by: str = "load"
+    """``load`` or ``rate``: what the search varies."""
+    value: float = 0.0
+    """Of this probe."""
+    attainment_pct: float = 0.0
+    """Share of requests within the service level that the search asks for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingSpec:
     """Where results go."""
 
@@ -233,6 +264,7 @@ class RunSpec:
     profiler: ProfilerSpec = ProfilerSpec()
     baseline: BaselineSpec = BaselineSpec()
     tracking: TrackingSpec = TrackingSpec()
+    search: SearchSpec = SearchSpec()
     repetition: int = 0
     seed: int = 0
 
@@ -277,7 +309,7 @@ def content_hash(data: Any) -> str:
 
 
 def spec_hash(spec: RunSpec) -> str:
-    """Return the name of what ``spec`` measures; where it is tracked and how long it may wait do not change it.
+    """Return the name of what ``spec`` measures; where it is tracked, who asks and how long it may wait do not.
 
     A load names itself: the rate that it came to is measured, and differs from run to run.
     """
@@ -285,6 +317,6 @@ def spec_hash(spec: RunSpec) -> str:
     for tenant in data["tenants"]:
         if tenant["arrival"]["load"]:
             tenant["arrival"]["rate_rps"] = 0.0
-    for key in ("tracking", "deadlines", "lease_wait_s", "launcher"):
+    for key in ("tracking", "deadlines", "lease_wait_s", "launcher", "search"):
         del data[key]
     return content_hash(data)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from analysis.plots.samples import latency_ecdf, latency_over_time, telemetry
+from analysis.plots.combinations import combinations, shares
+from analysis.plots.samples import latency_by_clock, latency_ecdf, latency_over_time, telemetry
 from analysis.plots.sharing import (
     energy,
     event_timer,
@@ -21,7 +22,7 @@ from analysis.plots.sharing import (
     slowdown_by_tenant,
     stp_by_mix,
 )
-from analysis.plots.workloads import latency_load, scaling, slo_attainment, tokens, workloads
+from analysis.plots.workloads import capacity, latency_load, scaling, slo_attainment, tokens, workloads
 from analysis.pooling import Results
 
 
@@ -52,11 +53,25 @@ FIGURES = (
         stp_by_mix,
     ),
     Figure(
+        "combinations",
+        "Which combinations pay",
+        "Each point is a mix under a sharing mode: how much gets done, and what the tenant that is worst off pays. "
+        "Right of 1 the mix gets more done than taking turns. Intervals are under the pointer and in the table.",
+        combinations,
+    ),
+    Figure(
         "slowdown-by-tenant",
         "Slowdown and tail by tenant",
         "Slowdown of the mean latency and of the highest percentile that the iterations support, tenant by tenant, in "
         "the largest mixes of different models. Bars are 95 % intervals.",
         slowdown_by_tenant,
+    ),
+    Figure(
+        "shares",
+        "How much of the device a tenant needs",
+        "Slowdown under MPS percentages, against the tenant alone on the whole device and, where it was measured "
+        "(baseline.partitioned=true), alone under the same percentage. Bars, of the former, are 95 % intervals.",
+        shares,
     ),
     Figure(
         "fairness",
@@ -86,6 +101,12 @@ FIGURES = (
         latency_over_time,
     ),
     Figure(
+        "latency-by-clock",
+        "Latency and the SM clock",
+        "The same requests, coloured by the SM clock while they ran: what slows down with it, the clock explains.",
+        latency_by_clock,
+    ),
+    Figure(
         "latency-ecdf",
         "Latency, alone and shared",
         "Share of requests served within a time (logarithmic). The further a line lies to the right of the dotted one, "
@@ -101,7 +122,8 @@ FIGURES = (
     Figure(
         "energy",
         "Energy per request",
-        "Energy of the whole device over the window, by the requests in it; requests of different models differ.",
+        "Energy of the whole device over the window, by the requests in it; requests of different models differ. Bars "
+        "are 95 % intervals.",
         energy,
     ),
     Figure(
@@ -133,6 +155,12 @@ FIGURES = (
         "Service levels",
         "Requests within the service level of their tenant.",
         slo_attainment,
+    ),
+    Figure(
+        "capacity",
+        "Capacity",
+        "The highest load at which every tenant keeps its level (dot), up to the lowest that was seen to miss it.",
+        capacity,
     ),
 )
 

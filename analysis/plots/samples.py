@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
+from analysis.alone import Measured
 from analysis.frames import rows_of
 from analysis.plots import theme
 from analysis.pooling import Results, in_order
@@ -73,6 +74,49 @@ def latency_over_time(results: Results) -> go.Figure | None:
     return theme.figure(fig, height=330 * len(points) + 80)
 
 
+def latency_by_clock(results: Results) -> go.Figure | None:
+    """Requests of the showcase mix over time, coloured by the SM clock; a panel a sharing mode."""
+    points, found = showcase(results), results.data.telemetry
+    if points.empty or "gpu_sm_clock_mhz" not in found:
+        return None
+    panels = []
+    for point in rows_of(points):
+        record = str(point["records"][0])
+        clock = found[found["record_id"] == record].dropna(subset="gpu_sm_clock_mhz")
+        own = results.tenants[results.tenants["point"] == point["point"]]
+        parts = [results.data.samples(record, t["ids"][0]).assign(label=t["label"]) for t in rows_of(own)]
+        samples = pd.concat(parts, ignore_index=True)
+        at, times = samples["end_ns"].to_numpy(), clock["monotonic_ns"].to_numpy()
+        if (
+            len(times) and len(at) and times.min() <= at.max() and times.max() >= at.min()
+        ):  # an old export lost its clock
+            samples["clock_mhz"] = np.interp(at, times, clock["gpu_sm_clock_mhz"].to_numpy())
+            panels.append((f"{point['mix']}, {point['sharing']}", samples))
+    if not panels:
+        return None
+    fig = make_subplots(len(panels), 1, subplot_titles=[title for title, _ in panels], vertical_spacing=0.13)
+    for row, (_, samples) in enumerate(panels, 1):
+        kept = samples.iloc[np.unique(np.linspace(0, len(samples) - 1, _MOST_POINTS).round().astype(int))]
+        fig.add_scatter(
+            x=(kept["end_ns"] - samples["start_ns"].min()) / 1e9,
+            y=kept["latency_ms"],
+            mode="markers",
+            marker={"size": 4, "color": kept["clock_mhz"], "coloraxis": "coloraxis"},
+            hovertext=[f"{r['label']}: {r['latency_ms']:.2f} ms at {r['clock_mhz']:.0f} MHz" for r in rows_of(kept)],
+            hoverinfo="text",
+            showlegend=False,
+            row=row,
+            col=1,
+        )
+    theme.figure(fig, height=300 * len(panels) + 80)
+    fig.update_layout(
+        coloraxis={"colorscale": "Cividis", "colorbar": {"title": {"text": "SM clock (MHz)"}, "thickness": 12}}
+    )
+    fig.update_yaxes(title_text="latency (ms)", type="log", tickvals=theme.LOG_TICKS)
+    fig.update_xaxes(title_text="time since the first start (s)")
+    return fig
+
+
 def _latencies(
     fig: go.Figure, mine: pd.DataFrame, tenant: dict[str, Any], origin_ns: int, row: int, shown: set[str]
 ) -> None:
@@ -123,12 +167,12 @@ def latency_ecdf(results: Results) -> go.Figure | None:
     own = results.tenants[results.tenants["point"].isin(points["point"])]
     labels = list(dict.fromkeys(own["label"]))
     rows, columns = theme.grid(len(labels))
-    fig = make_subplots(rows, columns, subplot_titles=labels, shared_yaxes=True, vertical_spacing=0.2)
+    fig = make_subplots(rows, columns, subplot_titles=labels, shared_yaxes=True, vertical_spacing=0.36 / rows)
     sharings = points.set_index("point")["sharing"]
     shown: set[str] = set()
     for label, (row, column) in zip(labels, theme.positions(len(labels), columns), strict=True):
         mine = rows_of(own[own["label"] == label].drop_duplicates("point"))
-        alone = _alone(results, mine[0]["baseline_record_ids"])
+        alone = _alone(results, mine[0]["compared"][0])
         lines = [("alone", alone, "#7B8794", "dot")]
         for tenant in mine:
             sharing = str(sharings[tenant["point"]])
@@ -143,7 +187,7 @@ def latency_ecdf(results: Results) -> go.Figure | None:
     if not shown:
         return None
     theme.figure(fig, height=300 * rows + 90)
-    fig.update_xaxes(title_text="latency (ms)", type="log")
+    fig.update_xaxes(title_text="latency (ms)", type="log", tickvals=theme.LOG_TICKS)
     fig.update_yaxes(title_text="share of requests (%)", col=1, range=[0, 101])
     return fig
 
@@ -163,12 +207,8 @@ def _step(fig: go.Figure, name: str, values: NDArray[np.float64], line: dict[str
     )
 
 
-def _alone(results: Results, record_ids: tuple[str, ...]) -> NDArray[np.float64]:
-    baselines = results.data.baselines
-    found = baselines[baselines["record_id"].isin(record_ids)]
-    pairs = zip(found["record_id"], found["tenant"], strict=True)
-    parts = [results.data.samples(str(r), str(t))["latency_ms"].to_numpy() for r, t in pairs]
-    return np.concatenate([np.empty(0), *parts])
+def _alone(results: Results, group: tuple[Measured, ...]) -> NDArray[np.float64]:
+    return np.concatenate([np.empty(0), *(results.data.samples(*own)["latency_ms"].to_numpy() for own in group)])
 
 
 def _together(results: Results, tenant: dict[str, Any]) -> NDArray[np.float64]:

@@ -6,6 +6,8 @@ figure, or None where the data have nothing for it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,8 +19,10 @@ from analysis.plots import theme
 from analysis.pooling import Results, in_order
 
 _MOST_MIXES = 6
-_FEWEST_CELLS = 4
-"""A sharing mode with fewer measured pairs gets no panel beside others that have more."""
+_SPARSE = 3
+"""A sharing mode with fewer than one in so many of the pairs that another has gets no panel beside it."""
+_MOST_CELLS = 18
+"""Cells side by side in which a figure can be read."""
 _ROLES = {"encoder": 0, "decoder": 1}
 
 _SLOWDOWN_TICKS = [0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12]  # the scale is symmetric about 1, a slowdown is not
@@ -38,54 +42,58 @@ def _heat_maps(found: pd.DataFrame, across: str, down: str) -> go.Figure | None:
     if found.empty:
         return None
     cells_of = found["sharing"].value_counts()
-    sharings = in_order(cells_of[cells_of >= min(_FEWEST_CELLS, cells_of.max())].index.to_numpy())
+    sharings = in_order(cells_of[cells_of >= cells_of.max() / _SPARSE].index.to_numpy())
     found = found[found["sharing"].isin(sharings)]
     victims, neighbours = _ordered(found, "victim", "role"), _ordered(found, "neighbour", "neighbour_role")
-    fig = make_subplots(1, len(sharings), subplot_titles=sharings, shared_yaxes=True, horizontal_spacing=0.03)
+    rows, columns = theme.grid(len(sharings), max(1, _MOST_CELLS // len(neighbours)))
+    panel_px = 44 * len(victims) + 120
+    fig = make_subplots(
+        rows, columns, subplot_titles=sharings, shared_yaxes=True, horizontal_spacing=0.03,
+        vertical_spacing=min(0.5, 120 / (rows * panel_px)),
+    )  # fmt: skip
+    for sharing, place in zip(sharings, theme.positions(len(sharings), columns), strict=True):
+        _cells(fig, found[found["sharing"] == sharing], victims, neighbours, place)
+    theme.figure(fig, height=rows * panel_px + 60)
     reach = max(0.5, float((found["slowdown"] - 1).abs().max()))
-    for column, sharing in enumerate(sharings, 1):
-        cells = {(r["victim"], r["neighbour"]): r for r in rows_of(found[found["sharing"] == sharing])}
-        rows = [[cells.get((victim, neighbour)) for neighbour in neighbours] for victim in victims]
-        fig.add_heatmap(
-            x=neighbours,
-            y=victims,
-            z=[[cell["slowdown"] if cell else None for cell in row] for row in rows],
-            text=[[f"{cell['slowdown']:.2f}" if cell else "" for cell in row] for row in rows],
-            hovertext=[
-                [
-                    f"{cell['victim']} beside {cell['neighbour']}: {theme.interval_text(cell, 'slowdown', 3)}"
-                    if cell
-                    else "not measured"
-                    for cell in row
-                ]
-                for row in rows
-            ],
-            texttemplate="%{text}",
-            hoverinfo="text",
-            coloraxis="coloraxis",
-            xgap=2,
-            ygap=2,
-            row=1,
-            col=column,
-        )
-    theme.figure(fig, height=theme.rows_height(len(victims), each=48, frame=190))
+    bar = {"title": {"text": "slowdown"}, "thickness": 12, "tickvals": _SLOWDOWN_TICKS}
     fig.update_layout(
-        coloraxis={
-            "colorscale": theme.DIVERGING,
-            "cmin": 1 - reach,
-            "cmax": 1 + reach,
-            "colorbar": {
-                "title": {"text": "slowdown"},
-                "thickness": 12,
-                "tickvals": [0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12],
-            },
-        },
+        coloraxis={"colorscale": theme.DIVERGING, "cmin": 1 - reach, "cmax": 1 + reach, "colorbar": bar},
         margin={"t": 50},
     )
-    fig.update_xaxes(title_text=across, showgrid=False, tickangle=30)
+    fig.update_xaxes(showgrid=False, tickangle=35)
+    fig.update_xaxes(title_text=across, row=rows)
     fig.update_yaxes(autorange="reversed", showgrid=False)
     fig.update_yaxes(title_text=f"{down} (pays)", col=1)
     return fig
+
+
+def _cells(
+    fig: go.Figure, found: pd.DataFrame, victims: list[str], neighbours: list[str], place: tuple[int, int]
+) -> None:
+    """One panel: a cell a pair; its interval under the pointer."""
+    cells = {(r["victim"], r["neighbour"]): r for r in rows_of(found)}
+    grid = [[cells.get((victim, neighbour)) for neighbour in neighbours] for victim in victims]
+
+    def said(cell: dict[str, Any] | None) -> str:
+        if cell is None:
+            return "not measured"
+        return f"{cell['victim']} beside {cell['neighbour']}: {theme.interval_text(cell, 'slowdown', 3)}"
+
+    fig.add_heatmap(
+        x=neighbours,
+        y=victims,
+        z=[[cell["slowdown"] if cell else None for cell in row] for row in grid],
+        text=[[f"{cell['slowdown']:.2f}" if cell else "" for cell in row] for row in grid],
+        hovertext=[[said(cell) for cell in row] for row in grid],
+        texttemplate="%{text}",
+        textfont={"size": 12},
+        hoverinfo="text",
+        coloraxis="coloraxis",
+        xgap=2,
+        ygap=2,
+        row=place[0],
+        col=place[1],
+    )
 
 
 def _ordered(found: pd.DataFrame, name: str, role: str) -> list[str]:
@@ -265,7 +273,7 @@ def event_timer(results: Results) -> go.Figure | None:
                 col=column,
             )  # fmt: skip
     theme.figure(fig, height=460)
-    fig.update_xaxes(title_text="slowdown by the host clock", range=[0, most])
+    fig.update_xaxes(title_text="slowdown (host clock)", range=[0, most])
     fig.update_yaxes(range=[0, most])
-    fig.update_yaxes(title_text="slowdown by the event timer", col=1)
+    fig.update_yaxes(title_text="slowdown (event timer)", col=1)
     return fig

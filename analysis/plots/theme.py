@@ -67,7 +67,7 @@ def figure(fig: go.Figure, *, height: int = 420, legend: str = "top") -> go.Figu
         height=height,
         font={"family": FONT, "size": 13, "color": INK},
         margin={"l": 70, "r": 30, "t": 70 if legend == "top" else 40, "b": 60},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.06, "x": 0, "title": None}
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1 + 34 / (height - 130), "x": 0, "title": None}
         if legend == "top"
         else {"title": None},
         hoverlabel={"font": {"family": FONT}},
@@ -94,8 +94,8 @@ def error_bars(frame: pd.DataFrame, name: str) -> dict[str, Any]:
     }
 
 
-def _reach(values: pd.Series[Any]) -> list[float]:
-    return [float(v) for v in np.nan_to_num(values.to_numpy(np.float64), nan=0.0).clip(min=0)]
+def _reach(values: pd.Series[Any]) -> list[float | None]:
+    return [float(v) if np.isfinite(v) else None for v in values.to_numpy(np.float64).clip(min=0)]
 
 
 def interval_text(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
@@ -105,6 +105,10 @@ def interval_text(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
     if low in row and np.isfinite(row[low]):
         value += f" [{row[low]:.{digits}f}, {row[high]:.{digits}f}]"
     return value
+
+
+LOG_TICKS = [digit * 10.0**power for power in range(-2, 6) for digit in (1, 2, 5)]
+"""Of logarithmic axes, whole numbers in full: plotly would write 2 where it means 20."""
 
 
 def axis_title(name: str, text: str = "") -> str:

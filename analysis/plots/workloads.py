@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis import tables
+from analysis.capacity import capacities
 from analysis.frames import rows_of
 from analysis.plots import theme
 from analysis.pooling import Results, in_order
@@ -127,6 +128,34 @@ def slo_attainment(results: Results) -> go.Figure | None:
         return None
     fig = _grouped(_with_neighbours(results, frame), ["slo_attainment_pct"], ["requests within the service level (%)"])
     fig.update_xaxes(range=[0, 103])
+    return fig
+
+
+def capacity(results: Results) -> go.Figure | None:
+    """What each search for a capacity came to: from the highest value kept (dot) to the lowest missed (end)."""
+    frame = capacities(results.data).drop_duplicates("search").dropna(subset="kept")
+    if frame.empty:
+        return None
+    fig = go.Figure()
+    for (sharing, by), rows in frame.groupby(["sharing", "by"], observed=True):
+        colour, symbol, _, _ = theme.sharing_style(str(sharing))
+        unit = "load" if by == "load" else "requests/s"
+        fig.add_scatter(
+            x=rows["kept"],
+            y=rows["mix"],
+            error_x={"array": rows["missed"] - rows["kept"], "arrayminus": [0.0] * len(rows), "symmetric": False},
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 10},
+            name=f"{sharing}, {unit}",
+            hovertext=[
+                f"{r['mix']}, {sharing}: {unit} {r['kept']:.3g} kept, {r['missed']:.3g} missed ({r['probes']} runs)"
+                for r in rows_of(rows)
+            ],
+            hoverinfo="text",
+        )
+    theme.figure(fig, height=theme.rows_height(frame["mix"].nunique(), each=40))
+    fig.update_xaxes(title_text="load of every tenant (share of its own baseline), or requests/s", rangemode="tozero")
+    fig.update_yaxes(automargin=True)
     return fig
 
 

@@ -18,11 +18,14 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import setup_globals
+from hydra.core.utils import JobReturn, setup_globals
+from hydra.experimental.callback import Callback
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -121,8 +124,27 @@ def apply_values(overrides: Sequence[Override], config: DictConfig) -> None:
 
 
 def trust_plan() -> None:
-    """Keep Hydra's sweeper from composing every point once more before the first one runs: the plan has done it."""
-    BasicSweeper.validate_batch_is_legal = lambda self, batch: None
+    """Keep Hydra's sweeper from composing every point once more before the first one runs: the plan has done it.
+
+    The base class is told: Hydra executes the modules of its plugins anew as it starts, so BasicSweeper is another one.
+    """
+    Sweeper.validate_batch_is_legal = lambda self, batch: None
+
+
+class Forget(Callback):
+    """Drops what Hydra's launchers keep of every job until the sweep ends: two copies of its whole configuration."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Called by Hydra (``hydra.callbacks`` in conf/config.yaml); of a result, nobody reads these."""
+        job_return.cfg = job_return.hydra_cfg = None
+
+
+def compose_job(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str]) -> schema.Config:
+    """Return the configuration that a job of a running sweep will see."""
+    composed = loader.load_sweep_config(master, list(overrides))
+    with open_dict(composed):
+        composed.pop("hydra")
+    return to_config(composed)
 
 
 def to_config(composed: DictConfig) -> schema.Config:

@@ -15,11 +15,13 @@ from mtexp.config.schema import (
     MpsMode,
     MpsSettingsConfig,
     Profiler,
+    SearchBy,
     SharingMode,
     Shrink,
     Store,
 )
 from mtexp.config.tenants import tenant_specs
+from mtexp.config.tokens import parse_mix
 from mtexp.errors import ConfigError
 from mtexp.host import Device
 from mtexp.spec import (
@@ -28,6 +30,7 @@ from mtexp.spec import (
     MeasureSpec,
     ProfilerSpec,
     RunSpec,
+    SearchSpec,
     SharingSpec,
     TelemetrySpec,
     TenantSpec,
@@ -56,7 +59,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
     _check_memory(config, tenants, device)
     deadlines, lease = config.deadlines, config.lease
     return RunSpec(
-        mix=config.mix.name,
+        mix=_mix_name(config),
         tenants=tenants,
         measure=_measure(config),
         sharing=sharing,
@@ -70,6 +73,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
         profiler=_profiler(config, device),
         baseline=_baseline(config),
         tracking=_tracking(config),
+        search=_search(config),
         repetition=config.repetition,
         seed=config.seed,
     )
@@ -87,6 +91,24 @@ def _check_top(config: Config) -> None:
         raise ConfigError("sweep", config.sweep, "letters, digits, dot, _ and -", "It names a folder: shorten it.")
     if config.rerun_invalid and not config.resume:
         raise ConfigError("rerun_invalid", "true", "false without resume", "Add resume=true.")
+
+
+def _mix_name(config: Config) -> str:
+    """Name of the mix; where models were swapped, added, dropped or counted otherwise, the token of what is left."""
+    counts: dict[str, int] = {}
+    for tenant in config.mix.tenants.values():
+        counts[tenant.name] = counts.get(tenant.name, 0) + tenant.count
+    if not config.mix.models or parse_mix(config.mix.models) == counts:
+        return config.mix.name
+    return "+".join(model if count == 1 else f"{model}*{count}" for model, count in counts.items())
+
+
+def _search(config: Config) -> SearchSpec:
+    c = config.capacity
+    if not c.search:
+        return SearchSpec()
+    value = config.arrival.load if c.by is SearchBy.load else config.arrival.rate
+    return SearchSpec(name=c.search, by=c.by.name, value=value, attainment_pct=c.attainment_pct)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -222,6 +244,9 @@ def _check_loads(config: Config, tenants: tuple[TenantSpec, ...]) -> None:
         if tenant.arrival.load and config.baseline.mode is Baseline.skip:
             remedy = "Use baseline=auto, or give arrival.rate in requests a second."
             raise ConfigError("arrival.load", tenant.arrival.load, "0 with baseline=skip (nothing to scale)", remedy)
+        if tenant.slo_factor and config.baseline.mode is Baseline.skip:
+            key, remedy = f"{tenant.id}: slo_factor", "Use baseline=auto, or give slo_ms."
+            raise ConfigError(key, tenant.slo_factor, "0 with baseline=skip (nothing to multiply)", remedy)
 
 
 def _check_memory(config: Config, tenants: tuple[TenantSpec, ...], device: Device) -> None:

@@ -61,10 +61,12 @@ def choose_device(runtime: RuntimeConfig, hardware: Hardware) -> Device:
         raise ConfigError("runtime", "gpu", "auto, cpu (no GPU was found here)", _gpu_remedy(hardware, "runtime=cpu"))
     if not wanted:
         return hardware.gpus[0]
-    for device in hardware.gpus:
-        if wanted in (device.uuid, str(device.index)):
-            return device
+    from mtexp.telemetry.nvml import chosen
+
+    if devices := chosen(hardware.gpus, wanted):
+        return devices[0]
     found = [device.uuid for device in hardware.gpus]
+    found += [instance.uuid for device in hardware.gpus for instance in device.mig_instances]
     raise ConfigError("runtime.device", wanted, found, "Name one of these, or leave it empty for the first free one.")
 
 

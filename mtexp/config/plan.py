@@ -21,6 +21,7 @@ from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware, elsewhere, probe
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
 from mtexp.config.schema import Config
+from mtexp.config.search import SWEEPER, search_rule
 from mtexp.config.sections import SectionedComposer
 from mtexp.errors import ConfigError
 from mtexp.spec import RunSpec
@@ -56,6 +57,8 @@ class Plan:
     multirun: bool
     serial: bool
     """The points run in this process, one after another."""
+    search: bool = False
+    """Each point is searched for its capacity: how many runs that takes is known at the end."""
 
 
 def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Plan:
@@ -86,18 +89,24 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
         folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused([translate(error, composer, overrides)]) from error
-    if multirun and launcher in _LAUNCHERS_ELSEWHERE:
-        hardware = elsewhere
+    search = OmegaConf.select(hydra, "sweeper._target_") == SWEEPER
+    if search:
+        _check_search(composer, overrides, multirun=multirun)
     if multirun:
         points = _points(composer, overrides, hydra)
         _check_points(composer, points)
-        planned = _convert(composer, points, hardware())
+        planned = _convert(composer, points, hardware_for(launcher, hardware), search=search)
     else:
         planned = [PlannedPoint(tuple(overrides), _to_spec(config, hardware()))]
     _check_folder(config, folder)
     flags = ["--multirun"] if multirun and not args.multirun else []
     command = [*flags, *(a for a in argv if a not in args.overrides), *overrides]
-    return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial)
+    return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search)
+
+
+def hardware_for(launcher: str, hardware: Callable[[], Hardware] = probe) -> Hardware:
+    """Return what the points may be placed on: the devices of this host unless ``launcher`` takes them elsewhere."""
+    return elsewhere() if launcher in _LAUNCHERS_ELSEWHERE else hardware()
 
 
 def _with_sweep(overrides: list[str]) -> list[str]:
@@ -147,6 +156,19 @@ def _check_sweep(composer: Composer, overrides: Sequence[str], *, multirun: bool
             raise Refused([ConfigError(key, value, "one value: it decides what the sweep is", remedy)])
 
 
+def _check_search(composer: Composer, overrides: Sequence[str], *, multirun: bool) -> None:
+    """Refuse a search in a single run, and a rate beside the one that it looks for."""
+    if not multirun:
+        remedy = "Add -m, or use +experiment=capacity."
+        raise Refused([ConfigError("hydra/sweeper", "capacity", "a sweep: a search is several runs", remedy)])
+    for text in overrides:
+        override = composer.parse(text)
+        if override.key_or_group in ("arrival.load", "arrival.rate"):
+            what = "nothing in a search for it"
+            remedy = "Use capacity.low and capacity.high (capacity.by=load or rate), or a tenant's own arrival."
+            raise Refused([ConfigError(override.key_or_group, value_text(override), what, remedy)])
+
+
 def _check_points(composer: Composer, points: Sequence[Sequence[str]]) -> None:
     """Refuse misspelt choices and keys of the points themselves (an experiment's sweep included)."""
     problems: dict[str, ConfigError] = {}
@@ -166,20 +188,25 @@ def _points(composer: Composer, overrides: Sequence[str], hydra: DictConfig) -> 
     """Return the points that Hydra will run; another sweeper than the basic one chooses its points as it goes."""
     fixed = [text for text in overrides if composer.parse(text).is_hydra_override()]
     task = [text for text in overrides if text not in fixed]
-    if OmegaConf.select(hydra, "sweeper._target_") != _BASIC_SWEEPER:
+    if OmegaConf.select(hydra, "sweeper._target_") not in (_BASIC_SWEEPER, SWEEPER):
         return [[text for text in task if not composer.parse(text).is_sweep_override()]]
     params = {str(key): value for key, value in (hydra.sweeper.params or {}).items()}
     return [[*fixed, *point] for point in composer.split(task, params)]
 
 
-def _convert(composer: Composer, points: Sequence[Sequence[str]], hardware: Hardware) -> list[PlannedPoint]:
+def _convert(
+    composer: Composer, points: Sequence[Sequence[str]], hardware: Hardware, *, search: bool = False
+) -> list[PlannedPoint]:
     """Convert every point; stop early when there are enough problems to show."""
     sections = SectionedComposer(composer)
     planned: list[PlannedPoint] = []
     problems: dict[str, ConfigError] = {}
     for overrides in points:
         try:
-            planned.append(PlannedPoint(tuple(overrides), to_spec(_config(composer, sections, overrides), hardware)))
+            config = _config(composer, sections, overrides)
+            planned.append(PlannedPoint(tuple(overrides), to_spec(config, hardware)))
+            if search:
+                search_rule(config, planned[-1].spec)
         except ConfigError as error:
             problems.setdefault(str(error), error)
             if len(problems) >= _MAX_PROBLEMS:

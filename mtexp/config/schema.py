@@ -30,6 +30,7 @@ Launcher = Enum("Launcher", ["forkserver", "interpreter"])
 Profiler = Enum("Profiler", ["none", "nsys", "ncu", "torch"])
 Baseline = Enum("Baseline", ["auto", "require", "skip"])
 Store = Enum("Store", ["sqlite", "server"])
+SearchBy = Enum("SearchBy", ["load", "rate"])
 
 
 @dataclass(kw_only=True)
@@ -104,6 +105,8 @@ class MixConfig:
 
     name: str = ""
     """Name of the mix, or the token it was made from."""
+    models: str = ""
+    """The models that go by that name, as a token; a mix whose models were swapped is called by its own."""
     tenants: dict[str, TenantConfig] = field(default_factory=dict)
     """By tenant id; ``models@mix.tenants.<id>=<model>`` swaps, ``+`` adds, ``~`` drops."""
 
@@ -272,6 +275,26 @@ class BaselineConfig:
 
 
 @dataclass(kw_only=True)
+class CapacityConfig:
+    """The search for the highest rate at which every tenant keeps its service level (``experiment=capacity``)."""
+
+    by: SearchBy = SearchBy.load
+    """What is searched: ``load`` (share of each tenant's own baseline throughput) or ``rate`` (requests a second)."""
+    low: float | None = None
+    """Lowest value tried; null = a load of 0.05."""
+    high: float | None = None
+    """Highest value tried; null = a load of 1."""
+    tolerance_pct: float = 5.0
+    """Done when the lowest missed value is at most so much above the highest kept one."""
+    max_probes: int = 12
+    """Most runs of one search."""
+    attainment_pct: float = 99.0
+    """Share of each tenant's requests that must be within its level."""
+    search: str = ""
+    """Which search a run is a probe of; the search sets it."""
+
+
+@dataclass(kw_only=True)
 class TrackingConfig:
     """Where results go."""
 
@@ -309,6 +332,7 @@ class Config:
     profiler: ProfilerConfig = field(default_factory=ProfilerConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    capacity: CapacityConfig = field(default_factory=CapacityConfig)
     seed: int = 0
     """Seed of weights, inputs and arrivals."""
     repetition: int = 0

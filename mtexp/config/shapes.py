@@ -22,6 +22,9 @@ _NAMES = {
 }
 """What the field of a dimension is called, by architecture."""
 
+_OTHER_SIZES = ("type_vocab_size", "max_relative_positions", "position_buckets")
+_MAX_SIZE = 2**31 - 1
+
 GATED = frozenset({"llama", "mistral"})
 """Architectures whose feed-forward has three matrices."""
 
@@ -69,6 +72,20 @@ def dimensions(shape: Mapping[str, Any]) -> Dimensions | None:
     )
 
 
+def not_sizes(shape: Mapping[str, Any]) -> str:
+    """Return the first of ``shape``'s sizes that is none, as ``name=value``; empty when all are integers or absent."""
+    for name in (*(name for names in _NAMES.values() for name in names), *_OTHER_SIZES):
+        value = shape.get(name)
+        if value is not None and not (type(value) is int and abs(value) <= _MAX_SIZE):
+            return f"{name}={str(value)[:30]}"
+    return ""
+
+
+def _size(shape: Mapping[str, Any], name: str, default: int) -> int:
+    value = shape.get(name)
+    return default if value is None else int(value)
+
+
 def count_parameters(architecture: str, shape: Mapping[str, Any]) -> int | None:
     """Return the number of parameters, tied weights once; None for an architecture without a formula here.
 
@@ -85,25 +102,32 @@ def _encoder_layers(d: Dimensions) -> int:
 
 
 def _bert(d: Dimensions, shape: Mapping[str, Any]) -> int:
-    rows = d.vocab + d.positions + int(shape.get("type_vocab_size", 2))
+    rows = d.vocab + d.positions + _size(shape, "type_vocab_size", 2)
     pooler = d.hidden * d.hidden + d.hidden
     return (rows + 2) * d.hidden + _encoder_layers(d) + pooler
 
 
 def _deberta_v2(d: Dimensions, shape: Mapping[str, Any]) -> int:
-    rows = d.vocab + int(shape.get("type_vocab_size", 0)) + 2
+    rows = d.vocab + _size(shape, "type_vocab_size", 0) + 2
     if shape.get("position_biased_input", True):
         rows += d.positions
     if shape.get("relative_attention", False):
-        reach = int(shape.get("max_relative_positions", -1))
-        buckets = int(shape.get("position_buckets", -1))
+        reach = _size(shape, "max_relative_positions", -1)
+        buckets = _size(shape, "position_buckets", -1)
         rows += 2 * (buckets if buckets > 0 else reach if reach > 0 else d.positions)
         rows += 2 if "layer_norm" in str(shape.get("norm_rel_ebd", "none")) else 0
     total = rows * d.hidden + _encoder_layers(d)
     if shape.get("relative_attention", False) and not shape.get("share_att_key", False):
-        kinds = len(shape.get("pos_att_type") or ())
+        kinds = len(_words(shape.get("pos_att_type")))
         total += d.layers * kinds * (d.hidden * d.hidden + d.hidden)
     return total
+
+
+def _words(value: Any) -> list[Any]:
+    """A list, or one written as ``p2c|c2p``, as on the hub."""
+    if isinstance(value, str):
+        return value.split("|") if value else []
+    return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def _gpt2(d: Dimensions, shape: Mapping[str, Any]) -> int:
@@ -166,7 +190,7 @@ def shrink(shape: Mapping[str, Any]) -> dict[str, Any]:
             small[name] = value
     if "pooler_hidden_size" in shape:
         small["pooler_hidden_size"] = hidden
-    if int(shape.get("position_buckets") or -1) > 0:
+    if _size(shape, "position_buckets", -1) > 0:
         small["position_buckets"] = min(16, int(shape["position_buckets"]))
     small |= {name: 0 for name in ("bos_token_id", "eos_token_id") if shape.get(name) is not None}
     return small

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from mtexp.config.checks import at_least, within
 from mtexp.config.memory import limit_mib
-from mtexp.config.schema import Arrival, Attention, Config, Role, TenantConfig, Weights, Workload
-from mtexp.config.shapes import count_parameters, dimensions, needed_positions, shrink, shrink_stressor
+from mtexp.config.schema import Arrival, ArrivalConfig, Attention, Config, Role, TenantConfig, Weights, Workload
+from mtexp.config.shapes import count_parameters, dimensions, needed_positions, not_sizes, shrink, shrink_stressor
 from mtexp.config.traces import read_trace
 from mtexp.errors import ConfigError
 from mtexp.spec import ArrivalSpec, ModelSpec, MpsLimits, TenantSpec, WorkloadSpec
@@ -163,10 +163,12 @@ def _local_shape(key: str, source: str, file: Path, allowed: str) -> tuple[str, 
     try:
         with file.open(encoding="utf-8") as text:
             shape = json.loads(text.read(_MAX_CONFIG_BYTES))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{key}.source", source, allowed, f"config.json cannot be read: {error}.") from error
     if not isinstance(shape, dict) or not isinstance(shape.get("model_type"), str):
         raise ConfigError(f"{key}.source", source, allowed, "Its config.json names no model_type.")
+    if wrong := not_sizes(shape):
+        raise ConfigError(f"{key}.source", source, allowed, f"Its config.json has {wrong}, which is no size.")
     return shape["model_type"], shape
 
 
@@ -212,6 +214,8 @@ def _attention(config: Config, key: str, tenant: TenantConfig) -> Attention:
 
 def _arrival(config: Config, key: str, tenant: TenantConfig) -> ArrivalSpec:
     own, run = tenant.arrival, config.arrival
+    if own.kind is Arrival.closed:  # a closed-loop neighbour of open-loop tenants: the run's rate is theirs
+        run = ArrivalConfig()
     kind_key, kind = _own(own.kind, f"{key}.arrival.kind", run.kind, "arrival")
     rate_key, rate = _own(own.rate, f"{key}.arrival.rate", run.rate, "arrival.rate")
     load_key, load = _own(own.load, f"{key}.arrival.load", run.load, "arrival.load")

@@ -48,7 +48,7 @@ def _mix(token: str) -> dict[str, object] | None:
         return None
     defaults: list[object] = [{f"/models@tenants.{model}": model} for model in counts]
     tenants = {model: {"count": count} for model, count in counts.items()}
-    return {"defaults": [*defaults, "_self_"], "name": token, "tenants": tenants}
+    return {"defaults": [*defaults, "_self_"], "name": token, "models": token, "tenants": tenants}
 
 
 def _mps_settings(token: str) -> dict[str, object] | None:

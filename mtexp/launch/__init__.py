@@ -1,7 +1,15 @@
 """Starting, watching and stopping tenant processes. May touch: subprocess, multiprocessing, signals; never torch."""
 
-from mtexp.launch.cores import CorePlan, plan_cores
+from mtexp.launch.cores import CorePlan, leased_cores, plan_cores
 from mtexp.launch.group import TenantGroup
 from mtexp.launch.starters import ForkserverStarter, InterpreterStarter, Starter
 
-__all__ = ["CorePlan", "ForkserverStarter", "InterpreterStarter", "Starter", "TenantGroup", "plan_cores"]
+__all__ = [
+    "CorePlan",
+    "ForkserverStarter",
+    "InterpreterStarter",
+    "Starter",
+    "TenantGroup",
+    "leased_cores",
+    "plan_cores",
+]

@@ -106,7 +106,7 @@ class TenantGroup:
         return board, paths
 
     def start(self, jobs: Sequence[ProcessJob]) -> None:
-        """Start all processes and wait until each has connected.
+        """Start all processes, wait until each has connected, and have them build.
 
         Raises:
             TenantFailed: One ended or did not connect within ``deadlines.start_s``, or could not be started at all.
@@ -126,10 +126,11 @@ class TenantGroup:
                     raise self._ended(process, "start")
             if time.monotonic() > deadline:
                 raise self._late(waiting[0], "start", "start_s")
+        self._send_all(do="build")  # they do while the caller starts the sampler
 
     def build(self) -> dict[str, dict[str, Any]]:
-        """Build all models; returns each tenant's facts."""
-        return self._phase("build", "built", "build_s")
+        """Wait until all models are built; returns each tenant's facts."""
+        return _facts(self._collect("built", "build", "build_s", set()))
 
     def warm_up(self) -> dict[str, dict[str, Any]]:
         """Warm up all tenants together; returns each tenant's facts (the proof before the window)."""
@@ -202,8 +203,7 @@ class TenantGroup:
 
     def _phase(self, command: str, event: str, key: str) -> dict[str, dict[str, Any]]:
         self._send_all(do=command)
-        answers = self._collect(event, command, key, set())
-        return {tenant: facts for answer in answers.values() for tenant, facts in answer["facts"].items()}
+        return _facts(self._collect(event, command, key, set()))
 
     def _collect(self, event: str, phase: str, key: str, already: set[str]) -> dict[str, Message]:
         answers: dict[str, Message] = {name: {} for name in already}
@@ -313,6 +313,11 @@ class TenantGroup:
 
     def _late(self, process: _Process, phase: str, key: str) -> TenantFailed:
         return self._failed(process, phase, f"no answer within {getattr(self._deadlines, key):g} s (deadlines.{key})")
+
+
+def _facts(answers: dict[str, Message]) -> dict[str, dict[str, Any]]:
+    """What each tenant says of itself, by its id."""
+    return {tenant: facts for answer in answers.values() for tenant, facts in answer["facts"].items()}
 
 
 def _ids(job: ProcessJob) -> str:

@@ -68,12 +68,13 @@ class ForkserverStarter:
     def warm(self) -> None:
         """Start the server now; its imports run beside whatever the caller does next.
 
-        Ctrl-C reaches every process of a terminal; the server is this process's to end, so it is started with that
-        signal blocked.
+        Ctrl-C, and the end of a terminal (SIGHUP), reach every process of it; the server and what it forks are this
+        process's to end, so it is started with these signals blocked.
         """
-        resource_tracker.ensure_running()  # it would unblock the signal
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
+            resource_tracker.ensure_running()  # it would unblock SIGINT
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             multiprocessing.forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

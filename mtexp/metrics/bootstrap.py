@@ -2,10 +2,11 @@
 
 Iterations that follow each other resemble each other, so they are not resampled one by one but in moving blocks of
 n^(1/3) (Kuensch 1989), on a circle (Politis and Romano 1992) so that every iteration is drawn equally often and the
-draws centre on what was measured. Several repetitions are resampled first, then blocks inside each (two levels). The
-shared run and the baseline are both resampled, and NP, slowdown, STP, ANTT, Jain and fairness of a draw come from the
-same resampled iterations; tenants with the same baseline share its draws. An interval is the 2.5 % and the 97.5 %
-quantile of the draws; for Jain and fairness its upper end allows for noise that makes equal tenants look unequal.
+draws centre on what was measured. The shared run and the baseline are both resampled, and NP, slowdown, STP, ANTT, Jain
+and fairness of a draw come from the same resampled iterations; tenants with the same baseline share its draws. An
+interval is the 2.5 % and the 97.5 % quantile of the draws; for Jain and fairness its upper end allows for noise that
+makes equal tenants look unequal. All of this is about one run: what a fresh start of the same run would change, its
+iterations do not show (:mod:`mtexp.metrics.repeats`).
 On a first-order autoregression (0.5) with 100 iterations the intervals of means hold the truth in some 89 % of runs,
 with 1000 in some 93 %: with so few blocks n^(1/3) is short for a memory that long.
 
@@ -33,8 +34,6 @@ PERCENTILE_DRAWS = 500
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 _CHUNK = 1 << 17  # values drawn at a time: 1 MiB, stays in cache
 _Choice = NDArray[np.int64]
-_Draw = Callable[[Series, int, np.random.Generator], Floats]
-"""(series, rows, rng) -> statistics as measured in column 0, then of ``rows`` draws; shape (k, 1 + rows)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Interference:
-    """Intervals of one run, or of its repetitions together, by MLflow key."""
+    """Intervals of one run, by MLflow key."""
 
     run: dict[str, Interval]
     """``stp``, ``antt``, ``jain_fairness``, ``fairness``."""
@@ -67,33 +66,32 @@ def block_length(iterations: int) -> int:
 
 
 def interference_intervals(
-    shared: Sequence[Sequence[Series]], alone: Sequence[Sequence[Series]], *, draws: int = DRAWS, seed: int = 0
+    shared: Sequence[Series], alone: Sequence[Series], *, draws: int = DRAWS, seed: int = 0
 ) -> Interference:
     """Slowdown and NP of each tenant, STP, ANTT, Jain and fairness of the run, each with its interval.
 
-    With several repetitions the figure is that of the mean over repetitions.
-
     Args:
-        shared: ``shared[repetition][tenant]``: what the window kept of each tenant.
-        alone: ``alone[tenant][repetition]``: its baseline, in as many repetitions as there are.
+        shared: What the window kept of each tenant.
+        alone: The baseline of each.
         draws: Bootstrap draws.
         seed: Of the draws; equal seeds give equal intervals.
 
     Raises:
-        ValueError: No repetition or tenant, repetitions of different tenants, a tenant without baseline, or fewer than
-            two iterations in one of them.
+        ValueError: No tenant, one without baseline, or fewer than two iterations in one of them.
     """
-    _check_tenants(shared, alone)
+    if not shared or len(shared) != len(alone):
+        raise ValueError(f"intervals need tenants with a baseline each, found {len(shared)} and {len(alone)}")
+    for tenant, (together, apart) in enumerate(zip(shared, alone, strict=True)):
+        _check(f"tenant {tenant}", together)
+        _check(f"the baseline of tenant {tenant}", apart)
     rng = np.random.Generator(np.random.SFC64(seed))
-    choice = rng.integers(0, len(shared), (draws, len(shared)))  # one for all tenants: they ran together
-    together = np.array([_resample(reps, choice, _draw_means, rng) for reps in zip(*shared, strict=True)])
-    baselines: dict[tuple[bytes, ...], Floats] = {}
-    for reps in alone:
-        if (key := _content(reps)) not in baselines:
-            own_choice = rng.integers(0, len(reps), (draws, len(reps)))
-            baselines[key] = _resample(reps, own_choice, _draw_means, rng)
-    apart = np.array([baselines[_content(reps)] for reps in alone])
-    slowdowns, progress = (together[:, 0] / apart[:, 0]).T, (together[:, 1] / apart[:, 1]).T
+    with_others = np.array([_draw_means(series, draws, rng) for series in shared])
+    baselines: dict[bytes, Floats] = {}
+    for series in alone:
+        if (key := series.latency_ms.tobytes()) not in baselines:
+            baselines[key] = _draw_means(series, draws, rng)
+    lone = np.array([baselines[series.latency_ms.tobytes()] for series in alone])
+    slowdowns, progress = (with_others[:, 0] / lone[:, 0]).T, (with_others[:, 1] / lone[:, 1]).T
     run = {"stp": _interval(stp_rows(progress)), "antt": _interval(antt_rows(slowdowns))}
     run["jain_fairness"] = _evenness_interval(jain_fairness_rows, progress)
     run["fairness"] = _evenness_interval(fairness_rows, progress)
@@ -105,8 +103,8 @@ def interference_intervals(
 
 
 def percentile_slowdown_intervals(
-    shared: Sequence[Series],
-    alone: Sequence[Series],
+    shared: Series,
+    alone: Series,
     percentiles: Sequence[float] = PERCENTILES,
     *,
     draws: int = PERCENTILE_DRAWS,
@@ -117,52 +115,29 @@ def percentile_slowdown_intervals(
     With p50 and p99 among them also ``tail_inflation``. Fewer draws than for means, for each one is a selection.
 
     Args:
-        shared: The tenant in each repetition of the shared run.
-        alone: Its baseline, in as many repetitions as there are.
+        shared: The tenant in the shared run.
+        alone: Its baseline.
         percentiles: In percent; the caller asks for supported ones.
         draws: Bootstrap draws.
         seed: Of the draws.
 
     Raises:
-        ValueError: No repetition, or fewer than two iterations in one.
+        ValueError: Fewer than two iterations in one.
     """
-    _check_repetitions("the shared run", shared)
-    _check_repetitions("the baseline", alone)
+    _check("the shared run", shared)
+    _check("the baseline", alone)
     rng = np.random.Generator(np.random.SFC64(seed))
-
-    def draw(series: Series, rows: int, rng: np.random.Generator) -> Floats:
-        return _draw_percentiles(series, rows, rng, percentiles)
-
-    sides = [_resample(reps, rng.integers(0, len(reps), (draws, len(reps))), draw, rng) for reps in (shared, alone)]
-    slowdowns = dict(zip(percentiles, sides[0] / sides[1], strict=True))
+    together, apart = (_draw_percentiles(series, draws, rng, percentiles) for series in (shared, alone))
+    slowdowns = dict(zip(percentiles, together / apart, strict=True))
     intervals = {f"slowdown_{percentile_name(p)}": _interval(values) for p, values in slowdowns.items()}
     if 50 in slowdowns and 99 in slowdowns:
         intervals["tail_inflation"] = _interval(slowdowns[99] / slowdowns[50])
     return intervals
 
 
-def _check_tenants(shared: Sequence[Sequence[Series]], alone: Sequence[Sequence[Series]]) -> None:
-    if not shared or not alone:
-        raise ValueError(f"intervals need a repetition and a tenant, found {len(shared)} and {len(alone)}")
-    for repetition, tenants in enumerate(shared):
-        if len(tenants) != len(alone):
-            raise ValueError(
-                f"repetition {repetition} has {len(tenants)} tenants, but there are {len(alone)} baselines"
-            )
-        for tenant, series in enumerate(tenants):
-            _check_repetitions(f"tenant {tenant} in repetition {repetition}", [series])
-    for tenant, reps in enumerate(alone):
-        _check_repetitions(f"the baseline of tenant {tenant}", reps)
-
-
-def _check_repetitions(what: str, reps: Sequence[Series]) -> None:
-    fewest = min((series.latency_ms.size for series in reps), default=0)
-    if fewest < 2:
-        raise ValueError(f"intervals need two iterations or more; {what} has {fewest}")
-
-
-def _content(reps: Sequence[Series]) -> tuple[bytes, ...]:
-    return tuple(series.latency_ms.tobytes() for series in reps)
+def _check(what: str, series: Series) -> None:
+    if series.latency_ms.size < 2:
+        raise ValueError(f"intervals need two iterations or more; {what} has {series.latency_ms.size}")
 
 
 def _interval(values: Floats) -> Interval:
@@ -181,20 +156,6 @@ def _evenness_interval(formula: Callable[[Floats], Floats], progress: Floats) ->
     noise_alone = float(np.quantile(formula(progress[1:] / progress[0]), (1 - LEVEL) / 2))
     high = min(1.0, max(plain.high, plain.value / noise_alone))
     return Interval(plain.value, min(plain.value, plain.low), high)
-
-
-def _resample(reps: Sequence[Series], choice: _Choice, draw: _Draw, rng: np.random.Generator) -> Floats:
-    """What ``draw`` gives, averaged over repetitions: column 0 as measured, then the draws; shape (k, 1 + draws).
-
-    ``choice`` (draws, repetitions) says which repetitions each draw is made of.
-    """
-    total: Floats = np.mean([draw(series, 0, rng) for series in reps], axis=0).repeat([1 + choice.shape[0]], axis=1)
-    total[:, 1:] = 0
-    for chosen in choice.T:
-        for repetition, series in enumerate(reps):
-            rows = 1 + np.flatnonzero(chosen == repetition)
-            total[:, rows] += draw(series, rows.size, rng)[:, 1:] / choice.shape[1]
-    return total
 
 
 def _draw_means(series: Series, rows: int, rng: np.random.Generator) -> Floats:

@@ -257,8 +257,8 @@ def _interference(
         run |= {"jain_fairness": interference.jain_fairness(progress), "fairness": interference.fairness(progress)}
     sizes = [s.latency_ms.size for s in (*series.values(), *(alone.series for alone in there.values()))]
     if min(sizes) >= 2:
-        alone = [[there[name].series] for name in own]
-        joint = interference_intervals([list(series.values())], alone, draws=draws, seed=seed)
+        alone = [there[name].series for name in own]
+        joint = interference_intervals(list(series.values()), alone, draws=draws, seed=seed)
         for metrics, intervals in zip(own.values(), joint.tenants, strict=True):
             metrics |= _ends({f"{key}{suffix}": i for key, i in intervals.items() if f"{key}{suffix}" in metrics})
         run |= _ends({key: i for key, i in joint.run.items() if key in run})
@@ -289,7 +289,7 @@ def _percentile_intervals(metrics: Metrics, series: Series, alone: Baseline | No
     percentiles = supported(min(series.latency_ms.size, alone.series.latency_ms.size))
     if not percentiles:
         return {}
-    return _ends(percentile_slowdown_intervals([series], [alone.series], percentiles, draws=draws, seed=seed))
+    return _ends(percentile_slowdown_intervals(series, alone.series, percentiles, draws=draws, seed=seed))
 
 
 def _ends(intervals: Mapping[str, Interval]) -> Metrics:

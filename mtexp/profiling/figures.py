@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mtexp.profiling.kernels import Int64, Kernels
-from mtexp.profiling.ncu import RooflineRow
 from mtexp.profiling.overlap import Overlap, busy_until, clip, level_steps, merge, rows_by_tenant, several_busy
 from mtexp.profiling.roofline import Peaks
+from mtexp.profiling.rooflines import RooflineRow
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 """Told apart with every common colour-vision deficiency (Okabe and Ito, 2008); lanes carry names as well."""
@@ -101,7 +102,7 @@ def _levels(unions: Sequence[tuple[Int64, Int64]], begin: int, end: int) -> go.S
 
 
 def roofline(rows: Sequence[RooflineRow], peaks: Peaks, precision: str) -> go.Figure:
-    """Achieved TFLOP/s over arithmetic intensity, one point per model, under the device's roof."""
+    """Achieved TFLOP/s over arithmetic intensity, one point per model, under the device's roof; a sentence each."""
     roof_x = np.logspace(-1, 4, 200)
     roof_y = np.minimum(peaks.flops[precision], roof_x * peaks.bytes_per_s) / 1e12
     figure = go.Figure(
@@ -113,6 +114,10 @@ def roofline(rows: Sequence[RooflineRow], peaks: Peaks, precision: str) -> go.Fi
     figure.update_xaxes(title_text="arithmetic intensity (FLOP/byte of DRAM traffic)", type="log")
     figure.update_yaxes(title_text="achieved TFLOP/s", type="log")
     figure.update_layout(title=f"Roofline, {peaks.name} (peaks: {peaks.source})", template="plotly_white")
+    sentences = [part for row in rows for part in textwrap.wrap(row.sentence(), 130)]
+    place: dict[str, Any] = {"x": 0, "y": -0.16, "xref": "paper", "yref": "paper", "yanchor": "top", "align": "left"}
+    figure.add_annotation(text="<br>".join(sentences), showarrow=False, **place)
+    figure.update_layout(height=560 + 20 * len(sentences), margin={"b": 100 + 20 * len(sentences)})
     return figure
 
 
@@ -124,7 +129,7 @@ def _point(row: RooflineRow, colour: str) -> go.Scatter:
         text=[row.model],
         textposition="top center",
         marker={"size": 12, "color": colour, "symbol": _BOUND_SYMBOL.get(row.bound or "", "x")},
-        name=f"{row.model}: {row.bound or 'unknown'}-bound",
+        name=f"{row.model}: {row.bound or 'unknown'}-bound; kernels: {row.kernels_bound}-bound",
     )
 
 

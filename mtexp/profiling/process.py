@@ -30,6 +30,11 @@ _COMPLAINTS = (
         "another profiler holds the GPU's performance counters. Stop it (DCGM: dcgmi profile --pause) and try again",
     ),
     (
+        r"Failed to initialize the profiler|LibraryNotLoaded",
+        "the profiler cannot reach the driver's counters on this host (seen where a sandbox stands in for the kernel). "
+        "Use another host, or profiler=torch",
+    ),
+    (
         r"MULTIPLE_SUBSCRIBERS",
         "the process is already traced (one CUPTI subscriber a process). Do not nest profilers",
     ),

@@ -15,7 +15,6 @@ from typing import Any
 from mtexp.metrics.verdict import Finding
 from mtexp.profiling import nsys, torch_trace
 from mtexp.profiling.kernels import Kernels, read_nsys_sqlite
-from mtexp.profiling.ncu import RooflineRow
 from mtexp.profiling.overlap import (
     NO_WINDOW_NOTE,
     TIME_SLICING_NOTE,
@@ -25,6 +24,7 @@ from mtexp.profiling.overlap import (
     top_kernels,
 )
 from mtexp.profiling.roofline import Peaks
+from mtexp.profiling.rooflines import RooflineRow
 
 KERNELS_PER_TENANT = 200
 """Rows of the kernel table for one tenant."""
@@ -158,12 +158,24 @@ def write_kernel_table(kernels: Kernels, folder: Path) -> tuple[Path, Path]:
     return _write_table(kernel_table(kernels), folder, "kernels")
 
 
-def write_rooflines(rows: Sequence[RooflineRow], peaks: Peaks | None, folder: Path) -> ProfileResult:
-    """Write the roofline table, and the plot where the device's peaks are known."""
+def write_rooflines(
+    rows: Sequence[RooflineRow], peaks: Peaks | None, folder: Path, kernels: Sequence[dict[str, Any]] = ()
+) -> ProfileResult:
+    """Write the roofline table, that of its kernels, and the plot where the device's peaks are known.
+
+    Args:
+        rows: A model each.
+        peaks: Of the device, if known.
+        folder: An existing folder.
+        kernels: Rows of :func:`mtexp.profiling.rooflines.kernel_rows`, all models together.
+    """
     from mtexp.profiling.figures import roofline, write_html
 
-    artifacts = list(_write_table([dataclasses.asdict(row) for row in rows], folder, "roofline"))
-    findings = []
+    table = [{**dataclasses.asdict(row), "sentence": row.sentence()} for row in rows]
+    artifacts = list(_write_table(table, folder, "roofline"))
+    if kernels:
+        artifacts += _write_table(list(kernels), folder, "roofline-kernels")
+    findings = [Finding("note", "roofline", row.sentence(), tenant=row.tenant) for row in rows]
     if peaks is None:
         message = "The device is not in the table of peaks: no roofline plot, no bound."
         findings.append(Finding("note", "no-peaks", message, "Add it to mtexp.profiling.roofline.DEVICES."))
@@ -174,7 +186,7 @@ def write_rooflines(rows: Sequence[RooflineRow], peaks: Peaks | None, folder: Pa
             artifacts.append(picture)
     for row in rows:
         if not row.complete:
-            message = f"only the first {row.kernels} kernels of its request were profiled"
+            message = f"only the first {row.kernels} kernels of what was to be profiled were"
             findings.append(Finding("note", "ncu-incomplete", message, "Raise profiler.kernels.", row.tenant))
     return ProfileResult({}, {row.tenant: row.metrics() for row in rows}, tuple(artifacts), tuple(findings))
 

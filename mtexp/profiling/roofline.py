@@ -26,6 +26,8 @@ from mtexp.spec import ModelSpec, WorkloadSpec
 BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
 GATED = frozenset({"llama", "mistral"})
 RELATIVE = frozenset({"deberta", "deberta-v2"})
+LAUNCH_BOUND_PCT = 50.0
+"""From this share of a request on that the device waits for the host, a model is bound by launches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ def floor_ms(cost: Cost, peaks: Peaks, precision: str) -> tuple[float, float]:
 
 def bound_by(intensity: float, ridge: float, launch_bound_pct: float | None = None) -> str:
     """``launch`` if the device waits for the host at least half the time; else ``compute`` or ``memory`` by ridge."""
-    if launch_bound_pct is not None and launch_bound_pct >= 50.0:
+    if launch_bound_pct is not None and launch_bound_pct >= LAUNCH_BOUND_PCT:
         return "launch"
     return "compute" if intensity >= ridge else "memory"
 

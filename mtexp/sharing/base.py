@@ -146,6 +146,14 @@ class SharingMode:
         mode = parse.compute_mode(ask_nvidia_smi(commands.compute_mode_query(gpu)))
         return {} if mode is None else {"compute_mode": mode}
 
+    def _refuse_cut(self) -> None:
+        if self.device.mig_instances:
+            names = ", ".join(instance.uuid for instance in self.device.mig_instances)
+            raise HostError(
+                f"{self.device} is cut into MIG instances ({names}), and CUDA would take one of them for the whole. "
+                "Use sharing=mig to place tenants on them, or runtime.device=<UUID of one> to have it as the device"
+            )
+
     def _refuse_prohibited(self, mode: str | None) -> None:
         if mode == "prohibited":
             raise HostError(

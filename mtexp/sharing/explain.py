@@ -92,7 +92,7 @@ def _no_device(state: Observed) -> str:
 def _partition(state: Observed) -> str:
     return (
         "The MPS daemon partitions SMs statically and this client has no partition (915). "
-        "Give every tenant mps.sm_partition, or start the daemon without -S."
+        "Give every tenant sm_partition (mps_settings.sm_partition=<chunks>), or start the daemon without -S."
     )
 
 
@@ -102,7 +102,7 @@ def _memory(state: Observed) -> str | None:
         return None
     return (
         f"Out of memory under the MPS limit {', '.join(limits)}, which counts CUDA's own memory too "
-        "(about half a GiB a process). Raise mps.pinned_memory_limit or shrink the batch."
+        "(about half a GiB a process). Raise pinned_memory_limit or shrink the batch."
     )
 
 

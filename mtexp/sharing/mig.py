@@ -31,7 +31,7 @@ def place(tenants: Sequence[TenantSpec], instances: Sequence[MigInstance]) -> di
             placed[tenant.id] = next(turns[tenant.mig])
         else:
             raise ConfigError(
-                f"tenants.{tenant.id}.mig",
+                f"mix.tenants.{tenant.id}.mig",
                 tenant.mig,
                 [*_profiles(instances), *by_uuid],
                 "Name a profile or an instance that exists; nvidia-smi -L lists them",
@@ -78,8 +78,17 @@ class Mig(TimeSlicing):
     def _start(self) -> None:
         if not self._instances:
             raise HostError(how_to_create(self.device, len(self.spec.tenants)))
+        self._refuse_unlike()
         self._placed = place(self.spec.tenants, self._instances)
         self._refuse_prohibited(self._compute_mode().get("compute_mode"))
+
+    def _refuse_unlike(self) -> None:
+        """Round robin over instances of several sizes gives a tenant another size than its baseline has."""
+        profiles = _profiles(self._instances)
+        anywhere = [tenant.id for tenant in self.spec.tenants if not tenant.mig]
+        if len(profiles) > 1 and anywhere and self.spec.baseline.mode != "skip":
+            remedy = "Its baseline would be measured on an instance of another size. Name one, or use baseline=skip"
+            raise ConfigError(f"mix.tenants.{anywhere[0]}.mig", "''", [*profiles, "a UUID"], remedy)
 
     def environment(self, tenant_ids: Sequence[str]) -> dict[str, str]:
         """The instance, by UUID, and no MPS."""
@@ -94,9 +103,11 @@ class Mig(TimeSlicing):
     ) -> None:
         instance = self._placed[tenant.id]
         proof.check_no_mps(notes, tenant.id, facts)
-        if proof.bare_uuid(str(facts.get("gpu_uuid"))) != proof.bare_uuid(instance.parent_uuid):
-            proof.check_device(notes, tenant.id, facts, instance.uuid)
-        elif instance.sm_count is None:
+        proof.check_device(notes, tenant.id, facts, instance.uuid, instance.parent_uuid)
+        if (
+            proof.bare_uuid(str(facts.get("gpu_uuid"))) == proof.bare_uuid(instance.parent_uuid)
+            and instance.sm_count is None
+        ):
             notes.add(
                 "mig-unproven",
                 f"CUDA gives it the UUID of the whole GPU, and how many SMs {instance.uuid} has is not known",

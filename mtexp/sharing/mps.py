@@ -19,6 +19,9 @@ from mtexp.spec import RunSpec, TenantSpec
 
 log = logging.getLogger(__name__)
 
+_UNSEEN = ("pinned_memory_limit", "priority")
+"""Limits that CUDA takes from the environment and that neither tenant nor daemon tells afterwards."""
+
 NO_PARTITIONING = (
     "Static SM partitioning came with CUDA 13.1 (driver 590). A percentage is something else, it caps and does not "
     "reserve: mps_settings=half"
@@ -39,15 +42,16 @@ def check_tenants(spec: RunSpec, can: control.MpsCapabilities) -> None:
     asked = [tenant.id for tenant in spec.tenants if tenant.mps.sm_partition]
     if not spec.sharing.static_partitioning:
         if asked:
-            remedy = "Set sharing.static_partitioning=true, or use a percentage"
-            raise ConfigError("mps.sm_partition", ", ".join(asked), "0 without static partitioning", remedy)
+            remedy = "Set mps_settings.static_partitioning=true, or use a percentage"
+            raise ConfigError("mps_settings.sm_partition", ", ".join(asked), "0 without static partitioning", remedy)
         return
     if can.static_partitioning is False:
         allowed = f"false with CUDA MPS {can.version}"
-        raise ConfigError("sharing.static_partitioning", "true", allowed, NO_PARTITIONING)
+        raise ConfigError("mps_settings.static_partitioning", "true", allowed, NO_PARTITIONING)
     if missing := [tenant.id for tenant in spec.tenants if tenant.id not in asked]:
         remedy = "With static partitioning a tenant without a partition gets no context (CUDA error 915)"
-        raise ConfigError("mps.sm_partition", f"0 for {', '.join(missing)}", "1 or more chunks for each tenant", remedy)
+        key, allowed = "mps_settings.sm_partition", "1 or more chunks for each tenant"
+        raise ConfigError(key, f"0 for {', '.join(missing)}", allowed, remedy)
 
 
 class _Mps(base.SharingMode):
@@ -84,6 +88,7 @@ class _Mps(base.SharingMode):
         binary = control.find_binary()
         self._capabilities = control.capabilities(binary)
         check_tenants(self.spec, self._capabilities)
+        self._refuse_cut()
         self._refuse_prohibited(self._compute_mode().get("compute_mode"))
         return binary
 
@@ -130,6 +135,7 @@ class _Mps(base.SharingMode):
         expected = self._expected_sms(tenant, observed)
         return {
             "active_thread_pct": self._percentage(tenant, observed),
+            **{name: value for name in _UNSEEN if (value := getattr(tenant.mps, name))},
             **({} if expected is None else {"sm_count_expected": [expected[0], expected[-1]]}),
         }
 
@@ -151,7 +157,7 @@ class _Mps(base.SharingMode):
         self, notes: proof.Notes, tenant: TenantSpec, facts: Mapping[str, Any], observed: Mapping[str, Any]
     ) -> None:
         proof.check_mps_attribute(notes, tenant.id, facts, self._daemon.pipe)
-        proof.check_device(notes, tenant.id, facts, self.device.uuid)
+        proof.check_device(notes, tenant.id, facts, self.device.uuid, self.device.parent_uuid)
         expected = self._expected_sms(tenant, observed)
         proof.check_sm_cap(notes, tenant.id, facts, self.device.sm_count, expected)
 
@@ -164,6 +170,10 @@ class _Mps(base.SharingMode):
     def _check_change(self, notes: proof.Notes, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         proof.check_same_servers(notes, before, after)
         proof.check_same_compute_mode(notes, before, after)
+        for name in _UNSEEN:
+            if asked := [f"{t.id} {value}" for t in self.spec.tenants if (value := getattr(t.mps, name))]:
+                found = f"{name} ({', '.join(asked)}) was given to CUDA, which does not tell whether it is in effect"
+                notes.add("mps-limit-untold", found, "The record has what was asked for", level="note")
 
 
 class ManagedMps(_Mps):
@@ -196,7 +206,7 @@ class ManagedMps(_Mps):
         except HostError as error:
             self._stop()
             if static and "unrecognized option" in str(error).lower():
-                refusal = f"sharing.static_partitioning=true: the MPS daemon refused -S. {NO_PARTITIONING}"
+                refusal = f"mps_settings.static_partitioning=true: the MPS daemon refused -S. {NO_PARTITIONING}"
                 raise HostError(refusal) from error
             raise
         except BaseException:
@@ -216,7 +226,7 @@ class ManagedMps(_Mps):
             answer = self._daemon.ask(commands.add_partition(self.device.uuid, chunks)).strip()
             if "/" not in answer:
                 raise HostError(
-                    f"mps.sm_partition={chunks} of {tenant.id} refused: {answer or 'no answer'}. One chunk is "
+                    f"mix.tenants.{tenant.id}.sm_partition={chunks} refused: {answer or 'no answer'}. One chunk is "
                     f"{proof.SM_CHUNK} SMs from Hopper on (an H200 has 16 of them): ask for fewer"
                 )
             self._partitions[tenant.id] = answer.split()[-1]
@@ -246,7 +256,7 @@ class ExternalMps(_Mps):
         if not Path(pipe).is_dir():
             raise HostError(
                 f"mps_settings=external: there is no MPS pipe directory {pipe}. Start the daemon, name its directory "
-                "with sharing.pipe_directory, or use mps_settings=default for a private daemon"
+                "with mps_settings.pipe_directory, or use mps_settings=default for a private daemon"
             )
         environment = {name: os.environ[name] for name in commands.INHERITED if name in os.environ}
         self._control = control.MpsControl(binary, environment | {"CUDA_MPS_PIPE_DIRECTORY": pipe})

@@ -63,10 +63,10 @@ def expected_sm_counts(total: int, active_thread_pct: float) -> range:
     return range(max(1, exact - 2 * SM_UNIT), high + 1)
 
 
-def check_device(notes: Notes, tenant: str, facts: Mapping[str, Any], uuid: str) -> None:
-    """The tenant ran on the device that was leased."""
+def check_device(notes: Notes, tenant: str, facts: Mapping[str, Any], uuid: str, parent_uuid: str = "") -> None:
+    """The tenant ran on the device that was leased; of a MIG instance, CUDA may tell the UUID of its GPU."""
     found = facts.get("gpu_uuid")
-    if found is not None and bare_uuid(found) != bare_uuid(uuid):
+    if found is not None and bare_uuid(found) not in (bare_uuid(uuid), bare_uuid(parent_uuid)):
         remedy = "Unset CUDA_VISIBLE_DEVICES and run again"
         notes.add("wrong-device", f"it ran on {found}, not on {uuid}", remedy, tenant)
 

@@ -29,6 +29,7 @@ class TimeSlicing(base.SharingMode):
         self._time_slice: str | None = None
 
     def _start(self) -> None:
+        self._refuse_cut()
         mode = self._compute_mode().get("compute_mode")
         self._refuse_prohibited(mode)
         processes = len(self.groups())
@@ -57,7 +58,7 @@ class TimeSlicing(base.SharingMode):
         self, notes: proof.Notes, tenant: TenantSpec, facts: Mapping[str, Any], observed: Mapping[str, Any]
     ) -> None:
         proof.check_no_mps(notes, tenant.id, facts)
-        proof.check_device(notes, tenant.id, facts, self.device.uuid)
+        proof.check_device(notes, tenant.id, facts, self.device.uuid, self.device.parent_uuid)
         proof.check_whole_device(notes, tenant.id, facts, self.device.sm_count)
 
     def _check_run(self, notes: proof.Notes, facts: base.Facts, observed: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ touch: NVML, psutil, multiprocessing, one Parquet file.
 
 from mtexp.telemetry.nvml import (
     GpuProcess,
+    chosen,
     facts,
     find_devices,
     foreign_processes,
@@ -22,6 +23,7 @@ __all__ = [
     "GpuProcess",
     "Sampler",
     "TelemetrySummary",
+    "chosen",
     "facts",
     "find_devices",
     "foreign_processes",

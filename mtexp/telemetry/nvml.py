@@ -155,6 +155,16 @@ def _named(gpus: Sequence[Device], name: str) -> Device | None:
     return None
 
 
+def chosen(devices: Sequence[Device], wanted: str) -> list[Device]:
+    """Return those of ``devices`` that ``wanted`` names by UUID or index, or their MIG instance of that UUID; '' = all.
+
+    A MIG instance is a whole device then, for a run of its own (``sharing=mig`` places tenants on several).
+    """
+    whole = [device for device in devices if wanted in ("", device.uuid, str(device.index))]
+    instances = ((device, instance) for device in devices for instance in device.mig_instances)
+    return whole or [mig_device(device, instance) for device, instance in instances if instance.uuid == wanted]
+
+
 # --- MIG --------------------------------------------------------------------------------------------------------------
 
 

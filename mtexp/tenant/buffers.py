@@ -73,7 +73,7 @@ class Board:
 class SampleBuffer:
     """Preallocated columns of int64, one row an iteration, zero where nothing was stored.
 
-    Header words: rows written; how many of them are warm-up.
+    Header words: rows written; how many, from the first on, are or will be warm-up.
     """
 
     def __init__(self, path: Path, capacity: int = 0, *, create: bool = False) -> None:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.device import Timer
 
-_SPIN_NS = 100_000  # a timer wakes some 60 us late: sleep until this long before the instant, then spin
+SPIN_NS = 100_000  # a timer wakes some 60 us late: sleep until this long before the instant, then spin
+START_SPIN_NS = 5_000_000
+"""For the common start: longer than a slice of the kernel's scheduler, so that nobody is still waiting for a core."""
 
 
-def sleep_until(instant_ns: int) -> None:
-    """Return at ``instant_ns`` of the monotonic clock: sleep, then spin the last 0.1 ms."""
-    rest = instant_ns - time.monotonic_ns() - _SPIN_NS
+def sleep_until(instant_ns: int, spin_ns: int = SPIN_NS) -> None:
+    """Return at ``instant_ns`` of the monotonic clock: sleep, then spin the last 0.1 ms (or ``spin_ns``)."""
+    rest = instant_ns - time.monotonic_ns() - spin_ns
     if rest > 0:
         time.sleep(rest / 1e9)
     while time.monotonic_ns() < instant_ns:
@@ -35,9 +37,9 @@ class Loop:
 
     def warm_up(self, iterations: int) -> None:
         """Run ``iterations`` requests and keep them as warm-up."""
+        self.buffer.header[1] = self.rows + iterations  # before: one that ends half way has measured nothing
         for _ in range(iterations):
             self._once()
-        self.buffer.header[1] = self.rows
 
     def measure_closed(self, iterations: int | None) -> None:
         """One request in flight, the next when the last has ended: ``iterations`` times, or until the stop flag."""

@@ -29,7 +29,7 @@ from mtexp.tenant import arrivals, execution, tracing
 from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
 from mtexp.tenant.job import Message, ProcessJob, TenantJob
-from mtexp.tenant.loop import Loop, sleep_until
+from mtexp.tenant.loop import SPIN_NS, START_SPIN_NS, Loop, sleep_until
 from mtexp.tenant.requests import prepare
 
 _PR_SET_PDEATHSIG = 1
@@ -188,21 +188,24 @@ class _Tenant:
             if prepared.module is not None:
                 self.parameters = sum(p.numel() for p in prepared.module.parameters())
             request = execution.ready(prepared, self.spec.execution)
-            request = tracing.marked(request, self.process.nvtx, self.id, self.process.measure.warmup)
+            warmup, nvtx = self.process.measure.warmup, self.process.nvtx
+            request = tracing.marked(request, nvtx, self.spec, warmup, prepared.module)
             self.loop = Loop(request, self.device.timer(), self.buffer, self.board, self.slot)
         self.buffer.prefault()
 
     def measure(self, start_ns: int) -> None:
         """Iterate from ``start_ns`` until the run's stop flag, or N times in the fixed protocol."""
         measure, arrival = self.process.measure, self.spec.arrival
+        alone = len(self.process.tenants) == 1
+        spin_ns = START_SPIN_NS if alone else SPIN_NS  # threads of one process would keep each other from starting
         if arrival.kind == "closed":
             iterations = measure.iterations if measure.overlap == "fixed" else None
             with tracing.traced_phase(self.process, self.id):
-                sleep_until(start_ns)
+                sleep_until(start_ns, spin_ns)
                 self.loop.measure_closed(iterations)
             return
         instants = arrivals.arrival_instants_ns(arrival, start_ns, measure.max_iterations)
-        sleep_until(start_ns)
+        sleep_until(start_ns, spin_ns)
         self.loop.measure_open(instants)
 
     def probe_busy(self) -> None:

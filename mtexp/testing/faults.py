@@ -116,6 +116,21 @@ def _out_of_memory() -> None:
     torch.empty(2**30, dtype=torch.uint8)
 
 
+def _device_memory() -> None:
+    """More than any GPU has."""
+    import torch
+
+    torch.empty(2**43, dtype=torch.uint8, device="cuda")
+
+
+def _device_fault() -> None:
+    """A kernel that traps: the context is lost, under CUDA MPS also those of the neighbours."""
+    import torch
+
+    torch.zeros(1, device="cuda")[torch.tensor([2**20], device="cuda")]
+    torch.cuda.synchronize()
+
+
 def _signalled(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
@@ -130,11 +145,13 @@ def _hang() -> None:
 KINDS: Mapping[str, Callable[[], None]] = {
     "raise": _raise,
     "memory": _out_of_memory,
+    "device_memory": _device_memory,
+    "device_fault": _device_fault,
     "segfault": _segfault,
     "kill": _signalled(signal.SIGKILL),
     "terminate": _signalled(signal.SIGTERM),
     "stop": _signalled(signal.SIGSTOP),
     "hang": _hang,
 }
-"""``raise`` an error; run out of ``memory``; ``segfault``; get SIGKILL (``kill``), SIGTERM (``terminate``) or SIGSTOP
-(``stop``) from outside; ``hang`` deaf to SIGTERM."""
+"""``raise`` an error; run out of ``memory`` or ``device_memory``; trap on the GPU (``device_fault``); ``segfault``; get
+SIGKILL (``kill``), SIGTERM (``terminate``) or SIGSTOP (``stop``) from outside; ``hang`` deaf to SIGTERM."""

@@ -84,6 +84,7 @@ def tenant_content(
         keys.RUN_KIND: record.kind,
         keys.FAILURE: _tenant_failure(tenant),
         keys.INSUFFICIENT: ", ".join(tenant.insufficient),
+        keys.REQUEST: own[0].workload.request if own and own[0].model.role != "stressor" else "",
         **_baseline_tags(tenant.baseline),
         keys.PARTITIONED_BASELINE_RUN_ID: tenant.partitioned_baseline.run_id if tenant.partitioned_baseline else "",
         keys.HISTORY_THINNED: _thinned_text(thinned, max_history),
@@ -106,6 +107,8 @@ def run_name(record: RunRecord, spec: RunSpec) -> str:
     parts = [head, how, _joined(t.precision for t in spec.tenants)]
     if record.kind == "baseline" and how == "disabled":
         del parts[1]
+    if spec.search.name and record.kind == "mix":
+        parts.append(f"{spec.search.by} {spec.search.value:g}")
     if spec.repetition:
         parts.append(f"repetition {spec.repetition}")
     return " · ".join(parts)
@@ -153,6 +156,7 @@ def _common_tags(record: RunRecord) -> dict[str, Any]:
         keys.SHRUNK: spec.shrunk,
         keys.RUNTIME: spec.runtime,
         keys.REPETITION: spec.repetition,
+        keys.SEARCH: spec.search.name if spec.kind == "mix" else "",
         keys.ATTEMPT: record.attempt,
         **{tag: environment.get(name, "") for name, tag in keys.ENVIRONMENT_TAGS.items()},
     }
@@ -201,6 +205,11 @@ def _params(spec: RunSpec, tenants: Iterable[TenantSpec]) -> dict[str, str]:
     }
     if rates := {t.arrival.rate_rps for t in tenants if t.arrival.rate_rps}:
         params["rate_rps"] = _joined(f"{rate:g}" for rate in rates)
+    if loads := {t.arrival.load for t in tenants if t.arrival.load}:
+        params["load"] = _joined(f"{load:g}" for load in loads)
+    if spec.search.name and spec.kind == "mix":
+        params |= {"search_by": spec.search.by, "search_value": f"{spec.search.value:g}"}
+        params["search_attainment_pct"] = f"{spec.search.attainment_pct:g}"
     return _kept(params)
 
 

@@ -57,6 +57,8 @@ RUNTIME = "mtexp.runtime"
 REPETITION = "mtexp.repetition"
 ATTEMPT = "mtexp.attempt"
 PROFILE_OF = "mtexp.profile_of"
+SEARCH = "mtexp.search"
+REQUEST = "mtexp.request"
 RUN_KIND = "mtexp.run_kind"
 INSUFFICIENT = "mtexp.insufficient"
 HISTORY_THINNED = "mtexp.history_thinned"
@@ -98,6 +100,8 @@ _TAGS = (
     (REPETITION, "which repetition of the same point"),
     (ATTEMPT, "1, or more after retries"),
     (PROFILE_OF, "record of the timed run that a profile belongs to"),
+    (REQUEST, "of a tenant: what one request is, whose latency is measured"),
+    (SEARCH, "search for a capacity that the run is a probe of"),
     (INSUFFICIENT, "percentiles with too few iterations to be trusted"),
     (HISTORY_THINNED, "metrics whose history was thinned, with points kept and measured"),
     (BASELINE_RUN_ID, "MLflow run of the baseline compared with"),
@@ -130,6 +134,10 @@ _PARAMS = (
     ("role", "string", "encoder, decoder or stressor"),
     ("active_thread_pct", "Float64", "MPS limit of the tenant; 0 = the server's default"),
     ("rate_rps", "Float64", "mean arrivals a second (open loop)"),
+    ("load", "Float64", "arrivals as a share of the tenant's baseline throughput (open loop)"),
+    ("search_by", "string", "of a probe: load or rate, what the search varies"),
+    ("search_value", "Float64", "of a probe: the load, or requests a second of each tenant"),
+    ("search_attainment_pct", "Float64", "of a probe: share of requests within the level that is asked for"),
 )
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
@@ -156,7 +164,12 @@ _TENANT_METRICS = (
     *_statistics("ttft", "ms", "time to first token"),
     *_statistics("tpot", "ms", "time per output token after the first"),
     ("throughput_rps", "rps", HIGHER, "iterations in the window a second"),
-    ("tokens_per_s", "1/s", HIGHER, "tokens processed a second"),
+    (
+        "tokens_per_s",
+        "1/s",
+        HIGHER,
+        "tokens a second: generated (decode, generate) or of input (forward, prefill, train)",
+    ),
     ("overlap_pct", "%", HIGHER, "window / measuring time of the tenant"),
     ("saturated", "", LOWER, "1: more arrives than is served (open loop)"),
     ("offered_rps", "rps", NONE, "arrivals a second (open loop)"),
@@ -196,6 +209,7 @@ _TENANT_METRICS = (
     ("memory_peak_pct", "%", HIGHER, "achieved / peak DRAM bandwidth (ncu)"),
     ("compute_bound_time_pct", "%", NONE, "share of kernel time in compute-bound kernels (ncu)"),
     ("memory_bound_time_pct", "%", NONE, "share of kernel time in memory-bound kernels (ncu)"),
+    ("latency_bound_time_pct", "%", NONE, "share of kernel time in kernels bound by neither (ncu)"),
     ("build_s", "s", LOWER, "time to put the model on the device"),
     ("warmup_s", "s", LOWER, "time of the warm-up"),
 )
@@ -208,7 +222,6 @@ _RUN_METRICS = (
     ("jain_fairness", "", HIGHER, "Jain's index of normalized progress"),
     ("fairness", "", HIGHER, "min / max normalized progress"),
     ("throughput_rps", "rps", HIGHER, "sum over tenants"),
-    ("tokens_per_s", "1/s", HIGHER, "sum over tenants"),
     ("goodput_rps", "rps", HIGHER, "sum over tenants"),
     ("slo_attainment_pct", "%", HIGHER, "requests of all tenants within their service level"),
     ("overlap_pct", "%", HIGHER, "window / longest measuring time"),

@@ -116,7 +116,8 @@ def finished(
 
     Args:
         tracking: Which store and experiment.
-        environment: Of this host; results of another GPU, driver or CPU do not count.
+        environment: Of this host; results of another GPU, driver or CPU do not count. Without ``gpu_uuid``, those of
+            any GPU of that name and driver do: the points of a sweep may be spread over several.
         folder: Also count the records below it, whether or not they reached MLflow.
         sweep: Count only runs of the sweep of this name; empty = all of the experiment.
         redo_invalid: INVALID is not done.
@@ -124,7 +125,8 @@ def finished(
     Raises:
         TrackingError: MLflow cannot be asked (a store that is not there yet holds nothing and is no error).
     """
-    hardware = DEVICE_KEYS if environment.get("gpu_uuid") else CPU_KEYS
+    gpu = "gpu_name" in environment
+    hardware = [key for key in DEVICE_KEYS if key in environment] if gpu else CPU_KEYS
     verdicts = ("VALID",) if redo_invalid else ("VALID", "INVALID")
     done = set()
     for record in _records(folder):
@@ -132,7 +134,9 @@ def finished(
         wanted = record.verdict in verdicts and sweep in ("", record.sweep)
         if record.kind != "baseline" and record.status == "FINISHED" and same and wanted:
             done.add(record.spec_hash)
-    tags = {keys.GPU_UUID: environment.get("gpu_uuid")} if hardware is DEVICE_KEYS else {keys.RUNTIME: "cpu"}
+    tags: dict[str, Any] = {keys.RUNTIME: "gpu" if gpu else "cpu"}
+    if gpu:
+        tags |= {keys.DEVICE: environment.get("gpu_name"), keys.GPU_UUID: environment.get("gpu_uuid")}
     tags |= {keys.ENVIRONMENT_TAGS[key]: environment.get(key) for key in hardware if key in keys.ENVIRONMENT_TAGS}
     if sweep:
         tags[keys.SWEEP] = sweep

@@ -5,13 +5,15 @@ while tenants measure.
 
 The order is what makes it safe to be killed anywhere and called again: the parent carries ``mtexp.record_id`` from its
 first moment and ``mtexp.upload = complete`` only at the very end. A parent without the latter is deleted, with its
-children, and made anew. Batches are as large as a store takes; on a server several tenants are sent at once.
+children, and made anew. Batches are as large as a store takes; on a server several tenants are sent at once. All of it
+is done in steps (one call of the store, or one tenant's history read), so that it can stand still between any two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +28,7 @@ from mtexp.tracking import keys
 from mtexp.tracking.content import RunContent, epoch_ms, evenly, iso_ms, parent_content, tenant_content
 from mtexp.tracking.record import ITERATIONS, TELEMETRY, RunRecord, TenantRecord, load
 from mtexp.tracking.search import without_gc
-from mtexp.tracking.store import Store, open_store
+from mtexp.tracking.store import Step, Store, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +55,13 @@ class History:
     """Points before thinning."""
 
 
-def log_record(record_dir: Path, tracking: TrackingSpec) -> str:
+def log_record(record_dir: Path, tracking: TrackingSpec, step: Step = nullcontext) -> str:
     """Send the record in ``record_dir`` to MLflow, once however often it is called.
+
+    Args:
+        record_dir: The record's.
+        tracking: Where to.
+        step: Entered for each piece of the work; nothing is done, and no lock of a store held, outside of one.
 
     Returns:
         Id of the parent run.
@@ -63,10 +70,11 @@ def log_record(record_dir: Path, tracking: TrackingSpec) -> str:
         RecordError: There is no valid record.
         TrackingError: MLflow could not be reached or refused; calling again finishes what was begun.
     """
-    record = load(record_dir)
-    histories = _Histories(record, record_dir, tracking.max_history)
+    with step():
+        record = load(record_dir)
+        histories = _Histories(record, record_dir, tracking.max_history)
     try:
-        with filelock.FileLock(record_dir / LOCK, timeout=600), open_store(tracking, write=True) as store:
+        with filelock.FileLock(record_dir / LOCK, timeout=600), open_store(tracking, write=True, step=step) as store:
             run_id, complete = _existing(store, record.record_id)
             return run_id if complete else _send(store, record, record_dir, histories)
     except filelock.Timeout as error:
@@ -76,27 +84,33 @@ def log_record(record_dir: Path, tracking: TrackingSpec) -> str:
 def _existing(store: Store, record_id: str) -> tuple[str, bool]:
     """Return the run of a record when it is complete; delete what an earlier attempt left half made."""
     query = f"tags.`{keys.RECORD_ID}` = '{record_id}'"
-    runs = store.client.search_runs([store.experiment_id], query, max_results=5000)
+    with store.step():
+        runs = store.client.search_runs([store.experiment_id], query, max_results=5000)
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     for run in parents:
         if run.data.tags.get(keys.UPLOAD) == keys.UPLOAD_COMPLETE:
             return run.info.run_id, True
     for run in runs:
-        store.client.delete_run(run.info.run_id)
+        with store.step():
+            store.client.delete_run(run.info.run_id)
     return "", False
 
 
 def _send(store: Store, record: RunRecord, record_dir: Path, histories: _Histories) -> str:
-    own = histories.of_run()
-    path = str(record_dir.absolute())
-    content = parent_content(record, path, thinned=histories.cut(own), max_history=histories.most)
+    path, ended_ms = str(record_dir.absolute()), iso_ms(record.ended_at) or None
+    with store.step():
+        own = histories.of_run()
+        content = parent_content(record, path, thinned=histories.cut(own), max_history=histories.most)
     run_id = _fill(store, record, content, own)
 
     def send_tenant(tenant: TenantRecord) -> None:
-        own = histories.of_tenant(tenant.id)
-        content = tenant_content(record, tenant, run_id, thinned=histories.cut(own), max_history=histories.most)
+        with store.step():
+            own = histories.of_tenant(tenant.id)
+            thinned = histories.cut(own)
+            content = tenant_content(record, tenant, run_id, thinned=thinned, max_history=histories.most)
         child = _fill(store, record, content, own)
-        store.client.set_terminated(child, content.status, iso_ms(record.ended_at) or None)
+        with store.step():
+            store.client.set_terminated(child, content.status, ended_ms)
 
     with ThreadPoolExecutor(store.threads, thread_name_prefix="mtexp-tracking") as pool:
         sending = [pool.submit(send_tenant, tenant) for tenant in record.tenants]
@@ -106,9 +120,12 @@ def _send(store: Store, record: RunRecord, record_dir: Path, histories: _Histori
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after an error, no further tenant has to meet it too
     for file, folder in artifacts(record_dir):
-        store.client.log_artifact(run_id, str(file), folder or None)
-    store.client.set_terminated(run_id, content.status, iso_ms(record.ended_at) or None)
-    store.client.set_tag(run_id, keys.UPLOAD, keys.UPLOAD_COMPLETE)
+        with store.step():
+            store.client.log_artifact(run_id, str(file), folder or None)
+    with store.step():
+        store.client.set_terminated(run_id, content.status, ended_ms)
+    with store.step():
+        store.client.set_tag(run_id, keys.UPLOAD, keys.UPLOAD_COMPLETE)
     return run_id
 
 
@@ -117,15 +134,17 @@ def _fill(store: Store, record: RunRecord, content: RunContent, histories: list[
     from mlflow.entities import Metric, Param
 
     start_ms, end_ms = iso_ms(record.started_at) or None, iso_ms(record.ended_at)
-    run = store.client.create_run(store.experiment_id, start_ms, content.tags, content.name)
+    with store.step():
+        run = store.client.create_run(store.experiment_id, start_ms, content.tags, content.name)
     run_id = str(run.info.run_id)
-    params = [Param(name, value) for name, value in content.params.items()]
-    points = [Metric(key, value, end_ms, 0) for key, value in content.metrics.items()]
-    for history in histories:
-        columns = zip(history.values.tolist(), history.times_ms.tolist(), history.steps.tolist(), strict=True)
-        points += [Metric(history.key, value, at_ms, step) for value, at_ms, step in columns]
+    with store.step():
+        params = [Param(name, value) for name, value in content.params.items()]
+        points = [Metric(key, value, end_ms, 0) for key, value in content.metrics.items()]
+        for history in histories:
+            columns = zip(history.values.tolist(), history.times_ms.tolist(), history.steps.tolist(), strict=True)
+            points += [Metric(history.key, value, at_ms, step) for value, at_ms, step in columns]
     for metrics, own_params in batches(points, params):
-        with without_gc():
+        with store.step(), without_gc():
             store.client.log_batch(run_id, metrics=metrics, params=own_params)
     return run_id
 

@@ -43,7 +43,8 @@ def write_latency_plot(directory: Path, samples: Mapping[str, Samples], window: 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4))
+    figure.subplots_adjust(left=0.065, right=0.99, bottom=0.13, top=0.96, wspace=0.17)  # a layout engine draws it twice
     FigureCanvasAgg(figure)
     over_time, distribution = figure.subplots(1, 2, width_ratios=(2, 1))
     measured = {tenant: own.measured for tenant, own in samples.items() if len(own.measured)}

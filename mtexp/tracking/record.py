@@ -7,6 +7,7 @@ the files of one record directory::
     iterations.parquet   one row per iteration of every tenant (:mod:`mtexp.tracking.iterations`)
     telemetry.parquet    one row per sample, written by the sampler
     environment.json  config.yaml  logs/  plots/
+    begun.json  *.bin    while the run lives, or when it was killed (:mod:`mtexp.tracking.salvage`)
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ FORMAT_VERSION = 1
 
 RECORD, ITERATIONS, TELEMETRY = "record.json", "iterations.parquet", "telemetry.parquet"
 ENVIRONMENT, CONFIG = "environment.json", "config.yaml"
+BEGUN = "begun.json"
 
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_TENANTS = 1024
@@ -153,6 +155,7 @@ def save(record: RunRecord, directory: Path, samples: Mapping[str, Samples], *, 
     """Write ``record`` and its samples to ``directory`` so that it is there wholly or not at all.
 
     Numbers that are not finite are left out, with a finding that names them: what could not be measured is absent.
+    The buffers that the samples come from are removed afterwards; on a full disk before, theirs is the room it takes.
 
     Args:
         record: What to write.
@@ -166,13 +169,26 @@ def save(record: RunRecord, directory: Path, samples: Mapping[str, Samples], *, 
     Raises:
         RecordError: The directory cannot be written.
     """
-    from mtexp.tracking.iterations import write_iterations  # pyarrow: only once something was measured
-
     data, record = _storable(record)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"could not make {directory}: {error.strerror or error}") from error
+    try:
+        _write(record, data, directory, samples, config)
+    except RecordError:
+        if not _remove_buffers(directory):
+            raise
+        _write(record, data, directory, samples, config)
+    remove_leftovers(directory)
+    return record
+
+
+def _write(
+    record: RunRecord, data: Mapping[str, Any], directory: Path, samples: Mapping[str, Samples], config: str
+) -> None:
+    from mtexp.tracking.iterations import write_iterations  # pyarrow: only once something was measured
+
     models = {tenant.id: tenant.model for tenant in record.tenants}
     write_iterations(directory / ITERATIONS, samples, models, record.window)
     if config:
@@ -181,7 +197,20 @@ def save(record: RunRecord, directory: Path, samples: Mapping[str, Samples], *, 
     for name, value in ((ENVIRONMENT, data["environment"]), (RECORD, data)):
         with write_aside(directory / name) as file:
             file.write(json.dumps(value, indent=1, allow_nan=False).encode())
-    return record
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what only a run without a record needs: its buffers, and the note that it has begun."""
+    _remove_buffers(directory)
+    (directory / BEGUN).unlink(missing_ok=True)
+
+
+def _remove_buffers(directory: Path) -> int:
+    """Remove the buffers; returns how many there were."""
+    paths = list(directory.glob("*.bin"))
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return len(paths)
 
 
 def _storable(record: RunRecord) -> tuple[dict[str, Any], RunRecord]:
@@ -306,13 +335,13 @@ def _one_of(name: str, value: str, *allowed: str) -> None:
         raise RecordError(f"record.{name}: found {value[:60]!r}, allowed: {', '.join(allowed)}")
 
 
-def find_records(*folders: Path) -> Iterator[Path]:
-    """Yield every directory at or below ``folders`` that holds a ``record.json``, in order of its path.
+def find_records(*folders: Path, name: str = RECORD) -> Iterator[Path]:
+    """Yield every directory at or below ``folders`` that holds a ``record.json`` (``name``), in order of its path.
 
     Hidden folders and MLflow's artifacts, which are copies, are left out.
     """
     for folder in folders:
         for parent, names, files in os.walk(folder):
-            names[:] = sorted(name for name in names if not name.startswith(".") and name not in _COPIES)
-            if RECORD in files:
+            names[:] = sorted(n for n in names if not n.startswith(".") and n not in _COPIES)
+            if name in files:
                 yield Path(parent)

@@ -3,7 +3,7 @@
 Lives here: :func:`resolve_uri`, :func:`open_store`. May touch: MLflow, lock files beside an SQLite store.
 
 - An SQLite file has one writer at a time. Each process takes a file lock while it opens the store (MLflow makes the
-  schema of a new file without one) and while it writes a record, so any number of sweeps may share a file.
+  schema of a new file without one) and for each step of writing a record, so any number of sweeps may share a file.
 - Credentials come from the environment (``MLFLOW_TRACKING_USERNAME`` ...) or MLflow's own files. No URI, message or tag
   that leaves this module holds any.
 - A store that does not answer costs seconds, not minutes: it is asked once before MLflow starts its own retries.
@@ -15,9 +15,10 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -55,6 +56,10 @@ _USERINFO = re.compile(r"(\w://)[^/\s@'\"]*@")
 _LOGIN = re.compile(r"(?i)\b(basic|bearer)\s+[\w.~+/=-]+")
 
 
+Step = Callable[[], AbstractContextManager[None]]
+"""Entered for each piece of work that may go on beside a run, and not while tenants measure."""
+
+
 class NoStoreError(TrackingError):
     """There is no store, or no experiment of that name in it: nothing was tracked yet."""
 
@@ -69,6 +74,8 @@ class Store:
     """Without credentials."""
     threads: int
     """How many writers help: a server answers several at once, an SQLite file one."""
+    step: Step = nullcontext
+    """Entered around each call that writes: keeps other writers of an SQLite file out meanwhile, and waits its turn."""
 
 
 def _uri(tracking: TrackingSpec) -> str:
@@ -91,6 +98,15 @@ def resolve_uri(tracking: TrackingSpec) -> str:
         TrackingError: It is no URI.
     """
     return public(_uri(tracking))
+
+
+def pinned(tracking: TrackingSpec) -> TrackingSpec:
+    """Return ``tracking`` with the store it means now, whatever becomes of the environment and the current directory.
+
+    Raises:
+        TrackingError: It is no URI.
+    """
+    return replace(tracking, uri=_uri(tracking))
 
 
 def public(uri: str) -> str:
@@ -117,23 +133,39 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 @contextmanager
-def open_store(tracking: TrackingSpec, *, write: bool) -> Iterator[Store]:
-    """Open the store and the experiment of ``tracking``; to write, make them if need be and keep other writers out.
+def open_store(tracking: TrackingSpec, *, write: bool, step: Step = nullcontext) -> Iterator[Store]:
+    """Open the store and the experiment of ``tracking``; to write, make them if need be.
+
+    Args:
+        tracking: Which store.
+        write: Whether to write: each call that does belongs into ``with store.step()``.
+        step: Entered for each piece of work, opening the store included.
 
     Raises:
         TrackingError: It cannot be reached, refused something inside the block, or (to read) is not there.
     """
     uri = _uri(tracking)
-    with _translated(uri), _client_settings():
+    with step():
+        errors = _errors()
+    with _translated(uri, errors), _client_settings():
         file = sqlite_path(uri)
-        if file is None:
-            _probe(uri)
-        elif not write and not file.is_file():
-            raise NoStoreError(f"no MLflow store at {public(uri)}: nothing was tracked there yet, or it is elsewhere")
-        client = _client(uri, file)
-        with _lock(file, "write" if write else None):
-            experiment_id = _experiment(client, tracking.experiment, uri, create=write)
-            yield Store(client, experiment_id, public(uri), 1 if file else 4)
+        with step():
+            if file is None:
+                _probe(uri)
+            elif not write and not file.is_file():
+                raise NoStoreError(
+                    f"no MLflow store at {public(uri)}: nothing was tracked there yet, or it is elsewhere"
+                )
+            client = _client(uri, file)
+            with _lock(file, "write" if write else None):
+                experiment_id = _experiment(client, tracking.experiment, uri, create=write)
+
+        @contextmanager
+        def writing() -> Iterator[None]:
+            with step(), _lock(file, "write" if write else None):
+                yield
+
+        yield Store(client, experiment_id, public(uri), 1 if file else 4, writing)
 
 
 def prepare(tracking: TrackingSpec) -> None:
@@ -215,15 +247,27 @@ def _probe(uri: str) -> None:
         socket.create_connection((parts.hostname, parts.port), PROBE_S).close()
 
 
+_settings = threading.Lock()
+_added: dict[str, int] = {}
+"""Settings made here, and how many blocks (of several threads) rely on each."""
+
+
 @contextmanager
 def _client_settings() -> Iterator[None]:
-    added = {name: value for name, value in CLIENT_SETTINGS.items() if name not in os.environ}
-    os.environ.update(added)
+    with _settings:
+        own = [name for name in CLIENT_SETTINGS if name in _added or name not in os.environ]
+        for name in own:
+            os.environ[name] = CLIENT_SETTINGS[name]
+            _added[name] = _added.get(name, 0) + 1
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        with _settings:
+            for name in own:
+                _added[name] -= 1
+                if not _added[name]:
+                    del _added[name]
+                    os.environ.pop(name, None)
 
 
 def _quiet() -> None:
@@ -234,19 +278,29 @@ def _quiet() -> None:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
-@contextmanager
-def _translated(uri: str) -> Iterator[None]:
-    """Turn what MLflow and its libraries raise into a TrackingError without credentials."""
+def warm() -> None:
+    """Import MLflow now. It takes seconds, and two threads that begin at once would see half of it."""
+    _errors()
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What MLflow and its libraries raise; imports them."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its threads would call home while tenants measure
     import requests
     from alembic.util import CommandError
+    from mlflow import MlflowClient  # noqa: F401  takes seconds the first time
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     _quiet()
+    return MlflowException, requests.RequestException, SQLAlchemyError, CommandError, OSError
 
+
+@contextmanager
+def _translated(uri: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn what MLflow and its libraries raise into a TrackingError without credentials."""
     try:
         yield
-    except (MlflowException, requests.RequestException, SQLAlchemyError, CommandError, OSError) as error:
+    except errors as error:
         text = redact(" ".join(str(error).split())).partition(" [SQL: ")[0]
         raise TrackingError(f"MLflow at {public(uri)}: {text[:600].rstrip('.')}.") from error

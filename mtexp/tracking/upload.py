@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from mtexp.errors import MtexpError, RecordError
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
 from mtexp.tracking.record import find_records, load, write_aside
-from mtexp.tracking.store import redact, resolve_uri
+from mtexp.tracking.salvage import is_running, salvage
+from mtexp.tracking.store import Step, redact, resolve_uri
 
 PENDING = "upload.pending"
 
@@ -36,25 +37,26 @@ class Upload:
         return f"{self.directory}: " + (f"in MLflow, run {self.run_id}" if self.run_id else f"NOT sent: {self.reason}")
 
 
-def log_or_defer(record_dir: Path, tracking: TrackingSpec) -> Upload:
+def mark_pending(record_dir: Path) -> None:
+    """Leave the marker of a record that is to be sent: whatever happens from here on, it is known what is missing."""
+    with suppress(RecordError):  # a disk that is full keeps nothing from MLflow
+        _mark(record_dir / PENDING, "not sent yet")
+
+
+def log_or_defer(record_dir: Path, tracking: TrackingSpec, step: Step = nullcontext) -> Upload:
     """Send a record; one that MLflow does not take keeps its marker, with the reason, and can be sent later.
 
-    The marker is there from the first moment, so a record whose sender was killed is found too.
+    The marker is there from the first moment, so a record whose sender was killed is found too. ``step`` is entered for
+    each piece of the work (:func:`mtexp.tracking.mlflow_writer.log_record`).
     """
     marker = record_dir / PENDING
     try:
-        with suppress(RecordError):  # a disk that is full keeps nothing from MLflow
-            _mark(marker, "not sent yet")
-        run_id = log_record(record_dir, tracking)
+        mark_pending(record_dir)
+        run_id = log_record(record_dir, tracking, step)
         marker.unlink(missing_ok=True)
     except (MtexpError, OSError) as error:
         return Upload(record_dir, reason=_deferred(marker, redact(str(error))))
     return Upload(record_dir, run_id)
-
-
-def defer(record_dir: Path, reason: str) -> Upload:
-    """Leave a record to be sent later."""
-    return Upload(record_dir, reason=_deferred(record_dir / PENDING, reason))
 
 
 def _mark(marker: Path, text: str) -> None:
@@ -76,6 +78,8 @@ def pending(*folders: Path) -> Iterator[Path]:
 def upload(folders: Sequence[Path], *, uri: str = "", experiment: str = "") -> Iterator[Upload]:
     """Send every record at or below ``folders``; those that are in MLflow stay as they are there.
 
+    A folder in which a run is under way is left alone: its record is about to be replaced.
+
     Args:
         folders: Where to look for records.
         uri: The store; empty = MLFLOW_TRACKING_URI, else ``mlflow.db`` in the current directory. What a record says
@@ -83,6 +87,8 @@ def upload(folders: Sequence[Path], *, uri: str = "", experiment: str = "") -> I
         experiment: MLflow experiment; empty = the one each record names.
     """
     for directory in find_records(*folders):
+        if is_running(directory):
+            continue
         try:
             tracking = load(directory).run_spec.tracking
         except RecordError as error:
@@ -93,25 +99,33 @@ def upload(folders: Sequence[Path], *, uri: str = "", experiment: str = "") -> I
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Send records and say what became of each; the exit code is 1 if one could not be sent, 2 if there was none."""
+    """Send records and say what became of each; the exit code is 1 if one could not be sent, 2 if there was none.
+
+    Runs that were killed get a record first (:mod:`mtexp.tracking.salvage`).
+    """
     parser = argparse.ArgumentParser(
         prog="python -m mtexp.tracking.upload", description=(__doc__ or "").partition(":")[0]
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="searched for record.json")
     parser.add_argument("--uri", default="", help="default: MLFLOW_TRACKING_URI, else mlflow.db here")
     parser.add_argument("--experiment", default="", help="default: the one each record names")
+    parser.add_argument("--ended", action="store_true", help="runs of other hosts without a record were killed")
     options = parser.parse_args(arguments)
+    found = []
+    for folder in salvage(*options.folders, ended=options.ended):
+        sys.stdout.write(f"{folder}\n")
+        found.append(folder)
     uploads = []
     for result in upload(options.folders, uri=options.uri, experiment=options.experiment):
         sys.stdout.write(f"{result}\n")
         uploads.append(result)
-    if not uploads:
+    if not uploads and not found:
         sys.stderr.write(f"no record.json at or below {', '.join(map(str, options.folders))}\n")
         return 2
     failed = sum(1 for result in uploads if not result.run_id)
     uri = resolve_uri(TrackingSpec(uri=options.uri))
     sys.stdout.write(f"{len(uploads) - failed} of {len(uploads)} records are in MLflow at {uri}\n")
-    return 1 if failed else 0
+    return 1 if failed or not all(folder.ok for folder in found) else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from mtexp.spec import (
     ArrivalSpec,
     MeasureSpec,
     ModelSpec,
+    MpsLimits,
     RunSpec,
     SharingSpec,
     TenantSpec,
@@ -39,6 +40,7 @@ ALONE_MS = {
     "stress_sm": 5.0,
     "stress_dram": 5.0,
 }
+PERCENTAGES = {"half": 50.0, "quarter": 25.0}
 DECODERS = ("distilgpt2", "llama_3_2_1b", "mistral_7b")
 _ORIGIN_NS = 1_000_000_000_000
 
@@ -50,8 +52,18 @@ def role(model: str) -> str:
 class Study:
     """Writes records below a folder, each with its baselines."""
 
-    def __init__(self, folder: Path, *, seed: int = 0, iterations: int = 120, sweep: str = "study", **environment: str):
-        self.folder, self.iterations, self.sweep = folder, iterations, sweep
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int = 0,
+        iterations: int = 120,
+        sweep: str = "study",
+        spread: float = 0.01,
+        **environment: str,
+    ):
+        """``spread``: standard deviation by which whole runs are faster or slower."""
+        self.folder, self.iterations, self.sweep, self.spread = folder, iterations, sweep, spread
         self.environment = {**ENVIRONMENT, **environment}
         self._rng = np.random.default_rng(seed)
         self._baselines: dict[tuple[str, str], tuple[BaselineRef, Baseline]] = {}
@@ -77,6 +89,7 @@ class Study:
                 model=ModelSpec(name=m, role=role(m), architecture=m),
                 workload=WorkloadSpec(kind=workload if role(m) == "decoder" else "forward"),
                 slo_ms=slo_ms,
+                mps=MpsLimits(active_thread_pct=PERCENTAGES.get(mps, 0)),
                 arrival=ArrivalSpec(kind="poisson", rate_rps=load * 1e3 / ALONE_MS[m]) if load else ArrivalSpec(),
             )
             for position, m in enumerate(models)
@@ -89,7 +102,7 @@ class Study:
         return records
 
     def _together(self, specs: Sequence[TenantSpec], mps: str) -> Iterator[tuple[str, Samples]]:
-        between_runs = self._rng.normal(1, 0.01)
+        between_runs = self._rng.normal(1, self.spread)
         length_ms = self.iterations * max(self._latency_ms(spec, specs, mps) for spec in specs) * between_runs
         for spec in specs:
             yield spec.id, self._samples(spec, specs, mps, length_ms, between_runs)
@@ -130,7 +143,7 @@ class Study:
         )
 
     def _baseline(self, spec: TenantSpec) -> tuple[BaselineRef, Baseline]:
-        spec = replace(spec, id="alone", slo_ms=0, arrival=ArrivalSpec())
+        spec = replace(spec, id="alone", slo_ms=0, arrival=ArrivalSpec(), mps=MpsLimits())
         key = spec.model.name, spec.workload.kind
         if key not in self._baselines:
             samples = dict(self._together([spec], "disabled"))

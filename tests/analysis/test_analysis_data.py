@@ -40,6 +40,18 @@ def test_an_export_is_small(study: Dataset, tmp_path: Path) -> None:
     assert sizes[ITERATIONS] < 6 * len(study.iterations)
 
 
+def test_an_export_keeps_telemetry_beside_its_requests(study: Dataset, tmp_path: Path) -> None:
+    """Both count from the run's first start, so that what the clock did while a request ran is still known."""
+    write_export(study, tmp_path)
+    again = load(records=tmp_path)
+    record = study.runs["record_id"].iloc[0]
+    for before, after in ((study.telemetry, again.telemetry), (study.iterations, again.iterations)):
+        column = "monotonic_ns" if "monotonic_ns" in before else "start_ns"
+        origin_ns = study.iterations.loc[study.iterations["record_id"] == record, "start_ns"].min()
+        own, kept = (frame.loc[frame["record_id"] == record, column].to_numpy() for frame in (before, after))
+        assert np.allclose(own - origin_ns, kept, atol=1000)
+
+
 def test_an_export_of_an_export_is_the_same(study: Dataset, tmp_path: Path) -> None:
     """Nothing is lost by exporting again."""
     write_export(study, tmp_path / "one")

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import common
 
-SHARED = {"common", "plain"}
+SHARED = {"common", "optimum_side", "plain"}
 SCRIPTS = sorted(path.stem for path in (common.ROOT / "benchmarks").glob("*.py") if path.stem not in SHARED)
 
 

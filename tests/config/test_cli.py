@@ -17,13 +17,29 @@ from mtexp import cli
 from mtexp.config.hardware import hardware_of
 from mtexp.errors import LeaseBusy
 from mtexp.host import Device
-from mtexp.runner import Job, Outcome
+from mtexp.runner import Job
 from mtexp.spec import spec_hash, to_json
 from mtexp.testing.records import example
+from mtexp.tracking.record import RunRecord
 from mtexp.tracking.upload import Upload
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = Device("cpu", 0, "cpu", "a CPU", 64_000)
+
+
+@dataclass
+class FakeUploads:
+    """Records that are sent at once."""
+
+    done: list[Upload] = field(default_factory=list)
+    left: int = 0
+
+    def drain(self) -> None:
+        pass
+
+    def results(self) -> Iterator[Upload]:
+        while self.done:
+            yield self.done.pop(0)
 
 
 @dataclass
@@ -34,18 +50,21 @@ class FakeRunner:
     status: dict[str, str] = field(default_factory=dict)
     error: BaseException | None = None
     upload: Upload = field(default_factory=lambda: Upload(Path("x"), "run"))
+    uploads: FakeUploads = field(default_factory=FakeUploads)
+    behind: bool = False
 
     def warm(self) -> None:
         pass
 
-    def run(self, job: Job) -> Outcome:
+    def run(self, job: Job) -> RunRecord:
         self.jobs.append(job)
         if self.error is not None:
             raise self.error
         job.progress("measuring")
         status = self.status.get(job.spec.mix, "FINISHED")
         record, _ = example(verdict="VALID" if status == "FINISHED" else "INVALID", status=status, failure="it broke")
-        return Outcome(record=replace(record, spec=to_json(job.spec)), uploads=(self.upload,))
+        self.uploads.done.append(self.upload)
+        return replace(record, spec=to_json(job.spec))
 
 
 @pytest.fixture
@@ -196,3 +215,19 @@ def test_the_front_door_refuses_from_any_folder(tmp_path: Path) -> None:
 def test_the_front_door_is_short() -> None:
     """run.py stays a door: at most 40 lines."""
     assert len((ROOT / "run.py").read_text().splitlines()) <= 40
+
+
+def test_points_are_composed_once_by_hydra(runner: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the plan has composed and checked, Hydra's sweeper does not compose again before the first point runs."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    composed, real = [], ConfigLoaderImpl.load_sweep_config
+
+    def count(self: Any, master: Any, overrides: list[str]) -> Any:
+        composed.append(overrides)
+        return real(self, master, overrides)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", count)
+    assert cli.main(["-m", "mix=solo,pair"]) == 0
+    assert len(runner.jobs) == 2
+    assert len(composed) == 2

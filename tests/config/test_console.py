@@ -56,6 +56,32 @@ def test_a_failed_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.splitlines()[1].endswith("FAILED")
 
 
+def test_a_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A failed run's other findings follow from the failure; warnings, such as a foreign process, stay."""
+    findings = (
+        Finding("invalid", "tenant-failed", "tenant t0 failed: out of memory", "See its log.", tenant="t0"),
+        Finding("invalid", "no-window", "there is no time in which every tenant measured", "Ask for more."),
+        Finding("warning", "foreign-process", "pid 7 is on the GPU", "Stop it."),
+    )
+    console.results(_record(status="FAILED", failure="tenant t0 failed in build: out of memory", findings=findings))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index("FAILED: tenant t0 failed in build: out of memory") + 1 :] == [
+        "  warning: pid 7 is on the GPU. Stop it."
+    ]
+
+
+def test_48_tenants_with_one_remark_each_do_not_fill_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first three of a kind are printed in full, the rest are counted."""
+    drift = tuple(Finding("warning", "drift", "its latency moved", "Warm up.", tenant=f"t{i}") for i in range(48))
+    console.results(_record(findings=(*drift, Finding("note", "insufficient", "p99 needs 662", "Set more."))))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert lines[2] == "  warning: t2: its latency moved. Warm up."
+    assert lines[3:] == [
+        "  warning: 45 more tenants like these (drift); the record has them all.",
+        "  note: p99 needs 662. Set more.",
+    ]
+
+
 def test_a_row_of_the_summary_names_what_was_swept() -> None:
     """Mix, precision, sharing, tenants, the three metrics, and the verdict or what became of the run."""
     record = _record(metrics={"stp": 2.0, "antt": 10.0, "fairness": float("nan")}, verdict="VALID")

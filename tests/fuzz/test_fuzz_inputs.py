@@ -1,10 +1,11 @@
-"""Whatever stands in an arrival trace or a mix token: a result or one message, never a traceback.
+"""Whatever stands in an arrival trace, a mix token or a model's folder: a result or one message, never a traceback.
 
 Records are fuzzed in tests/tracking, Nsight's SQLite and traces in tests/profiling.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import timedelta
 from pathlib import Path
@@ -97,3 +98,59 @@ def test_a_long_token_is_refused_at_once(token: str) -> None:
     """More parts or digits than any mix has: refused, not composed."""
     with pytest.raises(Refused):
         plan([f"mix={token}"], hardware=lambda: hardware_of(GPU))
+
+
+_GPT2 = {
+    **{"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 100, "n_positions": 128},
+    **{"n_inner": None, "head_dim": None, "auto_map": {"AutoModel": "code.Model"}},
+}
+_values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 5) | st.integers(-(10**30), 10**30),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+_names = st.sampled_from([*_GPT2, "type_vocab_size", "num_key_value_heads", "intermediate_size", "tie_word_embeddings"])
+_types = st.sampled_from(["gpt2", "bert", "deberta-v2", "t5", "llama", "qwen3", "nothing", "../gpt2"])
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """The folder of a pretrained model, as far as a plan looks at it."""
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    return tmp_path
+
+
+def _plan_with(folder: Path, config: bytes) -> None:
+    (folder / "config.json").write_bytes(config)
+    overrides = ["mix=distilgpt2", "weights=pretrained", "workload.seq_len=8"]
+    try:
+        planned = plan([*overrides, f"mix.tenants.distilgpt2.source={folder}"], hardware=lambda: hardware_of(GPU))
+    except Refused:
+        return
+    json.dumps(planned.points[0].spec.tenants[0].model.shape)
+
+
+@settings(_shared_folder, max_examples=60)
+@given(changes=st.dictionaries(_names, _values, max_size=3), kind=_types)
+def test_any_configuration_of_a_model_is_planned_or_refused(
+    model_folder: Path, changes: dict[str, Any], kind: str
+) -> None:
+    """config.json of a local folder: sizes that are none, numbers beyond any memory, architectures nobody knows."""
+    _plan_with(model_folder, json.dumps(_GPT2 | {"model_type": kind} | changes).encode())
+
+
+@settings(_shared_folder, max_examples=20)
+@given(st.binary(max_size=60))
+def test_any_bytes_for_a_configuration_are_refused(model_folder: Path, config: bytes) -> None:
+    """Not JSON, not UTF-8, not an object."""
+    _plan_with(model_folder, config)
+
+
+@pytest.mark.parametrize("config", [b"[" * 500_000, b'{"model_type": ' + b"9" * 5_000 + b"}"])
+def test_a_configuration_that_is_too_much_is_refused(model_folder: Path, config: bytes) -> None:
+    """Nesting and digits without end."""
+    _plan_with(model_folder, config)

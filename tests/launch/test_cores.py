@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtexp.launch import plan_cores
+from mtexp.errors import HostError
+from mtexp.launch import CorePlan, leased_cores, plan_cores
 
 groups = st.lists(st.integers(1, 4), min_size=1, max_size=6)
 cores = st.lists(st.integers(0, 200), unique=True, max_size=40).map(sorted)
@@ -37,3 +42,57 @@ def test_a_tenant_has_the_same_number_of_cores_alone_and_shared() -> None:
     """More cores for a lone tenant would look like interference."""
     alone, shared = plan_cores([1], range(16)), plan_cores([1, 1, 1, 1], range(16))
     assert {len(own) for own in (*alone.processes, *shared.processes)} == {1}
+
+
+@pytest.fixture
+def sixteen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host of 16 cores, and the directory of its leases."""
+    monkeypatch.setenv("MTEXP_LEASE_DIR", str(tmp_path / "lease"))
+    monkeypatch.setattr("mtexp.launch.cores.os.sched_getaffinity", lambda pid: set(range(16)))
+    return tmp_path / "lease"
+
+
+def _own(plan: CorePlan) -> set[int]:
+    return {core for cores in (*plan.processes, plan.sampler) for core in cores}
+
+
+def test_two_runs_on_one_host_have_cores_of_their_own(sixteen: Path) -> None:
+    """Two GPUs, two runs: neither pins to, nor keeps its parent on, a core that the other has leased; once one has
+    ended, its cores are free again."""
+    with leased_cores([1, 1]) as first:
+        with leased_cores([2]) as second:
+            assert (first.pinned, second.pinned) == (True, True)
+            assert (len(_own(first)), len(_own(second))) == (3, 3)
+            assert not _own(first) & (_own(second) | set(second.parent))
+        with leased_cores([2]) as third:
+            assert _own(third) == _own(second)
+    with leased_cores([1, 1]) as again:
+        assert again == first
+
+
+def test_a_run_that_finds_too_few_cores_free_says_whose_fault_it_is(sixteen: Path) -> None:
+    """Nobody is pinned to half of what it needs, and nothing is taken from whoever comes next."""
+    with leased_cores([1] * 9) as first:
+        with leased_cores([1] * 5) as second:
+            assert (second.pinned, second.held_by_others) == (False, 10)
+            with leased_cores([1] * 4) as third:
+                assert third.pinned
+        assert first.held_by_others == 0
+    with leased_cores([1] * 15) as alone:
+        assert (alone.pinned, alone.held_by_others) == (False, 0)
+    with leased_cores([1], pin=False) as unpinned:
+        assert (unpinned.pinned, unpinned.held_by_others) == (False, 0)
+
+
+def test_leases_of_cores_are_open_to_every_user(sixteen: Path) -> None:
+    """Another user's run is next; a directory that cannot be used is named."""
+    with leased_cores([1]):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in sixteen.iterdir()}
+    assert set(modes.values()) == {0o666}
+    assert {"cores.lock", "core-15.lock", "core-14.lock"} <= set(modes)
+    for path in sixteen.iterdir():
+        path.unlink()
+    os.rmdir(sixteen)
+    sixteen.write_text("")
+    with pytest.raises(HostError, match="MTEXP_LEASE_DIR"), leased_cores([1]):
+        pass

@@ -8,12 +8,14 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 from joblib import Parallel, delayed
 
 from mtexp import runner
 from mtexp.host import Device
+from mtexp.launch import leased_cores
 from mtexp.runner import Job, Runner
 from mtexp.telemetry.nvml import find_devices
 from mtexp.testing.nvml import FakeGpu, FakeNvml
@@ -28,8 +30,17 @@ DEADLINE_S = 60.0
 SPEC = example()[0].run_spec
 
 
-def _run_with_two_gpus(number: int, folder: Path) -> tuple[str, int, int]:
-    """In a worker of joblib: one run on a host with two fake GPUs; returns (GPU, first ns, last ns) of holding it.
+class Held(NamedTuple):
+    """Which GPU a run had, from when to when, and on which CPU cores."""
+
+    gpu: str
+    begin_ns: int
+    end_ns: int
+    cores: set[int]
+
+
+def _run_with_two_gpus(number: int, folder: Path) -> Held:
+    """In a worker of joblib: one run of two tenants on a host with two fake GPUs and 16 cores.
 
     Everything is the runner's own but NVML and the measurement. The first run to hold a GPU waits for a second one.
     """
@@ -38,36 +49,42 @@ def _run_with_two_gpus(number: int, folder: Path) -> tuple[str, int, int]:
         uploads = ()
 
         def __init__(self, job: Job, device: Device, *_: object) -> None:
-            self.device = device
+            self.job, self.device = job, device
 
         def run(self, attempt: int) -> SimpleNamespace:
             begin_ns = time.monotonic_ns()
-            (folder / f"{number}.started").touch()
-            end = time.monotonic() + DEADLINE_S
-            while len(list(folder.glob("*.started"))) < 2 and time.monotonic() < end:
-                time.sleep(0.01)
-            held.append((self.device.uuid, begin_ns, time.monotonic_ns()))
+            with leased_cores([1, 1]) as plan:
+                (folder / f"{number}.started").touch()
+                end = time.monotonic() + DEADLINE_S
+                while len(list(folder.glob("*.started"))) < 2 and time.monotonic() < end:
+                    time.sleep(0.01)
+            cores = {core for own in (*plan.processes, plan.sampler) for core in own}
+            held.append(Held(self.device.uuid, begin_ns, time.monotonic_ns(), cores))
             return SimpleNamespace(status="FINISHED")
 
-    held: list[tuple[str, int, int]] = []
+    held: list[Held] = []
     os.environ["MTEXP_LEASE_DIR"] = str(folder / "lease")
     fake = FakeNvml(*(FakeGpu(uuid) for uuid in GPUS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "find_devices", lambda: find_devices(fake, {}))
         patch.setattr(runner, "_Point", Point)
+        patch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
         Runner().run(Job(spec=replace(SPEC, mix=f"run{number}", runtime="gpu"), folder=folder))
     return held[0]
 
 
 def test_each_run_has_a_gpu_of_its_own(tmp_path: Path) -> None:
-    """Two workers, two GPUs, four runs: both GPUs are in use at once, none by two runs at once."""
+    """Two workers, two GPUs, four runs: both GPUs are in use at once, none by two runs at once, and no CPU core by
+    tenants of both."""
     held = Parallel(n_jobs=2)(delayed(_run_with_two_gpus)(number, tmp_path) for number in range(RUNS))
-    by_gpu = {gpu: sorted((begin, end) for uuid, begin, end in held if uuid == gpu) for gpu in GPUS}
+    by_gpu = {gpu: sorted((run for run in held if run.gpu == gpu), key=lambda run: run.begin_ns) for gpu in GPUS}
     assert sorted(len(spans) for spans in by_gpu.values()) in ([1, 3], [2, 2])
     for spans in by_gpu.values():
-        assert all(before[1] <= after[0] for before, after in pairwise(spans))
+        assert all(before.end_ns <= after.begin_ns for before, after in pairwise(spans))
     first, second = (spans[0] for spans in by_gpu.values())
-    assert max(first[0], second[0]) < min(first[1], second[1])
+    assert max(first.begin_ns, second.begin_ns) < min(first.end_ns, second.end_ns)
+    assert len(first.cores) == len(second.cores) == 3
+    assert not first.cores & second.cores
 
 
 def test_a_sweep_with_joblib(place: Place) -> None:

@@ -35,7 +35,7 @@ def test_every_interval_holds_what_was_measured(tenants: int, iterations: int, s
     """The figures are those of the plain formulas, and lie in their intervals."""
     shared = [noisy(seed + i, iterations, 10 * factor) for i in range(tenants)]
     alone = [noisy(seed + 100 + i, iterations) for i in range(tenants)]
-    found = interference_intervals([shared], [[series] for series in alone], draws=DRAWS)
+    found = interference_intervals(shared, alone, draws=DRAWS)
     progress = [s.throughput_rps / a.throughput_rps for s, a in zip(shared, alone, strict=True)]
     slowdowns = [s.latency_ms.mean() / a.latency_ms.mean() for s, a in zip(shared, alone, strict=True)]
     expected = {
@@ -55,7 +55,7 @@ def test_every_interval_holds_what_was_measured(tenants: int, iterations: int, s
 
 def test_equal_seeds_give_equal_intervals() -> None:
     """A record computed again gives the same figures; another seed does not."""
-    shared, alone = [[noisy(1, 100, 20.0)]], [[noisy(2, 100)]]
+    shared, alone = [noisy(1, 100, 20.0)], [noisy(2, 100)]
     first = interference_intervals(shared, alone, draws=DRAWS, seed=7)
     assert first == interference_intervals(shared, alone, draws=DRAWS, seed=7)
     assert first != interference_intervals(shared, alone, draws=DRAWS, seed=8)
@@ -64,7 +64,7 @@ def test_equal_seeds_give_equal_intervals() -> None:
 def test_undisturbed_constant_tenants_have_no_width() -> None:
     """Without any variation there is nothing to doubt."""
     steady = Series.closed(np.full(50, 4.0))
-    found = interference_intervals([[steady] * 3], [[steady]] * 3, draws=DRAWS)
+    found = interference_intervals([steady] * 3, [steady] * 3, draws=DRAWS)
     assert found.run["stp"] == Interval(3, 3, 3)
     assert found.run["fairness"] == Interval(1, 1, 1)
 
@@ -82,8 +82,8 @@ def test_coverage_on_autocorrelated_latencies(rho: float) -> None:
     for seed in range(runs):
         rng = np.random.default_rng(seed)
         shared = [Series.closed(factor * ar1(rng, 600, rho=rho)) for factor in slowed]
-        alone = [[Series.closed(ar1(rng, 600, rho=rho))] for _ in slowed]
-        found = interference_intervals([shared], alone, draws=DRAWS, seed=seed)
+        alone = [Series.closed(ar1(rng, 600, rho=rho)) for _ in slowed]
+        found = interference_intervals(shared, alone, draws=DRAWS, seed=seed)
         for key, value in truth.items():
             held[key] += _holds(found.run[key], value)
         held["slowdown"] += _holds(found.tenants[0]["slowdown"], slowed[0])
@@ -97,8 +97,8 @@ def test_equally_slowed_tenants_may_be_perfectly_fair() -> None:
     held = 0
     for seed in range(60):
         shared = [noisy(10 * seed + i, 200, 40.0) for i in range(4)]
-        alone = [[noisy(10 * seed + 5 + i, 200)] for i in range(4)]
-        run = interference_intervals([shared], alone, draws=DRAWS, seed=seed).run
+        alone = [noisy(10 * seed + 5 + i, 200) for i in range(4)]
+        run = interference_intervals(shared, alone, draws=DRAWS, seed=seed).run
         held += run["fairness"].high == 1 and run["jain_fairness"].high == 1
     assert held >= 50
 
@@ -107,44 +107,31 @@ def test_tenants_with_one_baseline_share_its_error() -> None:
     """Four tenants compared with the same baseline: its error does not average out over them."""
     shared = [noisy(i, 400, 20.0) for i in range(4)]
     rough = Series.closed(ar1(np.random.default_rng(9), 100, spread=2.0))
-    same = interference_intervals([shared], [[rough]] * 4, draws=2000).run["stp"]
+    same = interference_intervals(shared, [rough] * 4, draws=2000).run["stp"]
     apart = interference_intervals(
-        [shared], [[Series.closed(np.roll(rough.latency_ms, i))] for i in range(4)], draws=2000
+        shared, [Series.closed(np.roll(rough.latency_ms, i)) for i in range(4)], draws=2000
     ).run["stp"]
     assert same.half_width_pct > 1.6 * apart.half_width_pct
-
-
-def test_repetitions_that_differ_widen_the_interval() -> None:
-    """Within a repetition latency is steady, between repetitions it is not: only the two-level bootstrap sees it."""
-    baseline = [[noisy(0, 200)]]
-    levels = (18.0, 20.0, 22.0)
-    repetitions = [[noisy(i, 200, level)] for i, level in enumerate(levels, 1)]
-    found = interference_intervals(repetitions, baseline, draws=DRAWS).tenants[0]["slowdown"]
-    single = interference_intervals([repetitions[1]], baseline, draws=DRAWS).tenants[0]["slowdown"]
-    assert found.value == pytest.approx(2.0, rel=0.02)
-    assert found.half_width_pct > 3 * single.half_width_pct
-    percentile = percentile_slowdown_intervals([r[0] for r in repetitions], baseline[0], (50,))["slowdown_p50"]
-    assert percentile.half_width_pct > 3
 
 
 def test_open_loop_progress_follows_the_cycles() -> None:
     """A tenant served at a steady rate has a certain throughput, however uncertain its latency."""
     rng = np.random.default_rng(3)
     steady = Series(rng.lognormal(2.0, 1.0, 300), np.full(300, 20.0), 50.0)
-    found = interference_intervals([[steady]], [[Series.closed(np.full(300, 10.0))]], draws=DRAWS).tenants[0]
+    found = interference_intervals([steady], [Series.closed(np.full(300, 10.0))], draws=DRAWS).tenants[0]
     assert found["normalized_progress"].half_width_pct == pytest.approx(0, abs=1e-9)
     assert found["slowdown"].half_width_pct > 5
 
 
 def test_percentile_slowdowns() -> None:
     """A tenant slowed twofold as a whole: every percentile's interval holds 2, and the tail has not grown."""
-    found = percentile_slowdown_intervals([noisy(1, 800, 20.0)], [noisy(2, 800)])
+    found = percentile_slowdown_intervals(noisy(1, 800, 20.0), noisy(2, 800))
     assert list(found) == ["slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99", "tail_inflation"]
     assert all(_holds(found[f"slowdown_p{p}"], 2.0) for p in (50, 90, 95))
     assert _holds(found["tail_inflation"], 1.0)
-    assert list(percentile_slowdown_intervals([noisy(1, 20)], [noisy(2, 20)], (50,))) == ["slowdown_p50"]
-    with pytest.raises(ValueError, match="the baseline has 0"):
-        percentile_slowdown_intervals([noisy(1, 20)], [])
+    assert list(percentile_slowdown_intervals(noisy(1, 20), noisy(2, 20), (50,))) == ["slowdown_p50"]
+    with pytest.raises(ValueError, match="the baseline has 1"):
+        percentile_slowdown_intervals(noisy(1, 20), noisy(2, 1))
 
 
 @given(iterations=st.integers(2, 300), seed=st.integers(0, 100))
@@ -152,7 +139,7 @@ def test_percentile_slowdowns() -> None:
 def test_percentile_draws_lie_within_the_latencies(iterations: int, seed: int) -> None:
     """Whatever is resampled was measured: against a constant baseline no draw leaves the range, ties included."""
     series = Series.closed(np.round(noisy(seed, iterations).latency_ms, 1))
-    found = percentile_slowdown_intervals([series], [Series.closed(np.ones(5))], draws=50, seed=seed)
+    found = percentile_slowdown_intervals(series, Series.closed(np.ones(5)), draws=50, seed=seed)
     low, high = series.latency_ms.min() * (1 - 1e-12), series.latency_ms.max() * (1 + 1e-12)
     for percentile in (50, 90, 95, 99):
         interval = found[f"slowdown_p{percentile}"]
@@ -167,16 +154,14 @@ SINGLE = noisy(0, 1)
 @pytest.mark.parametrize(
     ("shared", "alone", "message"),
     [
-        ([], [[SERIES]], "a repetition and a tenant"),
-        ([[]], [], "a repetition and a tenant"),
-        ([[SERIES], [SERIES, SERIES]], [[SERIES]], "repetition 1 has 2 tenants"),
-        ([[SERIES]], [[]], "baseline of tenant 0 has 0"),
-        ([[SINGLE]], [[SERIES]], "tenant 0 in repetition 0 has 1"),
-        ([[SERIES]], [[SERIES, SINGLE]], "baseline of tenant 0 has 1"),
+        ([], [], "found 0 and 0"),
+        ([SERIES, SERIES], [SERIES], "found 2 and 1"),
+        ([SERIES, SINGLE], [SERIES, SERIES], "tenant 1 has 1"),
+        ([SERIES], [SINGLE], "baseline of tenant 0 has 1"),
     ],
 )
-def test_what_has_no_interval_is_refused(shared: list[list[Series]], alone: list[list[Series]], message: str) -> None:
-    """The message says which tenant and repetition lacks what."""
+def test_what_has_no_interval_is_refused(shared: list[Series], alone: list[Series], message: str) -> None:
+    """The message says which tenant lacks what."""
     with pytest.raises(ValueError, match=message):
         interference_intervals(shared, alone, draws=10)
 

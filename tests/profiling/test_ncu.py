@@ -9,39 +9,60 @@ from hypothesis import strategies as st
 from mtexp.errors import ProfilerError, RecordError
 from mtexp.profiling import ncu
 from mtexp.profiling.ncu import (
+    DRAM,
     FLOP_FACTORS,
     HOPPER_TENSOR,
     METRICS,
+    READ,
+    SM,
+    TIME,
+    WRITTEN,
     CountedKernel,
     choose_metrics,
     find_ncu,
     read_raw_csv,
-    roofline_row,
 )
 from mtexp.profiling.result import write_rooflines
-from mtexp.profiling.roofline import Cost, device_peaks
+from mtexp.profiling.roofline import device_peaks
+from mtexp.profiling.rooflines import kernel_rows, roofline_row
+from mtexp.spec import ModelSpec, TenantSpec
 
 DATA = Path(__file__).parents[1] / "data" / "nsys"
 TENSOR = "sm__ops_path_tensor_op_hgmma_src_fp16_sparsity_off.sum"
 FFMA = "sm__sass_thread_inst_executed_op_ffma_pred_on.sum"
+NVTX = "thread Domain:Push/Pop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg"
 CSV = f"""==PROF== Connected to process 1
-"ID","Kernel Name","CC","dram__bytes_read.sum","dram__bytes_write.sum","gpu__time_duration.sum","{FFMA}","{TENSOR}"
-"","","","byte","byte","nsecond","inst",""
-"0","void gemm<8, 4>(T *)","9.0","600,000,000","100,000,000","1,000,000","0","180,000,000,000"
-"1","softmax","9.0","1,000","n/a","1000","500",""
+"ID","{NVTX}","Kernel Name","CC","{READ}","{WRITTEN}","{TIME}","{FFMA}","{TENSOR}"
+"","","","","byte","byte","nsecond","inst",""
+"0","7 ""<default domain>:mtexp_ncu_layer:none:none:none:none:none:none"" ","void gemm<8, 4>(T *)","9.0","600,000,000",\
+"100,000,000","1,000,000","0","180,000,000,000"
+"1","7 ""<default domain>:mtexp_ncu_head:none:none:none:none:none:none"" ","softmax","9.0","1,000","n/a","1000","500",""
 """
+BERT = ModelSpec(
+    name="bert_base",
+    role="encoder",
+    architecture="bert",
+    shape={
+        "num_hidden_layers": 12,
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "vocab_size": 30522,
+    },
+)
+STRESSOR = ModelSpec(name="stress_sm", role="stressor", architecture="sm")
 
 
-def kernel(time_ns=1e6, read=6e8, tensor: float | None = 1.8e11, **more):
-    counters = {"gpu__time_duration.sum": time_ns, "dram__bytes_read.sum": read, "dram__bytes_write.sum": 0.0, **more}
+def kernel(time_ns=1e6, read=6e8, tensor: float | None = 1.8e11, part="request", **more):
+    counters = {TIME: time_ns, READ: read, WRITTEN: 0.0, **more}
     if tensor is not None:
         counters[TENSOR] = tensor
-    return CountedKernel("k", counters)
+    return CountedKernel("k", counters, part)
 
 
-def row(kernels, **more):
-    given = {"tenant": "t", "model": "bert_base", "precision": "fp16", "kernel_limit": 200}
-    return roofline_row(kernels, **{**given, "peaks": device_peaks("NVIDIA H200"), **more})
+def row(kernels, tenant="t", model=BERT, **more):
+    spec = TenantSpec(id=tenant, model=model)
+    return roofline_row(kernels, spec, **{"kernel_limit": 200, "peaks": device_peaks("NVIDIA H200"), **more})
 
 
 def script(path, body):
@@ -53,7 +74,7 @@ def script(path, body):
 def test_the_command_is_pinned():
     """One request's kernels, clocks as in the timed run, Hopper's counters where the device's are not known."""
     out = Path("/runs/1/50%/bert")
-    metrics = choose_metrics(())
+    metrics = choose_metrics((), "fp16")
     command = ncu.profile_command(
         Path("/usr/bin/ncu"), ["python", "-m", "entry", "job.json"], out, kernels=200, metrics=metrics
     )
@@ -62,26 +83,29 @@ def test_the_command_is_pinned():
 
 
 def test_only_counters_that_the_device_has_are_asked_for():
-    """ncu refuses a run for one unknown name; those of the launch are always there."""
+    """ncu refuses a run for one unknown name."""
     available = {"gpu__time_duration", "dram__bytes_read", "sm__sass_thread_inst_executed_op_ffma_pred_on"}
-    chosen = choose_metrics(available)
-    assert set(chosen) == {"gpu__time_duration.sum", "dram__bytes_read.sum", FFMA, "launch__waves_per_multiprocessor"}
+    chosen = choose_metrics(available, "fp16")
+    assert set(chosen) == {TIME, READ, FFMA}
 
 
 def test_tensor_counters_are_leaves_so_that_nothing_counts_twice():
-    """By instruction before by type, parts before sums."""
+    """By instruction before by type, parts before sums, and of the precision only."""
     by_type = {
         "sm__ops_path_tensor_src_fp16",
         "sm__ops_path_tensor_src_fp16_dst_fp32",
         "sm__ops_path_tensor_src_fp16_dst_fp16",
     }
-    assert set(choose_metrics(by_type)) - set(METRICS) == {
+    assert set(choose_metrics(by_type, "fp16")) - set(METRICS) == {
         "sm__ops_path_tensor_src_fp16_dst_fp32.sum",
         "sm__ops_path_tensor_src_fp16_dst_fp16.sum",
     }
     hopper = {name.removesuffix(".sum") for name in HOPPER_TENSOR}
     sums = {"sm__ops_path_tensor_op_hmma_src_fp16_sparsity_off", "sm__ops_path_tensor_op_hmma_src_bf16_dst_fp32"}
-    assert set(choose_metrics(hopper | sums | by_type)) - set(METRICS) == set(HOPPER_TENSOR)
+    for precision, source in (("fp16", "fp16"), ("bf16", "bf16"), ("tf32", "tf32"), ("fp32", "tf32")):
+        chosen = set(choose_metrics(hopper | sums | by_type, precision)) - set(METRICS)
+        assert chosen == {name for name in HOPPER_TENSOR if f"_src_{source}_" in name}
+        assert len(chosen) == (3 if precision == "fp16" else 2)
 
 
 def test_the_raw_table_is_read_in_base_units(tmp_path):
@@ -94,10 +118,22 @@ def test_the_raw_table_is_read_in_base_units(tmp_path):
     assert first.counters[TENSOR] == 1.8e11
     assert "dram__bytes_write.sum" not in second.counters
     assert TENSOR not in second.counters
-    result = row([first, second])
-    assert result.flops == 1.8e11 + 2 * 500
-    assert result.bytes == 7e8 + 1000
-    assert result.time_ms == pytest.approx(1.001)
+    assert (first.part, second.part) == ("layer", "head")
+
+
+def test_a_layer_counts_as_often_as_the_model_has_it(tmp_path):
+    """Profiled is one layer and the head; the row is of a request of twelve layers."""
+    path = tmp_path / "raw.csv"
+    path.write_text(CSV)
+    result = row(read_raw_csv(path))
+    assert (result.profiled, result.layers, result.kernels) == ("layer", 12, 2)
+    assert result.flops == 12 * 1.8e11 + 2 * 500
+    assert result.bytes == 12 * 7e8 + 1000
+    assert result.time_ms == pytest.approx(12.001)
+    assert row([kernel()]).profiled == "request"
+    untold = row([kernel(part="")])
+    assert (untold.profiled, untold.complete, untold.intensity) == ("kernels", False, 300)
+    assert row([kernel()]).flops == 1.8e11
 
 
 @pytest.mark.parametrize("content", ["", "hello", '"ID","Kernel Name"\n', '"ID","Kernel Name"\n"",""\n'])
@@ -138,10 +174,12 @@ def test_every_scalar_instruction_counts_its_operations():
 
 def test_without_tensor_counters_the_formula_stands_in_only_for_a_whole_request():
     """A part of a request has not the FLOPs of the whole: unknown then, and nothing that follows from it."""
-    cost = Cost(flops=1.79e11, bytes=6.6e8, weight_bytes=1.7e8)
-    whole = row([kernel(tensor=None)], cost=cost)
-    assert (whole.flops, whole.flops_source) == (1.79e11, "formula")
-    part = row([kernel(tensor=None)], cost=cost, kernel_limit=1)
+    whole = row([kernel(tensor=None)])
+    assert (whole.flops, whole.flops_source) == (whole.formula_flops, "formula")
+    assert whole.flops == pytest.approx(1.79e11, rel=0.01)
+    stressor = row([kernel(tensor=None)], model=STRESSOR)
+    assert (stressor.flops, stressor.layers) == (None, 1)
+    part = row([kernel(tensor=None)], kernel_limit=1)
     assert (part.flops, part.flops_source, part.intensity, part.bound) == (None, "", None, None)
     assert "roofline_tflop_per_s" not in part.metrics()
     assert part.metrics()["roofline_gb_per_s"] == 600
@@ -149,14 +187,37 @@ def test_without_tensor_counters_the_formula_stands_in_only_for_a_whole_request(
 
 def test_time_is_attributed_to_what_kernels_saturate():
     """At 60 % of a peak a kernel is bound by it; below both it is bound by neither."""
-    sm, dram = "sm__throughput.avg.pct_of_peak_sustained_elapsed", "dram__throughput.avg.pct_of_peak_sustained_elapsed"
     kernels = [
-        kernel(time_ns=2e6, **{sm: 80.0, dram: 61.0}),
-        kernel(time_ns=1e6, **{sm: 20.0, dram: 90.0}),
-        kernel(time_ns=1e6, **{sm: 30.0, dram: 30.0}),
+        kernel(time_ns=2e6, **{SM: 80.0, DRAM: 61.0}),
+        kernel(time_ns=1e6, **{SM: 20.0, DRAM: 90.0}),
+        kernel(time_ns=1e6, **{SM: 30.0, DRAM: 30.0}),
     ]
     result = row(kernels)
-    assert (result.compute_bound_time_pct, result.memory_bound_time_pct) == (50, 25)
+    shares = (result.compute_bound_time_pct, result.memory_bound_time_pct, result.latency_bound_time_pct)
+    assert shares == (50, 25, 25)
+    assert result.kernels_bound == "compute"
+    assert row(kernels[1:]).kernels_bound == "memory"
+    assert row([*kernels, kernel(time_ns=1e6)]).kernels_bound == "mixed"
+    table = kernel_rows("bert_base", kernels)
+    assert [(k["bound"], k["sm_pct"], k["intensity"]) for k in table] == [
+        ("compute", 80, 300),
+        ("memory", 20, 300),
+        ("latency", 30, 300),
+    ]
+
+
+def test_a_sentence_says_what_binds_a_model():
+    """Launches, kernels, the side of the ridge and how near the peaks are: none hides another."""
+    text = row([kernel(**{SM: 20.0, DRAM: 90.0})], launch_bound_pct=72.4).sentence()
+    assert text == (
+        "bert_base: alone, the GPU waits for launches 72 % of a request: launch-bound; of its kernels' time 0 % is "
+        "compute-bound, 100 % memory-bound, 0 % neither (both below 60 % of the peak); 300 FLOP/byte against a ridge "
+        "of 206: the compute side of the roofline; it reaches 18 % of the peak arithmetic and 12 % of the peak "
+        "bandwidth."
+    )
+    unknown = row([kernel(tensor=None)], model=STRESSOR, peaks=None).sentence()
+    assert unknown.startswith("stress_sm: of its kernels' time 0 %")
+    assert "ridge" not in unknown
 
 
 def test_ncu_missing_says_what_to_do(tmp_path):
@@ -192,6 +253,9 @@ def test_a_profile_returns_kernels_or_the_reason(tmp_path):
     report.unlink()
     with pytest.raises(ProfilerError, match="no kernel ran in its NVTX range"):
         ncu.profile(tool, ["/bin/true"], out, timeout_s=20)
+    sandboxed = ["/bin/sh", "-c", "echo '==ERROR== Failed to initialize the profiler: LibraryNotLoaded'; exit 1"]
+    with pytest.raises(ProfilerError, match=r"cannot reach the driver's counters.*profiler=torch"):
+        ncu.profile(tool, sandboxed, out, timeout_s=20)
     refused = ["/bin/sh", "-c", "echo '==ERROR== ERR_NVGPUCTRPERM - no permission'; exit 9"]
     with pytest.raises(ProfilerError, match=r"performance counters \(ERR_NVGPUCTRPERM\)"):
         ncu.profile(tool, refused, out, timeout_s=20)
@@ -200,11 +264,15 @@ def test_a_profile_returns_kernels_or_the_reason(tmp_path):
 def test_rows_become_a_table_and_a_plot(tmp_path):
     """On a device that is not in the table of peaks the measured figures stand, without a roof."""
     rows = [row([kernel()]), row([kernel()], tenant="u", kernel_limit=1)]
-    result = write_rooflines(rows, device_peaks("NVIDIA H200"), tmp_path)
-    assert [p.name for p in result.artifacts] == ["roofline.parquet", "roofline.csv", "roofline-fp16.html"]
+    table = kernel_rows("bert_base", [kernel()])
+    result = write_rooflines(rows, device_peaks("NVIDIA H200"), tmp_path, table)
+    kinds = ["roofline.parquet", "roofline.csv", "roofline-kernels.parquet", "roofline-kernels.csv"]
+    assert [p.name for p in result.artifacts] == [*kinds, "roofline-fp16.html"]
     assert result.tenants["t"]["roofline_tflop_per_s"] == 180
-    assert [(f.code, f.tenant) for f in result.findings] == [("ncu-incomplete", "u")]
+    found = [(f.code, f.tenant) for f in result.findings]
+    assert found == [("roofline", "t"), ("roofline", "u"), ("ncu-incomplete", "u")]
+    assert result.findings[0].message == rows[0].sentence()
     unknown = write_rooflines([row([kernel()], peaks=None)], None, tmp_path)
-    assert [f.code for f in unknown.findings] == ["no-peaks"]
+    assert [f.code for f in unknown.findings] == ["roofline", "no-peaks"]
     assert unknown.tenants["t"]["roofline_gb_per_s"] == 600
     assert "compute_peak_pct" not in unknown.tenants["t"]

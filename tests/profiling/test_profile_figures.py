@@ -4,9 +4,11 @@ import pytest
 from mtexp.profiling import figures
 from mtexp.profiling.figures import OKABE_ITO, busy_stretch, lanes, roofline, write_html
 from mtexp.profiling.kernels import read_nsys_sqlite
-from mtexp.profiling.ncu import CountedKernel, roofline_row
+from mtexp.profiling.ncu import CountedKernel
 from mtexp.profiling.overlap import measure_overlap
 from mtexp.profiling.roofline import device_peaks
+from mtexp.profiling.rooflines import roofline_row
+from mtexp.spec import ModelSpec, TenantSpec
 
 MS = 1_000_000
 
@@ -71,12 +73,12 @@ def test_the_roof_bends_at_the_ridge_and_points_name_their_bound():
         "sm__ops_path_tensor_src_fp16_dst_fp32.sum": 1.8e11,
     }
     peaks = device_peaks("NVIDIA H200")
-    row = roofline_row(
-        [CountedKernel("k", counters)], tenant="t", model="bert_base", precision="fp16", kernel_limit=9, peaks=peaks
-    )
+    tenant = TenantSpec(id="t", model=ModelSpec(name="bert_base", role="stressor", architecture="sm"))
+    row = roofline_row([CountedKernel("k", counters)], tenant, kernel_limit=9, peaks=peaks)
     figure = roofline([row], peaks, "fp16")
     roof, point = figure.data
     assert np.max(roof.y) == pytest.approx(989.4)
     assert (point.x[0], point.y[0]) == (300, 180)
-    assert point.name == "bert_base: compute-bound"
+    assert point.name == "bert_base: compute-bound; kernels: latency-bound"
+    assert "bert_base: of its kernels" in figure.layout.annotations[-1].text
     assert point.marker.symbol == "square"

@@ -64,7 +64,8 @@ class Workplace:
                 patch.delenv(name)
             yield cls(folder, patch)
         for handler in set(root.handlers) - set(handlers):
-            handler.close()
+            with contextlib.suppress(OSError):  # its disk may be full
+                handler.close()
         root.handlers[:], root.level = handlers, level
 
     def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtexp.baselines import Alone, Baselines, alone_of, baseline_spec, with_rates
+from mtexp.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.errors import ConfigError, HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.evaluation import Comparison, Origin, evaluate
 from mtexp.measurement import Measurement
@@ -17,6 +18,7 @@ from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
 from mtexp.spec import ArrivalSpec, BaselineSpec, ModelSpec, MpsLimits, RunSpec, TenantSpec, spec_hash
 from mtexp.tracking.record import BaselineRef, RunRecord
+from mtexp.tracking.upload import Upload
 from tests.strategies import MS, closed_loop
 
 MODEL = ModelSpec(name="bert_base", role="encoder", architecture="bert")
@@ -162,11 +164,14 @@ def test_an_invalid_baseline_is_no_baseline() -> None:
     spec = baseline_spec(RUN.tenants[0], RUN)
     measured = Measurement(samples={"bert_base": closed_loop(np.full(100, 20.0))}, facts_after={"bert_base": {}})
     good = evaluate(spec, measured, Path("nowhere"), Comparison(), Origin(baseline_hash="h"))
-    alone = alone_of(good, measured.samples, Path("x"), "run")
+    sent: Future[Upload] = Future()
+    alone = alone_of(good, measured.samples, Path("x"), sent)
     assert alone is not None
-    assert (alone.ref.baseline_hash, alone.ref.run_id, alone.ref.latency_mean_ms) == ("h", "run", pytest.approx(20.0))
-    assert alone_of(replace(good, verdict="INVALID"), measured.samples, Path("x"), "run") is None
-    assert alone_of(replace(good, window=None), measured.samples, Path("x"), "run") is None
+    sent.set_result(Upload(Path("x"), "run"))
+    ref = linked({"a": alone})["a"].ref
+    assert (ref.baseline_hash, ref.run_id, ref.latency_mean_ms) == ("h", "run", pytest.approx(20.0))
+    assert alone_of(replace(good, verdict="INVALID"), measured.samples, Path("x"), sent) is None
+    assert alone_of(replace(good, window=None), measured.samples, Path("x"), sent) is None
 
 
 def test_a_baseline_is_tried_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

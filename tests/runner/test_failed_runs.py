@@ -21,6 +21,8 @@ from mtexp.tenant.buffers import SampleBuffer
 from mtexp.testing.faults import BUILD, Fault
 from mtexp.tracking import upload
 from mtexp.tracking.iterations import read_iterations
+from mtexp.tracking.record import load
+from mtexp.tracking.salvage import KILLED
 from tests.launch.conftest import forked
 from tests.runner.runner_helpers import ENDLESS, SMALL, Workplace, kind
 
@@ -145,9 +147,12 @@ def test_a_drifting_baseline_makes_a_run_invalid(workplace: Workplace) -> None:
     assert "measuring" not in workplace.phases
 
 
-@pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")],
+)
 def test_an_interrupted_run_is_kept(workplace: Workplace, number: int, code: int, said: str) -> None:
-    """Ctrl-C or SIGTERM: tenants stopped in order, samples and reason on disk and in MLflow, no further point."""
+    """Ctrl-C, SIGTERM, SIGHUP: tenants stopped in order, samples and reason on disk and in MLflow, no further point."""
     ran = workplace.run(
         "-m",
         "mix=pair,solo",
@@ -159,7 +164,7 @@ def test_an_interrupted_run_is_kept(workplace: Workplace, number: int, code: int
     assert ran.code == code
     assert "Traceback" not in ran.err
     assert "1 of 2 runs failed, 1 did not run" in ran.out
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     (record,) = workplace.records("multirun/s").values()
     assert (record.status, record.failure) == ("FAILED", f"interrupted: {said}")
     assert [t.status for t in record.tenants] == ["FINISHED", "FINISHED"]
@@ -220,27 +225,38 @@ def _parent(folder: Path) -> None:
 def test_a_killed_run_leaves_no_process_and_its_samples(
     tmp_path: Path, nothing_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL of the run itself: tenants and sampler end by themselves; what was measured can be read from the disk;
-    the run can be started again."""
+    """SIGKILL of the run itself: tenants and sampler end by themselves; what was measured becomes a FAILED record that
+    MLflow gets once; the point can be run again, and is counted once."""
     others = forked()
     run = multiprocessing.get_context("forkserver").Process(target=_parent, args=(tmp_path,))
     run.start()
     folder = tmp_path / "outputs/s"
+    monkeypatch.chdir(tmp_path)
     deadline = time.monotonic() + 60
     while not (folder / "board.bin").is_file() or _measured(folder) < 50:
         assert time.monotonic() < deadline, (tmp_path / "out").read_text()
         time.sleep(0.05)
     tenants = forked() - others - {run.pid}
     assert len(tenants) >= 2
+    assert upload.main(["outputs/s"]) == 0
+    assert not (folder / "record.json").exists()
     os.kill(run.pid or 0, signal.SIGKILL)
     run.join()
     run.close()
     _, alive = psutil.wait_procs([psutil.Process(pid) for pid in tenants if psutil.pid_exists(pid)], timeout=15)
     assert not alive
     assert _measured(folder) >= 50
+    assert upload.main(["outputs/s"]) == upload.main(["outputs/s"]) == 0
+    record = load(folder)
+    assert (record.status, record.failure) == ("FAILED", KILLED)
+    assert min(tenant.metrics["iterations_measured"] for tenant in record.tenants) >= 50
+    assert (folder / "telemetry.parquet").is_file()
     with Workplace.at(tmp_path) as place:
         assert place.run("mix=pair", ALONE, "sweep=s", "resume=true", "telemetry=disabled").code == 0
         assert place.records("outputs/s")["."].status == "FINISHED"
+        runs = place.mlflow_runs(kind("mix"))
+        assert [run.info.status for run in runs] == ["FAILED", "FINISHED"]
+        assert runs[0].data.tags["mtexp.failure"] == KILLED
     assert not list(tmp_path.rglob("*.bin"))
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from sharing_helpers import UUID, facts_of, make_spec
 
+from mtexp.baselines import baseline_spec
 from mtexp.errors import ConfigError, HostError
 from mtexp.host import MigInstance
 from mtexp.sharing import open_sharing
@@ -161,14 +162,14 @@ def test_placement(asked, placed):
 
 def test_placement_of_a_profile_that_is_not_there():
     """An unknown profile is refused with those that exist."""
-    with pytest.raises(ConfigError, match=r"tenants.t0.mig=7g.141gb: allowed: 1g.18gb, 3g.71gb, MIG-a"):
+    with pytest.raises(ConfigError, match=r"mix.tenants.t0.mig=7g.141gb: allowed: 1g.18gb, 3g.71gb, MIG-a"):
         place(tenants("7g.141gb"), INSTANCES)
 
 
 def test_mig_environment_and_proof(stub, device, opened):
     """Each tenant sees its instance only; proven by the instance's UUID, or by its SMs where CUDA tells the GPU's."""
     stub()
-    mode = opened(mode="mig", mps_mode="disabled", gpu=dataclasses.replace(device, mig_instances=INSTANCES))
+    mode = opened(mode="mig", mps_mode="disabled", gpu=dataclasses.replace(device, mig_instances=INSTANCES[:2]))
     with mode:
         assert mode.environment(["t1"])["CUDA_VISIBLE_DEVICES"] == "MIG-b"
         by_uuid = {
@@ -182,6 +183,48 @@ def test_mig_environment_and_proof(stub, device, opened):
         assert mode.prove(by_parent, by_parent, {}, {})[1] == ()
         whole = {"t0": without_mps(1), "t1": without_mps(2, gpu_uuid="MIG-c", sm_count=60)}
         assert codes(mode.prove(whole, by_uuid, {}, {})[1]) == ["sm-count", "wrong-device"]
+
+
+def test_a_baseline_on_mig_is_alone_on_an_instance():
+    """A GPU that is cut has no whole to be alone on; elsewhere the baseline has the whole device and no limits."""
+    (tenant,) = tenants("1g.18gb")
+    spec = dataclasses.replace(make_spec(mps_mode="disabled", mode="mig"), tenants=(tenant,))
+    alone = baseline_spec(tenant, spec)
+    assert (alone.sharing.mode, alone.tenants[0].mig) == ("mig", "1g.18gb")
+    whole = baseline_spec(tenant, dataclasses.replace(spec, sharing=make_spec(mps_mode="managed").sharing))
+    assert (whole.sharing.mps_mode, whole.tenants[0].mig) == ("disabled", "")
+
+
+def test_mig_instances_of_several_sizes(stub, device, opened):
+    """A tenant that may go anywhere would be compared with a baseline on an instance of another size."""
+    stub()
+    gpu = dataclasses.replace(device, mig_instances=INSTANCES)
+    with (
+        pytest.raises(ConfigError, match=r"mix\.tenants\.t0\.mig.*1g\.18gb, 3g\.71gb.*another size.*baseline=skip"),
+        opened(mode="mig", mps_mode="disabled", gpu=gpu),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("sharing", [{"mps_mode": "disabled"}, {"mps_mode": "managed"}])
+def test_a_gpu_that_is_cut_into_instances_is_no_whole(stub, device, opened, sharing):
+    """CUDA would give every tenant the first instance and call it the GPU; the remedy names both ways to use them."""
+    stub()
+    gpu = dataclasses.replace(device, mig_instances=INSTANCES)
+    with pytest.raises(HostError, match=r"MIG-a, MIG-b.*sharing=mig.*runtime\.device"), opened(gpu=gpu, **sharing):
+        pass
+
+
+def test_an_instance_as_the_whole_device(stub, device, opened):
+    """Tenants see it and nothing else; proven by its SMs, also where CUDA tells the UUID of the GPU."""
+    stub()
+    instance = dataclasses.replace(device, uuid="MIG-a", sm_count=60, parent_uuid=UUID)
+    with opened(mps_mode="disabled", gpu=instance) as mode:
+        assert mode.environment(["t0"])["CUDA_VISIBLE_DEVICES"] == "MIG-a"
+        facts = {"t0": without_mps(1, sm_count=60), "t1": without_mps(2, gpu_uuid="MIG-a", sm_count=60)}
+        assert mode.prove(facts, facts, {}, {})[1] == ()
+        other = facts | {"t1": without_mps(2, gpu_uuid="GPU-other", sm_count=60)}
+        assert codes(mode.prove(other, facts, {}, {})[1]) == ["wrong-device"]
 
 
 def test_no_mig_instance(device, opened):

@@ -121,6 +121,19 @@ def test_not_in_ps(prove):
     assert (finding.code, finding.tenant) == ("mps-client-missing", "t1")
 
 
+def test_limits_that_cuda_does_not_tell(device, tmp_path):
+    """A memory limit and a priority are in the record, and notes say that nothing proves them."""
+    limits = (MpsLimits(pinned_memory_limit="4G", priority=1), MpsLimits())
+    mode = ManagedMps(make_spec(*limits), device, tmp_path)
+    mode._control = MpsControl("unused", {"CUDA_MPS_PIPE_DIRECTORY": "/tmp/mtexp-0-00000000/pipe"})
+    facts = {"t0": facts_of(1), "t1": facts_of(2)}
+    record, findings = mode.prove(facts, facts, seen(1, 2), seen(1, 2))
+    assert [(f.level, f.code) for f in findings] == [("note", "mps-limit-untold")] * 2
+    assert record["proven"]
+    assert (record["tenants"]["t0"]["pinned_memory_limit"], record["tenants"]["t0"]["priority"]) == ("4G", 1)
+    assert "priority" not in record["tenants"]["t1"]
+
+
 def test_foreign_client(prove):
     """Another client of the same server is named by its pid."""
     _, (finding,) = prove(observed_before=seen(1, 2, 99), observed_after=seen(1, 2, 99))

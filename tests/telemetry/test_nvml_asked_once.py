@@ -126,6 +126,18 @@ def test_mig_instances_are_listed_with_profile_and_parent():
     ]
 
 
+def test_a_mig_instance_is_a_device_when_it_is_named():
+    """``runtime.device`` names a GPU by UUID or index, or one instance of it; nothing named is any GPU."""
+    gpus = nvml.find_devices(_host(mig_mode=1, instances=(LARGE, SMALL)), {})
+
+    (instance,) = nvml.chosen(gpus, SMALL.uuid)
+    assert (instance.uuid, instance.parent_uuid, instance.sm_count) == (SMALL.uuid, A, SMALL.sm_count)
+    assert instance.name.endswith("MIG 1g.18gb")
+    assert nvml.chosen(gpus, "") == gpus
+    assert nvml.chosen(gpus, A) == nvml.chosen(gpus, "0") == gpus[:1]
+    assert nvml.chosen(gpus, "MIG-nowhere") == []
+
+
 @pytest.mark.parametrize("mode", [0, None])
 def test_no_mig_no_instances(mode):
     """MIG off, or a GPU without it, is an empty list and no error."""

@@ -130,6 +130,20 @@ def test_resume_runs_what_is_missing_or_failed(tmp_path: Path, tracking: Trackin
     assert finished(tracking, {**ENVIRONMENT, "driver_version": "999"}) == set()
 
 
+def test_resume_counts_what_another_gpu_of_the_kind_has_done(tmp_path: Path, tracking: TrackingSpec) -> None:
+    """A sweep may have been spread over several GPUs: without a name, any of that model and driver counts; with one,
+    only that GPU does; another model or driver, or a CPU, never."""
+    changes = {"gpu_uuid": "GPU-2", "gpu_name": "NVIDIA A100", "driver_version": "999"}
+    for seed, (key, value) in enumerate(changes.items()):
+        for place in ("sent", "kept"):
+            record, samples = example(seed=seed, environment={**ENVIRONMENT, key: value}, spec_hash=f"{place} {key}")
+            save(record, tmp_path / place / key, samples)
+        log_record(tmp_path / "sent" / key, tracking)
+    any_gpu = {key: value for key, value in ENVIRONMENT.items() if key != "gpu_uuid"}
+    assert finished(tracking, any_gpu, folder=tmp_path / "kept") == {"sent gpu_uuid", "kept gpu_uuid"}
+    assert finished(tracking, ENVIRONMENT, folder=tmp_path / "kept") == set()
+
+
 def test_resume_counts_records_that_did_not_reach_mlflow(tmp_path: Path) -> None:
     """Without a store, the folder of the sweep says what is done."""
     record, samples = example(gpu=False, spec_hash="here")

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 
 from mtexp.errors import RecordError
 from mtexp.metrics.verdict import Finding
+from mtexp.telemetry.gpu import GpuProbe
+from mtexp.telemetry.probes import GPM, CpuProbe, Probes
+from mtexp.telemetry.table import Table
 from mtexp.testing.records import example, stored
 from mtexp.tracking import record as records
-from mtexp.tracking.iterations import SCHEMA, read_iterations, read_samples, read_telemetry
+from mtexp.tracking.iterations import MAX_TELEMETRY_COLUMNS, SCHEMA, read_iterations, read_samples, read_telemetry
 from mtexp.tracking.record import BaselineRef, RunRecord, find_records, from_bytes, load, save
 
 FIXTURES = Path(__file__).parents[1] / "data" / "records"
@@ -273,3 +276,16 @@ def test_a_parquet_file_of_something_else_is_refused(tmp_path: Path) -> None:
         read_iterations(tmp_path / "run" / "telemetry.parquet")
     with pytest.raises(RecordError, match="allowed: monotonic_ns and samples"):
         read_telemetry(tmp_path / "run" / "iterations.parquet")
+
+
+def test_telemetry_of_sixty_tenants_is_read(tmp_path: Path) -> None:
+    """60 tenants, the most that CUDA MPS takes, each with columns of its own beside those of the GPU and the host."""
+    tenants = {f"t{number}": 1000 + number for number in range(60)}
+    columns = Probes(GpuProbe("GPU-1", tenants, process_util=True), CpuProbe(tenants, GPM)).columns()
+    table = Table(columns)
+    table.append(1, {group: [1.0] * len(names) for group, names in columns.items()})
+    table.write(tmp_path / "telemetry.parquet", {})
+    frame = read_telemetry(tmp_path / "telemetry.parquet")
+    assert frame.shape == (1, 1 + sum(map(len, columns.values())))
+    assert 4 * 60 < frame.shape[1] < 300
+    assert 7 * frame.shape[1] < MAX_TELEMETRY_COLUMNS  # a server on each of seven MIG instances

@@ -1,0 +1,116 @@
+"""Records sent behind the runs that follow, and never while tenants measure.
+
+Lives here: :class:`Uploads`. May touch: one thread of its own, what :mod:`mtexp.tracking.upload` may.
+
+The thread sends one record after another, in steps: one call of the store, one picture drawn. A measurement takes
+:meth:`Uploads.silence`, which waits for the step that is going on (tenths of a second) and lets no other begin. Every
+record is on disk, with the marker that it is to be sent, before it is handed over: however the process ends, nothing is
+lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mtexp.errors import TrackingError
+from mtexp.spec import TrackingSpec
+from mtexp.tracking.store import pinned
+from mtexp.tracking.upload import Upload, log_or_defer, mark_pending
+
+WAITING = 4
+"""Most records that wait to be sent: with a slower store, the runs wait for it."""
+GIVING_UP_S = 5.0
+"""How long the call of the store that is going on may still take once nobody wants to wait."""
+
+
+class Uploads:
+    """The records of this process on their way to MLflow."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Condition()
+        self._steps = 0
+        self._silent = self._abandoned = False
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mtexp-uploads")
+        self._waiting: deque[Future[Upload]] = deque()
+
+    def send(
+        self, record_dir: Path, tracking: TrackingSpec, prepare: Callable[[], None] = lambda: None
+    ) -> Future[Upload]:
+        """Send a record after those before it; returns at once, unless too many wait.
+
+        Args:
+            record_dir: The record's.
+            tracking: Where to.
+            prepare: Called before, on the same thread, as one step: draws the picture that is sent along.
+        """
+        mark_pending(record_dir)
+        with suppress(TrackingError):  # no URI: sending it says so
+            tracking = pinned(tracking)
+        sent = self._pool.submit(self._send, record_dir, tracking, prepare)
+        self._waiting.append(sent)
+        if len(self._waiting) > WAITING:
+            wait([self._waiting[-WAITING - 1]])
+        return sent
+
+    @contextmanager
+    def silence(self) -> Iterator[None]:
+        """Let nothing be sent until the block ends; enter it when the step that is going on has ended."""
+        with self._turn:
+            self._silent = True
+        try:
+            with self._turn:
+                self._turn.wait_for(lambda: not self._steps)
+            yield
+        finally:
+            with self._turn:
+                self._silent = False
+                self._turn.notify_all()
+
+    def drain(self) -> None:
+        """Wait until every record is sent or has failed to be; an interrupt leaves those for later that are not."""
+        try:
+            wait(self._waiting, GIVING_UP_S if self._abandoned else None)
+        except KeyboardInterrupt:
+            self.abandon()
+            raise
+
+    @property
+    def left(self) -> int:
+        """Records that are not sent yet."""
+        return sum(not sent.done() for sent in self._waiting)
+
+    def abandon(self) -> None:
+        """Send nothing more: what is not sent keeps its marker, for ``python -m mtexp.tracking.upload``."""
+        with self._turn:
+            self._abandoned = True
+            self._turn.notify_all()
+        wait(self._waiting, GIVING_UP_S)
+
+    def results(self) -> Iterator[Upload]:
+        """Yield what became of records, in their order and each once, up to the first that is still to be sent."""
+        while self._waiting and self._waiting[0].done():
+            yield self._waiting.popleft().result()
+
+    def _send(self, record_dir: Path, tracking: TrackingSpec, prepare: Callable[[], None]) -> Upload:
+        with suppress(TrackingError), self._step():  # abandoned: what follows says so
+            prepare()
+        return log_or_defer(record_dir, tracking, self._step)
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        with self._turn:
+            self._turn.wait_for(lambda: self._abandoned or not self._silent)
+            if self._abandoned:
+                raise TrackingError("Interrupted: nobody wanted to wait until it was sent.")
+            self._steps += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._steps -= 1
+                self._turn.notify_all()

@@ -1,0 +1,228 @@
+"""Runs that were killed (SIGKILL of the run itself, a power cut): their samples made into FAILED records.
+
+Lives here: :func:`begin`, which leaves ``begun.json`` before a run starts, and :func:`salvage`, which makes a record of
+that note and the sample buffers once the run is dead. May touch: the files of a record directory, ``/proc``.
+
+The note holds the record as it would be if nothing were measured, and names the process. A record that is saved takes
+the note and the buffers away, so a folder with a note is one whose run is alive, or was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from mtexp.errors import RecordError
+from mtexp.metrics.samples import Samples
+from mtexp.metrics.summary import Measured, summarise_run
+from mtexp.metrics.verdict import Finding
+from mtexp.metrics.window import common_window
+from mtexp.tenant.buffers import SampleBuffer
+from mtexp.tracking.checked import parse
+from mtexp.tracking.record import (
+    BEGUN,
+    MAX_RECORD_BYTES,
+    RECORD,
+    RunRecord,
+    find_records,
+    from_bytes,
+    load,
+    remove_leftovers,
+    save,
+    write_aside,
+)
+
+KILLED = "the run was killed: its process ended without a word (SIGKILL, no memory, power)"
+_BOOT_ID, _PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+
+
+@dataclass(frozen=True, slots=True)
+class Salvage:
+    """What became of one folder in which a run had begun."""
+
+    directory: Path
+    said: str
+    ok: bool = True
+    """False when its note or its samples cannot be read."""
+
+    def __str__(self) -> str:
+        return f"{self.directory}: {self.said}"
+
+
+def begin(record: RunRecord, directory: Path, *, config: str = "") -> None:
+    """Leave a note that a run has begun in ``directory``: what its record is to be if it is killed.
+
+    A directory that cannot be written is not this function's to report: the run finds out next, and says it better.
+    """
+    note = {"run": _this_process(), "record": asdict(record), "config": config}
+    with suppress(RecordError, OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(directory)  # of a run that was killed here before: this one takes its place
+        with write_aside(directory / BEGUN) as file:
+            file.write(json.dumps(note, default=str).encode())
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a run is writing to ``directory`` now, or one of another host might be."""
+    try:
+        return (directory / BEGUN).is_file() and _life(_read(directory)[0]) != "dead"
+    except RecordError:
+        return False
+
+
+def salvage(*folders: Path, ended: bool = False) -> Iterator[Salvage]:
+    """Make a FAILED record of every run at or below ``folders`` that was killed, and say what became of each.
+
+    A run that is alive is left alone. Twice is once; being killed on the way leaves what there was.
+
+    Args:
+        folders: Where to look.
+        ended: Runs of other hosts have ended too: from here that cannot be seen.
+    """
+    for directory in find_records(*folders, name=BEGUN):
+        lock = filelock.FileLock(directory / f".{BEGUN}.lock", timeout=0)
+        try:
+            found = _left_alone(directory, ended=ended)
+            if found is None:
+                with lock:
+                    found = _salvaged(directory)
+                Path(lock.lock_file).unlink(missing_ok=True)
+        except filelock.Timeout:
+            found = Salvage(directory, "is being salvaged by somebody else, left alone")
+        except (RecordError, OSError) as error:
+            found = Salvage(directory, f"NOT salvaged: {error}", ok=False)
+        yield found
+
+
+def _left_alone(directory: Path, *, ended: bool) -> Salvage | None:
+    run, _, _ = _read(directory)
+    who, life = f"pid {run['pid']} on {run['host']}", _life(run)
+    if life == "alive":
+        return Salvage(directory, f"still running ({who}), left alone")
+    if life == "unknown" and not ended:
+        return Salvage(directory, f"begun by {who}, which cannot be seen from here: if it has ended, add --ended")
+    return None
+
+
+def _salvaged(directory: Path) -> Salvage:
+    if not (directory / BEGUN).is_file():
+        return Salvage(directory, "was salvaged by somebody else")
+    _, record, config = _read(directory)
+    with suppress(RecordError):  # killed after its record was written
+        if (directory / RECORD).is_file() and load(directory).record_id == record.record_id:
+            remove_leftovers(directory)
+            return Salvage(directory, "its record was complete")
+    samples = dict(_samples(record, directory))
+    save(_as_far_as_it_came(record, samples), directory, samples, config=config)
+    count = sum(len(rows.measured) for rows in samples.values())
+    return Salvage(directory, f"was killed; now a FAILED record with {count} measured iterations")
+
+
+def _samples(record: RunRecord, directory: Path) -> Iterator[tuple[str, Samples]]:
+    """What each tenant had written, by its id."""
+    for slot, tenant in enumerate(record.tenants):
+        path = directory / f"samples-{slot}.bin"
+        if not path.is_file():
+            continue
+        if path.is_symlink():
+            raise RecordError(f"{path} is a link: it leaves its folder")
+        try:
+            buffer = SampleBuffer(path)
+            rows, warmup = buffer.header[0], buffer.header[1]
+            if not (0 <= rows <= buffer.capacity and warmup >= 0):
+                raise ValueError(f"{rows} rows after {warmup} warm-ups in room for {buffer.capacity}")
+            yield tenant.id, buffer.samples()
+        except (OSError, ValueError, IndexError) as error:
+            raise RecordError(f"{path}: not a sample buffer: {error}") from error
+
+
+def _as_far_as_it_came(record: RunRecord, samples: Mapping[str, Samples]) -> RunRecord:
+    """The record with the figures of ``samples``; compared with nothing, and INVALID as it was."""
+    spec = record.run_spec
+    window = common_window(list(samples.values())) if len(samples) == len(record.tenants) else None
+    new_tokens = {t.id: t.workload.new_tokens for t in spec.tenants if t.workload.kind == "generate"}
+    measured = {
+        tenant: Measured(samples=rows, new_tokens=new_tokens.get(tenant, 0)) for tenant, rows in samples.items()
+    }
+    summary = summarise_run(measured, window, seed=spec.seed)
+    tenants = tuple(
+        replace(t, metrics=summary.tenants.get(t.id, {}), insufficient=summary.insufficient.get(t.id, ()))
+        for t in record.tenants
+    )
+    last_ns = max((int(rows.end_ns.max()) for rows in samples.values() if len(rows)), default=0)
+    (begun_ns, realtime_ns), *_ = record.clock or ((0, 0),)
+    ended_ns = realtime_ns + max(0, last_ns - begun_ns)
+    remedy = "Slowdowns and a summary of the telemetry are not made afterwards; resume=true runs the point again."
+    return replace(
+        record,
+        status="FAILED",
+        verdict="INVALID",
+        failure=record.failure or KILLED,
+        ended_at=datetime.fromtimestamp(ended_ns / 1e9, UTC).isoformat(timespec="milliseconds"),
+        window=None if window is None else {"t0_ns": window.t0_ns, "t1_ns": window.t1_ns},
+        tenants=tenants,
+        metrics=summary.metrics,
+        findings=(*record.findings, Finding("warning", "salvaged", "made from what a killed run has left", remedy)),
+    )
+
+
+# --- whose note it is -------------------------------------------------------------------------------------------------
+
+
+def _read(directory: Path) -> tuple[dict[str, Any], RunRecord, str]:
+    """The note of a folder: which process, the record without samples, the configuration."""
+    path = directory / BEGUN
+    try:
+        if (size := path.stat().st_size) > MAX_RECORD_BYTES:
+            raise RecordError(f"{size} bytes, allowed: at most {MAX_RECORD_BYTES}")
+        note = parse(path.read_bytes())
+        if not isinstance(note, dict) or not isinstance(note.get("run"), dict):
+            raise RecordError("it does not say which run it is of")
+        run = {key: note["run"].get(key) for key in _this_process()}
+        if not isinstance(run["pid"], int) or run["pid"] < 1 or not isinstance(run["host"], str):
+            raise RecordError(f"run: found {str(run)[:60]}, allowed: a pid and a host")
+        config = note.get("config")
+        record = from_bytes(json.dumps(note.get("record")).encode())
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror or error}") from error
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from None
+    return run, record, config if isinstance(config, str) else ""
+
+
+def _this_process() -> dict[str, Any]:
+    return {
+        "host": platform.node(),
+        "boot_id": _BOOT_ID.read_text().strip(),
+        "pid_namespace": os.readlink(_PID_NAMESPACE),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+    }
+
+
+def _started(pid: int) -> str | None:
+    """When a process was started, in clock ticks since boot; None when there is none or it is a zombie (proc(5))."""
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in ("Z", "X") else rest[18]
+
+
+def _life(run: Mapping[str, Any]) -> str:
+    """``alive``, ``dead``, or ``unknown`` where this process cannot see it: another host, another container."""
+    here = _this_process()
+    if run["boot_id"] != here["boot_id"]:
+        return "dead" if run["host"] == here["host"] else "unknown"  # this host has been started anew since
+    if run["pid_namespace"] != here["pid_namespace"]:
+        return "unknown"
+    return "alive" if _started(run["pid"]) == run["started"] is not None else "dead"

@@ -1,0 +1,66 @@
+"""Searches for a capacity, read back from their runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.capacity import capacities, probes
+from analysis.data import Dataset, from_contents
+from analysis.plots.workloads import capacity
+from analysis.pooling import Results
+from mtexp.spec import SearchSpec, to_json
+from mtexp.testing.records import example
+from mtexp.tracking.record import RunRecord
+
+
+def probe(name: str, value: float, attained: float, *, seed: int, iterations: int = 700) -> RunRecord:
+    record, _ = example(("bert_base", "llama"), mix="pair", seed=seed)
+    spec = replace(record.run_spec, search=SearchSpec(name=name, value=value, attainment_pct=99.0))
+    metrics = {"slo_ms": 20.0, "slo_attainment_pct": attained, "goodput_rps": value * 100, "throughput_rps": 100.0}
+    metrics["iterations_in_window"] = iterations
+    first = replace(record.tenants[0], metrics=metrics)
+    return replace(record, spec=to_json(spec), tenants=(first, *record.tenants[1:]))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    """Two searches: one with an answer, one whose lower bound missed."""
+    tried = [("one", 1.0, 80.0), ("one", 0.2, 100.0), ("one", 0.5, 99.4), ("two", 1.0, 20.0), ("two", 0.1, 90.0)]
+    records = [probe(name, value, attained, seed=i) for i, (name, value, attained) in enumerate(tried)]
+    records.append(probe("one", 0.7, 100.0, seed=9, iterations=20))
+    return from_contents(records, {r.record_id: tmp_path for r in records}, tmp_path)
+
+
+def test_the_table_says_what_was_kept_and_what_missed(data: Dataset) -> None:
+    """A row a tenant at the highest value kept; a search that kept nothing says so by an absent value."""
+    frame = capacities(data)
+    one = frame[frame["search"] == "one"]
+    assert one["tenant"].tolist() == ["t0", "t1"]
+    assert set(one["kept"]) == {0.5}
+    assert set(one["missed"]) == {1.0}
+    assert one["goodput_rps"].tolist()[0] == 50.0
+    (two,) = frame[frame["search"] == "two"].to_dict("records")
+    assert two["missed"] == 0.1
+    assert two["kept"] != two["kept"]
+
+
+def test_a_probe_with_too_few_requests_is_neither(data: Dataset) -> None:
+    """As when it was measured: it says nothing, and why."""
+    (few,) = probes(data).query("value == 0.7").to_dict("records")
+    assert few["kept"] is None
+    assert "raise measure.iterations" in few["why"]
+
+
+def test_the_figure_draws_searches_with_an_answer(data: Dataset) -> None:
+    """From kept to missed; runs that are no probes have none."""
+    drawn = capacity(Results(data, pd.DataFrame(), pd.DataFrame()))
+    assert drawn is not None
+    assert (drawn.data[0].x[0], drawn.data[0].error_x.array[0]) == (0.5, 0.5)
+    record, _ = example()
+    plain = from_contents([record], {record.record_id: Path()}, Path())
+    assert capacities(plain).empty
+    assert capacity(Results(plain, pd.DataFrame(), pd.DataFrame())) is None

@@ -1,0 +1,176 @@
+"""Records sent behind the runs that follow: in order, silent while somebody measures, none lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtexp.errors import TrackingError
+from mtexp.spec import TrackingSpec
+from mtexp.testing.records import stored
+from mtexp.tracking import behind, store
+from mtexp.tracking.behind import Uploads
+from mtexp.tracking.upload import Upload, log_or_defer, pending
+
+SOON_S = 20.0
+
+
+@pytest.fixture
+def uploads() -> Iterator[Uploads]:
+    made = Uploads()
+    yield made
+    made.abandon()
+    made.drain()
+
+
+def in_steps(record_dir: Path, tracking: TrackingSpec, step: store.Step) -> Upload:
+    """Sends nothing, in three steps."""
+    for _ in range(3):
+        with step():
+            pass
+    return Upload(record_dir, "sent")
+
+
+def test_records_are_sent_in_their_order_and_each_is_told_once(tmp_path: Path, tracking: TrackingSpec) -> None:
+    """Three records at once: in MLflow in that order; what became of them is said once, in that order."""
+    uploads = Uploads()
+    folders = [tmp_path / str(number) for number in range(3)]
+    for seed, folder in enumerate(folders):
+        stored(folder, seed=seed)
+        uploads.send(folder, tracking)
+    uploads.drain()
+    results = list(uploads.results())
+    assert [upload.directory for upload in results] == folders
+    assert all(upload.run_id for upload in results)
+    assert list(uploads.results()) == []
+    assert list(pending(tmp_path)) == []
+
+
+def test_nothing_begins_in_silence_and_silence_waits_for_the_step_that_goes_on(
+    uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A measurement begins when the step in progress has ended; the next one begins when it has."""
+    order: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def draw() -> None:
+        begun.set()
+        go_on.wait(SOON_S)
+        order.append("picture")
+
+    def send(record_dir: Path, tracking: TrackingSpec, step: store.Step) -> Upload:
+        with step():
+            order.append("store")
+        return Upload(record_dir, "sent")
+
+    monkeypatch.setattr(behind, "log_or_defer", send)
+    sent = uploads.send(tmp_path, TrackingSpec(), draw)
+    assert begun.wait(SOON_S)
+    threading.Timer(0.05, go_on.set).start()
+    with uploads.silence():
+        order.append("measured from here")
+        time.sleep(0.05)  # in which it would begin, if it did
+        order.append("to here")
+        assert not sent.done()
+    assert sent.result(SOON_S).run_id == "sent"
+    assert order == ["picture", "measured from here", "to here", "store"]
+
+
+def test_the_marker_is_there_before_the_turn_comes(uploads: Uploads, tmp_path: Path) -> None:
+    """Killed while a record waits, the process leaves what finds it again."""
+    stored(tmp_path / "run")
+    with uploads.silence():
+        uploads.send(tmp_path / "run", TrackingSpec())
+        assert list(pending(tmp_path)) == [tmp_path / "run"]
+        assert uploads.left == 1
+        uploads.abandon()
+
+
+def test_abandoned_records_are_deferred_and_can_be_sent_later(tmp_path: Path, tracking: TrackingSpec) -> None:
+    """Nobody waits: none is in MLflow, each keeps its marker with the reason, and later each is sent."""
+    uploads = Uploads()
+    for name in ("a", "b"):
+        stored(tmp_path / name, seed=ord(name))
+    with uploads.silence():
+        for name in ("a", "b"):
+            uploads.send(tmp_path / name, tracking)
+        uploads.abandon()
+    uploads.drain()
+    results = list(uploads.results())
+    assert [(upload.run_id, upload.reason[:11]) for upload in results] == [("", "Interrupted")] * 2
+    assert sorted(pending(tmp_path)) == [tmp_path / "a", tmp_path / "b"]
+    assert all(log_or_defer(tmp_path / name, tracking).run_id for name in ("a", "b"))
+    assert list(pending(tmp_path)) == []
+
+
+def test_a_record_that_cannot_be_sent_does_not_keep_the_next_back(tmp_path: Path, tracking: TrackingSpec) -> None:
+    """The first is deferred with its reason, the second is sent."""
+    uploads = Uploads()
+    for seed, name in enumerate(("broken", "whole")):
+        stored(tmp_path / name, seed=seed)
+    (tmp_path / "broken" / "record.json").write_text("{")
+    for name in ("broken", "whole"):
+        uploads.send(tmp_path / name, tracking)
+    uploads.drain()
+    first, second = uploads.results()
+    assert not first.run_id
+    assert second.run_id
+
+
+def test_a_slow_store_is_waited_for(uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than a few records, with their samples, wait in memory."""
+
+    def slow(record_dir: Path, tracking: TrackingSpec, step: store.Step) -> Upload:
+        time.sleep(0.01)
+        return in_steps(record_dir, tracking, step)
+
+    monkeypatch.setattr(behind, "log_or_defer", slow)
+    for _ in range(20):
+        uploads.send(tmp_path, TrackingSpec())
+        assert uploads.left <= behind.WAITING
+
+
+@pytest.mark.parametrize(
+    "call", ["search_runs", "create_run", "log_batch", "log_artifact", "set_terminated", "set_tag"]
+)
+def test_every_call_of_the_store_is_in_a_step(
+    tmp_path: Path, tracking: TrackingSpec, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Whatever writes to MLflow can be told to wait: each call is in a step, and in one only."""
+    from contextlib import contextmanager
+
+    from mlflow import MlflowClient
+
+    inside: list[int] = []
+    seen: list[int] = []
+    real = getattr(MlflowClient, call)
+
+    @contextmanager
+    def step() -> Iterator[None]:
+        inside.append(1)
+        yield
+        inside.pop()
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        seen.append(len(inside))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, call, watched)
+    stored(tmp_path / "run")
+    assert log_or_defer(tmp_path / "run", tracking, step).run_id
+    assert set(seen) == {1}
+
+
+def test_a_step_of_the_writer_that_is_refused_defers(tmp_path: Path, tracking: TrackingSpec) -> None:
+    """The reason is that of the step, not one of MLflow's."""
+
+    def step() -> Any:
+        raise TrackingError("Interrupted: so be it.")
+
+    stored(tmp_path / "run")
+    assert log_or_defer(tmp_path / "run", tracking, step).reason.startswith("Interrupted: so be it.")
