@@ -54,11 +54,11 @@ results: setup  ## the study again, from its committed records
 	  --markdown docs/results/h200/findings.md --made-by "make results"
 
 bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run)
-	set -e; for name in perturbation telemetry_price start_skew point_overhead tracking queries analysis planning \
+	set -e; for name in perturbation loop_price telemetry_price start_skew point_overhead tracking queries analysis planning \
 	  versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
 
 bench-gpu: setup  ## those that need a GPU
-	set -e; for name in perturbation telemetry_price start_skew point_overhead versus_script versus_optimum; do \
+	set -e; for name in perturbation loop_price telemetry_price start_skew point_overhead versus_script versus_optimum; do \
 	  $(BIN)/python -m benchmarks.$$name --gpu $(QUICK); done
 
 clean:  ## remove the environment; runs and results stay

@@ -19,6 +19,7 @@ STATISTICS = ("mean", "p50", "p99")
 def arguments() -> argparse.ArgumentParser:
     made = common.parser(__doc__ or "", repeats=7, gpu=True)
     made.add_argument("--iterations", type=int, default=0, help="of each run; default 1000, with --quick 200")
+    made.add_argument("overrides", nargs="*", help="more of the configuration: execution=cuda_graph")
     return made
 
 
@@ -30,6 +31,7 @@ def main() -> None:
         tenants = common.Tenants(folder)
         for model in MODELS:
             sizes = ["mix=solo", f"models@mix.tenants.a={model}", f"measure.iterations={iterations}"]
+            sizes += options.overrides
             spec, device = common.spec_of(sizes, gpu=options.gpu)
             spec = replace(spec, measure=replace(spec.measure, warmup=50))
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.plain SPEC.json RESULT.json [TRACKING_URI]
 
-No part of mtexp's harness runs here. It only takes the request (model, weights, inputs) from ``mtexp.tenant.requests``,
+No part of mtexp's harness runs here. It only takes the request (model, weights, inputs) from ``mtexp.tenant``,
 so that both sides of a comparison do the same work. With a tracking URI every iteration calls ``mlflow.log_metric``.
 """
 
@@ -48,11 +48,14 @@ def run(spec: RunSpec, uri: str = "", method: str = "spawn") -> list[list[tuple[
 def _tenant(spec: RunSpec, position: int, barrier: Any, results: Any, uri: str) -> None:
     import torch
 
+    from mtexp.tenant.execution import compiler, ready
     from mtexp.tenant.requests import prepare
 
     torch.set_num_threads(1)
     gpu = spec.runtime == "gpu"
-    request = prepare(spec.tenants[position], torch.device("cuda" if gpu else "cpu"), lambda module: module).request
+    tenant = spec.tenants[position]
+    prepared = prepare(tenant, torch.device("cuda" if gpu else "cpu"), compiler(tenant.execution))
+    request = ready(prepared, tenant.execution)
     log = _logger(uri)
     stamps = []
     with torch.inference_mode():

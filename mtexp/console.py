@@ -7,6 +7,7 @@ they are drawn by rich; in a file or a pipe they are plain aligned lines.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import stat
 import sys
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+log = logging.getLogger(__name__)
 
 ABSENT = "-"
 _NUMBERS = {"p50 ms", "p90 ms", "p99 ms", "req/s", "slowdown", "STP", "ANTT", "fairness"} | {
@@ -61,7 +64,8 @@ def lose_terminal() -> bool:
 
 
 def phase(text: str) -> None:
-    """Print what a run is doing now."""
+    """Print what a run is doing now; its ``mtexp.log`` gets the line with the time."""
+    log.info("%s", text)
     say(f"  {text}")
 
 
