@@ -106,6 +106,9 @@ def _measured(results: Results) -> str:
     for name, label in (("device", ""), ("driver", "driver "), ("cuda", "CUDA "), ("torch", "torch ")):
         values = [str(value) for value in runs[name].dropna().unique()] if name in runs else []
         facts += [f"{label}{', '.join(values)}"] if values else []
+    devices = runs["gpu_uuid"].nunique() if "gpu_uuid" in runs else 0
+    if devices > 1:
+        facts[0] += f" ({devices} of them, each run beside baselines of its own)"
     return f"{len(runs)} runs of {len(results.points)} points on {', '.join(facts)}."
 
 

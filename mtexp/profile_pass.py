@@ -36,6 +36,8 @@ _NCU_PASS_S = 1800.0
 """Of all models together."""
 _NCU_WARMUP = 2
 _GPU_METRICS_HZ = 10_000
+_OF_SHORT_RUNS = ("few-iterations", "insufficient", "drift")
+"""What is said of latencies of too few iterations; a profiled run's are not for reading."""
 
 
 def profile(
@@ -54,9 +56,22 @@ def profile(
     out = folder / f"profile-{kind}"
     out.mkdir(parents=True, exist_ok=True)
     try:
-        yield passes[kind](_profiled(spec), device, timed, out, origin)
+        made = passes[kind](_profiled(spec), device, timed, out, origin)
+        for line in _told(records.load(made)):
+            progress(line)
     except (HostError, RecordError, TenantFailed) as error:
         raise ProfilerError(str(error)) from error
+    yield made
+
+
+def _told(record: RunRecord) -> Iterator[str]:
+    """What a reader of the terminal wants to know at once; tables and pictures are among the artifacts."""
+    if "kernel_overlap_pct" in record.metrics:
+        names = ("kernel_overlap_pct", "gpu_idle_pct")
+        yield ", ".join(f"{name} {record.metrics[name]:.1f}" for name in names)
+    for finding in record.findings:
+        if finding.code not in _OF_SHORT_RUNS:
+            yield f"{finding.level}: {finding.message}"
 
 
 def _profiled(spec: RunSpec) -> RunSpec:
@@ -163,7 +178,7 @@ def _profile_alone(
 
 def _joined(alone: Sequence[RunRecord], spec: RunSpec, tenants: Sequence[TenantSpec]) -> RunRecord:
     """One record of several models profiled alone; no time that ncu stretched is kept as a latency."""
-    findings = {(f.code, f.tenant): f for record in alone for f in record.findings}
+    findings = {(f.code, f.tenant): f for record in alone for f in record.findings if f.code not in _OF_SHORT_RUNS}
     return replace(
         alone[-1],
         spec=to_json(replace(spec, tenants=tuple(tenants))),
