@@ -103,16 +103,18 @@ def _levels(unions: Sequence[tuple[Int64, Int64]], begin: int, end: int) -> go.S
 
 def roofline(rows: Sequence[RooflineRow], peaks: Peaks, precision: str) -> go.Figure:
     """Achieved TFLOP/s over arithmetic intensity, one point per model, under the device's roof; a sentence each."""
-    roof_x = np.logspace(-1, 4, 200)
+    placed = [row for row in rows if row.intensity and row.flops_per_s]
+    around = [peaks.ridge(precision), *(row.intensity or 0.0 for row in placed)]
+    roof_x = np.geomspace(min(around) / 10, max(around) * 10, 200)
     roof_y = np.minimum(peaks.flops[precision], roof_x * peaks.bytes_per_s) / 1e12
     figure = go.Figure(
         go.Scatter(x=roof_x, y=roof_y, mode="lines", line={"color": "#333333"}, name=f"{peaks.name}, {precision}")
     )
-    for i, row in enumerate(r for r in rows if r.intensity and r.flops_per_s):
+    for i, row in enumerate(placed):
         figure.add_trace(_point(row, OKABE_ITO[i % len(OKABE_ITO)]))
     figure.add_vline(x=peaks.ridge(precision), line={"dash": "dot", "color": "#999999"})
-    figure.update_xaxes(title_text="arithmetic intensity (FLOP/byte of DRAM traffic)", type="log")
-    figure.update_yaxes(title_text="achieved TFLOP/s", type="log")
+    figure.update_xaxes(title_text="arithmetic intensity (FLOP/byte of DRAM traffic)", type="log", dtick=1)
+    figure.update_yaxes(title_text="achieved TFLOP/s", type="log", dtick=1)
     figure.update_layout(title=f"Roofline, {peaks.name} (peaks: {peaks.source})", template="plotly_white")
     sentences = [part for row in rows for part in textwrap.wrap(row.sentence(), 130)]
     place: dict[str, Any] = {"x": 0, "y": -0.16, "xref": "paper", "yref": "paper", "yanchor": "top", "align": "left"}
@@ -127,7 +129,7 @@ def _point(row: RooflineRow, colour: str) -> go.Scatter:
         **values,
         mode="markers+text",
         text=[row.model],
-        textposition="top center",
+        textposition="middle right",
         marker={"size": 12, "color": colour, "symbol": _BOUND_SYMBOL.get(row.bound or "", "x")},
         name=f"{row.model}: {row.bound or 'unknown'}-bound; kernels: {row.kernels_bound}-bound",
     )

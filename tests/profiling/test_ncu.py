@@ -1,4 +1,5 @@
 import contextlib
+import lzma
 import stat
 from pathlib import Path
 
@@ -134,6 +135,17 @@ def test_a_layer_counts_as_often_as_the_model_has_it(tmp_path):
     untold = row([kernel(part="")])
     assert (untold.profiled, untold.complete, untold.intensity) == ("kernels", False, 300)
     assert row([kernel()]).flops == 1.8e11
+
+
+def test_a_table_of_an_h200_gives_the_flops_that_the_shapes_give(tmp_path):
+    """What ncu 2025.3.1 wrote of BERT-base (fp16, batch 8, 128 tokens): one layer of twelve, counted on the device."""
+    path = tmp_path / "raw.csv"
+    path.write_bytes(lzma.decompress((DATA / "ncu-bert-h200.csv.xz").read_bytes()))
+    result = row(read_raw_csv(path), launch_bound_pct=73.0)
+    assert (result.profiled, result.layers, result.kernels, result.flops_source) == ("layer", 12, 12, "counters")
+    assert result.flops == pytest.approx(result.formula_flops, rel=0.02)
+    assert result.intensity == pytest.approx(307, abs=1)
+    assert (result.bound, result.kernels_bound) == ("launch", "latency")
 
 
 @pytest.mark.parametrize("content", ["", "hello", '"ID","Kernel Name"\n', '"ID","Kernel Name"\n"",""\n'])
