@@ -17,6 +17,9 @@ WINDOW_LEVELS = 20
 """Levels that fit the window of a probe at least: a queue that grows by less than a level meanwhile means arrivals that
 exceed service by at most a twentieth."""
 
+_WHOLE_REQUESTS = 0.9
+"""The window ends with the last whole request, so it is a little shorter than the time that was asked for."""
+
 FOUND, ABOVE, BELOW, PROBES, STOPPED, OPEN = "found", "above", "below", "probes", "stopped", "open"
 
 
@@ -142,7 +145,7 @@ def _doubt(metrics: Mapping[str, float], attainment_pct: float) -> str:
     if requests < needed:
         return f"had {requests} requests in the window and {needed} are needed: raise measure.iterations"
     window_s, needed_s = requests / metrics["throughput_rps"], needed_window_s(metrics["slo_ms"])
-    if window_s < needed_s:
+    if window_s < _WHOLE_REQUESTS * needed_s:
         return f"was measured for {window_s:.2g} s and {needed_s:.2g} s are needed: raise measure.min_time_s"
     return ""
 

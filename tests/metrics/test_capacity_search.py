@@ -130,6 +130,11 @@ def test_too_little_is_no_evidence(change: dict[str, float], remedy: str) -> Non
     assert _judged(TENANT | change | {"slo_attainment_pct": 10.0})[0] is False
 
 
+def test_a_window_of_whole_requests_is_as_long_as_was_asked_for() -> None:
+    """It ends with the last whole request: 0.39 s of the 0.4 s that were set and measured are enough."""
+    assert _judged(TENANT | {"throughput_rps": 700 / 0.39})[0] is True
+
+
 def test_a_level_that_could_not_be_had_says_nothing() -> None:
     """A multiple of a baseline that is not there: the tenant has no attainment, and nothing is claimed."""
     kept, why = _judged(TENANT, {"iterations_in_window": 700.0}, levels=("t0", "t1"))
