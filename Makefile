@@ -28,7 +28,7 @@ demo: setup  ## three mixes, on the GPU if there is one
 	$(BIN)/python run.py -m mix=enc_only,dec_only,mixed
 
 test: setup  ## the tests that need no GPU
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: setup  ## ruff, layers, spelling, YAML
 	$(BIN)/ruff check .

@@ -28,6 +28,15 @@ _ROLES = {"encoder": 0, "decoder": 1}
 _SLOWDOWN_TICKS = [0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12]  # the scale is symmetric about 1, a slowdown is not
 
 
+def _ticks(reach: float) -> list[float]:
+    """Ticks of a colour bar from 1 - reach to 1 + reach, far enough apart to be read."""
+    kept: list[float] = []
+    for tick in _SLOWDOWN_TICKS:
+        if not kept or tick - kept[-1] >= reach / 5:
+            kept.append(tick)
+    return kept
+
+
 def interference_matrix(results: Results) -> go.Figure | None:
     """Slowdown of each model (row) beside each other (column), a panel a sharing mode."""
     return _heat_maps(tables.matrix_pairs(results), "neighbour", "victim")
@@ -46,7 +55,7 @@ def _heat_maps(found: pd.DataFrame, across: str, down: str) -> go.Figure | None:
     found = found[found["sharing"].isin(sharings)]
     victims, neighbours = _ordered(found, "victim", "role"), _ordered(found, "neighbour", "neighbour_role")
     rows, columns = theme.grid(len(sharings), max(1, _MOST_CELLS // len(neighbours)))
-    panel_px = 44 * len(victims) + 120
+    panel_px = max(44 * len(victims), 150) + 120
     fig = make_subplots(
         rows, columns, subplot_titles=sharings, shared_yaxes=True, horizontal_spacing=0.03,
         vertical_spacing=min(0.5, 120 / (rows * panel_px)),
@@ -55,7 +64,7 @@ def _heat_maps(found: pd.DataFrame, across: str, down: str) -> go.Figure | None:
         _cells(fig, found[found["sharing"] == sharing], victims, neighbours, place)
     theme.figure(fig, height=rows * panel_px + 60)
     reach = max(0.5, float((found["slowdown"] - 1).abs().max()))
-    bar = {"title": {"text": "slowdown"}, "thickness": 12, "tickvals": _SLOWDOWN_TICKS}
+    bar = {"title": {"text": "slowdown"}, "thickness": 12, "tickvals": _ticks(reach)}
     fig.update_layout(
         coloraxis={"colorscale": theme.DIVERGING, "cmin": 1 - reach, "cmax": 1 + reach, "colorbar": bar},
         margin={"t": 50},
