@@ -131,12 +131,12 @@ def _with_ncu(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin
     bound = {t.model: t.metrics.get("launch_bound_pct") for t in timed.tenants}
     models = {tenant.model.name: tenant for tenant in spec.tenants}
     rows: list[RooflineRow] = []
-    table, artifacts, failed = [], [], []
+    table, failed = [], []
     for name, tenant in models.items():
         (out / name).mkdir(exist_ok=True)
         metrics = ncu.choose_metrics(available, tenant.precision)
         try:
-            report, kernels = _profile_alone(spec, tenant, device, out / name, origin, tool, metrics, deadline)
+            kernels = _profile_alone(spec, tenant, device, out / name, origin, tool, metrics, deadline)
         except (ProfilerError, RecordError) as error:
             if not rows:
                 raise  # ncu does not work here: the next model would fail in the same way
@@ -146,14 +146,13 @@ def _with_ncu(spec: RunSpec, device: Device, timed: RunRecord, out: Path, origin
         limit = spec.profiler.kernels
         rows.append(roofline_row(kernels, tenant, kernel_limit=limit, peaks=peaks, launch_bound_pct=bound.get(name)))
         table += kernel_rows(name, kernels)
-        artifacts.append(report)
     result = write_rooflines(rows, peaks, out, table)
     profiled = [tenant for tenant in models.values() if tenant.id in result.tenants]
     record = _joined([records.load(out / tenant.model.name) for tenant in profiled], spec, profiled)
     samples = {t.id: read_samples(out / t.model / records.ITERATIONS)[t.id] for t in record.tenants}
     records.save(record, out, samples)
     findings = (*result.findings, *failed)
-    return _finish(record, timed, out, replace(result, artifacts=(*artifacts, *result.artifacts), findings=findings))
+    return _finish(record, timed, out, replace(result, findings=findings))
 
 
 def _profile_alone(
@@ -165,15 +164,15 @@ def _profile_alone(
     tool: Path,
     metrics: Sequence[str],
     deadline: float,
-) -> tuple[Path, list[ncu.CountedKernel]]:
-    """One model under ncu; its report and its kernels."""
+) -> list[ncu.CountedKernel]:
+    """The kernels of one model under ncu."""
     left_s = deadline - time.monotonic()
     if left_s <= 0:
         raise ProfilerError(f"the pass has had its {_NCU_PASS_S:g} s. Profile fewer models at once.")
     session = _write_session(Session.of(_alone(spec, tenant, left_s), device, folder, origin), folder)
-    out = folder / folder.name
-    command = ncu.profile_command(tool, session, out, kernels=spec.profiler.kernels, metrics=metrics)
-    return ncu.profile(tool, command, out, timeout_s=left_s)
+    # report, table and log lie beside the folder of the model, where a record's artifacts are looked for
+    command = ncu.profile_command(tool, session, folder, kernels=spec.profiler.kernels, metrics=metrics)
+    return ncu.profile(tool, command, folder, timeout_s=left_s)[1]
 
 
 def _joined(alone: Sequence[RunRecord], spec: RunSpec, tenants: Sequence[TenantSpec]) -> RunRecord:

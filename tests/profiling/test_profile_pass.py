@@ -22,6 +22,7 @@ from mtexp.profiling import ncu
 from mtexp.spec import DeadlineSpec, MeasureSpec, ProfilerSpec, RunSpec, TelemetrySpec
 from mtexp.testing.records import example
 from mtexp.tracking import record as records
+from mtexp.tracking.mlflow_writer import artifacts
 from tests.tenant.tenant_specs import tenant
 
 pytestmark = pytest.mark.process
@@ -102,12 +103,13 @@ def test_ncu_gives_a_row_a_model(tmp_path, monkeypatch):
     layers = [tenant("bert_base").model.shape["num_hidden_layers"], tenant("distilgpt2").model.shape["n_layer"]]
     assert [row["layers"] for row in rows] == layers
     assert [row["flops"] for row in rows] == [1e6 * count for count in layers]
-    assert (tmp_path / "out" / "roofline-kernels.csv").exists()
+    sent = {path.name for path, _ in artifacts(tmp_path / "out")}
+    assert {"bert_base.ncu-rep", "distilgpt2.ncu-rep", "roofline.parquet", "roofline-kernels.csv"} <= sent
 
 
 def test_a_model_that_ncu_cannot_profile_does_not_cost_the_others(tmp_path, monkeypatch):
     """Its reason is a warning of the pass; where the first one fails, ncu does not work here, and the pass ends."""
-    install(tmp_path, monkeypatch, broken="distilgpt2/")
+    install(tmp_path, monkeypatch, broken="/distilgpt2")
     record = ncu_pass(spec_of(kind="profile"), tmp_path / "out")
     assert [t.id for t in record.tenants] == ["b"]
     (failed,) = (f for f in record.findings if f.code == "ncu-failed")
