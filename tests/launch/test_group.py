@@ -70,6 +70,7 @@ def test_tenants_of_one_process_run_at_once(tmp_path: Path) -> None:
         facts = lead(group, jobs)
         a, b = (group.samples()[t].measured for t in "ab")
     assert facts["a"]["pid"] == facts["b"]["pid"]
+    assert facts["a"]["thread_id"] != facts["b"]["thread_id"]
     assert min(len(a), len(b)) >= 20
     assert common_window([a, b]) is not None
 
