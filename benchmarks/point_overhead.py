@@ -1,8 +1,9 @@
 """What a point of a sweep costs beside its window, and how long help and a refusal take.
 
 Sweeps are run as a user runs them, ``python run.py -m``. The overhead of a point is the time from the end of the point
-before it to its own end, less its window; the first point is told apart, for it pays the imports. The control of the
-commands is an interpreter that does nothing.
+before it to its own end, less its window; the first point is told apart, for it pays the imports. The floor is two
+bare processes forked from a server that has imported torch: a context, a model, the warm-up, the end, and no harness.
+The control of the commands is an interpreter that does nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import itertools
 import json
 import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common
+from benchmarks import common, plain
 
 RUN = (sys.executable, str(common.ROOT / "run.py"))
 
@@ -33,6 +35,7 @@ def main() -> None:
     report = common.Report("point_overhead")
     with common.scratch() as folder:
         _sweeps(report, folder, points, repeats, gpu=options.gpu)
+        _floor(report, folder, repeats * (points - 1), gpu=options.gpu)
         _commands(report, folder, 5 if options.quick else 15)
     report.show()
 
@@ -59,6 +62,19 @@ def _sweeps(report: common.Report, folder: Path, points: int, repeats: int, *, g
         report.add(f"{launcher}: first point with the start and end of the command", first[launcher], "s")
     medians = {launcher: statistics.median(p["overhead"] for p in found) for launcher, found in parts.items()}
     report.add("interpreter / forkserver", medians["interpreter"] / medians["forkserver"], "x", ">= 5 on the CPU")
+
+
+def _floor(report: common.Report, folder: Path, repeats: int, *, gpu: bool) -> None:
+    spec, _ = common.spec_of(["mix=bert_base*2"], gpu=gpu)
+    common.Tenants(folder)  # what they are forked from imports torch, once
+    floors_s = []
+    for repeat in range(repeats + 1):
+        common.note(f"floor, {repeat} of {repeats}")
+        begin = time.perf_counter()
+        stamps = plain.run(spec, method="forkserver")
+        wall_s = time.perf_counter() - begin
+        floors_s.append(wall_s - (max(s[-1][1] for s in stamps) - min(s[0][0] for s in stamps)) / 1e9)
+    report.add("floor: two bare forked processes, start to end less their loops", floors_s[1:], "s")
 
 
 def _pairs(place: Path) -> list[tuple[Path, Path]]:

@@ -35,6 +35,7 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=0, help="of each run; default 8, with --quick 4")
     made.add_argument("--block-s", type=float, default=1.0, help="of a block (default 1)")
     made.add_argument("--period-s", type=float, default=0.05, help="of the sampler (default 0.05, as shipped)")
+    made.add_argument("overrides", nargs="*", help="more of the configuration: execution=cuda_graph")
     return made
 
 
@@ -79,7 +80,8 @@ class Blocks:
 
         pids = {f"process-{child.pid}": child.pid for child in psutil.Process().children(recursive=True)}
         path = self.folder / "price.parquet"
-        return open_sampler(self.spec.telemetry, self.spec.runtime, self.device.uuid, pids, path, core)
+        mps = self.spec.sharing.mps_mode != "disabled"
+        return open_sampler(self.spec.telemetry, self.spec.runtime, self.device.uuid, pids, path, core, mps=mps)
 
 
 def block_means(samples: Sequence[Samples], blocks: Sequence[tuple[str, int, int]]) -> list[tuple[str, float | None]]:
@@ -127,7 +129,7 @@ def main() -> None:
         tenants = common.Tenants(folder)
         for mix in ("bert_base", "bert_base*2"):
             sizes = [f"mix={mix}", f"measure.min_time_s={run_s}", f"telemetry.period_s={options.period_s}"]
-            spec, device = common.spec_of(sizes, gpu=options.gpu)
+            spec, device = common.spec_of([*sizes, *options.overrides], gpu=options.gpu)
             runs = [measured(tenants, spec, device, folder, block_s) for _ in range(common.repeats_of(options))]
             without = [mean for means in runs for kind, mean in means if kind == "without" and mean is not None]
             report.add(f"{mix} mean latency without", without, "ms")
