@@ -52,6 +52,7 @@ report: setup  ## an HTML report of the latest sweep
 results: setup  ## the study again, from its committed records
 	$(BIN)/python -m analysis.report --records docs/results/h200/records --out docs/results/h200 \
 	  --markdown docs/results/h200/findings.md --made-by "make results"
+	$(BIN)/python -m analysis.roofline docs/results/h200/roofline.csv --device "NVIDIA H200"
 
 bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run)
 	set -e; for name in perturbation loop_price telemetry_price start_skew point_overhead tracking queries analysis planning \

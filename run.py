@@ -3,6 +3,9 @@
 import sys
 
 if __name__ == "__main__":  # tenants started from the forkserver import this file again: nothing may happen then
-    from mtexp.cli import main
+    try:
+        from mtexp.cli import main
 
-    sys.exit(main())
+        sys.exit(main())
+    except KeyboardInterrupt:  # while it was imported
+        sys.exit(130)

@@ -7,6 +7,7 @@ export (:mod:`analysis.export`): those of :mod:`mtexp.tracking.keys`, tags witho
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +26,9 @@ from mtexp.tracking.record import ITERATIONS, TELEMETRY, RunRecord, find_records
 from mtexp.tracking.record import load as load_record
 
 VALID = "VALID"
+_MOST_SWEEPS = 5
+_MOST_REASONS = 600
+"""Characters."""
 SAMPLE_COLUMNS = (
     *("tenant", "model", "phase", "start_ns", "end_ns", "latency_ms", "gpu_time_ms"),
     *("in_window", "arrival_ns", "ttft_ms"),
@@ -150,11 +154,19 @@ def load(
             raise DataError("a query or a sweep is for MLflow; a folder of records (--records) is read whole")
         found = _from_disk(records)
     else:
-        from analysis.tracked import from_mlflow, latest
+        from analysis.tracked import from_mlflow, sweeps
 
-        name = latest(query, uri, experiment) if sweep == "latest" else sweep
+        if set(sweep) & set("'\"`"):
+            raise DataError(f"--sweep {sweep}: no sweep has a quote in its name; --sweep latest is the newest")
+        name = sweeps(query, uri, experiment)[0] if sweep == "latest" else sweep
         terms = [term for term in (query.strip(), f"tags.`{keys.SWEEP}` = '{name}'" if name else "") if term]
-        found = from_mlflow(" AND ".join(terms), uri, experiment)
+        try:
+            found = from_mlflow(" AND ".join(terms), uri, experiment)
+        except fetch.QueryError:
+            if name and name not in (there := sweeps("", uri, experiment)):
+                known = f"experiment {experiment} has no such sweep; newest: {', '.join(there[:_MOST_SWEEPS])}"
+                raise DataError(f"--sweep {name}: {known}") from None
+            raise
         of_sweep = f"sweep {name}" if name else "MLflow"
         found = replace(found, source=f"{of_sweep}{f' (query: {query.strip()})' if query.strip() else ''}")
     return select(found, include_invalid=include_invalid)
@@ -177,8 +189,9 @@ def select(dataset: Dataset, *, include_invalid: bool = False) -> Dataset:
     if keep.empty:
         reasons = column(runs, "verdict_reasons").fillna("no reason recorded").unique()[:3]
         raise DataError(
-            f"all {len(runs)} runs of {dataset.source} are INVALID: {'; '.join(map(str, reasons))[:600]}. "
-            "Measure again, or look at them anyway with --include-invalid"
+            f"{dataset.source}: no run is VALID of {len(runs)}. "
+            f"Measure again, or look at them anyway with --include-invalid. "
+            f"Found: {textwrap.shorten(' | '.join(map(str, reasons)), _MOST_REASONS, placeholder=' ...')}"
         )
     _require_one_host(keep, dataset.source)
     return replace(

@@ -24,6 +24,9 @@ RUN = -1
 """Position of a figure that is of the whole point."""
 _CLOSED = 0.02
 """On logarithms: so near to the inverse of latency, a throughput is that of a closed loop (the window has edges)."""
+_MOST_LOG = 100.0
+"""On logarithms, the largest error of a draw: t of one degree of freedom has no bound, but what is made of its draws
+(ratios of sums of exponentials) must fit a float. The quantiles of an interval lie far within."""
 Key = tuple[int, int, str]
 """Point, position of the tenant or :data:`RUN`, name of the figure."""
 Readings = Mapping[str, Reading]
@@ -45,13 +48,17 @@ class Side:
     runs: list[list[Readings]]
     """``runs[run][tenant]``."""
     names: list[str]
-    """Statistics that all of them have."""
+    """Statistics that some tenant has in all of them."""
     errors: Floats
     """Of the means over runs, shape (tenants, names, draws); the spread between few runs is not in them."""
     between: Floats
     """That spread, were every tenant on its own; the same shape."""
     common: Floats
     """That spread, were it the same throw for all tenants."""
+
+    def has(self, tenant: int, name: str) -> bool:
+        """Whether the tenant has the statistic in every run."""
+        return all(name in run[tenant] for run in self.runs)
 
     def log(self, tenant: int, name: str) -> float:
         """Mean over runs."""
@@ -60,8 +67,8 @@ class Side:
     def error(self, tenant: int, name: str, *, common: bool = False) -> Floats:
         """Draws of its error."""
         index = self.names.index(name)
-        errors: Floats = self.errors[tenant, index] + (self.common if common else self.between)[tenant, index]
-        return errors
+        errors = self.errors[tenant, index] + (self.common if common else self.between)[tenant, index]
+        return np.clip(errors, -_MOST_LOG, _MOST_LOG)
 
 
 @dataclass(eq=False)
@@ -95,20 +102,21 @@ class _Study:
         known = [[own for own in run if own is not None] for run in found]
         if not known or any(len(run) != len(tenants) for run in known):
             return None
-        names = [name for name in known[0][0] if all(name in own for run in known for own in run)]
+        whole = [name for own in zip(*known, strict=True) for name in own[0] if all(name in run for run in own)]
+        names = list(dict.fromkeys(whole))
         errors = mean_errors(known, names, self.draws, self.rng)
         spreads = [[self.spread(name, tenant) for name in names] for tenant in tenants]
-        freedom = min(own.freedom for row in spreads for own in row)
-        throws = [between_errors(len(known), freedom, self.draws, self.rng) for _ in range(len(tenants) + 1)]
-        spread = np.array([[own.sd for own in row] for row in spreads])[:, :, None]
-        signs = np.array([-1.0 if name == "throughput" else 1.0 for name in names])[:, None]
-        own = signs * spread * np.array(throws[1:])[:, None, :]
+        freedom = np.array([[own.freedom for own in row] for row in spreads])
+        each = [between_errors(len(known), own, self.draws, self.rng) for own in freedom]
+        signs = np.array([-1.0 if name == "throughput" else 1.0 for name in names])
+        sd = (signs * np.array([[own.sd for own in row] for row in spreads]))[:, :, None]
+        common = between_errors(len(known), freedom, self.draws, self.rng)
         for tenant in range(len(tenants)):  # in closed loop throughput is the inverse of latency, errors too
             if all(
                 abs(run[tenant]["throughput"].log + run[tenant]["mean"].log - np.log(1e3)) < _CLOSED for run in known
             ):
                 errors[tenant, names.index("throughput")] = -errors[tenant, names.index("mean")]
-        return Side(known, names, errors, own, signs * spread * throws[0])
+        return Side(known, names, errors, sd * np.array(each), sd * common)
 
     def alone(self, group: tuple[Measured, ...], tenant: Mapping[str, Any], name: str = "mean") -> Side | None:
         """A tenant alone, in those runs that have the statistic; the same draws whenever it is asked for."""
@@ -176,7 +184,7 @@ def _spreads(
     logs: dict[tuple[str, str], list[list[float]]] = {}
     for tenant, runs in repeated:
         known = [own for own in map(study.readings, runs) if own is not None]
-        for name in known[0] if known else ():
+        for name in dict.fromkeys(name for own in known for name in own):
             values = [own[name].log for own in known if name in own]
             for kind in _kinds(tenant):
                 logs.setdefault((name, kind), []).append(values)
@@ -198,7 +206,7 @@ def _together(study: _Study, rows: list[dict[str, Any]], point: Mapping[str, Any
     pairs = []
     for i, row in enumerate(rows):
         against: dict[str, list[Side]] = {}
-        for name in shared.names:
+        for name in (name for name in shared.names if shared.has(i, name)):
             sides = [study.alone(group, row, name) for group in row["compared"]]
             against[name] = [side for side in sides if side is not None]
         pair = _Pair(shared, {name: sides for name, sides in against.items() if len(sides) == count}, i)

@@ -194,6 +194,8 @@ def _read_table(folder: Path, name: str, rows: dict[str, int]) -> pa.Table:
                 raise RecordError(f"{path}: {file.metadata.num_rows} rows, {MANIFEST} says {rows[name]}")
             table = file.read()
         table.validate(full=True)
+    except FileNotFoundError:
+        raise RecordError(f"{path}: missing, and {MANIFEST} counts its rows; restore it or export again") from None
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RecordError(f"{path}: not a readable Parquet file: {error}") from error
     return table
@@ -280,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = write_export(data, options.folder)
     total_mib = sum(sizes.values()) / 2**20
     sys.stdout.write(
-        f"{len(data.runs)} runs, {len(data.iterations)} iterations, {total_mib:.1f} MiB in {options.folder}\n"
+        f"{options.folder}: runs {len(data.runs)}, iterations {len(data.iterations)}, {total_mib:.1f} MiB\n"
     )
     return 0
 

@@ -48,6 +48,9 @@ _OWN: dict[str, tuple[str, Callable[[Run], Any]]] = {
 }
 """Columns that are neither tag nor parameter nor metric."""
 
+_KINDS = {"tag": ("tags", keys.TAGS), "parameter": ("params", keys.PARAMS), "metric": ("metrics", keys.METRICS)}
+"""By what MLflow's parser calls them: how a query spells them, and the registry's."""
+
 _SHOWN = (
     *("start_time", "run_name", "kind", "num_tenants", "device", "verdict"),
     *("stp", "antt", "jain_fairness", "throughput_rps", "overlap_pct"),
@@ -159,10 +162,33 @@ def _nothing(store: Store, query: str, complete: str) -> str:
         )
     mixes = sorted({run.data.params.get("mix", "") for run in there})
     kinds = sorted({run.data.tags.get(keys.KIND, "") for run in there})
+    nothing = f"no run of {len(there)} in {store.uri} matches {query!r}"
+    if strange := _strange_keys(query):
+        return f"{nothing}: {'; '.join(strange)}"
     return (
-        f"no run of {len(there)} in {store.uri} matches {query!r}. "
-        f"There are the kinds {', '.join(kinds)} and the mixes {', '.join(mixes)[:400]}. Loosen the query."
+        f"{nothing}. There are the kinds {', '.join(kinds)} and the mixes {', '.join(mixes)[:400]}. Loosen the query."
     )
+
+
+def _strange_keys(query: str) -> list[str]:
+    """Keys of a query that no run has, each with the nearest that runs may have."""
+    from mlflow.utils.search_utils import SearchUtils
+
+    known = [f"{kind}.{name}" for kind, names in _KINDS.values() for name in names]
+    found = []
+    for part in SearchUtils.parse_search_filter(query):
+        kind, names = _KINDS.get(part["type"], ("", {}))
+        key = str(part["key"])
+        if not kind or key.startswith("mlflow."):
+            continue
+        stem = key.removesuffix("_ci_low").removesuffix("_ci_high")
+        if (name := key if kind != "metrics" else stem) not in names:
+            same = [other for other in known if other.endswith(f".{name}")]
+            near = same or difflib.get_close_matches(f"{kind}.{name}", known, n=1)
+            found.append(f"{kind}.{key} is no key of a run" + (f" (nearest: {near[0]})" if near else ""))
+        elif kind == "metrics" and not {keys.RUN, keys.TELEMETRY} & set(names[name].where):
+            found.append(f"{kind}.{key} is of tenants, and a query is about runs")
+    return found
 
 
 def _children(store: Store, parents: Sequence[str], narrowed: bool, columns: Sequence[str] | None) -> list[Run]:
@@ -171,7 +197,7 @@ def _children(store: Store, parents: Sequence[str], narrowed: bool, columns: Seq
     if narrowed and len(parents) <= FEW_PARENTS:
         return [run for parent in parents for run in search(store, f"tags.`{PARENT}` = '{parent}'", wanted)]
     order = {parent: position for position, parent in enumerate(parents)}
-    every = search(store, f"tags.`{keys.KIND}` = '{keys.TENANT}'", wanted)
+    every = search(store, f"tags.`{keys.RUN_KIND}` LIKE '%'", wanted)  # every child, whatever kind it is
     mine = [run for run in every if run.data.tags.get(PARENT) in order]
     return sorted(mine, key=lambda run: order[run.data.tags[PARENT]])
 
@@ -330,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     frame = frame[columns].dropna(axis="columns", how="all")
-    table = Table(caption=f"{len(frame)} runs")
+    table = Table(caption=f"runs: {len(frame)}")
     for name in frame.columns:
         table.add_column(name, justify="right" if pd.api.types.is_numeric_dtype(frame[name]) else "left")
     for row in frame.itertuples(index=False):

@@ -19,6 +19,7 @@ from analysis.intervals import differs, text
 from analysis.pooling import Results, in_order
 from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.repeats import FEWEST_RUNS, Estimate, geometric_mean
+from mtexp.metrics.verdict import CLOCK_LIMIT
 
 TURNS = "time slicing"
 _AGREE = (0.95, 1.05)
@@ -62,7 +63,10 @@ def paragraph(answers: Sequence[Answer]) -> str:
 
 
 def which_pay(results: Results) -> Iterable[Answer]:
-    """Mixes that surely get more done than taking turns, those that lose, and those that no other beats both ways."""
+    """Mixes that surely get more done than taking turns, those that lose, and those that no other surely beats.
+
+    The lower end of STP ranks them, so that a baseline that did not repeat puts none first.
+    """
     question = "Which combinations pay?"
     found = tables.combinations(results)
     if found.empty:
@@ -73,7 +77,7 @@ def which_pay(results: Results) -> Iterable[Answer]:
         f"Of {len(found)} combinations of a mix and a sharing mode {len(states['yes'])} surely get more done than "
         f"taking turns (STP above 1), {len(states['no'])} surely less, {len(states['open'])} are open"
     )
-    claim += f"; most: {_named(rows_of(found)[:1], 'stp')}"
+    claim += f"; most, by the lower end of its interval: {_named(rows_of(found)[:1], 'stp')}"
     claim += f"; less: {_named(states['no'], 'stp')}" if states["no"] else ""
     first = results.figure(rows_of(found)[0], "stp")
     interval = first.interval if first is not None else None
@@ -82,14 +86,21 @@ def which_pay(results: Results) -> Iterable[Answer]:
         rows = rows_of(found[found["num_tenants"] == 2] if count else found[found["num_tenants"] > 2])
         paying = [row for row in rows if row["pays"] == "yes"]
         if paying:
-            yield Answer(question, f"Most done by a {what}: {_named(paying[:_MOST_NAMED], 'stp')}.", True, interval)
+            best = _named(paying[:_MOST_NAMED], "stp")
+            yield Answer(question, f"Most done by a {what}, by the lower end: {best}.", True, interval)
     frontier = rows_of(found[found["frontier"]].sort_values("worst_slowdown"))
     yield Answer(
         question,
-        f"As measured, no other combination has both more STP and a smaller worst slowdown than "
+        f"By the ends of their intervals no other combination has both more STP and a smaller worst slowdown than "
         f"{_named(frontier, 'worst_slowdown')}.",
         False,
     )
+    above = found[found["above_ideal"]]
+    if len(above):
+        spread = above["spread_alone_pct"].max()
+        reason = f": runs alone of their models lie up to {spread:.0f} % apart" if spread > 0 else ""
+        named = _named(rows_of(above), "stp")
+        yield Answer(question, f"More STP than tenants, which sharing cannot give, have {named}{reason}.", False)
 
 
 def _named(rows: Sequence[dict[str, Any]], key: str) -> str:
@@ -308,6 +319,17 @@ def how_well_does_it_repeat(results: Results) -> Iterable[Answer]:
         yield _missing(question, "something that was measured twice", "repetitions=3")
 
 
+def does_power_limit(results: Results) -> Iterable[Answer]:
+    """In how many runs the power cap lowered the clocks; nothing where it did not, or was not measured."""
+    capped, low = tables.power_limited(results)
+    if not capped:
+        return
+    claim = f"The power cap lowered the clocks in {capped} of {len(results.data.runs)} runs (power-limited)"
+    claim += f", in {low} of them to under {100 * CLOCK_LIMIT:g} % of the median SM clock" if low else ""
+    note = "part of a slowdown there is the cap, not the neighbour; the tables say for which share of the window"
+    yield Answer("Did the power cap matter?", f"{claim}; {note}.", True)
+
+
 def _alone_name(row: dict[str, Any]) -> str:
     unusual = [str(row[name]) for name in ("workload", "execution") if row[name] not in ("forward", "eager")]
     return " ".join([str(row["model"]), *unusual])
@@ -322,6 +344,7 @@ QUESTIONS: tuple[Callable[[Results], Iterable[Answer]], ...] = (
     does_number_matter,
     is_event_timer_right,
     how_well_does_it_repeat,
+    does_power_limit,
 )
 
 

@@ -40,8 +40,8 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
     parts += [block for sharing, found in matrices for block in _matrix(sharing, found)]
     combinations = tables.combinations(results)
     if len(combinations):
-        parts += ["## Which combinations pay, most done first", _table(combinations, _COMBINATIONS)]
-    parts += ["## Every mix", _table(tables.overview(results), _OVERVIEW)]
+        parts += ["## Which combinations pay, by the lower end of STP", RANKED, _table(combinations, _COMBINATIONS)]
+    parts += ["## Every mix", LEGEND, _table(tables.overview(results), _OVERVIEW)]
     parts += ["## Alone", _table(tables.baselines(results), _BASELINES)]
     shown = [figure for figure in FIGURES if figure.name in figures]
     if shown:
@@ -50,14 +50,24 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
         f"![{figure.title}]({images}/{figure.name}.svg)\n\n*{figure.title}.* {figure.caption}" for figure in shown
     ]
     if len(data.invalid):
-        parts.append(f"{len(data.invalid)} INVALID runs are left out.")
+        count = len(data.invalid)
+        parts.append(f"{count} INVALID {'run is' if count == 1 else 'runs are'} left out.")
     return "\n\n".join(parts) + "\n"
 
 
 _READ = (
-    "Brackets hold 95 % intervals; a difference is claimed only where its interval leaves 1 out. *Apart* is how far "
-    "runs of the same lie apart in mean latency (of the tenant in which they differ most); figures of fewer than three "
-    "runs take that spread from what was repeated."
+    "Brackets hold 95 % intervals; a difference is claimed only where its interval leaves 1 out. Figures of fewer than "
+    "three runs take the spread between runs from what was repeated."
+)
+LEGEND = (
+    "Spread: how far runs of the same lie apart in mean latency, of the tenant in which they differ most. Capped: "
+    "share of the window in which the power cap lowered the clocks (power-limited). Points with requests in open "
+    "loop have no STP: what they get done is what was asked of them."
+)
+RANKED = (
+    "Pays: the interval of STP is above 1 (yes), below (no), or holds it (open). Spread alone: how far runs alone "
+    "of one of the tenants lie apart in mean latency, which is what makes more STP than tenants possible. Capped: "
+    "share of the window in which the power cap lowered the clocks."
 )
 ONCE = (
     "Nothing was measured twice: intervals hold the noise inside a run, not how runs differ. "
@@ -68,12 +78,13 @@ _OVERVIEW = {
     "sharing": "sharing",
     "num_tenants": "tenants",
     "repetitions": "runs",
-    "spread_pct": "apart %",
+    "spread_pct": "spread %",
     "stp": "STP",
     "antt": "ANTT",
     "fairness": "fairness",
     "throughput_rps": "requests/s",
     "energy_j_per_request": "J/request",
+    "power_capped_pct": "capped %",
 }
 _COMBINATIONS = {
     "mix": "mix",
@@ -84,6 +95,8 @@ _COMBINATIONS = {
     "worst": "worst off",
     "worst_slowdown": "slowed",
     "pays": "pays",
+    "spread_alone_pct": "spread alone %",
+    "power_capped_pct": "capped %",
 }
 _BASELINES = {
     "model": "model",
@@ -92,7 +105,7 @@ _BASELINES = {
     "sharing": "sharing",
     "runs": "runs",
     "latency_mean_ms": "mean ms",
-    "spread_pct": "apart %",
+    "spread_pct": "spread %",
     "latency_p50_ms": "p50 ms",
     "latency_p99_ms": "p99 ms",
     "throughput_rps": "requests/s",
@@ -117,20 +130,16 @@ def _paragraph(answer: Answer) -> str:
 
 
 def _matrix(sharing: str, found: pd.DataFrame) -> list[str]:
-    cells = {(c["victim"], c["neighbour"]): c for c in rows_of(found[found["sharing"] == sharing])}
+    found = found[found["sharing"] == sharing]
+    cells = {(c["victim"], c["neighbour"]): c for c in rows_of(found)}
     if not cells:
         return []
-    victims = list(dict.fromkeys(victim for victim, _ in cells))
-    neighbours = sorted(dict.fromkeys(neighbour for _, neighbour in cells), key=_place(victims))
+    victims, neighbours = tables.in_kind_order(found)
     lines = [f"| slowed \\ beside | {' | '.join(neighbours)} |", "|---|" + "---:|" * len(neighbours)]
     for victim in victims:
         row = [_figure(cells[victim, n], "slowdown") if (victim, n) in cells else "" for n in neighbours]
         lines.append(f"| {victim} | {' | '.join(row)} |")
     return [f"## Who slows whom under {sharing}", "\n".join(lines)]
-
-
-def _place(order: Sequence[str]) -> Any:
-    return lambda name: order.index(name) if name in order else len(order)
 
 
 def _table(frame: pd.DataFrame, columns: Mapping[str, str]) -> str:

@@ -50,7 +50,16 @@ details { margin: .8rem 0; } summary { cursor: pointer; color: var(--link); }
 """
 
 _ONE_LINE = 48
-_ABBREVIATIONS = {"stp": "STP", "antt": "ANTT", "jain_fairness": "Jain fairness", "num_tenants": "tenants"}
+_HEADINGS = {
+    "stp": "STP",
+    "antt": "ANTT",
+    "jain_fairness": "Jain fairness",
+    "num_tenants": "tenants",
+    "energy_j_per_request": "energy (J/request)",
+    "spread_pct": "spread (%)",
+    "spread_alone_pct": "spread alone (%)",
+    "power_capped_pct": "power-capped (%)",
+}
 
 
 @dataclass
@@ -141,8 +150,8 @@ def _alignment(column: pd.Series[Any]) -> str:
 
 def _heading(name: str) -> str:
     known = keys.METRICS.get(name)
-    if known is None or name in _ABBREVIATIONS:
-        return _ABBREVIATIONS.get(name, name.replace("_", " "))
+    if known is None or name in _HEADINGS:
+        return _HEADINGS.get(name, name.replace("_", " "))
     unit = known.unit if known.unit not in ("", "1") else ""
     stem = name.removesuffix(f"_{unit.lower()}").removesuffix("_pct").replace("_", " ")
     return f"{stem} ({unit})" if unit else stem

@@ -27,7 +27,7 @@ DRAWS = 4_000
 _SETTING = ("precision", "workload", "execution", "batch_size", "seq_len", "arrival", "rate_rps", "slo_ms")
 """What makes two tenants of a model different, beside their share of the device."""
 _TAILS = ("slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99", "tail_inflation")
-_KEPT = ("workload", "batch_size", "seq_len", "execution", "active_thread_pct")
+_KEPT = ("workload", "batch_size", "seq_len", "precision", "execution", "arrival", "active_thread_pct")
 """Parameters of a tenant that its point has too."""
 _MPS = {"default": "MPS", "equal_share": "MPS equal share", "half": "MPS 50 %", "quarter": "MPS 25 %"}
 SHARING_ORDER = ("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 25 %", "streams", "MIG")
@@ -210,7 +210,7 @@ def _means(rows: pd.DataFrame) -> dict[str, float]:
 def _with_intervals(
     points: pd.DataFrame, tenants: pd.DataFrame, figures: Mapping[Key, Estimate]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Put the figures in, each with its interval, where the runs have one of that name.
+    """Put the figures in, each with its interval if it has one, where the runs have one of that name.
 
     A percentile's slowdown that some run of the point has, but not all runs together, goes: its baseline was another.
     """
@@ -221,8 +221,8 @@ def _with_intervals(
         if key == TIMER or (key in frame and np.isfinite(frame[key].iloc[index])):
             own = columns[position != RUN]
             interval = figure.interval
-            ends = (interval.value, interval.low, interval.high)
-            for name, value in zip((key, *keys.interval(key)), ends, strict=True):
+            ends = (interval.low, interval.high) if np.isfinite(interval.high) else (np.nan, np.nan)
+            for name, value in zip((key, *keys.interval(key)), (interval.value, *ends), strict=True):
                 own.setdefault(name, {})[index] = value
     points, tenants = _updated(points, columns[0]), _updated(tenants, columns[1])
     for name in (name for name in tenants if name in _TAILS):
@@ -232,6 +232,7 @@ def _with_intervals(
 
 
 def _updated(frame: pd.DataFrame, columns: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
-    found = {name: pd.Series(values, dtype=np.float64).reindex(frame.index) for name, values in columns.items()}
-    kept = {name: values.fillna(frame[name]) if name in frame else values for name, values in found.items()}
-    return pd.concat([frame.drop(columns=[name for name in kept if name in frame]), pd.DataFrame(kept)], axis=1)
+    found = pd.DataFrame({name: pd.Series(values, dtype=np.float64) for name, values in columns.items()}, frame.index)
+    for name in (name for name in found if name in frame):
+        found[name] = found[name].where(frame.index.isin(list(columns[str(name)])), frame[name])
+    return pd.concat([frame.drop(columns=list(found), errors="ignore"), found], axis=1)

@@ -20,18 +20,20 @@ import plotly.graph_objects as go
 from analysis import markdown, tables
 from analysis.capacity import capacities
 from analysis.data import Dataset, load
-from analysis.findings import Answer, findings, paragraph
+from analysis.findings import Answer, does_power_limit, findings, paragraph
 from analysis.options import add_source, refusing
 from analysis.page import Page
 from analysis.plots import FIGURES, draw
 from analysis.pooling import Results, pool
 from mtexp.errors import RecordError
 from mtexp.spec import TrackingSpec
+from mtexp.tracking import keys
 
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
 IMAGES = ("png", "svg")
+PLOTS = "plots"
 WIDTH_PX = 1100
 _RANDOM = re.compile(r'(?:(?<=<defs id="defs-)|(?<= trace)|(?<=-legend-)|(?<=<pattern id="p.{6}-))[0-9a-f]{6}\b')
 """Names of definitions, traces and patterns in an SVG that plotly wrote."""
@@ -72,6 +74,7 @@ def build(results: Results, figures: Mapping[str, go.Figure], *, title: str = ""
     for notice in _notices(results):
         page.notice(notice)
     page.facts(_facts(data.runs))
+    page.text(markdown.LEGEND)
     page.table(tables.overview(results).dropna(axis="columns", how="all"))
     for figure in FIGURES:
         if figure.name in figures:
@@ -83,7 +86,9 @@ def build(results: Results, figures: Mapping[str, go.Figure], *, title: str = ""
 
 def _title(results: Results) -> str:
     device = ", ".join(_distinct(results.data.runs, "device"))
-    return f"What models do to each other on {'a CPU' if device == 'cpu' else f'one {device}'}"
+    gpus = len(_distinct(results.data.runs, "gpu_uuid"))
+    where = "a CPU" if device == "cpu" else f"{device} ({gpus} GPUs, each run on one)" if gpus > 1 else f"one {device}"
+    return f"What models do to each other on {where}"
 
 
 def _lead(results: Results) -> str:
@@ -93,11 +98,15 @@ def _lead(results: Results) -> str:
     if len(times):
         first, last = f"{times.min():%Y-%m-%d}", f"{times.max():%Y-%m-%d}"
         when = f", measured {first}" + (f" to {last}" if last != first else "")
-    samples = int(results.tenants["iterations_in_window"].sum()) if len(results.tenants) else 0
+    requests = int(data.tenants["iterations_in_window"].sum())
     return (
-        f"{len(data.runs)} runs of {len(results.points)} points{when}; some {samples:,} requests a repetition; "
-        f"from {data.source}."
+        f"{_counted(len(data.runs), 'run')} of {_counted(len(results.points), 'point')}{when}; "
+        f"{_counted(requests, 'request')}; from {data.source}."
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _say_findings(page: Page, answers: Sequence[Answer]) -> None:
@@ -106,7 +115,7 @@ def _say_findings(page: Page, answers: Sequence[Answer]) -> None:
     page.text(
         "Brackets hold 95 % intervals over runs, alone and shared; figures of fewer than three runs take the spread "
         "between runs from what was repeated. A difference is claimed only where its interval leaves 1 out; averages "
-        "are geometric means of the mixes measured here.",
+        "are geometric means of the mixes measured here. In figures the pointer shows what a point is, with interval.",
         css="lead",
     )
     for question in dict.fromkeys(answer.question for answer in answers):
@@ -122,18 +131,20 @@ def _notices(results: Results) -> list[str]:
         )
     included = data.runs["verdict"] != "VALID"
     if included.any():
-        found.append(f"{included.sum()} INVALID runs are in these figures because they were asked for.")
+        found.append(f"In these figures because they were asked for: {_counted(int(included.sum()), 'INVALID run')}.")
     left_out = len(data.invalid) - int(included.sum())
     if left_out:
-        found.append(f"{left_out} INVALID runs are left out of every figure; the reasons are under Verdicts.")
+        runs = _counted(left_out, "INVALID run")
+        found.append(f"Left out of every figure: {runs}; reasons and remedies are under Verdicts.")
     if not results.repeated:
         found.append(markdown.ONCE)
+    found += [answer.text for answer in does_power_limit(results)]
     alone = tables.without_baseline(results)
     if len(alone):
         named = ", ".join(map(str, alone["mix"].unique()[:_MOST_NAMED]))
         found.append(
-            f"{len(alone)} points have tenants without a baseline and therefore no slowdown, STP or fairness: {named}. "
-            "Measure them again with baseline=auto."
+            f"Without a baseline of every tenant, so without slowdown, STP or fairness: "
+            f"{_counted(len(alone), 'point')} ({named}). Measure again with baseline=auto."
         )
     return found
 
@@ -149,14 +160,19 @@ def _facts(runs: pd.DataFrame) -> dict[str, str]:
 
 
 def _distinct(runs: pd.DataFrame, name: str) -> list[str]:
-    return [str(value) for value in runs[name].dropna().unique()] if name in runs else []
+    """The values of a column; where tenants of a run differ a parameter has several, with commas."""
+    if name not in runs:
+        return []
+    texts = runs[name].dropna().astype(str)
+    texts = texts.str.split(",").explode() if name in keys.PARAMS else texts
+    return [str(text) for text in texts.unique()]
 
 
 def _tables(page: Page, results: Results) -> None:
     combinations = tables.combinations(results)
     if len(combinations):
-        page.section("Combinations, most done first")
-        page.text("pays: the interval of STP is above 1 (yes), below (no), or holds it (open).")
+        page.section("Combinations, by the lower end of STP")
+        page.text(markdown.RANKED)
         page.table(combinations.drop(columns="point"))
     found = capacities(results.data)
     if len(found):
@@ -166,7 +182,7 @@ def _tables(page: Page, results: Results) -> None:
     page.section("Verdicts")
     verdicts = tables.verdicts(results)
     counts = verdicts["verdict"].value_counts()
-    page.text(", ".join(f"{count} runs {verdict}" for verdict, count in counts.items()) + ".")
+    page.text(", ".join(f"{_counted(count, 'run')} {verdict}" for verdict, count in counts.items()) + ".")
     bad = verdicts[verdicts["verdict"] != "VALID"]
     if len(bad):
         page.table(bad)
@@ -185,8 +201,8 @@ def _tables(page: Page, results: Results) -> None:
 # --- files and MLflow -------------------------------------------------------------------------------------------------
 
 
-def write(results: Results, folder: Path, *, images: bool = True, title: str = "") -> Path:
-    """Write the report and, with ``images``, its figures to ``folder``; return the HTML file.
+def write(results: Results, folder: Path, *, images: bool = True, title: str = "") -> list[Path]:
+    """Write the report and, with ``images``, its figures to ``folder``; return the files, the HTML first.
 
     Raises:
         RecordError: The folder cannot be written.
@@ -198,25 +214,29 @@ def write(results: Results, folder: Path, *, images: bool = True, title: str = "
         path.write_text(build(results, figures, title=title), encoding="utf-8")
     except OSError as error:
         raise RecordError(f"could not write {path}: {error.strerror or error}. Choose a place with --out") from error
-    if images:
-        write_images(figures, folder / "plots")
-    return path
+    drawn = write_images(figures, folder / PLOTS) if images else []
+    if drawn:
+        every = {folder / PLOTS / f"{figure.name}.{kind}" for figure in FIGURES for kind in IMAGES}
+        for of_other_data in every.difference(drawn):
+            of_other_data.unlink(missing_ok=True)
+    return [path, *drawn]
 
 
-def write_markdown(results: Results, path: Path, folder: Path, *, title: str, made_by: str) -> None:
-    """Write the findings to ``path``, with the images that lie in ``folder``.
+def write_markdown(results: Results, path: Path, images: Sequence[Path], *, title: str, made_by: str) -> None:
+    """Write the findings to ``path``, with those ``images`` (:func:`write_images`) that are SVG.
 
     Raises:
         RecordError: The file cannot be written.
     """
-    plots = folder / "plots"
-    images = [image.stem for image in plots.glob("*.svg")]
+    drawn = [image for image in images if image.suffix == ".svg"]
+    if not drawn:
+        log.warning("%s shows no figures: this call drew none, and those of another would not belong to it.", path)
     text = markdown.page(
         results,
         title=title or _title(results),
-        figures=images,
+        figures=[image.stem for image in drawn],
         made_by=made_by,
-        images=os.path.relpath(plots, path.parent),
+        images=os.path.relpath(drawn[0].parent, path.parent) if drawn else PLOTS,
     )
     try:
         path.write_text(text, encoding="utf-8")
@@ -263,13 +283,18 @@ def settle(path: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def log_to_mlflow(results: Results, folder: Path, *, uri: str | None, experiment: str) -> str:
+def log_to_mlflow(results: Results, files: Sequence[Path], *, uri: str | None, experiment: str) -> str:
     """Log the report as a run of its own, named after its sweeps, with the findings as description; return its id.
+
+    Args:
+        results: What it tells of.
+        files: Of the report (:func:`write`), and no others: its folder may be anybody's.
+        uri: MLflow's; None as for :func:`analysis.data.load`.
+        experiment: MLflow experiment.
 
     Raises:
         TrackingError: MLflow cannot be reached.
     """
-    from mtexp.tracking import keys
     from mtexp.tracking.store import open_store
 
     sweeps = _distinct(results.data.runs, "sweep")
@@ -279,7 +304,8 @@ def log_to_mlflow(results: Results, folder: Path, *, uri: str | None, experiment
     name = " ".join(["report", *(sweeps if len(sweeps) <= 1 else [f"of {len(sweeps)} sweeps"])])
     with open_store(TrackingSpec(uri=uri or "", experiment=experiment), write=True) as store, store.step():
         run = store.client.create_run(store.experiment_id, tags=tags, run_name=name)
-        store.client.log_artifacts(run.info.run_id, str(folder))
+        for path in files:
+            store.client.log_artifact(run.info.run_id, str(path), PLOTS if path.suffix[1:] in IMAGES else None)
         store.client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
 
@@ -308,13 +334,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     results = pool(data)
     folder = options.out or Path("reports") / _name(data)
-    path = write(results, folder, images=not options.no_images, title=options.title)
+    files = write(results, folder, images=not options.no_images, title=options.title)
     if options.markdown is not None:
-        write_markdown(results, options.markdown, folder, title=options.title, made_by=options.made_by)
+        write_markdown(results, options.markdown, files[1:], title=options.title, made_by=options.made_by)
+        files.append(options.markdown)
     answers = findings(results)
-    sys.stdout.write(f"{paragraph(answers)}\n{path}\n")
+    sys.stdout.write(f"{paragraph(answers)}\n{files[0]}\n")
     if options.records is None and not options.no_mlflow:
-        run_id = log_to_mlflow(results, folder, uri=options.uri, experiment=options.experiment)
+        run_id = log_to_mlflow(results, files, uri=options.uri, experiment=options.experiment)
         sys.stdout.write(f"In MLflow: run {run_id}, artifact {REPORT}\n")
     return 0
 

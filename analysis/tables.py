@@ -17,6 +17,7 @@ from analysis.estimates import RUN, TIMER
 from analysis.frames import rows_of
 from analysis.pooling import Results, sharing_name
 from mtexp.metrics.latency import insufficient, percentile_name, supported
+from mtexp.metrics.verdict import CLOCK_LIMIT
 from mtexp.tracking import keys
 
 _RUN_KEYS = ("stp", "antt", "jain_fairness", "fairness")
@@ -28,13 +29,38 @@ def with_intervals(names: tuple[str, ...]) -> list[str]:
 
 
 def overview(results: Results) -> pd.DataFrame:
-    """One row per point: what it was, how often measured, STP, ANTT, fairness, throughput, energy."""
+    """One row per point: what it was, how often measured, STP, ANTT, fairness, throughput, energy.
+
+    ``power_capped_pct`` is the share of the window in which the power cap lowered the clocks. Points with a tenant in
+    open loop have no STP, ANTT or fairness: what they get done is what was asked of them.
+    """
     columns = [
         *("mix", "sharing", "num_tenants", "repetitions", "spread_pct", "verdict", *with_intervals(_RUN_KEYS)),
         *with_intervals(("throughput_rps", "energy_j_per_request")),
-        *("stp_partitioned", "antt_partitioned", "overlap_pct", "window_s", "kernel_overlap_pct"),
+        *("stp_partitioned", "antt_partitioned", "overlap_pct", "window_s", "power_capped_pct", "kernel_overlap_pct"),
     ]
-    return _columns(results.points, columns)
+    frame = _columns(results.points.assign(power_capped_pct=_power_capped_pct(results.points)), columns)
+    compared = [*with_intervals(_RUN_KEYS), "stp_partitioned", "antt_partitioned"]
+    frame.loc[~results.points["closed"].to_numpy(bool), compared] = np.nan
+    return frame
+
+
+def _power_capped_pct(frame: pd.DataFrame) -> pd.Series[float]:
+    """Percent of the window, of runs or points; 0 where the cap did nothing, NaN where the driver does not count it."""
+    known = frame.reindex(columns=["gpu_throttled_power_cap_s", "window_s"]).astype(np.float64)
+    return (100 * known["gpu_throttled_power_cap_s"] / known["window_s"]).clip(upper=100)
+
+
+def power_limited(results: Results) -> tuple[int, int]:
+    """Runs whose clocks the power cap lowered, and those among them whose SM clock fell below the limit of a verdict.
+
+    Without the cap the latter would be INVALID (:data:`mtexp.metrics.verdict.CLOCK_LIMIT` of the median).
+    """
+    runs = results.data.runs
+    capped = _power_capped_pct(runs) > 0
+    clock = runs.reindex(columns=["gpu_sm_clock_mhz_min", "gpu_sm_clock_mhz_median"]).astype(np.float64)
+    low = clock["gpu_sm_clock_mhz_min"] < CLOCK_LIMIT * clock["gpu_sm_clock_mhz_median"]
+    return int(capped.sum()), int((capped & low).sum())
 
 
 def verdicts(results: Results) -> pd.DataFrame:
@@ -120,6 +146,19 @@ def matrix_pairs(results: Results) -> pd.DataFrame:
     return found[usual & found["closed"] & ~_stressed(found)].reset_index(drop=True)
 
 
+_ROLES = {"encoder": 0, "decoder": 1}
+
+
+def in_kind_order(found: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Victims and neighbours in rows of :func:`pairs`: encoders, decoders, others, by name in each."""
+
+    def ordered(name: str, role: str) -> list[str]:
+        kinds = found[[name, role]].drop_duplicates(name).to_numpy()
+        return [str(label) for label, _ in sorted(kinds, key=lambda kind: (_ROLES.get(str(kind[1]), 2), str(kind[0])))]
+
+    return ordered("victim", "role"), ordered("neighbour", "neighbour_role")
+
+
 def sensitivity(results: Results) -> pd.DataFrame:
     """Rows of :func:`pairs` whose neighbour is a stressor and whose victim is not."""
     found = pairs(results)
@@ -180,39 +219,53 @@ def event_timer(results: Results) -> pd.DataFrame:
 
 
 def combinations(results: Results) -> pd.DataFrame:
-    """Which mixes pay, most STP first: mixes of two tenants or more in closed loop, without stressors.
+    """Which mixes pay: mixes of two tenants or more in closed loop, without stressors; the lower end of STP ranks them.
 
     ``pays``: the interval of STP is above 1 (``yes``), below (``no``), or holds it (``open``). ``worst`` is the tenant
-    that is slowed most, ``worst_slowdown`` by how much. ``frontier``: no other combination has, as measured, both more
-    STP and a smaller worst slowdown.
+    that is slowed most, ``worst_slowdown`` by how much. ``frontier``: no other combination has both a higher lower end
+    of STP and a lower upper end of the worst slowdown. ``spread_alone_pct``: how far runs alone of one of its tenants
+    lie apart; ``above_ideal``: its STP exceeds its number of tenants, which only baselines that did not repeat can do.
     """
     plain = np.array(["stressor" not in roles for roles in results.points["roles"]], dtype=bool)
     points = results.points[plain & (results.points["num_tenants"] > 1) & results.points["closed"]]
+    points = points.assign(power_capped_pct=_power_capped_pct(points))
     columns = ["point", "mix", "sharing", "num_tenants", "repetitions", *with_intervals(("stp", "antt"))]
-    found = points.reindex(columns=columns).dropna(subset=with_intervals(("stp",)))
+    found = points.reindex(columns=[*columns, "power_capped_pct"]).dropna(subset=with_intervals(("stp",)))
     slowed = results.tenants.reindex(columns=["point", "label", *with_intervals(("slowdown",))]).dropna()
     worst = slowed.sort_values("slowdown").drop_duplicates("point", keep="last")
     worst = worst.rename(columns={"label": "worst"} | {c: f"worst_{c}" for c in with_intervals(("slowdown",))})
-    found = found.merge(worst, on="point").sort_values("stp", ascending=False, kind="stable", ignore_index=True)
-    low, high = keys.interval("stp")
+    (low, high), (_, worst_high) = keys.interval("stp"), keys.interval("worst_slowdown")
+    found = found.merge(worst, on="point").sort_values(low, ascending=False, kind="stable", ignore_index=True)
     found["pays"] = np.where(found[low] > 1, "yes", np.where(found[high] < 1, "no", "open"))
-    found["frontier"] = found["worst_slowdown"] < found["worst_slowdown"].cummin().shift(fill_value=np.inf)
+    found["frontier"] = found[worst_high] < found[worst_high].cummin().shift(fill_value=np.inf)
+    found["spread_alone_pct"] = found["point"].map(_spreads_alone_pct(results))
+    found["above_ideal"] = found["stp"] > found["num_tenants"]
     return found
+
+
+def _spreads_alone_pct(results: Results) -> pd.Series[float]:
+    """By point: how far runs alone lie apart in mean latency, of the tenant in which they differ most."""
+    of_run: dict[Measured, float] = {}
+    for name, own in results.alone.runs.groupby("baseline_hash", observed=True):
+        of_run |= dict.fromkeys(results.alone.groups[str(name)], _spread_alone_pct(results, str(name), own))
+    compared = results.tenants[["point", "compared"]].explode("compared").explode("compared").dropna()
+    return compared["compared"].map(of_run).groupby(compared["point"]).max()
 
 
 def shares(results: Results) -> pd.DataFrame:
     """Tenants of different models under an MPS percentage: slowdown against the device alone and against that share.
 
-    ``place`` says which tenant beside which, with how much of the SMs.
+    ``place`` says which tenant beside which, with how much of the SMs, and by which setting if that is not a number.
     """
     columns = ["point", "position", "model", "label", "active_thread_pct", *with_intervals(("slowdown",))]
     frame = results.tenants.reindex(columns=[*columns, "slowdown_partitioned"]).dropna(subset="slowdown")
     frame = frame[(frame["active_thread_pct"] > 0) & (frame["active_thread_pct"] <= 100)]
-    labels = results.points.set_index("point")["labels"]
+    points = results.points.set_index("point")
+    labels, sharings = points["labels"], points["sharing"]
     frame = frame[np.array([len(set(labels[point])) > 1 for point in frame["point"]], dtype=bool)].copy()
     frame["place"] = [
-        f"{row['label']} beside {' + '.join(o for i, o in enumerate(labels[row['point']]) if i != row['position'])}"
-        f", {row['active_thread_pct']:g} %"
+        f"{row['label']} beside {' + '.join(o for i, o in enumerate(labels[row['point']]) if i != row['position'])}, "
+        + (f"{row['active_thread_pct']:g} %" + (" (equal share)" if "equal" in sharings[row["point"]] else ""))
         for row in rows_of(frame)
     ]
     return frame.sort_values(["label", "active_thread_pct"], kind="stable", ignore_index=True)
@@ -269,8 +322,7 @@ def baselines(results: Results) -> pd.DataFrame:
         if (figure := results.latency_alone_ms.get(str(name))) is not None:
             at = figure.interval
             row |= dict(zip(with_intervals(("latency_mean_ms",)), (at.value, at.low, at.high), strict=True))
-        if len(measured) > 1:
-            row["spread_pct"] = 100 * float(np.ptp(own["latency_mean_ms"])) / row["latency_mean_ms"]
+        row["spread_pct"] = _spread_alone_pct(results, str(name), own)
         rows.append(row)
     columns = [
         *("model", "role", "workload", "precision", "execution", "batch_size", "seq_len", "sharing", "runs"),
@@ -278,6 +330,13 @@ def baselines(results: Results) -> pd.DataFrame:
         *("gpu_time_mean_ms", "launch_bound_pct", "memory_peak_mib"),
     ]
     return _columns(pd.DataFrame(rows), columns).sort_values("model", kind="stable", ignore_index=True)
+
+
+def _spread_alone_pct(results: Results, baseline_hash: str, own: pd.DataFrame) -> float:
+    """How far the runs of a baseline hash lie apart in mean latency; NaN for one run."""
+    latency_ms, figure = own["latency_mean_ms"], results.latency_alone_ms.get(baseline_hash)
+    mean_ms = latency_ms.mean() if figure is None else figure.value
+    return 100 * float(np.ptp(latency_ms)) / mean_ms if len(own) > 1 else np.nan
 
 
 _ALONE = (

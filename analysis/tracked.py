@@ -1,6 +1,6 @@
 """A dataset from MLflow: runs that answer a query, and the baselines that they were compared with.
 
-Lives here: :func:`from_mlflow`, :func:`latest`. May touch: MLflow through :mod:`analysis.fetch` (reading).
+Lives here: :func:`from_mlflow`, :func:`sweeps`. May touch: MLflow through :mod:`analysis.fetch` (reading).
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ _RUN_IDS = 200
 """Runs named in one query."""
 
 
-def latest(query: str, uri: str | None, experiment: str) -> str:
-    """Name of the sweep of the newest run that belongs to one."""
+def sweeps(query: str, uri: str | None, experiment: str) -> list[str]:
+    """Names of the sweeps that runs belong to which ``query`` matches, that of the newest run first.
+
+    Raises:
+        DataError: None belongs to one.
+        QueryError: The query has an error, or nothing matches.
+        TrackingError: MLflow does not answer.
+    """
     names = fetch.runs(query, uri=uri, experiment=experiment, columns=["sweep", "start_time"])
     names = names.dropna(subset="sweep").sort_values("start_time", ascending=False)
     if names.empty:
         raise DataError("no run belongs to a sweep yet: python run.py -m mix=enc_only,dec_only,mixed makes one")
-    return str(names["sweep"].iloc[0])
+    return [str(name) for name in names["sweep"].unique()]
 
 
 def from_mlflow(query: str, uri: str | None, experiment: str) -> Dataset:

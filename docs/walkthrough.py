@@ -10,6 +10,7 @@ from pathlib import Path
 
 from analysis import advise, findings, plots, tables
 from analysis.data import load
+from analysis.join import with_telemetry
 from analysis.pooling import pool
 
 
@@ -25,11 +26,15 @@ data = load(records=folder) if folder else load(sweep="latest")
 show(data.runs[["mix", "mps_settings", "num_tenants", "verdict", "throughput_rps"]])
 show(data.iterations.groupby(["record_id", "tenant"], observed=True)["latency_ms"].describe().round(2))
 
+# %% What went on meanwhile: beside each request the SM clock, and which neighbours had one in flight when it began.
+beside = with_telemetry(data.iterations, data.telemetry)
+show(beside.groupby(["record_id", "tenant", "neighbours"], observed=True)["latency_ms"].describe().round(2))
+
 # %% Repetitions of one point put together, every figure with its 95 % interval.
 results = pool(data)
 show(tables.overview(results).round(3))
 
-# %% Which combinations pay: most done first, and who pays for it.
+# %% Which combinations pay, by the lower end of STP, and who pays for it.
 show(tables.combinations(results)[["mix", "sharing", "stp", "worst", "worst_slowdown", "pays"]].round(2))
 
 # %% Who slows whom: the row pays, the column costs.

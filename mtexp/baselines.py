@@ -6,6 +6,7 @@ Lives here: what a baseline of a tenant is, and when one is reused. May touch: t
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from mtexp.spec import (
     SharingSpec,
     TenantSpec,
 )
+from mtexp.tracking.content import iso_ms
 from mtexp.tracking.ledger import baseline_hash, find_baseline
 from mtexp.tracking.record import BaselineRef, RunRecord
 from mtexp.tracking.upload import Upload
@@ -39,6 +41,8 @@ class Alone:
     ref: BaselineRef
     baseline: Baseline
     launch_bound_pct: float | None = None
+    started_ms: int = 0
+    """When it was measured, in ms since 1970; 0 = not known."""
     sent: Future[Upload] | None = None
     """Its way to MLflow, if it was measured by this process."""
 
@@ -68,9 +72,8 @@ def alone_of(record: RunRecord, samples: Mapping[str, Samples], folder: Path, se
         latency_mean_ms=tenant.metrics["latency_mean_ms"],
     )
     clock_mhz = record.telemetry.get("gpu_sm_clock_mhz_mean")
-    return Alone(
-        ref, Baseline(Series.of(samples[tenant.id], window), clock_mhz), tenant.metrics.get("launch_bound_pct"), sent
-    )
+    baseline = Baseline(Series.of(samples[tenant.id], window), clock_mhz)
+    return Alone(ref, baseline, tenant.metrics.get("launch_bound_pct"), iso_ms(record.started_at), sent)
 
 
 def linked(found: Mapping[str, Alone]) -> dict[str, Alone]:
@@ -129,7 +132,9 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
 
 
 class Baselines:
-    """Baselines of one sweep in this process: each VALID one is looked up once and measured at most once."""
+    """Baselines of one sweep in this process: each VALID one is looked up once and measured at most once, until it is
+    older than ``baseline.max_age_h``.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, Alone] = {}
@@ -145,24 +150,30 @@ class Baselines:
         if run.baseline.mode == "skip":
             return {}
         found: dict[str, Alone] = {}
-        without: set[str] = set()
+        tried: dict[str, Alone | None] = {}
         for tenant in run.tenants:
             spec = baseline_spec(tenant, run, partitioned=partitioned)
             name = baseline_hash(spec.tenants[0], spec, environment)
-            if name in without:
-                continue
-            alone = self._known.get(name) or self._stored(name, run) or self._measured(name, spec, run, measure)
-            if alone is None:
-                without.add(name)  # a later run tries again: this one may have been disturbed
-            else:
+            if name not in tried:  # one that failed is tried again by a later run: this one may have been disturbed
+                tried[name] = self._young(name, run) or self._stored(name, run)
+                tried[name] = tried[name] or self._measured(name, spec, run, measure)
+            if (alone := tried[name]) is not None:
                 self._known[name] = found[tenant.id] = alone
         return found
+
+    def _young(self, name: str, run: RunSpec) -> Alone | None:
+        alone = self._known.get(name)
+        if alone is None or not alone.started_ms:
+            return alone
+        age_h = (time.time() - alone.started_ms / 1e3) / 3600
+        return alone if age_h <= run.baseline.max_age_h else None
 
     def _stored(self, name: str, run: RunSpec) -> Alone | None:
         stored = find_baseline(name, run.tracking, max_age_h=run.baseline.max_age_h)
         if stored is None:
             return None
-        return Alone(stored.ref, Baseline(Series.whole(stored.samples), stored.sm_clock_mhz), stored.launch_bound_pct)
+        baseline = Baseline(Series.whole(stored.samples), stored.sm_clock_mhz)
+        return Alone(stored.ref, baseline, stored.launch_bound_pct, iso_ms(stored.started_at))
 
     def _measured(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> Alone | None:
         if run.baseline.mode == "require":

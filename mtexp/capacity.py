@@ -93,14 +93,18 @@ class Search:
 
 
 def find_record(folder: Path) -> RunRecord | None:
-    """The record of the last attempt of the run in ``folder``; None when it left none.
+    """The record of the last attempt of the last run in ``folder``; None when none left one.
 
     Raises:
         RecordError: It is not what it should be.
     """
-    attempts = sorted(folder.glob("attempt-*"), key=lambda path: int(path.name.partition("-")[2]))
-    there = [path for path in (folder, *attempts) if (path / RECORD).is_file()]
+    runs = (folder, *_numbered(folder, "run"))
+    there = [path for run in runs for path in (run, *_numbered(run, "attempt")) if (path / RECORD).is_file()]
     return load(there[-1]) if there else None
+
+
+def _numbered(folder: Path, name: str) -> list[Path]:
+    return sorted(folder.glob(f"{name}-*"), key=lambda path: int(path.name.partition("-")[2]))
 
 
 # --- the result -------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from mtexp.config.plan import Plan, plan
 from mtexp.config.schema import Config
 from mtexp.errors import MtexpError
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
+from mtexp.tracking.record import find_records
 
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes; ended by a signal it is 128 and the signal's number."""
@@ -54,6 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 all finished and tracked, 1 a run failed or is not in MLflow, 2 refused, 130 interrupted, 143 ended by SIGTERM.
     """
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # before the runs or after them
+        return INTERRUPTED
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parse_command_line(arguments)
     if args.help:
@@ -68,19 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return REFUSED
     if not _can_write(planned.folder):
         return REFUSED
+    for point in find_records(planned.folder, name=JOB):  # a resumed sweep may not have it, or not come to it
+        (point / JOB).unlink()
     _announce(planned)
     trust_plan()
-    try:
-        with _signals_as_ctrl_c(), _whole_errors(), console.sweep_bar(_bar(planned)):
-            try:
-                code = _hydra(planned.argv)
-            finally:
-                _drain()
-    except KeyboardInterrupt as stop:
-        code = 128 + stop.signum if isinstance(stop, Ended) else INTERRUPTED
-    except OSError as error:  # Hydra could not write the folder of a point: none after it can run
-        sys.stderr.write(f"{_cannot_write(planned.folder, error)}\n")
-        code = FAILED
+    code = _launched(planned)
     late = _told()
     jobs = _jobs(planned.folder)
     expected = len(jobs) if planned.search else len(planned.points)
@@ -96,9 +96,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code or (OK if done == expected and not unsent else FAILED)
 
 
-def _bar(planned: Plan) -> int:
-    """How many runs the bar of a sweep counts; 0 = none is shown."""
-    return len(planned.points) if planned.serial and not planned.search else 0
+def _launched(planned: Plan) -> int:
+    """Have Hydra run the points, and every record sent; the exit code so far."""
+    counted = len(planned.points) if planned.serial and not planned.search else 0  # by the bar; 0 = none is shown
+    try:
+        with _signals_as_ctrl_c(), _whole_errors(), console.sweep_bar(counted):
+            try:
+                return _hydra(planned.argv)
+            finally:
+                _drain()
+    except KeyboardInterrupt as stop:
+        return 128 + stop.signum if isinstance(stop, Ended) else INTERRUPTED
+    except OSError as error:  # Hydra could not write the folder of a point: none after it can run
+        sys.stderr.write(f"{_cannot_write(planned.folder, error)}\n")
+    except Exception as error:  # every launcher has errors of its own for a process that has gone
+        if planned.serial:
+            raise
+        text = f"{type(error).__name__}: {error}".partition("\n")[0]
+        sys.stderr.write(
+            f"The sweep was cut short: a process of it was killed, or never began ({text[:300].rstrip(': .')}). "
+            f"To run what is missing, once no job of it runs: the same command with sweep={planned.sweep} resume=true\n"
+        )
+    return FAILED
 
 
 def _capacities(folder: Path) -> int:
@@ -158,7 +177,7 @@ def _can_write(folder: Path) -> bool:
 
 def _cannot_write(folder: Path, error: OSError) -> str:
     remedy = "Make room or choose another place with hydra.run.dir (hydra.sweep.dir in a sweep)."
-    return f"{folder} cannot be written: {error.strerror}. {remedy}"
+    return f"{folder} cannot be written: {error.strerror or error}. {remedy}"
 
 
 @contextmanager
@@ -212,7 +231,7 @@ def _announce(planned: Plan) -> None:
     if planned.serial:
         from mtexp.runner import shared_runner
 
-        shared_runner().behind = planned.multirun
+        shared_runner().behind = True
         if any(spec.launcher == "forkserver" for spec in specs):
             shared_runner().warm()
 
@@ -223,6 +242,8 @@ def _announce(planned: Plan) -> None:
 def _job(composed: Any) -> str:
     """Run one point; called by Hydra, wherever its launcher puts it. A failure is told, never raised into Hydra."""
     from hydra.core.hydra_config import HydraConfig
+
+    from mtexp.runner import shared_runner
 
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers say "loky", which tenants lack
@@ -238,6 +259,9 @@ def _job(composed: Any) -> str:
     finally:  # also when interrupted: the summary lists it
         if "row" in outcome:
             _leave(folder, {"num": job.get("num") or 0, **outcome})
+        if not shared_runner().behind:  # another process than main's: nobody waits at its end
+            _drain()
+            _told()
         console.advance()
     return str(outcome["status"])
 
@@ -339,9 +363,9 @@ def _done(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool, 
 def _jobs(folder: Path) -> list[dict[str, Any]]:
     """What became of the points below ``folder``, in the order of the sweep."""
     jobs: list[dict[str, Any]] = []
-    for file in folder.rglob(JOB):
+    for point in find_records(folder, name=JOB):
         with suppress(ValueError):  # cut off by a full disk: counts as not run
-            jobs.append(json.loads(file.read_text(encoding="utf-8")))
+            jobs.append(json.loads((point / JOB).read_text(encoding="utf-8")))
     return sorted(jobs, key=lambda job: int(job["num"]))
 
 
@@ -354,7 +378,7 @@ def _pending(folder: Path) -> int:
 
 def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unsent: int) -> None:
     """Say what is missing, where the runs are and how to look at them."""
-    from mtexp.tracking.store import resolve_uri, sqlite_path
+    from mtexp.tracking.uri import option, resolve_uri, sqlite_path
 
     failed = sum(job["status"] == "FAILED" for job in jobs)
     missing = expected - len(jobs)
@@ -363,8 +387,7 @@ def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unse
     tracking = planned.points[0].spec.tracking
     uri = resolve_uri(tracking)
     if unsent:
-        option = f" --uri {uri}" if tracking.uri else ""
-        command = f"python -m mtexp.tracking.upload {planned.folder}{option}"
+        command = f"python -m mtexp.tracking.upload {planned.folder}{option(tracking)}"
         console.say(f"{unsent} of the records are not in MLflow. To send them: {command}")
     if sqlite_path(uri) is None:
         where = f"MLflow at {uri}"

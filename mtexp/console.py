@@ -6,7 +6,6 @@ they are drawn by rich; in a file or a pipe they are plain aligned lines.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import stat
@@ -24,12 +23,11 @@ log = logging.getLogger(__name__)
 
 ABSENT = "-"
 _NUMBERS = {"p50 ms", "p90 ms", "p99 ms", "req/s", "slowdown", "STP", "ANTT", "fairness"} | {
+    *("launch-bound %", "repetition"),
     *("asked/s", "goodput/s", "level ms", "within %", "requests"),
 }
 _SUMMARY = {"STP": "stp", "ANTT": "antt", "fairness": "fairness"}
 _MIN_POINTS_OF_A_BAR = 3
-_ALIKE = 3
-"""So many findings of one kind are said in full: 48 tenants may each have one."""
 _bars: list[Progress] = []
 
 
@@ -73,15 +71,15 @@ def results(record: Mapping[str, Any]) -> None:
     """Print the results of one run: a row a tenant, then STP, ANTT, fairness and the verdict with its reasons."""
     rows = [_tenant_row(tenant) for tenant in record["tenants"]]
     if rows:
-        _table(rows)
+        _table(_without(rows, "launch-bound %") if {row["launch-bound %"] for row in rows} == {ABSENT} else rows)
     for line in (*_summary_lines(record), *_verdict_lines(record)):
         say(line)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the summary of a sweep, one row a run (:func:`sweep_row`)."""
+    """Print the summary of a sweep, one row a run (:func:`sweep_row`); which repetition it was, where they differ."""
     if rows:
-        _table(rows)
+        _table(_without(rows, "repetition") if len({row.get("repetition") for row in rows}) == 1 else rows)
 
 
 def sweep_row(record: Mapping[str, Any]) -> dict[str, str]:
@@ -94,6 +92,7 @@ def sweep_row(record: Mapping[str, Any]) -> dict[str, str]:
         "precision": ",".join(precisions),
         "mps_settings": spec["sharing"]["mps"] if spec["sharing"]["mode"] == "processes" else spec["sharing"]["mode"],
         "tenants": str(len(spec["tenants"])),
+        "repetition": str(spec["repetition"]),
         "STP": _number(metrics.get("stp"), 3),
         "ANTT": _number(metrics.get("antt"), 3),
         "fairness": _number(metrics.get("fairness"), 3),
@@ -148,6 +147,7 @@ def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
         row[f"{name} ms"] = ABSENT if key in insufficient else _number(metrics.get(key), 4)
     row["req/s"] = _number(metrics.get("throughput_rps"), 4)
     row["slowdown"] = _number(metrics.get("slowdown"), 3)
+    row["launch-bound %"] = _number(metrics.get("launch_bound_pct"), 3)
     if tenant["status"] != "FINISHED":
         row["slowdown"] = tenant["status"]
     return row
@@ -169,17 +169,14 @@ def _with_interval(label: str, key: str, metrics: Mapping[str, float]) -> str:
 
 
 def _verdict_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    from mtexp.metrics.verdict import Finding, sentences  # numpy: not for a line of help
+
     failure = record["failure"]
     yield f"{record['status']}: {failure}" if record["status"] != "FINISHED" else str(record["verdict"])
     # the failure has been said; what else a failed run lacks follows from it
     findings = [f for f in record["findings"] if not failure or f["level"] == "warning"]
-    for (level, code), alike in itertools.groupby(findings, key=lambda f: (f["level"], f["code"])):
-        said = list(alike)
-        for finding in said[:_ALIKE]:
-            who = f"{finding['tenant']}: " if finding["tenant"] else ""
-            yield f"  {level}: {who}{finding['message'].removesuffix('.')}. {finding['remedy']}".rstrip()
-        if len(said) > _ALIKE:
-            yield f"  {level}: {len(said) - _ALIKE} more tenants like these ({code}); the record has them all."
+    for sentence in sentences(Finding(**f) for f in findings):
+        yield f"  {sentence}"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -188,6 +185,10 @@ def _number(value: float | None, digits: int) -> str:
         return ABSENT
     decimals = max(0, digits - len(str(int(abs(value)))))
     return f"{value:.{decimals}f}"
+
+
+def _without(rows: Sequence[Mapping[str, Any]], column: str) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != column} for row in rows]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ MtexpError                 anything a user can act on; ``run.py`` prints it with
 ├── TrackingError          MLflow could not be reached or refused
 ├── RecordError            a record, capture or trace from disk is not what it says it is
 └── ProfilerError          a profiler is missing, too old or refused
+    └── ProfilerUnusable   whatever it is asked next on this host, it would fail in the same way
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ class RecordError(MtexpError):
 
 class ProfilerError(MtexpError):
     """A profiler is missing, too old, without permission, or produced nothing."""
+
+
+class ProfilerUnusable(ProfilerError):
+    """A profiler does not work on this host, whatever it is to profile: no permission, no library, another one runs."""
 
 
 def interrupted_twice(error: BaseException | None) -> bool:

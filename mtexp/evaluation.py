@@ -94,6 +94,7 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
         tenants=tuple(_tenant(t, measured, summary, telemetry, compared) for t in spec.tenants),
         metrics=summary.metrics,
         telemetry=telemetry.values,
+        telemetry_notes=telemetry.notes,
         sharing=measured.proof,
         verdict=verdict,
         findings=findings,
@@ -146,7 +147,7 @@ def _evidence(
     window: Window | None,
     telemetry: TelemetrySummary,
 ) -> Evidence:
-    findings = [*measured.findings, *_recompiled(measured)]
+    findings = [*measured.findings, *_recompiled(measured), *_without_switches(spec, telemetry)]
     if measured.foreign_before:
         found = ", ".join(measured.foreign_before)
         findings.append(Finding("warning", "foreign-process-before", f"on the device before the window: {found}"))
@@ -157,6 +158,7 @@ def _evidence(
         overlap=spec.measure.overlap,
         overlap_pct=overlap_pct(window, list(samples.values())),
         percentiles=spec.measure.percentiles,
+        iterations_key="profiler.iterations" if spec.kind == "profile" else "measure.iterations",
         foreign_processes=measured.foreign_after,
         throttle_bits=telemetry.throttle_bits,
         sm_clock_min_mhz=telemetry.sm_clock_min_mhz,
@@ -179,11 +181,27 @@ def _recompiled(measured: Measurement) -> Iterator[Finding]:
             )
 
 
+def _without_switches(spec: RunSpec, telemetry: TelemetrySummary) -> Iterator[Finding]:
+    if telemetry.no_context_switches and len(spec.tenants) > 1:
+        yield Finding(
+            "note",
+            "no-context-switches",
+            f"the driver tells nothing of context switches: {telemetry.no_context_switches}",
+            "Telemetry is no evidence of time slicing then, nor against it; the sharing mode has its own proof, and "
+            "profiler=nsys shows when whose kernels ran.",
+        )
+
+
 def _with_baselines(evidence: Evidence, spec: RunSpec, measured: Measurement, compared: Comparison) -> Evidence:
     """Add what is known of the baselines: their drift, and which are missing."""
     if spec.kind != "mix" or spec.baseline.mode == "skip" or measured.failure is not None:
         return evidence
-    tenants = tuple(replace(t, baseline_drift_pct=compared.drift_pct.get(t.id)) for t in evidence.tenants)
+    started_s = {name: alone.started_ms / 1e3 for name, alone in compared.alone.items() if alone.started_ms}
+    ages_s = {name: measured.clock[0][1] / 1e9 - at_s for name, at_s in started_s.items()}
+    tenants = tuple(
+        replace(t, baseline_drift_pct=compared.drift_pct.get(t.id), baseline_age_s=ages_s.get(t.id))
+        for t in evidence.tenants
+    )
     remedy = "See the verdict of that baseline; the next run measures it again."
     missing = [
         Finding("warning", "no-baseline", f"{t.id} has no VALID baseline: nothing to compare with", remedy, t.id)

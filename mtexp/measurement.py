@@ -31,6 +31,8 @@ Silence = Callable[[], contextlib.AbstractContextManager[None]]
 """Entered while tenants warm up and measure: this process does nothing else meanwhile."""
 
 TELEMETRY = "telemetry.parquet"
+CAPTURE_S = 30.0
+"""Longest measuring time of a traced run (nsys, torch): each of its kernels is an event to keep, send and read."""
 _CI_EVERY_S = 0.1
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
@@ -238,11 +240,14 @@ def _name(group: Sequence[str]) -> str:
 
 
 def _enough(spec: RunSpec, tenants: TenantGroup) -> Callable[[int, int, float], bool]:
-    """The stopping rule: iterations and time together, or an interval narrow enough, with a cap."""
+    """The stopping rule: iterations and time together, or an interval narrow enough, with a cap; traces end sooner."""
     rule = spec.measure
+    traced = spec.kind == "profile" and spec.profiler.kind != "ncu"
     last_look: dict[int, float] = {}
 
     def enough(slot: int, iterations: int, elapsed_s: float) -> bool:
+        if traced and elapsed_s >= CAPTURE_S:
+            return True
         if iterations < rule.iterations or elapsed_s < rule.min_time_s:
             return False
         if not rule.until_ci_pct or iterations >= rule.max_iterations:

@@ -1,5 +1,7 @@
 """What a profiler wraps: ``python -m mtexp.profile_session SESSION.json`` runs the tenants of one profiling pass.
 
+It leaves its record beside SESSION.json, for the pass to read: it holds times that the profiler has stretched.
+
 One process starts all tenants as fresh interpreters, so that they share the profiler's session and its clock. A private
 MPS daemon is up already, outside the session, and attached to as an external one: a profiler must not trace it, or wait
 for it to end.
@@ -17,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mtexp.errors import RecordError
 from mtexp.evaluation import Comparison, Origin, evaluate
 from mtexp.host import Device
 from mtexp.launch import InterpreterStarter
@@ -32,6 +35,7 @@ class Session:
     spec: dict[str, Any]
     device: dict[str, Any]
     folder: str
+    """Of logs and sample buffers."""
     origin: dict[str, Any]
     pipe_directory: str = ""
     """Of the MPS daemon that is up; empty = the mode needs none."""
@@ -52,7 +56,7 @@ class Session:
 
 
 def main(path: Path) -> int:
-    """Run the session and leave its record in its folder; 1 when a tenant failed."""
+    """Run the session and leave its record beside ``path``; 1 when it failed, with the reason on stderr."""
     session = Session(**json.loads(path.read_text()))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C does: tenants are stopped in order
     threading.Thread(target=end_with, args=(session.owner,), daemon=True).start()
@@ -64,10 +68,14 @@ def main(path: Path) -> int:
     device = from_json(Device, session.device)
     measured = measure(run, device, folder, InterpreterStarter(), lambda text: None)
     record = evaluate(spec, measured, folder, Comparison(), Origin(**session.origin))
-    records.save(record, folder, measured.samples)
-    if measured.failure is not None:
-        sys.stderr.write(f"{measured.failure}\n")
-    return int(measured.failure is not None)
+    failure = measured.failure
+    try:
+        records.save(record, path.parent, {})
+    except RecordError as error:
+        failure = failure or error
+    if failure is not None:
+        sys.stderr.write(f"{failure}\n")
+    return int(failure is not None)
 
 
 def end_with(pid: int) -> None:

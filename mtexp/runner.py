@@ -6,15 +6,14 @@ a sweep share the forkserver and the baselines.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 from mtexp.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
-from mtexp.errors import HostError, ProfilerError
+from mtexp.errors import HostError
 from mtexp.evaluation import Comparison, Origin, begin, evaluate
 from mtexp.host import Device, cpu_device, environment, lease
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
@@ -30,8 +29,6 @@ from mtexp.tracking.record import RunRecord
 from mtexp.tracking.store import warm as import_mlflow
 from mtexp.tracking.upload import Upload
 
-log = logging.getLogger(__name__)
-
 Progress = Callable[[str], None]
 
 
@@ -41,7 +38,7 @@ class Job:
 
     spec: RunSpec
     folder: Path
-    """The run's directory: its record, logs and plots."""
+    """The run's directory: its record, logs and plots; where one has been, the new one gets a folder in it."""
     config: str = ""
     """The composed configuration, as YAML."""
     sweep: str = ""
@@ -57,7 +54,7 @@ class Runner:
         self._baselines = Baselines()
         self.uploads = Uploads()
         self.behind = False
-        """Whether records are sent behind the runs that follow; if not, a run ends when all of its own are sent."""
+        """Whether somebody waits for ``uploads`` at the end; if not, whoever has run a job does."""
 
     def warm(self) -> None:
         """Import torch, in the forkserver, and MLflow, here, side by side."""
@@ -73,16 +70,12 @@ class Runner:
             LeaseBusy: No device became free.
             ConfigError: A baseline was required and is not there.
             RecordError: The record cannot be written.
-            KeyboardInterrupt: Somebody interrupted; what had been measured is on disk and, after one Ctrl-C, sent.
+            KeyboardInterrupt: Somebody interrupted; what had been measured is on disk and, unless twice, being sent.
         """
         spec = job.spec
         with lease(_candidates(spec), wait_s=spec.lease_wait_s, label=f"{spec.mix} {spec.mps_settings}") as device:
             starter = self._forkserver if spec.launcher == "forkserver" else InterpreterStarter()
-            try:
-                return self._run(_Point(job, device, starter, self._baselines, self.uploads))
-            finally:
-                if not self.behind:
-                    self.uploads.drain()
+            return self._run(_Point(job, device, starter, self._baselines, self.uploads))
 
     def _run(self, point: _Point) -> RunRecord:
         job = point.job
@@ -108,7 +101,8 @@ class _Point:
     """One job on the device it got."""
 
     def __init__(self, job: Job, device: Device, starter: Starter, baselines: Baselines, uploads: Uploads) -> None:
-        self.job, self.device, self.starter, self.baselines, self.uploads = job, device, starter, baselines, uploads
+        self.device, self.starter, self.baselines, self.uploads = device, starter, baselines, uploads
+        self.job = replace(job, folder=records.fresh(job.folder))
         self.environment = environment(device) | (gpu_facts(device.uuid) if device.kind == "gpu" else {})
 
     def run(self, attempt: int) -> RunRecord:
@@ -137,15 +131,13 @@ class _Point:
     def _measure(self, spec: RunSpec, folder: Path) -> Measurement:
         return measure(spec, self.device, folder, self.starter, self.job.progress, silence=self.uploads.silence)
 
-    def profile(self, record: RunRecord) -> None:
-        """The profiler's pass, as its own run, after the timed one."""
-        origin = Origin(sweep=self.job.sweep, environment=self.environment, profile_of=record.record_id)
+    def profile(self, timed: RunRecord) -> None:
+        """The profiler's pass, as its own run, after the timed one, which stands whatever becomes of the pass."""
+        origin = Origin(sweep=self.job.sweep, environment=self.environment)
         self.uploads.drain()  # a profiler's session is another process: nothing here knows when it measures
-        try:
-            for folder in profile(self.job.spec, self.device, record, self.job.folder, origin, self.job.progress):
-                self.uploads.send(folder, self.job.spec.tracking)
-        except ProfilerError as error:
-            log.warning("No profile; the timed results stand. %s", error)
+        folder = profile(timed, self.device, self.starter, self.job.folder, origin, self.job.progress)
+        if folder is not None:
+            self.uploads.send(folder, self.job.spec.tracking)
 
     def _keep(
         self, spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin
@@ -156,14 +148,14 @@ class _Point:
         self.job.progress("tracking")
         if measured.hurried:
             self.uploads.abandon()
-        sent = self.uploads.send(folder, spec.tracking, lambda: draw_run(folder, measured.samples, record.window))
+        sent = self.uploads.send(folder, spec.tracking, lambda: draw_run(folder, measured.samples, record))
         if measured.stop is not None:
             raise measured.stop
         return record, sent
 
     def _measure_alone(self, spec: RunSpec, baseline_hash: str, place: str = "baselines") -> Alone | None:
         """Measure a baseline; one that fails or comes out INVALID is kept, and not compared with."""
-        folder = self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}"
+        folder = records.fresh(self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}")
         self.job.progress(f"baseline of {spec.mix}")
         origin = Origin(sweep=self.job.sweep, baseline_hash=baseline_hash, environment=self.environment)
         origin = begin(spec, folder, origin, self.job.config)

@@ -40,6 +40,16 @@ class ModelSpec:
     """``sdpa`` or ``eager``."""
 
 
+REQUESTS = {
+    "forward": "one forward pass over {batch_size} x {seq_len} tokens",
+    "prefill": "a KV cache filled from {batch_size} x {seq_len} tokens",
+    "decode": "the next token of {batch_size} sequences, from a KV cache of {seq_len} tokens each",
+    "generate": "{new_tokens} tokens generated after a prompt of {seq_len}, for {batch_size} sequences",
+    "train": "one training step (forward, backward, AdamW) over {batch_size} x {seq_len} tokens",
+}
+"""Kinds of workload, and what one request of each is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSpec:
     """What one request is; one iteration is one request."""
@@ -60,14 +70,7 @@ class WorkloadSpec:
     @property
     def request(self) -> str:
         """What one request is, in words."""
-        words = {
-            "forward": "one forward pass over {batch_size} x {seq_len} tokens",
-            "prefill": "a KV cache filled from {batch_size} x {seq_len} tokens",
-            "decode": "the next token of {batch_size} sequences, from a KV cache of {seq_len} tokens each",
-            "generate": "{new_tokens} tokens generated after a prompt of {seq_len}, for {batch_size} sequences",
-            "train": "one training step (forward, backward, AdamW) over {batch_size} x {seq_len} tokens",
-        }
-        return words[self.kind].format(**asdict(self))
+        return REQUESTS[self.kind].format(**asdict(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +195,7 @@ class ProfilerSpec:
     kind: str = "none"
     """``none``, ``nsys``, ``ncu`` or ``torch``."""
     iterations: int = 20
-    """Iterations of each tenant inside the capture."""
+    """Iterations of each tenant inside the capture (nsys, torch)."""
     gpu_metrics: bool = False
     """Also sample whole-GPU metrics (nsys)."""
     kernels: int = 200

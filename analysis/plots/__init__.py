@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from analysis.plots.combinations import combinations, shares
-from analysis.plots.samples import latency_by_clock, latency_ecdf, latency_over_time, telemetry
+from analysis.plots.samples import (
+    latency_by_clock,
+    latency_by_neighbours,
+    latency_ecdf,
+    latency_over_time,
+    telemetry,
+)
 from analysis.plots.sharing import (
     energy,
     event_timer,
@@ -42,7 +48,7 @@ FIGURES = (
         "interference-matrix",
         "Who slows whom",
         "Slowdown of the row's model while the column's model runs beside it: 1 = undisturbed, 2 = twice as slow. "
-        "Two tenants of one model show the mean of both. Intervals are under the pointer.",
+        "Two tenants of one model show the mean of both.",
         interference_matrix,
     ),
     Figure(
@@ -56,14 +62,17 @@ FIGURES = (
         "combinations",
         "Which combinations pay",
         "Each point is a mix under a sharing mode: how much gets done, and what the tenant that is worst off pays. "
-        "Right of 1 the mix gets more done than taking turns. Intervals are under the pointer and in the table.",
+        "Right of 1 the mix gets more done than taking turns. Numbered, with 95 % intervals: no other combination has "
+        "both a higher lower end of STP and a lower upper end of the slowdown. Open symbols have more STP than "
+        "tenants, which only baselines that did not repeat can give.",
         combinations,
     ),
     Figure(
         "slowdown-by-tenant",
         "Slowdown and tail by tenant",
         "Slowdown of the mean latency and of the highest percentile that the iterations support, tenant by tenant, in "
-        "the largest mixes of different models. Bars are 95 % intervals.",
+        "the largest mixes of different models. Bars are 95 % intervals; where one is missing, or the figure is not "
+        "bounded, runs have too few requests for that percentile.",
         slowdown_by_tenant,
     ),
     Figure(
@@ -83,14 +92,14 @@ FIGURES = (
         "scaling",
         "How many tenants",
         "The same model, one to many tenants. At one tenant STP and ANTT are 1 by definition where only the baseline "
-        "was measured.",
+        "was measured. Bars are 95 % intervals.",
         scaling,
     ),
     Figure(
         "event-timer",
         "Event timer against host clock",
         "Each point is a tenant. Below the line the CUDA-event timer misses part of the slowdown that a client sees: "
-        "the time a request waits for its turn on the device.",
+        "the time a request waits for its turn on the device. Bars are 95 % intervals, both axes logarithmic.",
         event_timer,
     ),
     Figure(
@@ -107,6 +116,14 @@ FIGURES = (
         latency_by_clock,
     ),
     Figure(
+        "latency-by-neighbours",
+        "Latency and the neighbours",
+        "Requests of tenants in open loop, from their start on, by how many neighbours had a request in flight then. "
+        "Boxes are quartiles, whiskers the 5th and 95th percentile; counts with too few requests for a median are left "
+        "out.",
+        latency_by_neighbours,
+    ),
+    Figure(
         "latency-ecdf",
         "Latency, alone and shared",
         "Share of requests served within a time (logarithmic). The further a line lies to the right of the dotted one, "
@@ -116,14 +133,14 @@ FIGURES = (
     Figure(
         "telemetry",
         "Device",
-        "Power, clocks and activity of the device while that mix ran.",
+        "Power, clocks and activity of the device around the window (shaded) of one mix.",
         telemetry,
     ),
     Figure(
         "energy",
         "Energy per request",
         "Energy of the whole device over the window, by the requests in it; requests of different models differ. Bars "
-        "are 95 % intervals.",
+        "are 95 % intervals, the axis is logarithmic.",
         energy,
     ),
     Figure(
@@ -141,7 +158,8 @@ FIGURES = (
     Figure(
         "latency-load",
         "Latency against load",
-        "Open loop: latency counts from the intended arrival. Tenants that could not keep up are not drawn.",
+        "Open loop: latency counts from the intended arrival. A colour is the model that is measured, a dash what runs "
+        "beside it. Tenants that could not keep up are not drawn.",
         latency_load,
     ),
     Figure(

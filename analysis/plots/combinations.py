@@ -15,32 +15,36 @@ from analysis import tables
 from analysis.frames import rows_of
 from analysis.plots import theme
 from analysis.pooling import Results, in_order
+from mtexp.colours import FAINT, model_colour
 
 _FEWEST_CELLS = 4
 """Combinations from which on there is something to choose from."""
-_TICKS = [1, 1.2, 1.5, 2, 3, 4, 6, 8, 12, 16]
+_FEWEST_SHARES = 2
+"""Percentages from which on a figure says more than the table of tenants."""
 
 
 def combinations(results: Results) -> go.Figure | None:
-    """STP against the slowdown of the tenant that is worst off: a point a mix, with the frontier of what is best."""
+    """STP against the slowdown of the tenant that is worst off: a point a mix; bars and names for the frontier."""
     frame = tables.combinations(results)
     if len(frame) < _FEWEST_CELLS:
         return None
     fig = go.Figure()
-    best = frame[frame["frontier"]].sort_values("stp")
-    fig.add_scatter(
-        x=best["stp"], y=best["worst_slowdown"], mode="lines", name="no other is better both ways",
-        line={"color": theme.FAINT, "dash": "dot", "width": 1.5, "shape": "vh"}, hoverinfo="skip",
-    )  # fmt: skip
     for sharing in in_order(frame["sharing"].unique()):
         rows = frame[frame["sharing"] == sharing]
+        best = rows[rows["frontier"]]
         _, symbol, _, _ = theme.sharing_style(sharing)
+        fig.add_scatter(
+            x=best["stp"], y=best["worst_slowdown"], mode="markers", marker={"opacity": 0}, showlegend=False,
+            error_x=theme.error_bars(best, "stp"), error_y=theme.error_bars(best, "worst_slowdown"),
+            error_x_color=FAINT, error_y_color=FAINT, hoverinfo="skip",
+        )  # fmt: skip
         fig.add_scatter(
             x=rows["stp"],
             y=rows["worst_slowdown"],
             mode="markers",
             name=sharing,
-            marker={"symbol": symbol, "size": 10, "color": rows["num_tenants"], "coloraxis": "coloraxis",
+            marker={"symbol": [f"{symbol}-open" if above else symbol for above in rows["above_ideal"]], "size": 10,
+                    "color": np.log2(rows["num_tenants"]), "coloraxis": "coloraxis",
                     "line": {"color": theme.INK, "width": 0.8}},
             hovertext=[
                 f"{r['mix']}, {sharing}<br>STP {theme.interval_text(r, 'stp')}<br>"
@@ -49,39 +53,41 @@ def combinations(results: Results) -> go.Figure | None:
             ],
             hoverinfo="text",
         )  # fmt: skip
-    theme.figure(fig, height=560)
+    theme.figure(fig, height=600)
     theme.reference_line(fig, 1.0, "taking turns")
-    ends = np.log10([min(1.0, frame["worst_slowdown"].min()) * 0.95, frame["worst_slowdown"].max() * 1.1])
-    _name_frontier(fig, best)
     ticks = sorted(frame["num_tenants"].unique())
     bar = {"title": {"text": "tenants"}, "thickness": 12, "tickvals": [float(np.log2(t)) for t in ticks],
            "ticktext": [str(t) for t in ticks]}  # fmt: skip
-    for trace in fig.data[1:]:
-        trace.marker.color = np.log2(np.asarray(trace.marker.color, dtype=np.float64))
     fig.update_layout(coloraxis={"colorscale": "Cividis", "colorbar": bar})
-    fig.update_xaxes(title_text="STP (tenants alone), higher is better")
-    fig.update_yaxes(title_text="slowdown of the tenant that is worst off, lower is better", type="log",
-                     tickvals=_TICKS, range=list(ends))  # fmt: skip
+    low, high = theme.reach(frame[["worst_slowdown"]], "worst_slowdown")
+    best = frame[frame["frontier"]].sort_values("stp")
+    low = min(low, theme.reach(best, "worst_slowdown")[0])
+    _name_frontier(fig, best)
+    fig.update_xaxes(title_text="STP (tenants alone), higher is better", rangemode="tozero")
+    title = "slowdown of the tenant that is worst off, lower is better"
+    fig.update_yaxes(title_text=title, **theme.log_axis(low, high))
     return fig
 
 
 def _name_frontier(fig: go.Figure, best: pd.DataFrame) -> None:
-    """Say which mixes are on the frontier, below their points, so far as there is room."""
-    last = -np.inf
-    for row in rows_of(best):
-        if row["stp"] - last < 0.06 * float(best["stp"].max()):
-            continue
-        last = row["stp"]
+    """Number the points on the frontier; what they are stands in the corner in which there are fewest."""
+    for number, row in enumerate(rows_of(best), 1):
+        left = number % 2 == 1
         fig.add_annotation(
-            x=row["stp"], y=float(np.log10(row["worst_slowdown"])), text=row["mix"].replace("+", "+<br>"),
-            showarrow=False, xanchor="left", yanchor="top", xshift=6, yshift=-4, align="left", font={"size": 10},
+            x=row["stp"], y=float(np.log10(row["worst_slowdown"])), text=f"<b>{number}</b>", showarrow=False,
+            xanchor="right" if left else "left", xshift=-5 if left else 5, yanchor="top", yshift=-3, font={"size": 11},
         )  # fmt: skip
+    names = [f"<b>{number}</b> {row['mix']}, {row['sharing']}" for number, row in enumerate(rows_of(best), 1)]
+    fig.add_annotation(
+        text="<br>".join(names), x=1, y=1, xref="paper", yref="paper", xanchor="right", yanchor="top", align="left",
+        showarrow=False, bgcolor="white", font={"size": 11},
+    )  # fmt: skip
 
 
 def shares(results: Results) -> go.Figure | None:
     """Slowdown under MPS percentages: against the whole device alone, and against the same share of it alone."""
     frame = tables.shares(results)
-    if frame.empty:
+    if frame["active_thread_pct"].nunique() < _FEWEST_SHARES:
         return None
     names = {"slowdown": "slowdown against the whole device alone"}
     if frame["slowdown_partitioned"].notna().any():
@@ -95,7 +101,7 @@ def shares(results: Results) -> go.Figure | None:
                 y=rows["place"],
                 error_x=theme.error_bars(rows, name),
                 mode="markers",
-                marker={"color": theme.model_colour(str(model)), "size": 10},
+                marker={"color": model_colour(str(model)), "size": 10},
                 name=str(model),
                 legendgroup=str(model),
                 showlegend=theme.legend_once(shown, str(model)),

@@ -1,11 +1,12 @@
-"""What happened inside a run: latency over time, distributions, telemetry.
+"""What happened inside a run: latency over time, by clock and by neighbour, distributions, telemetry.
 
-Lives here: figures of the samples of one showcase mix. May touch: plotly. Each function takes
+Lives here: figures of the samples of one showcase mix, or of mixes in open loop. May touch: plotly. Each function takes
 :class:`analysis.pooling.Results` and returns a figure, or None where the data have nothing for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,18 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from analysis.alone import Measured
+from analysis.data import Dataset
 from analysis.frames import rows_of
+from analysis.join import CLOCK, with_telemetry
 from analysis.plots import theme
 from analysis.pooling import Results, in_order
+from mtexp.colours import FAINT, model_colour, shades
+from mtexp.metrics.latency import min_iterations
 from mtexp.tracking import keys
 
 _MOST_POINTS = 1_200
 _MOST_TENANTS = 8
+_MOST_PANELS = 4
 _STEPS = 400
 _TELEMETRY = (
     *("gpu_power_w", "gpu_sm_clock_mhz", "gpu_sm_active_pct", "gpu_util_pct", "gpu_dram_bw_pct", "gpu_temperature_c"),
@@ -29,9 +35,16 @@ _TELEMETRY = (
 )
 
 
-def showcase(results: Results) -> pd.DataFrame:
-    """The points of one mix that shows the most: several models, several sharing modes, the most tenants."""
+def showcase(results: Results, records: Collection[str] | None = None) -> pd.DataFrame:
+    """The points of one mix that shows the most: several models, several sharing modes, the most tenants.
+
+    Args:
+        results: What was measured.
+        records: Only points with one of these runs.
+    """
     points = results.points
+    if records is not None:
+        points = points[[any(record in records for record in own) for own in points["records"]]]
     pairs = zip(points["labels"], points["roles"], strict=True)
     several = np.array([len(set(labels)) > 1 and "stressor" not in roles for labels, roles in pairs], dtype=bool)
     found = points[points["closed"] & several & (points["num_tenants"] <= _MOST_TENANTS)]
@@ -59,8 +72,9 @@ def latency_over_time(results: Results) -> go.Figure | None:
         record = point["records"][0]
         own = rows_of(results.tenants[results.tenants["point"] == point["point"]])
         samples = {t["ids"][0]: results.data.samples(record, t["ids"][0], window=False) for t in own}
-        for tenant, name in zip(own, theme.tenant_names(own), strict=True):
-            tenant["name"] = name
+        colours = shades([str(tenant["model"]) for tenant in own])
+        for tenant, name, colour in zip(own, theme.tenant_names(own), colours, strict=True):
+            tenant |= {"name": name, "colour": colour}
         origin_ns = min((int(s["start_ns"].min()) for s in samples.values() if len(s)), default=0)
         for tenant in own:
             mine = samples[tenant["ids"][0]]
@@ -76,21 +90,16 @@ def latency_over_time(results: Results) -> go.Figure | None:
 
 def latency_by_clock(results: Results) -> go.Figure | None:
     """Requests of the showcase mix over time, coloured by the SM clock; a panel a sharing mode."""
-    points, found = showcase(results), results.data.telemetry
-    if points.empty or "gpu_sm_clock_mhz" not in found:
+    found = results.data.telemetry
+    if CLOCK not in found:
         return None
+    records = _windows(results.data).index
     panels = []
-    for point in rows_of(points):
-        record = str(point["records"][0])
-        clock = found[found["record_id"] == record].dropna(subset="gpu_sm_clock_mhz")
-        own = results.tenants[results.tenants["point"] == point["point"]]
-        parts = [results.data.samples(record, t["ids"][0]).assign(label=t["label"]) for t in rows_of(own)]
-        samples = pd.concat(parts, ignore_index=True)
-        at, times = samples["end_ns"].to_numpy(), clock["monotonic_ns"].to_numpy()
-        if (
-            len(times) and len(at) and times.min() <= at.max() and times.max() >= at.min()
-        ):  # an old export lost its clock
-            samples["clock_mhz"] = np.interp(at, times, clock["gpu_sm_clock_mhz"].to_numpy())
+    for point in rows_of(showcase(results, set(records))):
+        record = next(r for r in point["records"] if r in records)
+        samples = with_telemetry(_of_point(results, point, record), found[found["record_id"] == record])
+        samples = samples.dropna(subset=CLOCK)
+        if len(samples):
             panels.append((f"{point['mix']}, {point['sharing']}", samples))
     if not panels:
         return None
@@ -101,8 +110,8 @@ def latency_by_clock(results: Results) -> go.Figure | None:
             x=(kept["end_ns"] - samples["start_ns"].min()) / 1e9,
             y=kept["latency_ms"],
             mode="markers",
-            marker={"size": 4, "color": kept["clock_mhz"], "coloraxis": "coloraxis"},
-            hovertext=[f"{r['label']}: {r['latency_ms']:.2f} ms at {r['clock_mhz']:.0f} MHz" for r in rows_of(kept)],
+            marker={"size": 4, "color": kept[CLOCK], "coloraxis": "coloraxis"},
+            hovertext=[f"{r['label']}: {r['latency_ms']:.2f} ms at {r[CLOCK]:.0f} MHz" for r in rows_of(kept)],
             hoverinfo="text",
             showlegend=False,
             row=row,
@@ -117,6 +126,58 @@ def latency_by_clock(results: Results) -> go.Figure | None:
     return fig
 
 
+def latency_by_neighbours(results: Results) -> go.Figure | None:
+    """Latency of each tenant by how many neighbours had a request in flight at its start; a panel a point.
+
+    Of points in open loop, whose neighbours come and go: in closed loop every tenant has a request in flight always.
+    Without the wait in the tenant's own queue, which says more of its own arrivals than of its neighbours.
+    """
+    points = results.points[~results.points["closed"] & (results.points["num_tenants"] > 1)]
+    panels = []
+    for point in rows_of(points):
+        samples = with_telemetry(_of_point(results, point, point["records"][0]), results.data.telemetry.iloc[:0])
+        samples["service_ms"] = (samples["end_ns"] - samples["start_ns"]) / 1e6
+        enough = samples.groupby(["label", "neighbours"])["neighbours"].transform("size") >= min_iterations(50)
+        kept = samples[enough]
+        varied = kept.groupby("label")["neighbours"].transform("nunique") > 1
+        if varied.any():
+            panels.append((f"{point['mix']}, {point['sharing']}", kept[varied]))
+    if not panels:
+        return None
+    panels = panels[:_MOST_PANELS]
+    fig = make_subplots(len(panels), 1, subplot_titles=[title for title, _ in panels], vertical_spacing=0.13)
+    shown: set[str] = set()
+    for row, (_, samples) in enumerate(panels, 1):
+        tenants = samples.drop_duplicates("label")
+        colours = shades(tenants["model"].astype(str).tolist())
+        for place, (label, colour) in enumerate(zip(tenants["label"], colours, strict=True)):
+            by_count = samples[samples["label"] == label].groupby("neighbours")["service_ms"]
+            low, q1, median, q3, high = (by_count.quantile(q) for q in (0.05, 0.25, 0.5, 0.75, 0.95))
+            fig.add_box(
+                x=median.index,
+                **{"lowerfence": low, "q1": q1, "median": median, "q3": q3, "upperfence": high},
+                name=label,
+                legendgroup=label,
+                offsetgroup=str(place),
+                marker_color=colour,
+                showlegend=theme.legend_once(shown, label),
+                row=row,
+                col=1,
+            )
+    theme.figure(fig, height=300 * len(panels) + 80)
+    fig.update_layout(boxmode="group")
+    fig.update_yaxes(title_text="latency less queue (ms)", rangemode="tozero")
+    fig.update_xaxes(title_text="neighbours with a request in flight", dtick=1)
+    return fig
+
+
+def _of_point(results: Results, point: dict[str, Any], record: str) -> pd.DataFrame:
+    """Requests in the window of all tenants of one run of a point, with the ``label`` of their tenant."""
+    own, run = results.tenants[results.tenants["point"] == point["point"]], point["records"].index(record)
+    parts = [results.data.samples(record, t["ids"][run]).assign(label=t["label"]) for t in rows_of(own)]
+    return pd.concat(parts, ignore_index=True)
+
+
 def _latencies(
     fig: go.Figure, mine: pd.DataFrame, tenant: dict[str, Any], origin_ns: int, row: int, shown: set[str]
 ) -> None:
@@ -127,10 +188,8 @@ def _latencies(
         x=(mine["end_ns"].to_numpy()[kept] - origin_ns) / 1e9,
         y=latency_ms[kept],
         mode="lines+markers",
-        line={"width": 0.8},
-        marker={"size": 3},
-        marker_color=theme.model_colour(str(tenant["model"])),
-        line_color=theme.model_colour(str(tenant["model"])),
+        line={"width": 0.8, "color": tenant["colour"]},
+        marker={"size": 3, "color": tenant["colour"]},
         name=name,
         legendgroup=name,
         showlegend=theme.legend_once(shown, name),
@@ -146,7 +205,7 @@ def _shade(fig: go.Figure, samples: dict[str, pd.DataFrame], origin_ns: int, row
         if len(own):
             span = [(own["start_ns"].min() - origin_ns) / 1e9, (own["end_ns"].max() - origin_ns) / 1e9]
             fig.add_vrect(
-                *span, fillcolor=theme.FAINT, opacity=0.3 / len(samples), line_width=0, layer="below", row=row, col=1
+                *span, fillcolor=FAINT, opacity=0.3 / len(samples), line_width=0, layer="below", row=row, col=1
             )
 
 
@@ -170,16 +229,18 @@ def latency_ecdf(results: Results) -> go.Figure | None:
     fig = make_subplots(rows, columns, subplot_titles=labels, shared_yaxes=True, vertical_spacing=0.36 / rows)
     sharings = points.set_index("point")["sharing"]
     shown: set[str] = set()
+    ends: dict[tuple[int, int], list[float]] = {}
     for label, (row, column) in zip(labels, theme.positions(len(labels), columns), strict=True):
         mine = rows_of(own[own["label"] == label].drop_duplicates("point"))
-        alone = _alone(results, mine[0]["compared"][0])
+        alone = _alone(results, [measured for tenant in mine for group in tenant["compared"] for measured in group])
         lines = [("alone", alone, "#7B8794", "dot")]
         for tenant in mine:
             sharing = str(sharings[tenant["point"]])
             values = _together(results, tenant)
-            lines.append((sharing, values, theme.model_colour(str(tenant["model"])), theme.sharing_style(sharing)[3]))
+            lines.append((sharing, values, model_colour(str(tenant["model"])), theme.sharing_style(sharing)[3]))
         for name, values, colour, dash in lines:
             if len(values):
+                ends.setdefault((row, column), []).extend((values.min(), values.max()))
                 _step(fig, name, values, {"color": colour, "dash": dash, "width": 2}, (row, column))
                 if theme.legend_once(shown, name):
                     key = {"color": "#7B8794" if name == "alone" else theme.INK, "dash": dash, "width": 2}
@@ -187,7 +248,9 @@ def latency_ecdf(results: Results) -> go.Figure | None:
     if not shown:
         return None
     theme.figure(fig, height=300 * rows + 90)
-    fig.update_xaxes(title_text="latency (ms)", type="log", tickvals=theme.LOG_TICKS)
+    fig.update_xaxes(title_text="latency (ms)")
+    for (row, column), found in ends.items():
+        fig.update_xaxes(**theme.log_axis(min(found), max(found), 6), row=row, col=column)
     fig.update_yaxes(title_text="share of requests (%)", col=1, range=[0, 101])
     return fig
 
@@ -207,8 +270,9 @@ def _step(fig: go.Figure, name: str, values: NDArray[np.float64], line: dict[str
     )
 
 
-def _alone(results: Results, group: tuple[Measured, ...]) -> NDArray[np.float64]:
-    return np.concatenate([np.empty(0), *(results.data.samples(*own)["latency_ms"].to_numpy() for own in group)])
+def _alone(results: Results, runs: Sequence[Measured]) -> NDArray[np.float64]:
+    each = (results.data.samples(*own)["latency_ms"].to_numpy() for own in dict.fromkeys(runs))
+    return np.concatenate([np.empty(0), *each])
 
 
 def _together(results: Results, tenant: dict[str, Any]) -> NDArray[np.float64]:
@@ -217,37 +281,62 @@ def _together(results: Results, tenant: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def telemetry(results: Results) -> go.Figure | None:
-    """Power, clocks and activity over time while the showcase mix ran, a line a sharing mode."""
-    points, found = showcase(results), results.data.telemetry
-    if points.empty or found.empty:
+    """Power, clocks and activity over time of the mix that shows the most, a line a sharing mode, the window shaded.
+
+    Only runs count whose telemetry has the clock of their requests: old exports lost it.
+    """
+    found = results.data.telemetry
+    if found.empty:
         return None
-    names = [name for name in _TELEMETRY if name in found and found[name].notna().any()]
-    records = {str(point["records"][0]): str(point["sharing"]) for point in rows_of(points)}
+    windows = _windows(results.data)
+    points = showcase(results, set(windows.index))
+    records = {next(r for r in p["records"] if r in windows.index): str(p["sharing"]) for p in rows_of(points)}
     found = found[found["record_id"].isin(records)]
-    if not names or found.empty:
+    names = [name for name in _TELEMETRY if name in found and found[name].notna().any()]
+    if not names:
         return None
     rows, columns = theme.grid(len(names), 2)
     fig = make_subplots(rows, columns, horizontal_spacing=0.1, vertical_spacing=0.4 / rows)
+    lengths_s = {record: (windows["t1_ns"][record] - windows["t0_ns"][record]) / 1e9 for record in records}
     shown: set[str] = set()
     for name, (row, column) in zip(names, theme.positions(len(names), columns), strict=True):
-        for record, own in found.groupby("record_id", observed=True, sort=False):
-            sharing = records[str(record)]
-            there = own[own[name].notna()]
+        for record, sharing in records.items():
+            there = found[(found["record_id"] == record) & found[name].notna()]
             shade, _, _, dash = theme.sharing_style(sharing)
             fig.add_scatter(
-                x=(there["monotonic_ns"] - own["monotonic_ns"].min()) / 1e9,
+                x=(there["monotonic_ns"] - windows["t0_ns"][record]) / 1e9,
                 y=there[name],
                 mode="lines",
                 line={"color": shade, "dash": dash, "width": 1.6},
-                name=sharing,
+                name=f"{points['mix'].iloc[0]}, {sharing}",
                 legendgroup=sharing,
                 showlegend=theme.legend_once(shown, sharing),
                 row=row,
                 col=column,
             )
+            fig.add_vrect(
+                0, lengths_s[record], fillcolor=FAINT, opacity=0.3 / len(records), line_width=0, layer="below",
+                row=row, col=column,
+            )  # fmt: skip
         key = keys.metric(name)
-        fig.update_yaxes(title_text=f"{key.text.removeprefix('GPM: ')} ({key.unit})", row=row, col=column)
+        from_zero = "normal" if name == "gpu_sm_clock_mhz" else "tozero"
+        title = f"{key.text.removeprefix('GPM: ')} ({key.unit})"
+        fig.update_yaxes(title_text=title, rangemode=from_zero, row=row, col=column)
     theme.figure(fig, height=230 * rows + 90)
-    fig.update_xaxes(title_text="time (s)", row=rows)
-    fig.update_yaxes(rangemode="tozero", title_font={"size": 11})
+    fig.update_xaxes(title_text="time since the window began (s)", title_font={"size": 11})
+    fig.update_xaxes(range=[-0.1 * max(lengths_s.values()), 1.05 * max(lengths_s.values())])
+    fig.update_yaxes(title_font={"size": 11})
     return fig
+
+
+def _windows(data: Dataset) -> pd.DataFrame:
+    """``t0_ns`` and ``t1_ns`` of the window of each run: the latest first start and the earliest last end.
+
+    Of runs whose telemetry has the clock of their requests: old exports lost it.
+    """
+    by_tenant = data.iterations.groupby(["record_id", "tenant"], observed=True)
+    spans = by_tenant.agg(t0_ns=("start_ns", "min"), t1_ns=("end_ns", "max"))
+    windows = spans.groupby(level="record_id").agg({"t0_ns": "max", "t1_ns": "min"})
+    sampled = data.telemetry.groupby("record_id", observed=True)["monotonic_ns"].agg(["min", "max"])
+    windows = windows.join(sampled, how="inner")
+    return windows[(windows["min"] < windows["t1_ns"]) & (windows["max"] > windows["t0_ns"])]

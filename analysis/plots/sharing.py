@@ -17,24 +17,14 @@ from analysis import tables
 from analysis.frames import rows_of
 from analysis.plots import theme
 from analysis.pooling import Results, in_order
+from mtexp.colours import FAINT, model_colour
+from mtexp.tracking import keys
 
 _MOST_MIXES = 6
 _SPARSE = 3
 """A sharing mode with fewer than one in so many of the pairs that another has gets no panel beside it."""
 _MOST_CELLS = 18
 """Cells side by side in which a figure can be read."""
-_ROLES = {"encoder": 0, "decoder": 1}
-
-_SLOWDOWN_TICKS = [0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12]  # the scale is symmetric about 1, a slowdown is not
-
-
-def _ticks(reach: float) -> list[float]:
-    """Ticks of a colour bar from 1 - reach to 1 + reach, far enough apart to be read."""
-    kept: list[float] = []
-    for tick in _SLOWDOWN_TICKS:
-        if not kept or tick - kept[-1] >= reach / 5:
-            kept.append(tick)
-    return kept
 
 
 def interference_matrix(results: Results) -> go.Figure | None:
@@ -52,8 +42,11 @@ def _heat_maps(found: pd.DataFrame, across: str, down: str) -> go.Figure | None:
         return None
     cells_of = found["sharing"].value_counts()
     sharings = in_order(cells_of[cells_of >= cells_of.max() / _SPARSE].index.to_numpy())
+    without = [
+        f"{sharing} ({cells_of[sharing]})" for sharing in in_order(cells_of.index.to_numpy()) if sharing not in sharings
+    ]
     found = found[found["sharing"].isin(sharings)]
-    victims, neighbours = _ordered(found, "victim", "role"), _ordered(found, "neighbour", "neighbour_role")
+    victims, neighbours = tables.in_kind_order(found)
     rows, columns = theme.grid(len(sharings), max(1, _MOST_CELLS // len(neighbours)))
     panel_px = max(44 * len(victims), 150) + 120
     fig = make_subplots(
@@ -63,12 +56,13 @@ def _heat_maps(found: pd.DataFrame, across: str, down: str) -> go.Figure | None:
     for sharing, place in zip(sharings, theme.positions(len(sharings), columns), strict=True):
         _cells(fig, found[found["sharing"] == sharing], victims, neighbours, place)
     theme.figure(fig, height=rows * panel_px + 60)
-    reach = max(0.5, float((found["slowdown"] - 1).abs().max()))
-    bar = {"title": {"text": "slowdown"}, "thickness": 12, "tickvals": _ticks(reach)}
-    fig.update_layout(
-        coloraxis={"colorscale": theme.DIVERGING, "cmin": 1 - reach, "cmax": 1 + reach, "colorbar": bar},
-        margin={"t": 50},
-    )
+    fig.update_layout(coloraxis=theme.slowdown_colours(found["slowdown"].min(), found["slowdown"].max()))
+    fig.update_layout(margin={"t": 50, "b": 60 if not without else 160})
+    if without:
+        fig.add_annotation(
+            text=f"Too few pairs for a panel: {', '.join(without)}.", x=0, y=0, yshift=-130, xref="paper", yref="paper",
+            xanchor="left", yanchor="top", showarrow=False, font={"size": 12, "color": "#7B8794"},
+        )  # fmt: skip
     fig.update_xaxes(showgrid=False, tickangle=35)
     fig.update_xaxes(title_text=across, row=rows)
     fig.update_yaxes(autorange="reversed", showgrid=False)
@@ -91,7 +85,7 @@ def _cells(
     fig.add_heatmap(
         x=neighbours,
         y=victims,
-        z=[[cell["slowdown"] if cell else None for cell in row] for row in grid],
+        z=[[np.log2(cell["slowdown"]) if cell else None for cell in row] for row in grid],
         text=[[f"{cell['slowdown']:.2f}" if cell else "" for cell in row] for row in grid],
         hovertext=[[said(cell) for cell in row] for row in grid],
         texttemplate="%{text}",
@@ -105,13 +99,6 @@ def _cells(
     )
 
 
-def _ordered(found: pd.DataFrame, name: str, role: str) -> list[str]:
-    """Encoders, decoders, others; by name in each."""
-    kinds = found[[name, role]].drop_duplicates(name)
-    pairs = zip(kinds[name], kinds[role], strict=True)
-    return [str(label) for label, _ in sorted(pairs, key=lambda pair: (_ROLES.get(str(pair[1]), 2), str(pair[0])))]
-
-
 def _crowded(results: Results) -> pd.DataFrame:
     """Points in closed loop with two models or more, stressors aside."""
     points = results.points
@@ -119,15 +106,16 @@ def _crowded(results: Results) -> pd.DataFrame:
     return points[(points["num_tenants"] > 1) & points["closed"] & plain]
 
 
-def _dots(frame: pd.DataFrame, names: list[str], titles: list[str], reference: float | None) -> go.Figure | None:
-    """One row a mix, one symbol a sharing mode, one panel a figure, with intervals."""
-    frame = frame.dropna(subset=names, how="all")
+def _dots(frame: pd.DataFrame, panels: dict[str, dict[str, Any]], reference: float | None) -> go.Figure | None:
+    """One row a mix, one symbol a sharing mode, one panel a figure (name -> its axis), with intervals."""
+    names = list(panels)
+    frame = frame.dropna(subset=names, how="all") if set(names) <= set(frame) else frame.iloc[:0]
     if frame.empty:
         return None
     order = frame.groupby("mix", observed=True)[["num_tenants", names[0]]].mean().sort_values(["num_tenants", names[0]])
     fig = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.04)
     shown: set[str] = set()
-    for column, name in enumerate(names, 1):
+    for column, (name, axis) in enumerate(panels.items(), 1):
         for sharing in in_order(frame["sharing"].unique()):
             rows = frame[frame["sharing"] == sharing].dropna(subset=name)
             shade, symbol, _, _ = theme.sharing_style(sharing)
@@ -145,7 +133,9 @@ def _dots(frame: pd.DataFrame, names: list[str], titles: list[str], reference: f
                 row=1,
                 col=column,
             )
-        fig.update_xaxes(title_text=titles[column - 1], rangemode="tozero", row=1, col=column)
+        fig.update_xaxes(**axis, row=1, col=column)
+        if axis.get("type") == "log":
+            fig.update_xaxes(**theme.log_axis(*theme.reach(frame, name)), row=1, col=column)
         if reference is not None:
             theme.reference_line(fig, reference, "", row=1, col=column)
     theme.figure(fig, height=theme.rows_height(len(order)))
@@ -156,24 +146,26 @@ def _dots(frame: pd.DataFrame, names: list[str], titles: list[str], reference: f
 
 def stp_by_mix(results: Results) -> go.Figure | None:
     """STP and ANTT of each mix by sharing mode."""
-    titles = ["STP (tenants alone), higher is better", "ANTT (slowdown), lower is better"]
-    return _dots(_crowded(results), _present(results, ["stp", "antt"]), titles, 1.0)
+    panels = {
+        "stp": {"title_text": "STP (tenants alone), higher is better", "rangemode": "tozero"},
+        "antt": {"title_text": "ANTT (slowdown, logarithmic), lower is better", "type": "log"},
+    }
+    return _dots(_crowded(results), panels, 1.0)
 
 
 def fairness(results: Results) -> go.Figure | None:
     """Fairness (min / max normalized progress) and Jain's index of each mix by sharing mode."""
-    titles = ["fairness (min / max progress), 1 = even", "Jain's index of progress, 1 = even"]
-    return _dots(_crowded(results), _present(results, ["fairness", "jain_fairness"]), titles, 1.0)
+    panels = {
+        "fairness": {"title_text": "fairness (min / max progress), 1 = even"},
+        "jain_fairness": {"title_text": "Jain's index of progress, 1 = even"},
+    }
+    return _dots(_crowded(results), panels, 1.0)
 
 
 def energy(results: Results) -> go.Figure | None:
     """Energy per request of each mix by sharing mode."""
-    names = _present(results, ["energy_j_per_request"])
-    return _dots(_crowded(results), names, ["energy per request (J), lower is better"], None) if names else None
-
-
-def _present(results: Results, names: list[str]) -> list[str]:
-    return names if set(names) <= set(results.points.columns) else []
+    axis = {"title_text": "energy per request (J, logarithmic), lower is better", "type": "log"}
+    return _dots(_crowded(results), {"energy_j_per_request": axis}, None)
 
 
 def slowdown_by_tenant(results: Results) -> go.Figure | None:
@@ -200,15 +192,26 @@ def slowdown_by_tenant(results: Results) -> go.Figure | None:
         horizontal_spacing=0.02,
         column_widths=[2 + float(largest[mix]) for mix in mixes],
     )
+    frame["name"] = frame.groupby("point")["label"].transform(_apart)
     shown: set[str] = set()
     for row, name in enumerate(names, 1):
         for column, mix in enumerate(mixes, 1):
+            of_mix = frame[frame["mix"] == mix]
             for sharing in in_order(frame["sharing"].unique()):
-                own = frame[(frame["mix"] == mix) & (frame["sharing"] == sharing)].dropna(subset=name)
-                _bars(fig, own, name, sharing, (row, column), shown)
+                _bars(fig, of_mix[of_mix["sharing"] == sharing], name, sharing, (row, column), shown)
+            categories = list(dict.fromkeys(of_mix["name"]))
+            fig.update_xaxes(type="category", categoryarray=categories, row=row, col=column)
+            fig.update_xaxes(range=[-0.5, len(categories) - 0.5], row=row, col=column)
+            known = of_mix.groupby("name", sort=False)[name].count()
+            for tenant in known.index[known == 0]:
+                fig.add_annotation(
+                    text="not bounded", x=tenant, y=0, textangle=-90, yanchor="bottom", yshift=3, showarrow=False,
+                    row=row, col=column,
+                )  # fmt: skip
             theme.reference_line(fig, 1.0, "", axis="y", row=row, col=column)
         text = "of the mean" if name == "slowdown" else f"of {name.removeprefix('slowdown_')}"
         fig.update_yaxes(title_text=f"slowdown {text}", row=row, col=1)
+        fig.update_yaxes(range=[0, 1.05 * theme.reach(frame, name)[1]], row=row)
     theme.figure(fig, height=330 * len(names) + 90)
     fig.update_layout(margin={"t": 110}, barmode="group", legend={"y": 1.12 if len(names) > 1 else 1.2})
     fig.update_xaxes(tickangle=35)
@@ -222,11 +225,18 @@ def _mixed(results: Results, frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def _tail(frame: pd.DataFrame) -> str:
-    """The highest percentile whose slowdown most tenants have; empty if none is above the median."""
+    """The highest percentile whose slowdown has an interval for most tenants; empty if none is above the median."""
     for name in ("slowdown_p99", "slowdown_p95", "slowdown_p90"):
-        if name in frame and frame[name].notna().mean() > 0.5:
+        _, high = keys.interval(name)
+        if high in frame and frame[high].notna().mean() > 0.5:
             return name
     return ""
+
+
+def _apart(labels: pd.Series[str]) -> pd.Series[str]:
+    """Names of the tenants of a point: labels, counted where several are alike."""
+    place, count = labels.groupby(labels).cumcount() + 1, labels.groupby(labels).transform("size")
+    return labels.where(count == 1, labels + " #" + place.astype(str))
 
 
 def _bars(fig: go.Figure, own: pd.DataFrame, name: str, sharing: str, place: tuple[int, int], shown: set[str]) -> None:
@@ -234,11 +244,11 @@ def _bars(fig: go.Figure, own: pd.DataFrame, name: str, sharing: str, place: tup
     shade, _, pattern, _ = theme.sharing_style(sharing)
     style = {"shape": pattern, "fgcolor": "white", "size": 6, "solidity": 0.35}
     fig.add_bar(
-        x=theme.tenant_names(rows_of(own)),
+        x=own["name"],
         y=own[name],
         offsetgroup=sharing,
         showlegend=False,
-        marker={"color": [theme.model_colour(str(m)) for m in own["model"]], "pattern": style},
+        marker={"color": [model_colour(str(m)) for m in own["model"]], "pattern": style},
         error_y=theme.error_bars(own, name),
         hovertext=[f"{r['label']}, {sharing}: {theme.interval_text(r, name)}" for r in rows_of(own)],
         hoverinfo="text",
@@ -256,33 +266,37 @@ def event_timer(results: Results) -> go.Figure | None:
     if frame.empty:
         return None
     sharings = in_order(frame["sharing"].unique())
-    fig = make_subplots(1, len(sharings), subplot_titles=sharings, shared_yaxes=True, horizontal_spacing=0.03)
-    most = 1.1 * float(np.nanmax(frame[["slowdown", "timer_slowdown"]].to_numpy()))
+    rows_, columns = theme.grid(len(sharings))
+    fig = make_subplots(rows_, columns, subplot_titles=sharings, shared_yaxes=True, horizontal_spacing=0.03,
+                        vertical_spacing=0.25 / rows_)  # fmt: skip
+    names = ("slowdown", "timer_slowdown")
+    ends = theme.reach(frame, *names)
     shown: set[str] = set()
-    for column, sharing in enumerate(sharings, 1):
+    for sharing, (row, column) in zip(sharings, theme.positions(len(sharings), columns), strict=True):
         fig.add_scatter(
-            x=[0, most], y=[0, most], mode="lines", line={"color": theme.FAINT, "dash": "dot", "width": 1},
-            name="they agree", showlegend=column == 1, hoverinfo="skip", row=1, col=column,
+            x=ends, y=ends, mode="lines", line={"color": FAINT, "dash": "dot", "width": 1},
+            name="they agree", showlegend=theme.legend_once(shown, ""), hoverinfo="skip", row=row, col=column,
         )  # fmt: skip
         for model, rows in frame[frame["sharing"] == sharing].groupby("model", observed=True):
+            across, up = (theme.error_bars(rows, name) | {"width": 0, "thickness": 0.6} for name in names)
             fig.add_scatter(
                 x=rows["slowdown"],
                 y=rows["timer_slowdown"],
-                error_x=theme.error_bars(rows, "slowdown"),
-                error_y=theme.error_bars(rows, "timer_slowdown"),
+                error_x=across,
+                error_y=up,
                 mode="markers",
                 name=str(model),
                 legendgroup=str(model),
                 showlegend=theme.legend_once(shown, str(model)),
-                marker={"color": theme.model_colour(str(model)), "size": 8, "opacity": 0.85},
+                marker={"color": model_colour(str(model)), "size": 8, "opacity": 0.85},
                 hovertext=[f"{r['label']} in {r['mix']}: timer hides {r['hidden_pct']:.0f} % of the latency"
                            for r in rows_of(rows)],
                 hoverinfo="text",
-                row=1,
+                row=row,
                 col=column,
             )  # fmt: skip
-    theme.figure(fig, height=460)
-    fig.update_xaxes(title_text="slowdown (host clock)", range=[0, most])
-    fig.update_yaxes(range=[0, most])
+    theme.figure(fig, height=340 * rows_ + 100)
+    fig.update_xaxes(title_text="slowdown (host clock)", **theme.log_axis(*ends))
+    fig.update_yaxes(**theme.log_axis(*ends))
     fig.update_yaxes(title_text="slowdown (event timer)", col=1)
     return fig

@@ -1,7 +1,6 @@
-"""How figures look: one colour a model everywhere, one symbol a sharing mode, labelled axes.
+"""How figures look: one symbol a sharing mode, labelled axes; a model's colour is :func:`mtexp.colours.model_colour`.
 
-Lives here: colours, symbols, :func:`figure`. May touch: plotly. Colours are Okabe and Ito's (Color Universal Design,
-2008), which people with any colour vision tell apart; sharing modes differ by shape and shade, never by hue alone.
+Lives here: symbols, scales, :func:`figure`. May touch: plotly. Sharing modes differ by shape and shade, never by hue.
 """
 
 from __future__ import annotations
@@ -13,44 +12,24 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from mtexp.colours import BLUE, FAINT, RED
 from mtexp.tracking import keys
 
-_BLACK, _ORANGE, _SKY, _GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-_YELLOW, _BLUE, _RED, _PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-_MODELS = {
-    "bert_base": _BLUE,
-    "bert_large": _SKY,
-    "deberta_v3_base": _GREEN,
-    "deberta_v3_large": _BLACK,
-    "distilgpt2": _ORANGE,
-    "llama_3_2_1b": _RED,
-    "llama_3_2_3b": _YELLOW,
-    "mistral_7b": _PURPLE,
-}
-_SPARE = (_SKY, _BLACK, _YELLOW, _GREEN, _PURPLE, _BLUE, _ORANGE, _RED)
 _SHARINGS = {
     "time slicing": ("#9AA5B1", "circle", "", "solid"),
     "MPS": ("#1F2933", "diamond", "/", "dash"),
     "MPS equal share": ("#52606D", "square", "x", "dot"),
     "MPS 50 %": ("#7B8794", "triangle-up", "\\", "dashdot"),
     "MPS 25 %": ("#3E4C59", "triangle-down", "+", "longdash"),
+    "MPS 100 %": ("#1F2933", "hourglass", "/", "longdash"),
+    "MPS 75 %": ("#52606D", "pentagon", "x", "dashdot"),
+    "MPS 10 %": ("#9AA5B1", "triangle-left", "-", "dot"),
     "streams": ("#616E7C", "cross", ".", "longdashdot"),
     "MIG": ("#323F4B", "star", "|", "dash"),
 }
 _OTHER = ("#52606D", "hexagon", "-", "longdash")
-DIVERGING = [[0.0, _BLUE], [0.5, "#FFFFFF"], [1.0, _RED]]
-"""Around a reference: blue below, orange-red above."""
-INK, GRID, FAINT = "#1F2933", "#E4E7EB", "#9AA5B1"
+INK, GRID = "#1F2933", "#E4E7EB"
 FONT = "Inter, 'Segoe UI', Helvetica, Arial, sans-serif"
-
-
-def model_colour(model: str) -> str:
-    """The colour of a model, the same in every figure; of one that mtexp does not ship, by its name."""
-    if model in _MODELS:
-        return _MODELS[model]
-    if model.startswith("stress_"):
-        return FAINT
-    return _SPARE[sum(map(ord, model)) % len(_SPARE)]
 
 
 def sharing_style(sharing: str) -> tuple[str, str, str, str]:
@@ -79,6 +58,13 @@ def figure(fig: go.Figure, *, height: int = 420, legend: str = "top") -> go.Figu
     return fig
 
 
+def reach(frame: pd.DataFrame, *names: str) -> tuple[float, float]:
+    """Lowest and highest value of figures, with their intervals."""
+    columns = [column for name in names for column in (name, *keys.interval(name))]
+    values = frame.reindex(columns=columns).to_numpy(np.float64)
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
 def error_bars(frame: pd.DataFrame, name: str) -> dict[str, Any]:
     """Plotly's ``error_x`` or ``error_y`` for the interval of ``name``; what has none gets no bar."""
     low, high = keys.interval(name)
@@ -94,8 +80,9 @@ def error_bars(frame: pd.DataFrame, name: str) -> dict[str, Any]:
     }
 
 
-def _reach(values: pd.Series[Any]) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in values.to_numpy(np.float64).clip(min=0)]
+def _reach(values: pd.Series[Any]) -> list[float | str]:
+    """Lengths of bars; a text where there is none, because plotly draws null as a bar of length 0."""
+    return [float(v) if np.isfinite(v) else "none" for v in values.to_numpy(np.float64).clip(min=0)]
 
 
 def interval_text(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
@@ -109,6 +96,42 @@ def interval_text(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
 
 LOG_TICKS = [digit * 10.0**power for power in range(-2, 6) for digit in (1, 2, 5)]
 """Of logarithmic axes, whole numbers in full: plotly would write 2 where it means 20."""
+_DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+
+
+def log_ticks(low: float, high: float, most: int = 8) -> list[float]:
+    """Ticks of a logarithmic axis from ``low`` to ``high``, as many as there are up to ``most``, in full."""
+    for digits in reversed(_DIGITS):
+        ticks = [round(digit * 10.0**power, 6) for power in range(-5, 7) for digit in digits]
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if len(shown) <= most:
+            break
+    return shown
+
+
+def log_axis(low: float, high: float, most: int = 8) -> dict[str, Any]:
+    """A logarithmic axis that holds values (above 0) from ``low`` to ``high``, with a margin."""
+    ends = low / 1.08, high * 1.08
+    return {"type": "log", "range": [float(np.log10(end)) for end in ends], "tickvals": log_ticks(*ends, most)}
+
+
+def slowdown_colours(lowest: float, highest: float) -> dict[str, Any]:
+    """A colour axis of log2 of a slowdown: white at 1, orange-red above, blue below, equally deep for equal factors."""
+    ends = min(lowest, 0.8), max(highest, 1.5)
+    low, high = np.log2(ends)
+    reach = max(-low, high)
+    colours = _tint(BLUE, -low / reach), "#FFFFFF", _tint(RED, high / reach)
+    ticks = log_ticks(*ends)
+    bar = {"title": {"text": "slowdown"}, "thickness": 12, "tickvals": np.log2(ticks)}
+    bar["ticktext"] = [f"{tick:g}" for tick in ticks]
+    scale = [[at, colour] for at, colour in zip((0, -low / (high - low), 1), colours, strict=True)]
+    return {"colorscale": scale, "cmin": low, "cmax": high, "colorbar": bar}
+
+
+def _tint(colour: str, share: float) -> str:
+    """White with a share of ``colour`` in it."""
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(255 + share * (part - 255)):02X}" for part in parts)
 
 
 def axis_title(name: str, text: str = "") -> str:

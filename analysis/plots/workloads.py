@@ -6,6 +6,8 @@ Lives here: figures of factors other than the neighbour. May touch: plotly. Each
 
 from __future__ import annotations
 
+import itertools
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -15,6 +17,9 @@ from analysis.capacity import capacities
 from analysis.frames import rows_of
 from analysis.plots import theme
 from analysis.pooling import Results, in_order
+from mtexp.colours import model_colour, shades
+
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 def scaling(results: Results) -> go.Figure | None:
@@ -25,21 +30,23 @@ def scaling(results: Results) -> go.Figure | None:
     enough = min(3, int(frame["num_tenants"].max()))  # pairs alone are in the matrix
     frame = frame[frame["label"].isin(frame.loc[frame["num_tenants"] >= enough, "label"])]
     names = ["stp", "throughput_rps", "antt"]
-    titles = ["STP (tenants alone)", "throughput (requests/s)", "ANTT (slowdown)"]
+    titles = ["STP (tenants alone)", "throughput (requests/s)", "ANTT (slowdown, logarithmic)"]
     fig = make_subplots(1, 3, horizontal_spacing=0.08)
+    models = dict(zip(frame["label"], frame["model"], strict=True))
+    colours = dict(zip(models, shades(list(models.values())), strict=True))
     shown: set[str] = set()
     for column, name in enumerate(names, 1):
         for (label, sharing), rows in frame.groupby(["label", "sharing"], observed=True):
             rows = rows.dropna(subset=name)
             _, symbol, _, dash = theme.sharing_style(str(sharing))
-            colour = theme.model_colour(str(rows["model"].iloc[0])) if len(rows) else theme.INK
+            symbol += "" if label == models[label] else "-open"
             legend = f"{label}, {sharing}"
             fig.add_scatter(
                 x=rows["num_tenants"],
                 y=rows[name],
                 error_y=theme.error_bars(rows, name),
                 mode="lines+markers",
-                line={"color": colour, "dash": dash, "width": 2},
+                line={"color": colours[label], "dash": dash, "width": 2},
                 marker={"symbol": symbol, "size": 8},
                 name=legend,
                 legendgroup=legend,
@@ -55,6 +62,7 @@ def scaling(results: Results) -> go.Figure | None:
     theme.reference_line(fig, 1.0, "", axis="y", row=1, col=1)
     theme.reference_line(fig, 1.0, "", axis="y", row=1, col=3)
     theme.figure(fig, height=440)
+    fig.update_yaxes(**theme.log_axis(*theme.reach(frame, "antt")), row=1, col=3)
     fig.update_xaxes(title_text="tenants", type="log", tickvals=ticks, ticktext=[str(t) for t in ticks])
     return fig
 
@@ -69,34 +77,44 @@ def latency_load(results: Results) -> go.Figure | None:
     models = sorted(frame["model"].unique())
     rows, columns = theme.grid(len(models))
     fig = make_subplots(rows, columns, subplot_titles=models, vertical_spacing=0.2)
+    dashes = dict(zip(frame["neighbours"].unique(), itertools.cycle(_DASHES)))
+    shown: set[str] = set()
     for model, (row, column) in zip(models, theme.positions(len(models), columns), strict=True):
         own = frame[frame["model"] == model]
         for (sharing, neighbours), line in own.groupby(["sharing", "neighbours"], observed=True):
-            _load_lines(fig, line.sort_values("offered_rps"), f"{neighbours}, {sharing}", tail, (row, column))
+            style = dashes[str(neighbours)], theme.sharing_style(str(sharing))[1]
+            line = line.sort_values("offered_rps")
+            _load_line(fig, line, "latency_p50_ms", model_colour(model), style, (row, column))
+            _load_line(fig, line, f"latency_{tail}_ms", model_colour(model), style, (row, column))
+            name = f"{neighbours}, {sharing}" if neighbours == "alone" else f"beside {neighbours}, {sharing}"
+            if theme.legend_once(shown, name):
+                key = {"line": {"color": theme.INK, "dash": style[0]}, "marker": {"symbol": style[1], "size": 7}}
+                fig.add_scatter(x=[None], y=[None], mode="lines+markers", name=name, **key, row=1, col=1)
+        ends = theme.reach(own, "latency_p50_ms", f"latency_{tail}_ms")
+        fig.update_yaxes(**theme.log_axis(*ends), row=row, col=column)
     theme.figure(fig, height=340 * rows + 100)
     fig.update_xaxes(title_text="offered load (requests/s)", rangemode="tozero")
-    fig.update_yaxes(type="log")
-    fig.update_yaxes(title_text=f"latency from arrival (ms)<br>p50 line, {tail} dotted", col=1)
+    fig.update_yaxes(title_text=f"latency from arrival (ms)<br>p50 filled, {tail} open", col=1)
     return fig
 
 
-def _load_lines(fig: go.Figure, line: pd.DataFrame, name: str, tail: str, place: tuple[int, int]) -> None:
-    neighbours, sharing = line["neighbours"].iloc[0], str(line["sharing"].iloc[0])
-    _, symbol, _, _ = theme.sharing_style(sharing)
-    colour = theme.INK if neighbours == "alone" else theme.model_colour(str(neighbours).split(" + ")[0])
-    for column, dash in (("latency_p50_ms", "solid"), (f"latency_{tail}_ms", "dot")):
-        fig.add_scatter(
-            x=line["offered_rps"],
-            y=line[column],
-            mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 2 if dash == "solid" else 1.3},
-            marker={"symbol": symbol, "size": 7},
-            name=f"beside {name}" if neighbours != "alone" else name,
-            legendgroup=name + str(place),
-            showlegend=dash == "solid",
-            row=place[0],
-            col=place[1],
-        )
+def _load_line(
+    fig: go.Figure, line: pd.DataFrame, name: str, colour: str, style: tuple[str, str], place: tuple[int, int]
+) -> None:
+    """A percentile against the rate, in the colour of the model that is measured; the median is the heavier line."""
+    dash, symbol = style
+    median = name == "latency_p50_ms"
+    fig.add_scatter(
+        x=line["offered_rps"],
+        y=line[name],
+        mode="lines+markers",
+        line={"color": colour, "dash": dash, "width": 2 if median else 1},
+        marker={"symbol": symbol if median else f"{symbol}-open", "size": 8},
+        showlegend=False,
+        hovertemplate=f"{name.split('_')[1]}: %{{y:.2f}} ms at %{{x:.0f}} requests/s<extra></extra>",
+        row=place[0],
+        col=place[1],
+    )
 
 
 def _common_tail(frame: pd.DataFrame) -> str:
@@ -168,7 +186,9 @@ def workloads(results: Results) -> go.Figure | None:
     frame = frame[several & (frame["label"] != frame["neighbour"]) & (frame["role"] != "stressor")]
     if frame.empty:
         return None
-    return _grouped(frame, ["slowdown"], ["slowdown of the mean"])
+    fig = _grouped(frame, ["slowdown"], ["slowdown of the mean"])
+    theme.reference_line(fig, 1.0, "")
+    return fig
 
 
 def _grouped(frame: pd.DataFrame, names: list[str], titles: list[str]) -> go.Figure:
@@ -190,7 +210,7 @@ def _grouped(frame: pd.DataFrame, names: list[str], titles: list[str]) -> go.Fig
                 error_x=theme.error_bars(own, name),
                 offsetgroup=sharing,
                 showlegend=False,
-                marker={"color": [theme.model_colour(str(m)) for m in own["model"]], "pattern": style},
+                marker={"color": [model_colour(str(m)) for m in own["model"]], "pattern": style},
                 hovertext=[f"{r['place']}, {sharing}: {theme.interval_text(r, name)}" for r in rows_of(own)],
                 hoverinfo="text",
                 row=1,

@@ -12,7 +12,7 @@ from mtexp.errors import ConfigError
 def at_least(key: str, value: float, minimum: float) -> None:
     """Refuse a ``value`` below ``minimum``, infinite or not a number."""
     if not math.isfinite(value) or value < minimum:
-        raise ConfigError(key, value, f"{minimum:g} or more", f"Set {key}={max(minimum, 1):g} or higher.")
+        raise ConfigError(key, value, f"{minimum:g} or more", f"Set {key}={minimum:g} or higher.")
 
 
 def above(key: str, value: float, bound: float) -> None:

@@ -36,10 +36,13 @@ from mtexp.spec import (
     TenantSpec,
     TrackingSpec,
 )
+from mtexp.tracking import uri
 
 _SWEEP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAMED_SHARES = {"default": 0.0, "half": 50.0, "quarter": 25.0}
 _MIN_GPM_PERIOD_S = 0.2
+_MOST_TRACED = 1000
+"""Iterations of a capture: a kernel of each is an event to keep, send and read."""
 
 
 def to_spec(config: Config, hardware: Hardware) -> RunSpec:
@@ -70,7 +73,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
         deadlines=DeadlineSpec(**vars(deadlines)),
         lease_wait_s=lease.wait,
         telemetry=_telemetry(config),
-        profiler=_profiler(config, device),
+        profiler=_profiler(config, tenants, device),
         baseline=_baseline(config),
         tracking=_tracking(config),
         search=_search(config),
@@ -160,10 +163,13 @@ def _telemetry(config: Config) -> TelemetrySpec:
     return TelemetrySpec(enabled=t.enabled, period_s=t.period_s, gpm_period_s=t.gpm_period_s)
 
 
-def _profiler(config: Config, device: Device) -> ProfilerSpec:
+def _profiler(config: Config, tenants: tuple[TenantSpec, ...], device: Device) -> ProfilerSpec:
     p = config.profiler
-    at_least("profiler.iterations", p.iterations, 1)
+    within("profiler.iterations", p.iterations, 1, _MOST_TRACED)
     at_least("profiler.kernels", p.kernels, 1)
+    if p.kind is Profiler.torch and config.sharing.mode is SharingMode.streams and len(tenants) > 1:
+        allowed = "none, nsys, ncu with sharing=streams (torch traces a process a tenant, and streams share one)"
+        raise ConfigError("profiler", "torch", allowed, "Use sharing=processes, or on a GPU profiler=nsys.")
     if device.kind == "cpu" and p.kind in (Profiler.nsys, Profiler.ncu):
         raise ConfigError("profiler", p.kind.name, "none, torch on the CPU", "Use profiler=torch, or run on a GPU.")
     return ProfilerSpec(kind=p.kind.name, iterations=p.iterations, gpu_metrics=p.gpu_metrics, kernels=p.kernels)
@@ -181,18 +187,27 @@ def _tracking(config: Config) -> TrackingSpec:
     at_least("tracking.max_history", t.max_history, 1)
     if not t.experiment:
         raise ConfigError("tracking.experiment", "(empty)", "a name", "Set tracking.experiment=mtexp.")
-    try:
-        parts = urlsplit(t.uri)
-        credentials = parts.username or parts.password
-    except ValueError as error:
-        raise ConfigError("tracking.uri", t.uri, "a URI", f"Correct it: {error}.") from error
-    if credentials:
-        remedy = "Give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
-        raise ConfigError("tracking.uri", "(hidden)", "a URI without user and password", remedy)
+    _check_uri(t.uri)
     if t.store is Store.server and not t.uri and not os.environ.get("MLFLOW_TRACKING_URI"):
         remedy = "Set tracking.uri=http://HOST:PORT, or export MLFLOW_TRACKING_URI."
         raise ConfigError("tracking.uri", "(empty)", "the URI of a server with tracking=server", remedy)
     return TrackingSpec(uri=t.uri, experiment=t.experiment, max_history=t.max_history)
+
+
+def _check_uri(text: str) -> None:
+    """Refuse what is no URI, and one that may hold a secret: configurations are kept."""
+    if why := uri.problem(text):
+        raise ConfigError("tracking.uri", uri.shown(text), uri.ALLOWED, f"Correct it: {why}.")
+    parts, database = urlsplit(text), uri.is_database(text)
+    if database and parts.password is not None:
+        remedy = "PostgreSQL takes the password from ~/.pgpass or PGPASSWORD; for another export MLFLOW_TRACKING_URI."
+        raise ConfigError("tracking.uri", uri.HIDDEN, "a URI without password", remedy)
+    if "@" in parts.netloc and not database:
+        remedy = "Give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
+        raise ConfigError("tracking.uri", uri.HIDDEN, "a URI without user and password", remedy)
+    if (parts.query or parts.fragment) and parts.scheme != "sqlite":
+        remedy = "It may hold a secret, and is kept with the run: export the whole URI as MLFLOW_TRACKING_URI."
+        raise ConfigError("tracking.uri", uri.HIDDEN, "a URI without ? and #", remedy)
 
 
 # --- sharing ----------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from mtexp.config.search import SWEEPER, search_rule
 from mtexp.config.sections import SectionedComposer
 from mtexp.errors import ConfigError
 from mtexp.spec import RunSpec
+from mtexp.tracking.store import check_store
 
 _MAX_PROBLEMS = 5
 _BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -70,6 +71,7 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
 
     Raises:
         Refused: With up to five problems.
+        TrackingError: The MLflow store cannot be one.
     """
     args = parse_command_line(argv)
     composer = composer_of(args)
@@ -99,6 +101,8 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
     else:
         planned = [PlannedPoint(tuple(overrides), _to_spec(config, hardware()))]
     _check_folder(config, folder)
+    for tracking in {point.spec.tracking for point in planned}:
+        check_store(tracking)
     flags = ["--multirun"] if multirun and not args.multirun else []
     command = [*flags, *(a for a in argv if a not in args.overrides), *overrides]
     return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search)
@@ -152,7 +156,7 @@ def _check_sweep(composer: Composer, overrides: Sequence[str], *, multirun: bool
             remedy = "Add -m to run every value (python run.py -m ...), or write a list as [a,b]."
             raise Refused([ConfigError(key, value, "one value in a single run", remedy)])
         if key.lstrip("+") in ("experiment", "repetitions", "sweep"):
-            remedy = "Start one sweep after the other, or use +experiment=report, which holds the whole matrix."
+            remedy = "Start one sweep after the other, or use +experiment=report, which holds the study."
             raise Refused([ConfigError(key, value, "one value: it decides what the sweep is", remedy)])
 
 

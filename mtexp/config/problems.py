@@ -23,6 +23,7 @@ from mtexp.config.composer import Composer
 from mtexp.config.schema import Config
 from mtexp.config.tokens import parse_mix, parse_percentage
 from mtexp.errors import ConfigError, MtexpError
+from mtexp.tracking.uri import redact
 
 _NAMES = {int: "an integer", float: "a number", bool: "true, false", str: "text", list: "a list such as [50,90]"}
 _TOKENS = {
@@ -30,6 +31,8 @@ _TOKENS = {
     "mps_settings": "or a percentage such as 30pct",
 }
 _HELP = "python run.py -h lists groups, choices and examples."
+_PLUGINS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "ray_aws": "ray"}
+"""Choices of hydra/launcher that come with a plugin -> the extra of mtexp that installs it."""
 
 
 class Refused(MtexpError):
@@ -45,7 +48,7 @@ class Refused(MtexpError):
         lines = [f"refused: {error}" for error in self.problems]
         if points > 1:
             lines.append(f"Nothing was started: all {points} points of a sweep are checked before the first one runs.")
-        super().__init__("\n".join(lines))
+        super().__init__(redact("\n".join(lines)))  # values are shown as they were typed
 
 
 def parse_checked(composer: Composer, text: str) -> Override:
@@ -94,6 +97,8 @@ def _check_choice(composer: Composer, override: Override, choice: Any) -> None:
     allowed = ", ".join(options) + (f", {_TOKENS[group]}" if group in _TOKENS else "")
     if group == "mps_settings" and parse_percentage(word) is not None:
         return
+    if group == "hydra/launcher" and word in _PLUGINS:
+        raise ConfigError(key, word, allowed, f"Its plugin is not installed: pip install -e '.[{_PLUGINS[word]}]'.")
     counts = parse_mix(word) if group == "mix" else None
     if counts is None:
         raise ConfigError(key, word, allowed, nearest(word, options) or _HELP)

@@ -251,7 +251,7 @@ class ProfilerConfig:
 
     kind: Profiler = Profiler.none
     iterations: int = 20
-    """Iterations of each tenant inside the capture."""
+    """Iterations of each tenant inside the capture (nsys, torch), which measures 30 s at most."""
     gpu_metrics: bool = False
     """Also sample whole-GPU metrics (nsys)."""
     kernels: int = 200
@@ -265,7 +265,7 @@ class BaselineConfig:
     mode: Baseline = Baseline.auto
     """``auto`` (measure what is missing, reuse what is there), ``require`` or ``skip``."""
     recheck: bool = False
-    """Repeat baselines after the mix and report the drift."""
+    """Repeat baselines after the mix and report the drift from those compared with (max_age_h=0: of just before it)."""
     partitioned: bool = False
     """Also measure each tenant alone under the run's MPS limits."""
     max_age_h: float = 168.0

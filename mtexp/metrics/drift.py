@@ -1,8 +1,9 @@
 """Did a tenant's latency stay what it was? Lives here: Drift. May touch: numpy.
 
 Two views on the window: the Theil-Sen slope (median of the slopes between all pairs: Sen, JASA 63, 1968) and the
-median of the last third against that of the first. Noise alone moves both, so drift is flagged only where one is
-beyond 2 % and the Mann-Kendall test (99 %) finds a trend at all.
+median of the last third against that of the first. The slope is that of the logarithm of latency, which makes it a rate
+of growth: a latency that falls never falls by more than all of it. Noise alone moves both, so drift is flagged only
+where one is beyond 2 % and the Mann-Kendall test (99 %) finds a trend at all.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Drift:
     """How latency moved from the start of the window to its end."""
 
     slope_pct: float
-    """Theil-Sen slope times the length of the window, as a share of the median latency."""
+    """What the Theil-Sen slope comes to over the window, as a share of the latency at its start: above -100, and no
+    more than the lowest and the highest latency lie apart."""
     thirds_pct: float
     """Median of the last third less that of the first, as a share of the first."""
     trend: bool
@@ -43,7 +45,7 @@ class Drift:
 
 
 def drift(latency_ms: ArrayLike, at_ns: ArrayLike) -> Drift | None:
-    """The drift of latencies (shape (n,)) over their instants (shape (n,), ascending); None for fewer than 6."""
+    """The drift of positive latencies (shape (n,)) at their instants (shape (n,), ascending); None for fewer than 6."""
     values, times = np.asarray(latency_ms, dtype=np.float64), np.asarray(at_ns)
     if values.size < _FEWEST:
         return None
@@ -52,13 +54,15 @@ def drift(latency_ms: ArrayLike, at_ns: ArrayLike) -> Drift | None:
     length = float(elapsed[-1])
     together = -(-values.size // _POINTS)
     whole = values.size // together * together  # the last few iterations that fill no group are left out
-    values, elapsed = (np.median(column[:whole].reshape(-1, together), axis=1) for column in (values, elapsed))
+    columns = (np.log(values), elapsed)
+    values, elapsed = (np.median(column[:whole].reshape(-1, together), axis=1) for column in columns)
     earlier, later = np.triu_indices(values.size, k=1)
     rises, gaps = values[later] - values[earlier], elapsed[later] - elapsed[earlier]
     apart = gaps > 0
     slope = float(np.median(rises[apart] / gaps[apart])) if apart.any() else 0.0
+    reach = float(np.ptp(values))
     return Drift(
-        slope_pct=100 * slope * length / float(np.median(values)),
+        slope_pct=100 * math.expm1(min(max(slope * length, -reach), reach)),
         thirds_pct=100 * float(thirds[1] / thirds[0] - 1),
         trend=_mann_kendall(rises, values.size),
     )

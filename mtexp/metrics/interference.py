@@ -6,8 +6,9 @@
   normalized progress, STP, ANTT.
 - R. Jain, D. Chiu, W. Hawe, A Quantitative Measure of Fairness and Discrimination, DEC-TR-301, 1984: Jain's index.
 
-Every function raises ValueError for input that is empty, not finite or not positive: a figure drawn from it would be
-invented. Latencies in ms and rates in requests a second are conventions; a ratio does not depend on the unit.
+Every function raises ValueError for input that is empty, not finite, not positive or of shapes that do not match: a
+figure drawn from it would be invented. Latencies in ms and rates in requests a second are conventions; a ratio does not
+depend on the unit.
 """
 
 from __future__ import annotations
@@ -31,17 +32,27 @@ def _checked(name: str, values: ArrayLike) -> Floats:
     return array
 
 
+def _checked_pair(first: str, a: ArrayLike, second: str, b: ArrayLike) -> tuple[Floats, Floats]:
+    """Both, of one shape: broadcasting would compare a tenant with another's baseline."""
+    checked = _checked(first, a), _checked(second, b)
+    if checked[0].shape != checked[1].shape:
+        raise ValueError(f"{first} has shape {checked[0].shape}, {second} {checked[1].shape}; both must be the same")
+    return checked
+
+
 def normalized_progress(throughput_shared: ArrayLike, throughput_alone: ArrayLike) -> Floats:
-    """NP_i = throughput shared / throughput alone, elementwise; 1 = as fast as alone."""
-    return _checked("throughput_shared", throughput_shared) / _checked("throughput_alone", throughput_alone)
+    """NP_i = throughput shared / throughput alone, elementwise; 1 = as fast as alone. Both of one shape."""
+    shared, alone = _checked_pair("throughput_shared", throughput_shared, "throughput_alone", throughput_alone)
+    return shared / alone
 
 
 def slowdown(latency_mean_shared: ArrayLike, latency_mean_alone: ArrayLike) -> Floats:
-    """S_i = mean latency shared / mean latency alone, elementwise; 1 = undisturbed.
+    """S_i = mean latency shared / mean latency alone, elementwise; 1 = undisturbed. Both of one shape.
 
     Of means, not medians: only for them is S_i = 1 / NP_i in closed loop.
     """
-    return _checked("latency_mean_shared", latency_mean_shared) / _checked("latency_mean_alone", latency_mean_alone)
+    shared, alone = _checked_pair("latency_mean_shared", latency_mean_shared, "latency_mean_alone", latency_mean_alone)
+    return shared / alone
 
 
 def stp_rows(progress: Floats) -> Floats:
@@ -126,7 +137,8 @@ def tail_inflation(latency_shared: ArrayLike, latency_alone: ArrayLike, percenti
 
 def wait(latency_ms: ArrayLike, gpu_time_ms: ArrayLike) -> float:
     """Mean of latency - gpu time, ms: what the CUDA-event span does not see. Both shape (n,)."""
-    return float(np.mean(_checked("latency_ms", latency_ms) - _checked("gpu_time_ms", gpu_time_ms)))
+    latencies, spans = _checked_pair("latency_ms", latency_ms, "gpu_time_ms", gpu_time_ms)
+    return float(np.mean(latencies - spans))
 
 
 def energy_per_request(energy_j: float, requests: int) -> float:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mtexp.metrics.bootstrap import LEVEL, Interval, mean_interval, percentile_interval
 from mtexp.metrics.latency import percentile_name, supported
@@ -39,7 +40,11 @@ class Reading:
     log: float
     """Its natural logarithm."""
     error: float
-    """Standard error of the logarithm, by what its iterations say (blocks, order statistics)."""
+    """Standard error of the logarithm, by what its iterations say (blocks, order statistics); NaN where they bound it
+    on one side only, as few of them do a percentile."""
+
+
+_ABSENT = Reading(math.nan, math.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Between:
 
 
 def readings(series: Series, **means_of: Floats) -> dict[str, Reading]:
-    """Statistics of what a run kept of a tenant: ``throughput``, ``mean``, ``p50`` ... ``p99`` where bounded.
+    """Statistics of what a run kept of a tenant: ``throughput``, ``mean``, ``p50`` ... ``p99`` where supported.
 
     Args:
         series: Two iterations or more.
@@ -68,14 +73,13 @@ def readings(series: Series, **means_of: Floats) -> dict[str, Reading]:
     for name, values in {"mean": series.latency_ms, **means_of}.items():
         found[name] = _reading(mean_interval(values))
     for percentile in supported(series.latency_ms.size):
-        interval = percentile_interval(series.latency_ms, percentile)
-        if interval.low > 0 and interval.high < math.inf:
-            found[percentile_name(percentile)] = _reading(interval)
+        found[percentile_name(percentile)] = _reading(percentile_interval(series.latency_ms, percentile))
     return found
 
 
 def _reading(interval: Interval) -> Reading:
-    return Reading(math.log(interval.value), (interval.high - interval.low) / (2 * _Z95 * interval.value))
+    error = (interval.high - interval.low) / (2 * _Z95 * interval.value)
+    return Reading(math.log(interval.value), error if math.isfinite(error) else math.nan)
 
 
 def pooled(groups: Iterable[Sequence[float]]) -> Between | None:
@@ -95,34 +99,43 @@ def mean_errors(
 
     From :data:`FEWEST_RUNS` on by the spread of the runs, the same throw for all tenants and names of one run; for
     fewer by what iterations say, independently: the spread between runs is then to be added (:func:`between_errors`).
+    NaN where a tenant lacks a statistic in a run, or where so few runs have one that its iterations do not bound.
 
     Args:
-        runs: ``runs[run][tenant]``: its readings, each with all of ``names``.
+        runs: ``runs[run][tenant]``: its readings.
         names: Of the statistics.
         draws: How many.
         rng: Source of chance.
     """
-    logs = np.array([[[own[name].log for name in names] for own in run] for run in runs])
+    found = [[[own.get(name, _ABSENT) for name in names] for own in run] for run in runs]
+    logs = np.array([[[reading.log for reading in own] for own in run] for run in found])
     count = len(runs)
     if count >= FEWEST_RUNS:
         scale = np.sqrt(count * rng.chisquare(count - 1, draws))  # of t: (R - 1) s^2 / chi^2, over R
         throws = rng.standard_normal((draws, count)) / scale[:, None]
         spread: Floats = np.einsum("dr,rtn->tnd", throws, logs - logs.mean(axis=0))
         return spread
-    errors = np.array([[[own[name].error for name in names] for own in run] for run in runs])
+    errors = np.array([[[reading.error for reading in own] for own in run] for run in found])
     within: Floats = np.sqrt((errors**2).sum(axis=0))[:, :, None] / count
     return within * rng.standard_normal((*logs.shape[1:], draws))
 
 
-def between_errors(runs: int, freedom: int, draws: int, rng: np.random.Generator) -> Floats:
-    """Draws, shape (draws,), of what a mean of so few runs errs by because runs differ, in units of :attr:`Between.sd`.
+def between_errors(runs: int, freedom: ArrayLike, draws: int, rng: np.random.Generator) -> Floats:
+    """Draws of what a mean of so few runs errs by because runs differ, in units of :attr:`Between.sd`.
 
-    0 from :data:`FEWEST_RUNS` on (it is in :func:`mean_errors`), and where nothing was repeated.
+    t of ``freedom`` (shape S; degrees of freedom that each spread rests on) over the root of ``runs``, shape (*S,
+    draws): one throw for all, longer where less is known of the spread. 0 from :data:`FEWEST_RUNS` on (it is in
+    :func:`mean_errors`), and where nothing was repeated.
     """
-    if runs >= FEWEST_RUNS or freedom == 0:
-        return np.zeros(draws)
-    errors: Floats = rng.standard_t(freedom, draws) / math.sqrt(runs)
-    return errors
+    wanted = np.asarray(freedom)
+    if runs >= FEWEST_RUNS or not wanted.any():
+        return np.zeros((*wanted.shape, draws))
+    distinct, place = np.unique(wanted, return_inverse=True)
+    known = np.maximum(distinct, 1)[:, None]
+    errors = rng.standard_normal(draws) / np.sqrt(runs * rng.chisquare(known, (len(known), draws)) / known)
+    errors[distinct == 0] = 0
+    found: Floats = errors[place.ravel()].reshape(*wanted.shape, draws)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +144,7 @@ class Estimate:
 
     value: float
     errors: Floats
-    """On logarithms, shape (draws,)."""
+    """On logarithms, shape (draws,); NaN where its error is not known."""
     most: float = math.inf
     """What the figure cannot exceed."""
     least_high: float = 0.0
@@ -139,7 +152,9 @@ class Estimate:
 
     @property
     def interval(self) -> Interval:
-        """The figure and its 95 % interval, which holds it."""
+        """The figure and its 95 % interval, which holds it; (0, infinity) where its error is not known."""
+        if np.isnan(self.errors).any():
+            return Interval(self.value, 0.0, math.inf)
         low, high = self.value * np.exp(np.quantile(self.errors, _QUANTILES))
         high = min(self.most, max(self.value, self.least_high, float(high)))
         return Interval(self.value, min(self.value, float(low)), high)

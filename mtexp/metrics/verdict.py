@@ -6,6 +6,8 @@ evidence, and its rule stays silent: what a host cannot see is no reason to reje
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +18,7 @@ VALID, INVALID = "VALID", "INVALID"
 OVERLAP_LIMIT_PCT = 95.0
 CLOCK_LIMIT = 0.95
 BASELINE_DRIFT_LIMIT_PCT = 5.0
+_ALIKE = 3
 
 POWER_CAP = 0x4
 THROTTLE_BITS: Mapping[int, str] = {
@@ -40,6 +43,21 @@ class Finding:
     tenant: str = ""
     """Id of the tenant it is about; empty = the run."""
 
+    def __str__(self) -> str:
+        """One line, ``level: message. remedy``, with the tenant where the message does not name it."""
+        named = not self.tenant or re.search(rf"(?<!\w){re.escape(self.tenant)}(?!\w)", self.message)
+        who = "" if named else f"{self.tenant}: "
+        return " ".join(f"{self.level}: {who}{self.message.rstrip().removesuffix('.')}. {self.remedy}".split())
+
+
+def sentences(findings: Iterable[Finding]) -> Iterator[str]:
+    """Each finding as one line; of a kind the first three and how many more: 48 tenants may each have one."""
+    for (level, code), alike in itertools.groupby(findings, key=lambda finding: (finding.level, finding.code)):
+        said = list(alike)
+        yield from map(str, said[:_ALIKE])
+        if len(said) > _ALIKE:
+            yield f"{level}: {len(said) - _ALIKE} more tenants like these ({code}); the record has them all."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantEvidence:
@@ -60,7 +78,9 @@ class TenantEvidence:
     samples_full: bool = False
     """There was no room for another sample."""
     baseline_drift_pct: float | None = None
-    """Mean latency of the baseline after the mix against before; None = no re-check."""
+    """Mean latency of the baseline after the mix against the one compared with; None = no re-check."""
+    baseline_age_s: float | None = None
+    """How long before the run the one compared with was measured; None = not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +94,8 @@ class Evidence:
     """Window as a share of the longest tenant's measuring time; 0 without a window."""
     percentiles: tuple[float, ...] = ()
     """Percentiles the user demands."""
+    iterations_key: str = "measure.iterations"
+    """Configuration key that asks for more iterations."""
     foreign_processes: tuple[str, ...] = ()
     """Processes on the device that are none of this run's, e.g. ``python (pid 4711)``."""
     throttle_bits: int = 0
@@ -123,7 +145,7 @@ def _overlap(evidence: Evidence) -> Iterator[Finding]:
             "invalid",
             "no-window",
             f"there is no time in which every tenant measured: {why}",
-            "Ask for more (measure.iterations), or use measure.overlap=sustained.",
+            f"Ask for more ({evidence.iterations_key}), or use measure.overlap=sustained.",
         )
     elif evidence.overlap_pct < OVERLAP_LIMIT_PCT:
         longest = min(evidence.tenants, key=lambda tenant: tenant.overlap_pct).id
@@ -133,7 +155,7 @@ def _overlap(evidence: Evidence) -> Iterator[Finding]:
             "overlap",
             f"all tenants ran together for {evidence.overlap_pct:.1f} % of the time that {longest} measured; "
             f"expected at least {OVERLAP_LIMIT_PCT:g} %",
-            "Raise measure.iterations: start and end then weigh less."
+            f"Raise {evidence.iterations_key}: start and end then weigh less."
             if sustained
             else "Iterations outside the window are tail and enter no statistic; measure.overlap=sustained has none.",
         )
@@ -194,16 +216,26 @@ def _xid(evidence: Evidence) -> Iterator[Finding]:
 
 def _baseline_drift(evidence: Evidence) -> Iterator[Finding]:
     for tenant in evidence.tenants:
-        pct = tenant.baseline_drift_pct
+        pct, since = tenant.baseline_drift_pct, _before(tenant.baseline_age_s)
         if pct is not None and abs(pct) > BASELINE_DRIFT_LIMIT_PCT:
             yield Finding(
                 "invalid",
                 "baseline-drift",
-                f"the baseline of {tenant.id} moved by {pct:+.1f} % from before the mix to after it; "
+                f"the baseline of {tenant.id} moved by {pct:+.1f} % from {since} the mix to after it; "
                 f"expected at most {BASELINE_DRIFT_LIMIT_PCT:g} %",
-                "Let the device reach a steady temperature and clock, then repeat baseline and run.",
+                "Let the device reach a steady temperature and clock, then repeat the run; baseline.max_age_h=0 "
+                "measures its baselines just before it.",
                 tenant.id,
             )
+
+
+def _before(age_s: float | None) -> str:
+    """``3 h before``, in the largest unit of which there are two."""
+    if age_s is None:
+        return "before"
+    units = (("days", 86_400), ("h", 3600), ("min", 60))
+    unit, length_s = next((found for found in units if age_s >= 2 * found[1]), ("s", 1))
+    return f"{age_s / length_s:.0f} {unit} before"
 
 
 def _percentiles(evidence: Evidence) -> Iterator[Finding]:
@@ -214,7 +246,7 @@ def _percentiles(evidence: Evidence) -> Iterator[Finding]:
                 "warning",
                 "percentile-iterations",
                 f"{name} of {tenant.id} rests on {tenant.kept} iterations in the window; it needs {needed}",
-                f"Set measure.iterations={needed + max(0, tenant.measured - tenant.kept)} or more.",
+                f"Set {evidence.iterations_key}={needed + max(0, tenant.measured - tenant.kept)} or more.",
                 tenant.id,
             )
     fewest = min((tenant.kept for tenant in evidence.tenants if tenant.kept), default=0)
@@ -226,7 +258,7 @@ def _percentiles(evidence: Evidence) -> Iterator[Finding]:
             "note",
             "insufficient",
             f"with {fewest} iterations in the window not every percentile is supported: {needs}",
-            f"Set measure.iterations a little above {max(missing.values())} to see all of them.",
+            f"Set {evidence.iterations_key} a little above {max(missing.values())} to see all of them.",
         )
 
 
@@ -238,7 +270,7 @@ def _few(evidence: Evidence) -> Iterator[Finding]:
                 "invalid" if tenant.kept == 0 else "warning",
                 "few-iterations",
                 f"{tenant.id} has {tenant.kept} iterations in the window; even its median needs {needed}",
-                f"Set measure.iterations={needed + max(0, tenant.measured - tenant.kept)} or more.",
+                f"Set {evidence.iterations_key}={needed + max(0, tenant.measured - tenant.kept)} or more.",
                 tenant.id,
             )
 

@@ -10,15 +10,18 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mtexp.colours import shades
 from mtexp.profiling.kernels import Int64, Kernels
 from mtexp.profiling.overlap import Overlap, busy_until, clip, level_steps, merge, rows_by_tenant, several_busy
 from mtexp.profiling.roofline import Peaks
 from mtexp.profiling.rooflines import RooflineRow
 
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-"""Told apart with every common colour-vision deficiency (Okabe and Ito, 2008); lanes carry names as well."""
+_LANES = ("#3E4C59", "#9AA5B1")
+"""In turns: a lane is a tenant, which its name says. Hues are for models (:mod:`mtexp.colours`), not known here."""
 _BOUND_SYMBOL = {"compute": "square", "memory": "circle", "launch": "triangle-up"}
 _MAX_BARS = 6000
+_LINE_CHARS = 130
+_TICKS = [digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5)]
 
 
 def busy_stretch(kernels: Kernels, overlap: Overlap, span_ms: float) -> tuple[int, int]:
@@ -51,7 +54,7 @@ def lanes(kernels: Kernels, overlap: Overlap, *, span_ms: float = 40.0, note: st
         tenant = kernels.tenants[i]
         label = f"{tenant.name or 'pid'} ({tenant.pid})"
         seen = rows[(kernels.start_ns[rows] < end) & (kernels.end_ns[rows] > begin)]
-        figure.add_trace(_lane(kernels, seen, begin, label, OKABE_ITO[i % len(OKABE_ITO)]), row=1, col=1)
+        figure.add_trace(_lane(kernels, seen, begin, label, _LANES[i % len(_LANES)]), row=1, col=1)
     unions = [merge(kernels.start_ns[rows], kernels.end_ns[rows]) for rows in groups]
     figure.add_trace(_levels(unions, begin, end), row=2, col=1)
     offset_ms = (begin - overlap.window_start_ns) / 1e6
@@ -105,33 +108,36 @@ def roofline(rows: Sequence[RooflineRow], peaks: Peaks, precision: str) -> go.Fi
     """Achieved TFLOP/s over arithmetic intensity, one point per model, under the device's roof; a sentence each."""
     placed = [row for row in rows if row.intensity and row.flops_per_s]
     around = [peaks.ridge(precision), *(row.intensity or 0.0 for row in placed)]
-    roof_x = np.geomspace(min(around) / 10, max(around) * 10, 200)
+    roof_x = np.geomspace(min(around) / 4, max(around) * 4, 200)
     roof_y = np.minimum(peaks.flops[precision], roof_x * peaks.bytes_per_s) / 1e12
     figure = go.Figure(
         go.Scatter(x=roof_x, y=roof_y, mode="lines", line={"color": "#333333"}, name=f"{peaks.name}, {precision}")
     )
-    for i, row in enumerate(placed):
-        figure.add_trace(_point(row, OKABE_ITO[i % len(OKABE_ITO)]))
+    for row, colour in zip(placed, shades([row.model for row in placed]), strict=True):
+        figure.add_trace(_point(row, colour))
     figure.add_vline(x=peaks.ridge(precision), line={"dash": "dot", "color": "#999999"})
-    figure.update_xaxes(title_text="arithmetic intensity (FLOP/byte of DRAM traffic)", type="log", dtick=1)
-    figure.update_yaxes(title_text="achieved TFLOP/s", type="log", dtick=1)
+    figure.update_xaxes(title_text="arithmetic intensity (FLOP/byte of DRAM traffic)", type="log", tickvals=_TICKS)
+    figure.update_yaxes(title_text="achieved TFLOP/s", type="log", tickvals=_TICKS)
     figure.update_layout(title=f"Roofline, {peaks.name} (peaks: {peaks.source})", template="plotly_white")
-    sentences = [part for row in rows for part in textwrap.wrap(row.sentence(), 130)]
-    place: dict[str, Any] = {"x": 0, "y": -0.16, "xref": "paper", "yref": "paper", "yanchor": "top", "align": "left"}
-    figure.add_annotation(text="<br>".join(sentences), showarrow=False, **place)
-    figure.update_layout(height=560 + 20 * len(sentences), margin={"b": 100 + 20 * len(sentences)})
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"})
+    sentences = [part for row in rows for part in textwrap.wrap(row.sentence().replace(" %", "\xa0%"), _LINE_CHARS)]
+    place: dict[str, Any] = {"x": 0, "y": 0, "xref": "paper", "yref": "paper", "yanchor": "top", "align": "left"}
+    figure.add_annotation(text="<br>".join(sentences), showarrow=False, yshift=-50, **place)
+    margin = {"t": 100 + 20 * len(placed), "b": 80 + 16 * len(sentences)}
+    figure.update_layout(height=400 + margin["t"] + margin["b"], margin=margin)
     return figure
 
 
 def _point(row: RooflineRow, colour: str) -> go.Scatter:
     values: dict[str, Any] = {"x": [row.intensity], "y": [(row.flops_per_s or 0.0) / 1e12]}
+    kernels = row.kernels_bound if row.kernels_bound == "mixed" else f"{row.kernels_bound}-bound"
     return go.Scatter(
         **values,
         mode="markers+text",
-        text=[row.model],
-        textposition="middle right",
+        text=[row.name],
+        textposition="middle left" if row.ridge and values["x"][0] < row.ridge else "middle right",
         marker={"size": 12, "color": colour, "symbol": _BOUND_SYMBOL.get(row.bound or "", "x")},
-        name=f"{row.model}: {row.bound or 'unknown'}-bound; kernels: {row.kernels_bound}-bound",
+        name=f"{row.name}: {row.bound or 'unknown'}-bound; kernels: {kernels}",
     )
 
 

@@ -29,6 +29,8 @@ GRAPH_NAME = "[CUDA graph]"
 
 _KERNEL_TABLE = "CUPTI_ACTIVITY_KIND_KERNEL"
 _GRAPH_TABLE = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
+_NSYS_PID = 2**24
+"""nsys writes pid * 2**24 (and more above); what is smaller, in a capture made by hand, is a plain pid."""
 _UNKNOWN = -1
 _GRAPH = -2
 _MAX_TIME_NS = 2**61
@@ -65,6 +67,8 @@ class Kernels:
     names: tuple[str, ...]
     skipped: int = 0
     """Rows left out: no process, or times that are absent or run backwards."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures should know of how the capture was read."""
 
     @property
     def is_graph(self) -> NDArray[np.bool_]:
@@ -77,7 +81,8 @@ def read_nsys_sqlite(path: Path | str) -> Kernels:
     """Read the kernels of an nsys SQLite export (2023 and later), or of one made by hand with the same columns.
 
     Needed are the columns ``start``, ``end`` (ns) and ``globalPid`` of CUPTI_ACTIVITY_KIND_KERNEL or of
-    CUPTI_ACTIVITY_KIND_GRAPH_TRACE; names (StringIds), PROCESSES and NVTX_EVENTS are used where they are.
+    CUPTI_ACTIVITY_KIND_GRAPH_TRACE; names (StringIds), PROCESSES and NVTX_EVENTS are used where they are. ``globalPid``
+    is pid * 2**24; plain pids, in all rows, are taken as they are.
 
     Raises:
         RecordError: Not an SQLite file, truncated, without kernels, or beyond the limits of this module.
@@ -85,12 +90,10 @@ def read_nsys_sqlite(path: Path | str) -> Kernels:
     path = Path(path)
     with _translated(path), _open(path) as db:
         tables = _tables(db)
-        rows, skipped = _read_rows(db, tables, path)
+        plain = _has_plain_pids(db, tables)
+        rows, skipped = _read_rows(db, tables, path, plain)
         if not len(rows):
-            raise RecordError(
-                f"{path} has no GPU kernels ({_what_was_there(tables, skipped)}). The traced programs must run CUDA "
-                "kernels and be started as fresh interpreters (processes forked from a forkserver are not traced)."
-            )
+            raise RecordError(f"{path} has no {_what_is_missing(db, tables, skipped)}")
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
         processes, tenant = np.unique(rows[:, 2], return_inverse=True)
         if len(processes) > MAX_TENANTS:
@@ -101,9 +104,10 @@ def read_nsys_sqlite(path: Path | str) -> Kernels:
             end_ns=rows[:, 1].copy(),
             tenant=tenant.astype(np.int64),
             name=name.astype(np.int64),
-            tenants=_tenants(db, tables, processes.tolist()),
+            tenants=_tenants(db, tables, processes.tolist(), plain),
             names=_names(db, tables, name_ids.tolist()),
             skipped=skipped,
+            notes=tuple(_reading_notes(db, tables, processes, plain, skipped)),
         )
 
 
@@ -166,14 +170,58 @@ def _tables(db: sqlite3.Connection) -> dict[str, frozenset[str]]:
     }
 
 
-def _what_was_there(tables: dict[str, frozenset[str]], skipped: int) -> str:
-    if not tables.keys() & {_KERNEL_TABLE, _GRAPH_TABLE}:
-        return f"no table {_KERNEL_TABLE}"
-    return f"{skipped} unusable rows" if skipped else "the kernel table is empty"
+def _what_is_missing(db: sqlite3.Connection, tables: dict[str, frozenset[str]], skipped: int) -> str:
+    if skipped:
+        what = _not_integers(db, tables)
+        why = f"{what}; start, end (ns) and globalPid must be integers" if what else "end is before start"
+        return f"usable GPU kernels: {skipped} rows, in which {why}."
+    kernel_table = tables.keys() & {_KERNEL_TABLE, _GRAPH_TABLE}
+    there = "the kernel table is empty" if kernel_table else f"no table {_KERNEL_TABLE}"
+    return (
+        f"GPU kernels ({there}). The traced programs must run CUDA kernels and be started as fresh interpreters "
+        "(processes forked from a forkserver are not traced)."
+    )
 
 
-def _read_rows(db: sqlite3.Connection, tables: dict[str, frozenset[str]], path: Path) -> tuple[Int64, int]:
-    """Rows (start, end, globalPid >> 24, name id), int64 (n, 4), of both tables, and how many were unusable."""
+def _not_integers(db: sqlite3.Connection, tables: dict[str, frozenset[str]]) -> str:
+    """Columns of the kernels with values that are no integers, and what they are: ``start is real``."""
+    found = []
+    for table in tables.keys() & {_KERNEL_TABLE, _GRAPH_TABLE}:
+        for column in ("start", "end", "globalPid"):
+            kinds = db.execute(f'SELECT DISTINCT typeof("{column}") FROM {table}')
+            found += [f"{column} is {kind}" for (kind,) in kinds if kind != "integer"]
+    return ", ".join(sorted(set(found)))
+
+
+def _has_plain_pids(db: sqlite3.Connection, tables: dict[str, frozenset[str]]) -> bool:
+    """Whether ``globalPid`` is a plain pid throughout: no row has one that nsys would have written."""
+    values: list[int] = []
+    for table in (_KERNEL_TABLE, _GRAPH_TABLE):
+        if "globalpid" in tables.get(table, ()):
+            query = f"SELECT min(globalPid), max(globalPid) FROM {table} WHERE typeof(globalPid) = 'integer'"
+            values += [value for value in db.execute(query).fetchone() if value is not None]
+    return bool(values) and min(values) >= 0 and max(values) < _NSYS_PID
+
+
+def _process(column: str, plain: bool) -> str:
+    """SQL for the process of a ``globalPid`` or ``globalTid``: the same for all of its threads."""
+    shifted = f"{column} >> 24"
+    return f"CASE WHEN {column} BETWEEN 0 AND {_NSYS_PID - 1} THEN {column} ELSE {shifted} END" if plain else shifted
+
+
+def _reading_notes(
+    db: sqlite3.Connection, tables: dict[str, frozenset[str]], processes: Int64, plain: bool, skipped: int
+) -> Iterator[str]:
+    if plain:
+        yield f"globalPid is below {_NSYS_PID:#x} in all rows: taken as plain pids (nsys writes pid * {_NSYS_PID:#x})."
+    if (processes & 0xFFFFFF == 0).any():
+        yield f"pid 0 stands for all rows whose globalPid names no process (nsys writes pid * {_NSYS_PID:#x})."
+    if skipped and (why := _not_integers(db, tables)):
+        yield f"In rows that were left out {why}; only integers are read."
+
+
+def _read_rows(db: sqlite3.Connection, tables: dict[str, frozenset[str]], path: Path, plain: bool) -> tuple[Int64, int]:
+    """Rows (start, end, process, name id), int64 (n, 4), of both tables, and how many were unusable."""
     chunks: list[Int64] = []
     count = skipped = 0
     for table in (_KERNEL_TABLE, _GRAPH_TABLE):
@@ -182,8 +230,9 @@ def _read_rows(db: sqlite3.Connection, tables: dict[str, frozenset[str]], path: 
         missing = {"start", "end", "globalpid"} - tables[table]
         if missing:
             raise RecordError(f"{path}: table {table} lacks the columns {', '.join(sorted(missing))}.")
+        process, name = _process("globalPid", plain), _name_expression(table, tables[table])
         query = (
-            f'SELECT start, "end", globalPid >> 24, {_name_expression(table, tables[table])} FROM {table} '
+            f'SELECT start, "end", {process}, {name} FROM {table} '
             "WHERE typeof(start) = 'integer' AND typeof(\"end\") = 'integer' AND typeof(globalPid) = 'integer' "
             'AND "end" >= start AND NOT (start = 0 AND "end" = 0) '
             f'AND start > -{_MAX_TIME_NS} AND "end" < {_MAX_TIME_NS} LIMIT {MAX_KERNELS + 1 - count}'
@@ -222,13 +271,14 @@ def _names(db: sqlite3.Connection, tables: dict[str, frozenset[str]], ids: Seque
 
 
 def _tenants(
-    db: sqlite3.Connection, tables: dict[str, frozenset[str]], keys: Sequence[int]
+    db: sqlite3.Connection, tables: dict[str, frozenset[str]], keys: Sequence[int], plain: bool
 ) -> tuple[TracedTenant, ...]:
     processes: dict[int, str] = {}
     if {"globalpid", "name"} <= tables.get("PROCESSES", frozenset()):
-        query = "SELECT globalPid >> 24, substr(name, 1, 100) FROM PROCESSES WHERE name IS NOT NULL LIMIT 1000000"
+        process = _process("globalPid", plain)
+        query = f"SELECT {process}, substr(name, 1, 100) FROM PROCESSES WHERE name IS NOT NULL LIMIT 1000000"
         processes = {key: printable(str(name)) for key, name in db.execute(query)}
-    ids, measured = _nvtx_tenants(db, tables)
+    ids, measured = _nvtx_tenants(db, tables, plain)
     return tuple(
         TracedTenant(
             pid=key & 0xFFFFFF,
@@ -240,7 +290,7 @@ def _tenants(
 
 
 def _nvtx_tenants(
-    db: sqlite3.Connection, tables: dict[str, frozenset[str]]
+    db: sqlite3.Connection, tables: dict[str, frozenset[str]], plain: bool
 ) -> tuple[dict[int, set[str]], dict[int, tuple[int, int]]]:
     """From NVTX ``tenant=<id>|...``: tenant ids by process, and the span of its ``phase=measure`` ranges."""
     columns = tables.get("NVTX_EVENTS", frozenset())
@@ -249,9 +299,10 @@ def _nvtx_tenants(
     texts = [column for column in ("text", "textid") if column in columns]
     joined = "textid" in texts and {"id", "value"} <= tables.get("StringIds", frozenset())
     text = f"coalesce({'n.text' if 'text' in texts else 'NULL'}, {'s.value' if joined else 'NULL'})"
+    process = _process("n.globalTid", plain)
     query = (
         f"SELECT key, substr(text, 8, instr(text || '|', '|') - 8) AS id, text LIKE '%|phase=measure%' AS measure, "
-        f'min(start), max("end") FROM (SELECT n.globalTid >> 24 AS key, n.start, n."end", {text} AS text '
+        f'min(start), max("end") FROM (SELECT {process} AS key, n.start, n."end", {text} AS text '
         f"FROM NVTX_EVENTS n {'LEFT JOIN StringIds s ON s.id = n.textId' if joined else ''}) "
         "WHERE text LIKE 'tenant=%' AND length(text) < 1000 AND typeof(key) = 'integer' GROUP BY 1, 2, 3 LIMIT 100000"
     )

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtexp.errors import ProfilerError, RecordError
+from mtexp.errors import ProfilerError, ProfilerUnusable, RecordError
 from mtexp.profiling.process import explain, run_bounded
 
 RANGES = {"mtexp_ncu_layer": "layer", "mtexp_ncu_head": "head", "mtexp_ncu_request": "request"}
@@ -73,9 +73,11 @@ def find_ncu(environ: Mapping[str, str] = os.environ, installed_under: Sequence[
     """The ncu from ``$NCU``, the PATH or an installation.
 
     Raises:
-        ProfilerError: There is none.
+        ProfilerError: There is none, or ``$NCU`` cannot be started.
     """
     if given := environ.get("NCU"):
+        if not shutil.which(given):
+            raise ProfilerError(f"NCU={given} is no program. Set NCU to an ncu, or unset it to have one looked for.")
         return Path(given)
     found = [Path(p)] if (p := shutil.which("ncu", path=environ.get("PATH"))) else []
     found += [p for root in installed_under for p in sorted(root.glob("nsight-compute*/*/ncu"), reverse=True)]
@@ -159,17 +161,19 @@ def profile(
     Logs lie beside ``out``.
 
     Raises:
-        ProfilerError: No permission, another profiler, no kernel in the range, or the deadline passed.
+        ProfilerUnusable: No permission, no library, another profiler: what is profiled is not to blame.
+        ProfilerError: The program failed, no kernel ran in the ranges, or the deadline passed.
         RecordError: The report cannot be read.
     """
     log = out.with_name(out.name + ".log")
     code, output = run_bounded(command, timeout_s=timeout_s, log=log, env=env)
     report = report_path(out)
-    why = explain(output)
-    if code or why or not report.is_file():
-        why = why or ("no kernel ran in its NVTX range" if not code else "the profiled program failed")
+    known = explain(output)
+    if code or known or not report.is_file():
+        why = known or ("no kernel ran in its NVTX range" if not code else "the profiled program failed")
         tail = "\n".join(f"  | {line}" for line in output.strip().splitlines()[-10:])
-        raise ProfilerError(f"{tool} gave no usable report (exit code {code}): {why}; log: {log}\n{tail}")
+        failed = ProfilerUnusable if known else ProfilerError
+        raise failed(f"{tool} gave no usable report (exit code {code}): {why}; log: {log}\n{tail}")
     table = out.with_name(out.name + ".csv")
     code, output = run_bounded(import_command(tool, report), timeout_s=_IMPORT_S, log=table)
     if code:

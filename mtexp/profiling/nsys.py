@@ -21,6 +21,7 @@ from mtexp.profiling.process import explain, run_bounded
 
 OLDEST = (2023, 1)
 """The first version whose exports have the columns that the analysis reads."""
+_OLDEST_TEXT = ".".join(map(str, OLDEST))
 
 _INSTALLED_UNDER = (Path("/opt/nvidia"), Path("/usr/local/cuda"), Path("/usr/lib"))
 _IN_NSIGHT_SYSTEMS = (
@@ -53,12 +54,13 @@ def find_nsys(environ: Mapping[str, str] = os.environ, installed_under: Sequence
             return _checked(path)
         except ProfilerError as error:
             if environ.get("NSYS"):
-                raise
+                remedy = f"Set NSYS to an nsys of {_OLDEST_TEXT} or later, or unset it to have one looked for."
+                raise ProfilerError(f"{error} {remedy}") from error
             reasons.append(str(error))
     found = " ".join(reasons) or "There is none on the PATH, under /opt/nvidia, or beside Nsight Compute."
     raise ProfilerError(
-        f"profiler=nsys needs Nsight Systems {OLDEST[0]} or later. {found} Install nsight-systems-cli, set NSYS to an "
-        "nsys, or use profiler=torch."
+        f"profiler=nsys needs Nsight Systems {_OLDEST_TEXT} or later. {found} Install nsight-systems-cli, set NSYS to "
+        "an nsys, or use profiler=torch."
     )
 
 
@@ -121,9 +123,7 @@ def report_path(out: Path) -> Path:
     return out.with_name(out.name + ".nsys-rep")
 
 
-def profile_command(
-    tool: NsysTool, inner: Sequence[str], out: Path, *, gpu_metrics_hz: int = 0, context_switches: bool = False
-) -> list[str]:
+def profile_command(tool: NsysTool, inner: Sequence[str], out: Path, *, gpu_metrics_hz: int = 0) -> list[str]:
     """The argv that traces ``inner`` and everything it starts into ``report_path(out)``.
 
     Args:
@@ -132,7 +132,6 @@ def profile_command(
         out: Report path without suffix.
         gpu_metrics_hz: Also sample whole-GPU metrics at this rate (10 to 200000; needs root, nothing else may hold the
             counters); 0 = no.
-        context_switches: Also ask for GPU context switches (needs root; R580 on an H200 gave none).
     """
     command = [
         str(tool.path),
@@ -151,8 +150,6 @@ def profile_command(
     ]
     if gpu_metrics_hz:
         command += ["--gpu-metrics-devices=0", f"--gpu-metrics-frequency={gpu_metrics_hz}"]
-    if context_switches:
-        command.append("--gpuctxsw=true")
     return command + list(inner)
 
 

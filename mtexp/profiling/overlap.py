@@ -128,7 +128,7 @@ def measure_overlap(kernels: Kernels, *, window: str = "kernels", top: int = 10)
 
 
 def _notes(kernels: Kernels, length: int) -> tuple[str, ...]:
-    notes = [TIME_SLICING_NOTE]
+    notes = [TIME_SLICING_NOTE, *kernels.notes]
     if not length:
         notes.append(NO_WINDOW_NOTE)
     if any("+" in tenant.name for tenant in kernels.tenants):

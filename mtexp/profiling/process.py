@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from mtexp.errors import ProfilerError
+from mtexp.errors import ProfilerError, ProfilerUnusable
 
 _STOP_S = 10.0
 _TAIL_CHARS = 100_000
@@ -67,19 +67,20 @@ def run_bounded(
         Exit code, and the last 100,000 characters of the log.
 
     Raises:
-        ProfilerError: It cannot be started, or did not end in time.
+        ProfilerUnusable: It cannot be started.
+        ProfilerError: It did not end in time.
     """
     with log.open("wb") as file:
         try:
             child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=env)
         except OSError as error:
-            raise ProfilerError(f"{argv[0]} cannot be started: {error}.") from error
+            raise ProfilerUnusable(f"{argv[0]} cannot be started: {error.strerror or error}.") from error
         try:
             code = child.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
             raise ProfilerError(
-                f"{Path(argv[0]).name} did not end within {timeout_s:g} s and was stopped; log: {log}. Ask for fewer "
-                "profiler.iterations, or raise deadlines.measure_s."
+                f"{Path(argv[0]).name} did not end within {timeout_s:g} s and was stopped; log: {log}. Ask for less "
+                "(profiler.iterations for nsys, profiler.kernels for ncu)."
             ) from error
         finally:
             if child.poll() is None:

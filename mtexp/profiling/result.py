@@ -17,6 +17,7 @@ from mtexp.profiling import nsys, torch_trace
 from mtexp.profiling.kernels import Kernels, read_nsys_sqlite
 from mtexp.profiling.overlap import (
     NO_WINDOW_NOTE,
+    SHARED_PROCESS_NOTE,
     TIME_SLICING_NOTE,
     Overlap,
     measure_overlap,
@@ -76,15 +77,21 @@ def _named(kernels: Kernels, ids: Mapping[int, str]) -> Kernels:
     return dataclasses.replace(kernels, tenants=tenants)
 
 
-def collect_torch(traces: Mapping[str, Path], folder: Path, *, time_slicing: bool) -> ProfileResult:
-    """Merge torch.profiler traces (path by tenant id) and analyse their kernels.
+def collect_torch(
+    traces: Mapping[str, Path], folder: Path, *, time_slicing: bool, on_gpu: bool = True
+) -> ProfileResult:
+    """Merge torch.profiler traces (path by tenant id) and, of those of a GPU, analyse the kernels.
 
     Raises:
-        RecordError: A file is not such a trace, or has no kernels.
+        RecordError: A file is not such a trace, or has no kernels (on the CPU: no operators).
     """
     read = [torch_trace.read_trace(path, tenant) for tenant, path in traces.items()]
+    if not on_gpu:
+        torch_trace.require_operators(read)
     merged = folder / "trace.json"
     merged.write_text(json.dumps(torch_trace.merge_traces(read)))
+    if not on_gpu:
+        return ProfileResult({}, {}, (merged,), (Finding("note", "cpu-trace", torch_trace.CPU_NOTE),))
     findings = [Finding("note", "trace-precision", torch_trace.PRECISION_NOTE)]
     for trace in read:
         count, worst_us = torch_trace.early_kernels(trace)
@@ -109,6 +116,8 @@ def analyse(kernels: Kernels, folder: Path, *, time_slicing: bool) -> ProfileRes
     findings = []
     if time_slicing:
         findings.append(Finding("note", "overlap-not-concurrency", TIME_SLICING_NOTE))
+    if SHARED_PROCESS_NOTE in overlap.notes:
+        findings.append(Finding("note", "tenants-share-process", SHARED_PROCESS_NOTE))
     if not overlap.window_ms:
         findings.append(
             Finding(

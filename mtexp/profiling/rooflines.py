@@ -26,8 +26,14 @@ class RooflineRow:
     """One model under the roofline; of one request, without its embeddings. What could not be measured is None."""
 
     tenant: str
+    name: str
+    """What it is called: its model, with its tenant where the mix has the model in several sizes."""
     model: str
+    workload: str
+    batch_size: int
+    seq_len: int
     precision: str
+    execution: str
     profiled: str
     """``layer``: the middle layer, times ``layers``, and the head; ``request``: all of one request; ``kernels``: ncu
     did not tell in which NVTX range they ran, so shares and intensity are theirs, and no sum is a request's."""
@@ -99,7 +105,7 @@ class RooflineRow:
                 f"it reaches {self.compute_peak_pct:.0f} % of the peak arithmetic and {self.memory_peak_pct:.0f} % of "
                 "the peak bandwidth"
             )
-        return f"{self.model}: {'; '.join(parts)}."
+        return f"{self.name}: {'; '.join(parts)}."
 
 
 def counted_flops(kernels: Sequence[CountedKernel]) -> float | None:
@@ -128,14 +134,15 @@ def kernel_bound(kernel: CountedKernel) -> str:
     return "compute" if sm >= dram else "memory"
 
 
-def kernel_rows(model: str, kernels: Sequence[CountedKernel]) -> list[dict[str, Any]]:
-    """A row a kernel: model, part, kernel, time_us, flops, bytes, intensity, sm_pct, dram_pct, bound."""
+def kernel_rows(tenant: TenantSpec, kernels: Sequence[CountedKernel]) -> list[dict[str, Any]]:
+    """A row a kernel: tenant, model, part, kernel, time_us, flops, bytes, intensity, sm_pct, dram_pct, bound."""
     rows = []
     for kernel in kernels:
         flops, moved = counted_flops([kernel]), kernel.counters.get(READ, 0.0) + kernel.counters.get(WRITTEN, 0.0)
         rows.append(
             {
-                "model": model,
+                "tenant": tenant.id,
+                "model": tenant.model.name,
                 "part": kernel.part,
                 "kernel": kernel.name,
                 "time_us": kernel.counters.get(TIME, 0.0) / 1e3,
@@ -155,6 +162,7 @@ def roofline_row(
     tenant: TenantSpec,
     *,
     kernel_limit: int,
+    name: str = "",
     peaks: Peaks | None = None,
     launch_bound_pct: float | None = None,
 ) -> RooflineRow:
@@ -164,8 +172,12 @@ def roofline_row(
         kernels: Of :func:`mtexp.profiling.ncu.profile`, at least one.
         tenant: Whose model it was.
         kernel_limit: The ``kernels`` of ``ncu.profile_command``; as many were seen means that some may be missing.
+        name: What to call the row; empty = its model.
         peaks: Of the device, if known.
         launch_bound_pct: Of its baseline, if measured.
+
+    Raises:
+        ConfigError: The model is a transformer of unknown shape.
     """
     transformer, precision = tenant.model.role != "stressor", tenant.precision
     cost = request_cost(tenant.model, tenant.workload, precision) if transformer else None
@@ -186,8 +198,13 @@ def roofline_row(
     shares = _shares(weighted)
     return RooflineRow(
         tenant=tenant.id,
+        name=name or tenant.model.name,
         model=tenant.model.name,
+        workload=tenant.workload.kind,
+        batch_size=tenant.workload.batch_size,
+        seq_len=tenant.workload.seq_len,
         precision=precision,
+        execution=tenant.execution,
         profiled=next((part for part in ("layer", "request") if part in parts and "" not in parts), "kernels"),
         layers=layers,
         kernels=len(kernels),

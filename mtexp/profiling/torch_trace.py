@@ -23,6 +23,10 @@ PRECISION_NOTE = (
     "From torch.profiler traces: each process's clock is its own fit, good to about a microsecond, so overlaps of "
     "single kernels of a few microseconds are not to be relied on."
 )
+CPU_NOTE = (
+    "On the CPU there are no GPU kernels: trace.json (Perfetto, chrome://tracing) has the operators of each tenant on "
+    "one clock, and there is no overlap table."
+)
 MAX_TRACE_BYTES = 512 * 2**20
 _MAX_TIME_US = 2**50
 _GPU_CATEGORIES = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
@@ -119,6 +123,17 @@ def trace_kernels(traces: list[Trace]) -> Kernels:
     start_ns, end_ns, tenant, name_index = (table[:, i].copy() for i in range(4))
     tenants = tuple(TracedTenant(t.pid, t.tenant) for t in traces)
     return Kernels(start_ns, end_ns, tenant, name_index, tenants, tuple(names), skipped)
+
+
+def require_operators(traces: list[Trace]) -> None:
+    """Refuse a trace without CPU operators.
+
+    Raises:
+        RecordError: There is one.
+    """
+    for trace in traces:
+        if not any(event.get("cat") == "cpu_op" for event in trace.events):
+            raise RecordError(f"the trace of tenant {trace.tenant} has no operators; trace CPU activity.")
 
 
 def merge_traces(traces: list[Trace]) -> dict[str, Any]:

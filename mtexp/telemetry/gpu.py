@@ -258,15 +258,9 @@ class GpuProbe:
         return [values.get(metric, NAN) for metric in columns]
 
     def _gpm_values(self, before: Any, after: Any) -> dict[int, float]:
-        query = self._query
-        query.version, query.numMetrics = self._lib.NVML_GPM_METRICS_GET_VERSION, len(self._gpm_ids)
-        query.sample1, query.sample2 = before, after
-        for place, metric in enumerate(self._gpm_ids):
-            query.metrics[place].metricId = metric
-        if self._ask("nvmlGpmMetricsGet", query) is None:
-            self._gpm_ids = list(GPM_METRICS.values())  # a driver older than the context-switch metrics
+        if not self._gpm_answered(before, after) and not self._gpm_answered_without_switches(before, after):
             return {}
-        found = {}
+        query, found = self._query, {}
         for place, metric in enumerate(self._gpm_ids):
             answer = query.metrics[place]
             if answer.nvmlReturn != self._lib.NVML_SUCCESS:
@@ -274,6 +268,28 @@ class GpuProbe:
             elif math.isfinite(answer.value):
                 found[metric] = float(answer.value)
         return found
+
+    def _gpm_answered(self, before: Any, after: Any) -> bool:
+        query = self._query
+        query.version, query.numMetrics = self._lib.NVML_GPM_METRICS_GET_VERSION, len(self._gpm_ids)
+        query.sample1, query.sample2 = before, after
+        for place, metric in enumerate(self._gpm_ids):
+            query.metrics[place].metricId = metric
+        return self._ask("nvmlGpmMetricsGet", query) is not None
+
+    def _gpm_answered_without_switches(self, before: Any, after: Any) -> bool:
+        """Ask once more without the context switches, which an older driver does not know; kept where it helps."""
+        every, self._gpm_ids = self._gpm_ids, list(GPM_METRICS.values())
+        if every == self._gpm_ids:
+            return False
+        refusal = self._absent.pop("nvmlGpmMetricsGet")
+        self._refused.discard("nvmlGpmMetricsGet")
+        answered = self._gpm_answered(before, after)
+        if answered:
+            self._absent["gpm context switches"] = f"{refusal}; the driver answers without them (they came with R575)"
+        elif "nvmlGpmMetricsGet" not in self._refused:
+            self._gpm_ids = every  # a passing failure
+        return answered
 
     # --- the rare group -----------------------------------------------------------------------------------------------
 

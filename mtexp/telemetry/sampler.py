@@ -27,7 +27,8 @@ from mtexp.telemetry.table import Table
 
 GPM_PERIOD_MIN_S = 0.2
 RARE_PERIOD_S = 1.0
-"""Of the calls that cost: the energy counter (3.4 ms a call on an H200), the memory of each process, error events."""
+"""Of the calls that cost and need no more: the energy counter (3.4 ms a call on an H200; the power curve says how it
+grew between two readings), the memory of each process (read once more after the window), ECC counts, error events."""
 
 READY_S = 30.0
 STOP_S = 30.0

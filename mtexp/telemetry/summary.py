@@ -1,19 +1,21 @@
 """What the samples come to over the window: means, energy, throttling, errors.
 
 Lives here: :func:`read` and :class:`TelemetrySummary`. May touch: one Parquet file, numpy. Names of values are the
-column's and ``_mean``, ``_min`` or ``_max``; a counter's is the column's own, and is its growth over the window.
+column's and ``_mean``, ``_min`` or ``_max``; a counter's is the column's own, and is its growth over the window. What
+each is, and how good: ``docs/telemetry.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtexp.telemetry.gpu import COUNTERS, ENERGY_COLUMN, RARE_COUNTERS
+from mtexp.telemetry.gpu import CONTEXT_SWITCHES, COUNTERS, ENERGY_COLUMN, RARE_COUNTERS
 from mtexp.telemetry.probes import GPM
 from mtexp.telemetry.table import Samples, load
 
@@ -34,8 +36,16 @@ THROTTLE_COUNTERS: Mapping[str, int] = {
 }
 """Which bit of NVML's clocks-event reasons a cumulative counter stands for."""
 
+_SWITCHES = "gpu_ctxsw_requests"
+_NO_SWITCHES = ("gpm context switches", "gpm", f"gpm {CONTEXT_SWITCHES[_SWITCHES]}")
+"""Names in ``absent`` that say why there is no such column, the most telling first."""
 _GREW_S = 1e-6
-_FEWEST_POWER_SAMPLES = 3
+_FEWEST_SAMPLES = 3
+"""Readings inside the window, for an energy from the power alone or from the counter alone."""
+_LEAST_W = 1e-3
+"""Power from which on the work done grows with time, so that a counter can be read against it."""
+_LEVELS = ("tenant_gpu_memory_mib", "tenant_memory_mib")
+"""What a tenant holds from warm-up to the end: a reading beside the window tells it where none lies inside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +58,12 @@ class TelemetrySummary:
     """The same by tenant (or by process, ``a+b``, where tenants share one); keys as in ``values``."""
     samples: int = 0
     """Rows inside the window."""
-    period_ms: float | None = None
-    """Median time between two rows that was achieved."""
-    period_max_ms: float | None = None
     energy_j: float | None = None
     energy_source: str = ""
-    """``counter``, or ``power`` where the counter does not span the window and power was integrated."""
+    """``counter+power``: the counter, its growth between two readings spread as the power curve runs; ``counter``: no
+    power, spread evenly; ``power``: the counter does not span the window, power was integrated."""
+    power_source: str = ""
+    """Which of NVML's powers it is: the instant one, or an average."""
     throttled_s: dict[str, float] = field(default_factory=dict)
     """Seconds in the window by kind: ``power_cap``, ``thermal``, ``sync_boost``, ``sw_thermal`` ..."""
     throttle_bits: int = 0
@@ -64,6 +74,14 @@ class TelemetrySummary:
     """While sampling, which is a little longer than the window."""
     absent: dict[str, str] = field(default_factory=dict)
     """Call, field or metric that did not answer, at least once, and why."""
+    no_context_switches: str = ""
+    """Why the device told of no context switch; empty where it did, and where nobody asked."""
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What belongs beside the figures in a record: where they come from, and what is absent."""
+        told = {"energy_source": self.energy_source, "power_source": self.power_source, "absent": self.absent}
+        return {name: value for name, value in told.items() if value}
 
 
 def read(path: Path, t0_ns: int, t1_ns: int) -> TelemetrySummary:
@@ -81,7 +99,8 @@ def summarise(samples: Samples, t0_ns: int, t1_ns: int) -> TelemetrySummary:
     inside = (times_ns >= t0_ns) & (times_ns <= t1_ns)
     cumulative = {ENERGY_COLUMN, *COUNTERS, *RARE_COUNTERS}
     gpm_ns = round(samples.notes.get("periods_ms", {}).get(GPM, 0.0) * 1e6)
-    averaged = set(samples.notes.get("groups", {}).get(GPM, ()))
+    in_gpm_group = samples.notes.get("groups", {}).get(GPM, ())
+    averaged = {name for name in in_gpm_group if not name.partition("/")[0].endswith("_mib")}  # memory is a level
     values: dict[str, float] = {}
     tenants: dict[str, dict[str, float]] = {}
     for name, column in columns.items():
@@ -92,26 +111,32 @@ def summarise(samples: Samples, t0_ns: int, t1_ns: int) -> TelemetrySummary:
             key, _, tenant = name.partition("/")
             middle_ns = times_ns - gpm_ns // 2 if name in averaged else times_ns
             found = column[(middle_ns >= t0_ns) & (middle_ns <= t1_ns)]
+            if key in _LEVELS and np.isnan(found).all():
+                of_all = [own for other, own in columns.items() if other.startswith(f"{key}/")]
+                found = _beside(times_ns, column, of_all, t0_ns, t1_ns)
             (tenants.setdefault(tenant, {}) if tenant else values).update(_statistics(key, found))
     clocks = _found(columns.get(SM_CLOCK), inside)
     if clocks.size:
         values["gpu_sm_clock_mhz_median"] = float(np.median(clocks))
     gaps_ms = np.diff(times_ns[inside]) / 1e6
+    if gaps_ms.size:
+        values |= {"telemetry_period_ms": float(np.median(gaps_ms)), "telemetry_period_max_ms": float(gaps_ms.max())}
     energy_j, source = _energy(samples, t0_ns, t1_ns)
+    absent = dict(samples.notes.get("absent", {}))
     return TelemetrySummary(
         values=values,
         tenants={name: found for name, found in tenants.items() if found},
         samples=int(inside.sum()),
-        period_ms=float(np.median(gaps_ms)) if gaps_ms.size else None,
-        period_max_ms=float(gaps_ms.max()) if gaps_ms.size else None,
         energy_j=energy_j,
         energy_source=source,
+        power_source=samples.notes.get("power_source", ""),
         throttled_s={_kind(name): values[name] for name in THROTTLE_COUNTERS if name in values},
         throttle_bits=_throttle_bits(_found(columns.get(REASONS), inside), values),
         sm_clock_min_mhz=float(clocks.min()) if clocks.size else None,
         sm_clock_median_mhz=float(np.median(clocks)) if clocks.size else None,
         xid_errors=tuple(data for _, kind, data in samples.notes.get("events", ()) if kind == EVENT_XID),
-        absent=dict(samples.notes.get("absent", {})),
+        absent=absent,
+        no_context_switches="" if _SWITCHES in columns else next((absent[n] for n in _NO_SWITCHES if n in absent), ""),
     )
 
 
@@ -129,32 +154,70 @@ def _found(column: NDArray[np.float64] | None, inside: NDArray[np.bool_]) -> NDA
     return found[~np.isnan(found)]
 
 
-def _growth(times_ns: NDArray[np.int64], counter: NDArray[np.float64], t0_ns: int, t1_ns: int) -> float | None:
-    """Return how far a counter grew in the window, interpolated at its edges; None where it does not span it."""
+def _beside(
+    times_ns: NDArray[np.int64],
+    column: NDArray[np.float64],
+    of_all: Sequence[NDArray[np.float64]],
+    t0_ns: int,
+    t1_ns: int,
+) -> NDArray[np.float64]:
+    """Return the reading nearest to the window of those that found every tenant of ``of_all`` up; empty without any."""
+    up = ~np.isnan(of_all).any(axis=0)
+    if not up.any():
+        return np.empty(0)
+    distance_ns = np.maximum(t0_ns - times_ns[up], times_ns[up] - t1_ns)
+    return column[up][[distance_ns.argmin()]]
+
+
+def _growth(at: NDArray[Any], counter: NDArray[np.float64], t0: float, t1: float) -> float | None:
+    """Return how far a counter grew from ``t0`` to ``t1``, interpolated there; None where it does not span them.
+
+    ``at`` is what it is read against: a time, or anything else that grows.
+    """
     there = ~np.isnan(counter)
-    at_ns, read_out = times_ns[there], counter[there]
-    if not at_ns.size or at_ns[0] > t0_ns or at_ns[-1] < t1_ns:
+    at, counter = at[there], counter[there]
+    if not at.size or at[0] > t0 or at[-1] < t1:
         return None
-    start, end = np.interp([t0_ns, t1_ns], at_ns, read_out)
+    start, end = np.interp([t0, t1], at, counter)
     return float(end - start)
 
 
 def _energy(samples: Samples, t0_ns: int, t1_ns: int) -> tuple[float | None, str]:
-    """Return the energy over the window in J: the counter's growth, else power integrated over time."""
-    none = np.full(len(samples.times_ns), np.nan)
-    by_counter_j = _growth(samples.times_ns, samples.columns.get(ENERGY_COLUMN, none), t0_ns, t1_ns)
-    if by_counter_j is not None:
-        return by_counter_j, "counter"
-    power_w = samples.columns.get(POWER, none)
-    there = ~np.isnan(power_w)
-    at_ns, power_w = samples.times_ns[there], power_w[there]
-    inner = (at_ns > t0_ns) & (at_ns < t1_ns)
-    if inner.sum() < _FEWEST_POWER_SAMPLES or at_ns[0] > t0_ns or at_ns[-1] < t1_ns:
-        return None, ""
-    edges_w = np.interp([t0_ns, t1_ns], at_ns, power_w)
-    curve_w = np.concatenate([edges_w[:1], power_w[inner], edges_w[1:]])
-    curve_s = np.concatenate([[0.0], (at_ns[inner] - t0_ns) / 1e9, [(t1_ns - t0_ns) / 1e9]])
-    return float(np.trapezoid(curve_w, curve_s)), "power"
+    """Return the energy over the window in J, and what it was found by (``TelemetrySummary.energy_source``).
+
+    The counter is read seldom, and idle time before the window must not count as if it were busy. So its growth between
+    two readings is spread as the power curve runs: it is interpolated over the energy by power, not over time.
+    """
+    times_ns, none = samples.times_ns, np.full(len(samples.times_ns), np.nan)
+    counter_j, power_w = samples.columns.get(ENERGY_COLUMN, none), samples.columns.get(POWER, none)
+    polled = times_ns[~np.isnan(power_w)]
+    if polled.size > 1 and polled[0] <= t0_ns and t1_ns <= polled[-1]:
+        at_ns = np.concatenate([times_ns, [t0_ns, t1_ns]])
+        by_power_j = _by_power_j(polled, power_w[~np.isnan(power_w)], at_ns)
+        t0_j, t1_j = by_power_j[-2:]
+        if (by_counter_j := _growth(by_power_j[:-2], counter_j, t0_j, t1_j)) is not None:
+            return by_counter_j, "counter+power"
+        if _inside(polled, t0_ns, t1_ns) >= _FEWEST_SAMPLES:
+            return float(t1_j - t0_j), "power"
+    elif _inside(times_ns[~np.isnan(counter_j)], t0_ns, t1_ns) >= _FEWEST_SAMPLES:
+        by_counter_j = _growth(times_ns, counter_j, t0_ns, t1_ns)
+        return by_counter_j, "counter" if by_counter_j is not None else ""
+    return None, ""
+
+
+def _by_power_j(
+    polled_ns: NDArray[np.int64], power_w: NDArray[np.float64], at_ns: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the energy in J from the first poll to each of ``at_ns``: trapezoids under the polled power."""
+    grid_ns = np.union1d(polled_ns, at_ns)
+    watts = np.maximum(np.interp(grid_ns, polled_ns, power_w), _LEAST_W)
+    steps_j = np.diff(grid_ns) / 1e9 * (watts[1:] + watts[:-1]) / 2
+    energy_j: NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(steps_j)])
+    return energy_j[np.searchsorted(grid_ns, at_ns)]
+
+
+def _inside(at_ns: NDArray[np.int64], t0_ns: int, t1_ns: int) -> int:
+    return int(((at_ns > t0_ns) & (at_ns < t1_ns)).sum())
 
 
 def _throttle_bits(polled: NDArray[np.float64], values: Mapping[str, float]) -> int:

@@ -200,15 +200,15 @@ class _Tenant:
         self.thread_id = threading.get_native_id()
         alone = len(self.process.tenants) == 1
         spin_ns = START_SPIN_NS if alone else SPIN_NS  # threads of one process would keep each other from starting
-        if arrival.kind == "closed":
-            iterations = measure.iterations if measure.overlap == "fixed" else None
-            with tracing.traced_phase(self.process, self.id):
-                sleep_until(start_ns, spin_ns)
+        closed = arrival.kind == "closed"
+        iterations = measure.iterations if measure.overlap == "fixed" else None
+        instants = [] if closed else arrivals.arrival_instants_ns(arrival, start_ns, measure.max_iterations)
+        with tracing.traced_phase(self.process, self.id):
+            sleep_until(start_ns, spin_ns)
+            if closed:
                 self.loop.measure_closed(iterations)
-            return
-        instants = arrivals.arrival_instants_ns(arrival, start_ns, measure.max_iterations)
-        sleep_until(start_ns, spin_ns)
-        self.loop.measure_open(instants)
+            else:
+                self.loop.measure_open(instants)
 
     def probe_busy(self) -> None:
         """Device time of a request whose kernels were all queued before the first one ran: the host out of the way.

@@ -83,6 +83,8 @@ class FakeGpu:
     cores: int = 16_896
     capability: tuple[int, int] = (9, 0)
     gpm: bool = True
+    gpm_metrics_max: int = 210
+    """Highest GPM metric that the driver knows: a question with a higher one is refused whole."""
     values: Values | Callable[[int], Values] = field(default_factory=dict)
     """Telemetry by column name, or a function of the monotonic time in ns that returns it."""
     codes: Mapping[str, int] = field(default_factory=dict)
@@ -339,6 +341,8 @@ class FakeNvml:
         """As on an H200: under 0.1 s between the samples, 0 or NaN with a success code."""
         gpu, interval_ns = metricsGet.sample2.gpu, metricsGet.sample2.at_ns - metricsGet.sample1.at_ns
         self._check("nvmlGpmMetricsGet", gpu)
+        if any(asked.metricId > gpu.gpm_metrics_max for asked in metricsGet.metrics[: metricsGet.numMetrics]):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
         now = self._now(gpu)
         for answer in metricsGet.metrics[: metricsGet.numMetrics]:
             value = now.get(_METRICS[answer.metricId], math.nan)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
-from mtexp.tracking.store import pinned
 from mtexp.tracking.upload import Upload, log_or_defer, mark_pending
+from mtexp.tracking.uri import pinned
 
 WAITING = 4
 """Most records that wait to be sent: with a slower store, the runs wait for it."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mtexp.errors import TrackingError
+from mtexp.metrics.verdict import sentences
 from mtexp.spec import RunSpec, TenantSpec
 from mtexp.tracking import keys
 from mtexp.tracking.record import BaselineRef, RunRecord, TenantRecord
@@ -28,8 +29,19 @@ _TABLE = (
     ("p99 ms", "latency_p99_ms"),
     ("rps", "throughput_rps"),
     ("slowdown", "slowdown"),
+    ("launch-bound %", "launch_bound_pct"),
 )
-_HEADLINE = (("STP", "stp"), ("ANTT", "antt"), ("Jain fairness", "jain_fairness"), ("overlap %", "overlap_pct"))
+_PROFILE_TABLE = (
+    ("busy %", "busy_pct"),
+    ("kernel overlap %", "kernel_overlap_pct"),
+    ("traced slowdown", "traced_slowdown"),
+    ("FLOP/byte", "intensity_flop_per_byte"),
+)
+"""Of a profile, which has no latencies."""
+_HEADLINE = (
+    *(("STP", "stp"), ("ANTT", "antt"), ("Jain fairness", "jain_fairness"), ("overlap %", "overlap_pct")),
+    *(("kernel overlap %", "kernel_overlap_pct"), ("GPU idle %", "gpu_idle_pct")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +92,7 @@ def tenant_content(
     own = [t for t in spec.tenants if t.id == tenant.id]
     tags = {
         **_common_tags(record),
-        keys.KIND: keys.TENANT,
+        keys.KIND: record.kind if record.kind == "profile" else keys.TENANT,  # a query for tenants is for measured ones
         keys.RUN_KIND: record.kind,
         keys.FAILURE: _tenant_failure(tenant),
         keys.INSUFFICIENT: ", ".join(tenant.insufficient),
@@ -119,14 +131,17 @@ def description(record: RunRecord) -> str:
     headline = [f"{label} {record.metrics[key]:.3g}" for label, key in _HEADLINE if key in record.metrics]
     lines = [" · ".join([f"**{record.verdict}**", *headline]), ""]
     if record.failure:
-        lines += [f"Failed: {_one_line(record.failure)}", ""]
-    lines.append(f"| tenant | model | {' | '.join(label for label, _ in _TABLE)} |")
-    lines.append("|---|---|" + "---:|" * len(_TABLE))
+        lines += [f"Failed: {' '.join(record.failure.split())}", ""]
+    measured = {key for tenant in record.tenants for key in tenant.metrics}
+    table = _PROFILE_TABLE if record.kind == "profile" else _TABLE
+    columns = [(label, key) for label, key in table if key != "launch_bound_pct" or key in measured]
+    lines.append(f"| tenant | model | {' | '.join(label for label, _ in columns)} |")
+    lines.append("|---|---|" + "---:|" * len(columns))
     for tenant in record.tenants:
-        cells = [_cell(tenant, key) for _, key in _TABLE]
+        cells = [_cell(tenant, key) for _, key in columns]
         lines.append(f"| {tenant.id} | {tenant.model} | {' | '.join(cells)} |")
     if record.findings:
-        lines += ["", *(f"- {f.level}: {_one_line(f.message)} {_one_line(f.remedy)}".rstrip() for f in record.findings)]
+        lines += ["", *(f"- {finding}" for finding in record.findings)]
     return "\n".join(lines)
 
 
@@ -136,18 +151,13 @@ def _cell(tenant: TenantRecord, key: str) -> str:
     return f"{tenant.metrics[key]:.4g}{'?' if key in tenant.insufficient else ''}"
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _common_tags(record: RunRecord) -> dict[str, Any]:
     spec = record.run_spec
     environment = record.environment
-    reasons = [f for f in record.findings if f.level != "note"]
     return {
         keys.SWEEP: record.sweep,
         keys.VERDICT: record.verdict,
-        keys.VERDICT_REASONS: " | ".join(_one_line(f"{f.level}: {f.tenant} {f.message}") for f in reasons),
+        keys.VERDICT_REASONS: " | ".join(sentences(f for f in record.findings if f.level != "note")),
         keys.SPEC_HASH: record.spec_hash,
         keys.RECORD_ID: record.record_id,
         keys.FORMAT_VERSION: record.format_version,

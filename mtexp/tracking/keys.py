@@ -81,8 +81,8 @@ ENVIRONMENT_TAGS = {
 """Key of a record's environment -> tag."""
 
 _TAGS = (
-    (KIND, "what the run is: mix, baseline, tenant or profile"),
-    (RUN_KIND, "of a tenant: the kind of its parent"),
+    (KIND, "what the run is: mix, baseline or profile; tenant: of a mix or a baseline, one of its tenants"),
+    (RUN_KIND, "of a tenant's run: the kind of its parent"),
     (SWEEP, "name of the sweep"),
     (VERDICT, "VALID or INVALID"),
     (VERDICT_REASONS, "why it is INVALID, and what to be careful about"),
@@ -231,6 +231,8 @@ _RUN_METRICS = (
     ("energy_j_per_request", "J", LOWER, "energy over the window / iterations in it"),
     ("kernel_overlap_pct", "%", NONE, "time with kernels of two or more tenants / time with any"),
     ("gpu_idle_pct", "%", LOWER, "share of the traced window without a kernel of any tenant (profile)"),
+    ("telemetry_period_ms", "ms", LOWER, "time between two telemetry samples in the window, median"),
+    ("telemetry_period_max_ms", "ms", LOWER, "time between two telemetry samples in the window, longest"),
     ("wall_s", "s", LOWER, "wall clock of the run"),
     ("overhead_s", "s", LOWER, "wall clock less window"),
 )

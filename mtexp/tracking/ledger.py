@@ -45,6 +45,8 @@ class StoredBaseline(NamedTuple):
     """Its iterations inside the window."""
     sm_clock_mhz: float | None
     launch_bound_pct: float | None
+    started_at: str
+    """ISO 8601."""
 
 
 def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, Any]) -> str:
@@ -122,8 +124,7 @@ def finished(
         sweep: Count only runs of the sweep of this name; empty = all of the experiment.
         redo_invalid: INVALID is not done.
 
-    Raises:
-        TrackingError: MLflow cannot be asked (a store that is not there yet holds nothing and is no error).
+    Where MLflow cannot be asked, only the records below ``folder`` count, with a warning.
     """
     gpu = "gpu_name" in environment
     hardware = [key for key in DEVICE_KEYS if key in environment] if gpu else CPU_KEYS
@@ -147,6 +148,8 @@ def finished(
                     done.add(run.data.tags[keys.SPEC_HASH])
     except NoStoreError:
         pass  # nothing was tracked yet
+    except TrackingError as error:
+        log.warning("Only the records in %s count as done, whatever MLflow has. %s", folder, error)
     return done
 
 
@@ -213,4 +216,5 @@ def _stored_baseline(directory: Path, path: Path, run: Run, record_id: str, name
         Window(record.window["t0_ns"], record.window["t1_ns"]).keep(samples[tenant.id]),
         record.telemetry.get(keys.telemetry_summary("gpu_sm_clock_mhz", "mean")),
         tenant.metrics.get("launch_bound_pct"),
+        record.started_at,
     )

@@ -11,33 +11,36 @@ from pathlib import Path
 
 import numpy as np
 
+from mtexp.colours import FAINT, shades
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
-from mtexp.tracking.record import write_aside
+from mtexp.tracking.record import RunRecord, write_aside
 
 log = logging.getLogger(__name__)
 
 PLOTS = "plots"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-"""Okabe and Ito's palette, told apart by colour-blind readers."""
 _MOST_POINTS = 3000
 _MOST_NAMES = 12
 
 
-def draw_run(directory: Path, samples: Mapping[str, Samples], window: Mapping[str, int] | None) -> None:
+def draw_run(directory: Path, samples: Mapping[str, Samples], record: RunRecord) -> None:
     """:func:`write_latency_plot`; a full disk costs the picture (a warning), not the upload of what is on it."""
+    models = {tenant.id: tenant.model for tenant in record.tenants}
     try:
-        write_latency_plot(directory, samples, window)
+        write_latency_plot(directory, samples, models, record.window)
     except (RecordError, OSError) as error:
         log.warning("No picture of the run. %s", error)
 
 
-def write_latency_plot(directory: Path, samples: Mapping[str, Samples], window: Mapping[str, int] | None) -> Path:
+def write_latency_plot(
+    directory: Path, samples: Mapping[str, Samples], models: Mapping[str, str], window: Mapping[str, int] | None
+) -> Path:
     """Draw every tenant's latency over time, the window shaded, and its distribution inside the window.
 
     Args:
         directory: The record's; the picture goes to its ``plots`` folder.
         samples: By tenant id.
+        models: By tenant id: a tenant has the colour of its model, or a shade of it where several have that model.
         window: ``t0_ns`` and ``t1_ns``; None shades nothing and draws all measured iterations.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -49,11 +52,12 @@ def write_latency_plot(directory: Path, samples: Mapping[str, Samples], window: 
     over_time, distribution = figure.subplots(1, 2, width_ratios=(2, 1))
     measured = {tenant: own.measured for tenant, own in samples.items() if len(own.measured)}
     origin_ns = min((int(own.start_ns[0]) for own in measured.values()), default=0)
-    for place, (tenant, own) in enumerate(measured.items()):
-        colour = _COLOURS[place % len(_COLOURS)]
+    names = {tenant: tenant if model in tenant else f"{tenant} {model}" for tenant, model in models.items()}
+    colours = shades([models[tenant] for tenant in measured])
+    for colour, (tenant, own) in zip(colours, measured.items(), strict=True):
         shown = np.linspace(0, len(own) - 1, min(len(own), _MOST_POINTS)).astype(int)
         at_s = (own.start_ns[shown] - origin_ns) / 1e9
-        over_time.plot(at_s, own.latency_ms[shown], ".", markersize=3, color=colour, label=tenant)
+        over_time.plot(at_s, own.latency_ms[shown], ".", markersize=3, color=colour, label=names[tenant])
         inside = own.latency_ms
         if window is not None:
             inside = inside[(own.start_ns >= window["t0_ns"]) & (own.end_ns <= window["t1_ns"])]
@@ -61,7 +65,7 @@ def write_latency_plot(directory: Path, samples: Mapping[str, Samples], window: 
             distribution.ecdf(inside, color=colour)
     if window is not None:
         ends = [(window[name] - origin_ns) / 1e9 for name in ("t0_ns", "t1_ns")]
-        over_time.axvspan(*ends, color="#56B4E9", alpha=0.12, label="window")
+        over_time.axvspan(*ends, color=FAINT, alpha=0.15, label="window")
     over_time.set(xlabel="time since the first start (s)", ylabel="latency (ms)", ylim=(0, None))
     distribution.set(xlabel="latency in the window (ms)", ylabel="share of iterations", ylim=(0, 1))
     if 0 < len(measured) <= _MOST_NAMES:

@@ -26,7 +26,7 @@ from typing import IO, Any
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
-from mtexp.spec import RunSpec
+from mtexp.spec import REQUESTS, RunSpec
 from mtexp.tracking.checked import build, parse
 
 FORMAT_VERSION = 1
@@ -108,6 +108,8 @@ class RunRecord:
     metrics: dict[str, float] = field(default_factory=dict)
     telemetry: dict[str, float] = field(default_factory=dict)
     """Summary of the telemetry over the window."""
+    telemetry_notes: dict[str, Any] = field(default_factory=dict)
+    """``energy_source``, ``power_source``, and ``absent``: what the device did not answer, and why."""
     sharing: dict[str, Any] = field(default_factory=dict)
     """What proved the sharing mode."""
     verdict: str = "INVALID"
@@ -198,6 +200,29 @@ def _write(
     for name, value in ((ENVIRONMENT, data["environment"]), (RECORD, data)):
         with write_aside(directory / name) as file:
             file.write(json.dumps(value, indent=1, allow_nan=False).encode())
+
+
+def fresh(directory: Path) -> Path:
+    """Return ``directory``; where a run has been in it or below, a new folder in it: ``run-2``, ``run-3`` ...
+
+    So nothing that a run has left is ever written over, whether or not it is in MLflow.
+
+    Raises:
+        RecordError: The new folder cannot be made.
+    """
+    if not any(any(find_records(directory, name=name)) for name in (RECORD, BEGUN)):
+        return directory
+    number = 2
+    while True:
+        place = directory / f"run-{number}"
+        try:
+            place.mkdir()  # not for two runs at once
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise RecordError(f"could not make {place}: {error.strerror or error}") from error
+        else:
+            return place
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -308,7 +333,7 @@ def _check(record: RunRecord) -> None:
         _check_tenant(tenant)
     if record.window is not None and not record.window.get("t0_ns", 0) < record.window.get("t1_ns", 0):
         raise RecordError(f"record.window: found {str(record.window)[:60]}, allowed: t0_ns before t1_ns")
-    _check_spec_ids(record.run_spec)
+    _check_spec(record.run_spec)
 
 
 def _check_tenant(tenant: TenantRecord) -> None:
@@ -319,9 +344,12 @@ def _check_tenant(tenant: TenantRecord) -> None:
             raise RecordError(f"record.tenants.{tenant.id}: baseline path {ref.path[:60]!r} leaves its folder")
 
 
-def _check_spec_ids(spec: RunSpec) -> None:
+def _check_spec(spec: RunSpec) -> None:
     for tenant in spec.tenants:
         _check_id(tenant.id)
+        _one_of(f"spec.tenants.{tenant.id}.workload.kind", tenant.workload.kind, *REQUESTS)
+    if spec.tracking.max_history < 1:
+        raise RecordError(f"record.spec.tracking.max_history: found {spec.tracking.max_history}, allowed: 1 or more")
 
 
 def _check_id(name: str) -> None:

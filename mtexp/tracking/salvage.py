@@ -34,6 +34,7 @@ from mtexp.tracking.record import (
     RECORD,
     RunRecord,
     find_records,
+    fresh,
     from_bytes,
     load,
     remove_leftovers,
@@ -53,6 +54,8 @@ class Salvage:
     said: str
     ok: bool = True
     """False when its note or its samples cannot be read."""
+    made: bool = False
+    """There is a record now, in ``directory``, which is to be sent."""
 
     def __str__(self) -> str:
         return f"{self.directory}: {self.said}"
@@ -62,11 +65,11 @@ def begin(record: RunRecord, directory: Path, *, config: str = "") -> None:
     """Leave a note that a run has begun in ``directory``: what its record is to be if it is killed.
 
     A directory that cannot be written is not this function's to report: the run finds out next, and says it better.
+    It must be one in which no run has been (:func:`mtexp.tracking.record.fresh`).
     """
     note = {"run": _this_process(), "record": asdict(record), "config": config}
     with suppress(RecordError, OSError):
         directory.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(directory)  # of a run that was killed here before: this one takes its place
         with write_aside(directory / BEGUN) as file:
             file.write(json.dumps(note, default=str).encode())
 
@@ -117,14 +120,18 @@ def _salvaged(directory: Path) -> Salvage:
     if not (directory / BEGUN).is_file():
         return Salvage(directory, "was salvaged by somebody else")
     _, record, config = _read(directory)
-    with suppress(RecordError):  # killed after its record was written
-        if (directory / RECORD).is_file() and load(directory).record_id == record.record_id:
-            remove_leftovers(directory)
-            return Salvage(directory, "its record was complete")
+    place = directory
+    if (directory / RECORD).is_file():
+        with suppress(RecordError):  # killed after its record was written
+            if load(directory).record_id == record.record_id:
+                remove_leftovers(directory)
+                return Salvage(directory, "its record was complete", made=True)
+        place = fresh(directory)  # a folder in which another run has left a record
     samples = dict(_samples(record, directory))
-    save(_as_far_as_it_came(record, samples), directory, samples, config=config)
+    save(_as_far_as_it_came(record, samples), place, samples, config=config)
+    remove_leftovers(directory)
     count = sum(len(rows.measured) for rows in samples.values())
-    return Salvage(directory, f"was killed; now a FAILED record with {count} measured iterations")
+    return Salvage(place, f"was killed; now a FAILED record with {count} measured iterations", made=True)
 
 
 def _samples(record: RunRecord, directory: Path) -> Iterator[tuple[str, Samples]]:
@@ -182,6 +189,8 @@ def _read(directory: Path) -> tuple[dict[str, Any], RunRecord, str]:
     """The note of a folder: which process, the record without samples, the configuration."""
     path = directory / BEGUN
     try:
+        if not path.is_file():
+            raise RecordError("no file")
         if (size := path.stat().st_size) > MAX_RECORD_BYTES:
             raise RecordError(f"{size} bytes, allowed: at most {MAX_RECORD_BYTES}")
         note = parse(path.read_bytes())

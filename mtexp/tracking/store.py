@@ -1,39 +1,37 @@
-"""The MLflow store: which one, how it is opened, what may go wrong.
+"""The MLflow store: how it is opened, what may go wrong. Which one it is: :mod:`mtexp.tracking.uri`.
 
-Lives here: :func:`resolve_uri`, :func:`open_store`. May touch: MLflow, lock files beside an SQLite store.
+Lives here: :func:`check_store`, :func:`open_store`. May touch: MLflow, lock files beside an SQLite store.
 
 - An SQLite file has one writer at a time. Each process takes a file lock while it opens the store (MLflow makes the
   schema of a new file without one) and for each step of writing a record, so any number of sweeps may share a file.
-- Credentials come from the environment (``MLFLOW_TRACKING_USERNAME`` ...) or MLflow's own files. No URI, message or tag
-  that leaves this module holds any.
 - A store that does not answer costs seconds, not minutes: it is asked once before MLflow starts its own retries.
+- No URI, message or tag that leaves this module holds credentials.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 import filelock
 
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.ui import experiment_tags
+from mtexp.tracking.uri import database_address, full, is_database, is_server, public, redact, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PROBE_S = 5.0
-"""Seconds a server may take to accept a connection."""
+"""Seconds a server or a database may take to accept a connection."""
 LOCK_S = 600.0
 """Seconds to wait for other writers of an SQLite file."""
 CLIENT_SETTINGS = {
@@ -42,19 +40,9 @@ CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "PGCONNECT_TIMEOUT": f"{PROBE_S:.0f}",
 }
 """What holds while mtexp speaks to MLflow, unless the environment says otherwise."""
-
-_SECRETS = (
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "PGPASSWORD",
-)
-_USERINFO = re.compile(r"(\w://)[^/\s@'\"]*@")
-_LOGIN = re.compile(r"(?i)\b(basic|bearer)\s+[\w.~+/=-]+")
-
 
 Step = Callable[[], AbstractContextManager[None]]
 """Entered for each piece of work that may go on beside a run, and not while tenants measure."""
@@ -78,58 +66,24 @@ class Store:
     """Entered around each call that writes: keeps other writers of an SQLite file out meanwhile, and waits its turn."""
 
 
-def _uri(tracking: TrackingSpec) -> str:
-    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-    try:
-        _ = urlsplit(uri).port
-    except ValueError as error:
-        raise TrackingError(
-            f"tracking.uri={redact(uri)}: {error}. Allowed: an MLflow URI, e.g. http://127.0.0.1:5000"
-        ) from None
-    return uri
-
-
-def resolve_uri(tracking: TrackingSpec) -> str:
-    """Return the URI of the store that ``tracking`` means, without credentials: safe for records, messages, tags.
-
-    ``tracking.uri`` comes before ``MLFLOW_TRACKING_URI``, that before ``mlflow.db`` in the current directory.
+def check_store(tracking: TrackingSpec) -> None:
+    """Refuse a store that cannot be one, before anything is measured for it. Nothing is made, nobody is asked.
 
     Raises:
-        TrackingError: It is no URI.
+        TrackingError: Its URI is none, or an SQLite file cannot be written where it says.
     """
-    return public(_uri(tracking))
-
-
-def pinned(tracking: TrackingSpec) -> TrackingSpec:
-    """Return ``tracking`` with the store it means now, whatever becomes of the environment and the current directory.
-
-    Raises:
-        TrackingError: It is no URI.
-    """
-    return replace(tracking, uri=_uri(tracking))
-
-
-def public(uri: str) -> str:
-    """Return ``uri`` without user, password and query."""
-    if uri.startswith("sqlite:") or "://" not in uri:
-        return uri
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def redact(text: str) -> str:
-    """Return ``text`` without the credentials that URIs in it or the environment hold."""
-    text = _LOGIN.sub(r"\1 ***", _USERINFO.sub(r"\1", text))
-    for name in _SECRETS:
-        if len(secret := os.environ.get(name, "")) > 3:
-            text = text.replace(secret, "***")
-    return text
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """Return the file of an SQLite URI; None for any other store."""
-    path = uri.removeprefix("sqlite:///")
-    return None if path == uri or path in ("", ":memory:") else Path(path.partition("?")[0])
+    uri = full(tracking)
+    if (path := sqlite_path(uri)) is None:
+        return
+    file = path.absolute()
+    folder = next(parent for parent in file.parents if os.path.exists(parent))
+    if os.path.exists(file) and not file.is_file():
+        why = f"{path} is no file"
+    elif not (folder.is_dir() and os.access(folder, os.W_OK)):
+        why = f"{folder} is no folder that can be written"
+    else:
+        return
+    raise TrackingError(f"tracking.uri={uri}: {why}. Set tracking.uri=sqlite:///FILE to one that can be")
 
 
 @contextmanager
@@ -144,18 +98,17 @@ def open_store(tracking: TrackingSpec, *, write: bool, step: Step = nullcontext)
     Raises:
         TrackingError: It cannot be reached, refused something inside the block, or (to read) is not there.
     """
-    uri = _uri(tracking)
+    uri = full(tracking)
     with step():
         errors = _errors()
     with _translated(uri, errors), _client_settings():
         file = sqlite_path(uri)
         with step():
-            if file is None:
-                _probe(uri)
-            elif not write and not file.is_file():
+            if file is not None and not write and not file.is_file():
                 raise NoStoreError(
                     f"no MLflow store at {public(uri)}: nothing was tracked there yet, or it is elsewhere"
                 )
+            _probe(uri)
             client = _client(uri, file)
             with _lock(file, "write" if write else None):
                 experiment_id = _experiment(client, tracking.experiment, uri, create=write)
@@ -204,8 +157,10 @@ def _experiment(client: MlflowClient, name: str, uri: str, *, create: bool) -> s
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage != "active":
+    if found is None or found.lifecycle_stage == "deleted":
         raise TrackingError(f"experiment {name} in {public(uri)} was deleted: restore it, or set tracking.experiment")
+    if found.name != name:
+        raise TrackingError(f"{public(uri)} is no MLflow server: asked for experiment {name}, it named another or none")
     return str(found.experiment_id)
 
 
@@ -230,21 +185,30 @@ def _lock(file: Path | None, purpose: str | None) -> Iterator[None]:
 
 
 def _probe(uri: str) -> None:
-    """Ask once whether anything answers at ``uri``.
+    """Ask once whether anything answers at ``uri``: MLflow itself would ask a database for minutes.
 
     Raises:
-        OSError: Nothing does.
+        OSError, UnicodeError, SQLAlchemyError: Nothing does.
+        ImportError: What speaks to such a database is not installed here.
     """
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
+    if is_server(uri):
         import requests
 
-        try:
+        with suppress(requests.exceptions.SSLError):  # it answers; what its certificate is worth is for MLflow to say
             requests.head(public(uri), timeout=PROBE_S, allow_redirects=False)
-        except requests.exceptions.SSLError:
-            return  # it answers; what MLflow makes of its certificate is for MLflow to say
-    elif parts.hostname and parts.port:
-        socket.create_connection((parts.hostname, parts.port), PROBE_S).close()
+        return
+    file = sqlite_path(uri)
+    if file is None and not is_database(uri):
+        return
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(uri, poolclass=NullPool)
+    if file is not None:
+        file.absolute().parent.mkdir(parents=True, exist_ok=True)
+    elif address := database_address(uri):
+        socket.create_connection(address, PROBE_S).close()
+    engine.connect().close()
 
 
 _settings = threading.Lock()
@@ -288,12 +252,14 @@ def _errors() -> tuple[type[Exception], ...]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its threads would call home while tenants measure
     import requests
     from alembic.util import CommandError
+    from google.protobuf.json_format import ParseError
     from mlflow import MlflowClient  # noqa: F401  takes seconds the first time
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     _quiet()
-    return MlflowException, requests.RequestException, SQLAlchemyError, CommandError, OSError
+    theirs = (MlflowException, ParseError, requests.RequestException, SQLAlchemyError, CommandError)
+    return (*theirs, OSError, ImportError, UnicodeError)  # UnicodeError: a name that no host can have
 
 
 @contextmanager
@@ -302,5 +268,9 @@ def _translated(uri: str, errors: tuple[type[Exception], ...]) -> Iterator[None]
     try:
         yield
     except errors as error:
-        text = redact(" ".join(str(error).split())).partition(" [SQL: ")[0]
+        text = redact(" ".join(str(error).split()))
+        for noise in (" [SQL: ", " (Background on this error at: "):
+            text = text.partition(noise)[0]
+        if isinstance(error, ImportError):
+            text += ", which this kind of database needs: install it here"
         raise TrackingError(f"MLflow at {public(uri)}: {text[:600].rstrip('.')}.") from error

@@ -52,7 +52,8 @@ def experiment_tags() -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:  # noqa: RET503  execv does not return
     """Print the address of the runs and become ``mlflow ui``; exit code 2 when nothing was tracked."""
-    from mtexp.tracking.store import open_store, resolve_uri
+    from mtexp.tracking.store import open_store
+    from mtexp.tracking.uri import is_server, resolve_uri
 
     parser = argparse.ArgumentParser(prog="python -m mtexp.tracking.ui", description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--uri", default="", help="default: MLFLOW_TRACKING_URI, else mlflow.db here")
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: RET503  execv 
         sys.stderr.write(f"{error}\n")
         return 2
     uri = resolve_uri(tracking)
-    if uri.startswith(("http:", "https:")):
+    if is_server(uri):
         sys.stdout.write(f"The runs are on the server: {uri.rstrip('/')}/{page}\n")
         return 0
     sys.stdout.write(f"The runs: http://{options.host}:{options.port}/{page}\n")

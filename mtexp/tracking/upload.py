@@ -1,24 +1,26 @@
 """Records that are not in MLflow yet, sent: ``python -m mtexp.tracking.upload DIR...``.
 
 Lives here: :func:`log_or_defer`, which a run calls, and the command for what could not be sent then. May touch: MLflow,
-the marker ``upload.pending`` in a record directory. Sending a record twice is sending it once.
+the marker ``upload.pending`` in a record directory (not sent yet). Sending a record twice is sending it once.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mtexp.errors import MtexpError, RecordError
+from mtexp.errors import MtexpError, RecordError, TrackingError
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
-from mtexp.tracking.record import find_records, load, write_aside
+from mtexp.tracking.record import RECORD, find_records, load, write_aside
 from mtexp.tracking.salvage import is_running, salvage
-from mtexp.tracking.store import Step, redact, resolve_uri
+from mtexp.tracking.store import Step, check_store
+from mtexp.tracking.uri import option, redact, resolve_uri
 
 PENDING = "upload.pending"
 
@@ -44,30 +46,28 @@ def mark_pending(record_dir: Path) -> None:
 
 
 def log_or_defer(record_dir: Path, tracking: TrackingSpec, step: Step = nullcontext) -> Upload:
-    """Send a record; one that MLflow does not take keeps its marker, with the reason, and can be sent later.
+    """Send a record; one that MLflow does not take can be sent later, and its marker, if it has one, gets the reason.
 
-    The marker is there from the first moment, so a record whose sender was killed is found too. ``step`` is entered for
-    each piece of the work (:func:`mtexp.tracking.mlflow_writer.log_record`).
+    A record without a marker is in a store already, or nobody has asked for it to be: not being sent to this one does
+    not change that. ``step`` is entered for each piece of the work (:func:`mtexp.tracking.mlflow_writer.log_record`).
     """
     marker = record_dir / PENDING
     try:
-        mark_pending(record_dir)
         run_id = log_record(record_dir, tracking, step)
         marker.unlink(missing_ok=True)
     except (MtexpError, OSError) as error:
-        return Upload(record_dir, reason=_deferred(marker, redact(str(error))))
+        reason = redact(str(error))
+        with suppress(MtexpError):  # a directory that cannot be written is the reason already
+            if marker.is_file():
+                _mark(marker, reason)
+        later = f"python -m mtexp.tracking.upload {shlex.quote(str(record_dir))}{option(tracking)}"
+        return Upload(record_dir, reason=f"{reason.rstrip('.')}. Later: {later}")
     return Upload(record_dir, run_id)
 
 
 def _mark(marker: Path, text: str) -> None:
     with write_aside(marker) as file:
         file.write(f"{text}\n".encode())
-
-
-def _deferred(marker: Path, reason: str) -> str:
-    with suppress(MtexpError):  # a directory that cannot be written is the reason already
-        _mark(marker, reason)
-    return f"{reason} Later: python -m mtexp.tracking.upload {marker.parent}"
 
 
 def pending(*folders: Path) -> Iterator[Path]:
@@ -78,7 +78,7 @@ def pending(*folders: Path) -> Iterator[Path]:
 def upload(folders: Sequence[Path], *, uri: str = "", experiment: str = "") -> Iterator[Upload]:
     """Send every record at or below ``folders``; those that are in MLflow stay as they are there.
 
-    A folder in which a run is under way is left alone: its record is about to be replaced.
+    A folder in which a run is under way is left alone: it sends its record itself.
 
     Args:
         folders: Where to look for records.
@@ -99,9 +99,9 @@ def upload(folders: Sequence[Path], *, uri: str = "", experiment: str = "") -> I
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Send records and say what became of each; the exit code is 1 if one could not be sent, 2 if there was none.
+    """Send records and say what became of each; runs that were killed get one first (:mod:`mtexp.tracking.salvage`).
 
-    Runs that were killed get a record first (:mod:`mtexp.tracking.salvage`).
+    The exit code is 1 if one could not be sent, 2 if there was none or no such store can be, 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(
         prog="python -m mtexp.tracking.upload", description=(__doc__ or "").partition(":")[0]
@@ -111,20 +111,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--experiment", default="", help="default: the one each record names")
     parser.add_argument("--ended", action="store_true", help="runs of other hosts without a record were killed")
     options = parser.parse_args(arguments)
+    folders = [path.parent if path.name == RECORD else path for path in options.folders]
+    try:
+        check_store(TrackingSpec(uri=options.uri))
+        return _send_all(folders, uri=options.uri, experiment=options.experiment, ended=options.ended)
+    except TrackingError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted: the same command sends what is missing\n")
+        return 130
+
+
+def _send_all(folders: Sequence[Path], *, uri: str, experiment: str, ended: bool) -> int:
     found = []
-    for folder in salvage(*options.folders, ended=options.ended):
+    for folder in salvage(*folders, ended=ended):
         sys.stdout.write(f"{folder}\n")
+        if folder.made:
+            mark_pending(folder.directory)
         found.append(folder)
     uploads = []
-    for result in upload(options.folders, uri=options.uri, experiment=options.experiment):
+    for result in upload(folders, uri=uri, experiment=experiment):
         sys.stdout.write(f"{result}\n")
         uploads.append(result)
     if not uploads and not found:
-        sys.stderr.write(f"no record.json at or below {', '.join(map(str, options.folders))}\n")
+        sys.stderr.write(f"no {RECORD} at or below {', '.join(map(str, folders))}\n")
         return 2
     failed = sum(1 for result in uploads if not result.run_id)
-    uri = resolve_uri(TrackingSpec(uri=options.uri))
-    sys.stdout.write(f"{len(uploads) - failed} of {len(uploads)} records are in MLflow at {uri}\n")
+    there = resolve_uri(TrackingSpec(uri=uri))
+    sys.stdout.write(f"{len(uploads) - failed} of {len(uploads)} records are in MLflow at {there}\n")
     return 1 if failed or not all(folder.ok for folder in found) else 0
 
 

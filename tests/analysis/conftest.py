@@ -30,7 +30,8 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             study.run(["bert_base"], mps, load=load_share, slo_ms=20)
         study.run(["llama_3_2_1b", "bert_base"], mps, workload="decode")
         study.run(["llama_3_2_1b", "bert_base"], mps, workload="generate")
-    study.run(["distilgpt2", "llama_3_2_1b"], "half")
+    for mps in ("half", "quarter"):
+        study.run(["distilgpt2", "llama_3_2_1b"], mps)
     return folder
 
 

@@ -12,7 +12,8 @@ import pytest
 from analysis_study import Study
 
 from analysis.data import DataError, Dataset, load
-from analysis.export import ITERATIONS, MANIFEST, RUNS, write_export
+from analysis.export import ITERATIONS, MANIFEST, RUNS, TENANTS, write_export
+from analysis.fetch import QueryError
 from analysis.pooling import Results, pool
 from mtexp.errors import RecordError
 from mtexp.spec import TrackingSpec
@@ -90,6 +91,14 @@ def test_a_damaged_export_is_refused(study: Dataset, tmp_path: Path, damage: str
         load(records=tmp_path)
 
 
+def test_a_missing_file_of_an_export_is_called_missing(study: Dataset, tmp_path: Path) -> None:
+    """It is not one that cannot be read."""
+    write_export(study, tmp_path)
+    (tmp_path / TENANTS).unlink()
+    with pytest.raises(RecordError, match=r"tenants\.parquet: missing, and export\.json counts its rows"):
+        load(records=tmp_path)
+
+
 def test_mlflow_gives_the_same_figures(tmp_path: Path) -> None:
     """A dataset from MLflow equals that of the records, baselines of an earlier sweep included."""
     study = Study(tmp_path / "records", iterations=30, sweep="first")
@@ -107,6 +116,23 @@ def test_mlflow_gives_the_same_figures(tmp_path: Path) -> None:
     on_disk, in_store = (figures(pool(d, draws=50)) for d in (load(records=tmp_path / "records"), stored))
     pd.testing.assert_frame_equal(in_store[on_disk.columns], on_disk, check_dtype=False, rtol=1e-9)
     assert len(stored.telemetry)
+
+
+def test_a_sweep_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    """Newest first, and nothing of how MLflow is asked; a quote never reaches it."""
+    study = Study(tmp_path / "records", iterations=20, sweep="first")
+    study.run(["bert_base"])
+    study.sweep = "second"
+    study.run(["distilgpt2"])
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for path in find_records(tmp_path / "records"):
+        log_record(path, TrackingSpec(uri=uri))
+    with pytest.raises(DataError, match=r"^--sweep nosuch: experiment mtexp has no such sweep; newest: second, first$"):
+        load(uri=uri, sweep="nosuch")
+    with pytest.raises(DataError, match=r"^--sweep a'b: no sweep has a quote"):
+        load(uri=uri, sweep="a'b")
+    with pytest.raises(QueryError, match=r"no run of 4 .* matches \"params\.mix = 'none'"):
+        load("params.mix = 'none'", uri=uri, sweep="first")
 
 
 def test_runs_of_different_drivers_are_refused(tmp_path: Path) -> None:

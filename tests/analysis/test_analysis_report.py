@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from analysis_study import Study
+from mlflow import MlflowClient
 
 from analysis import advise, export, plots, report
 from analysis.data import Dataset, load
-from analysis.plots import theme
 from analysis.pooling import Results, pool
+from mtexp.colours import model_colour
+from mtexp.spec import TrackingSpec
+from mtexp.tracking.mlflow_writer import log_record
+from mtexp.tracking.record import find_records
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +29,8 @@ def drawn(results: Results) -> dict[str, go.Figure]:
 
 
 def test_a_whole_study_has_every_figure(drawn: dict[str, go.Figure]) -> None:
-    """Nothing that the data support is missing; searches for a capacity are a study of their own."""
-    assert set(drawn) == {figure.name for figure in plots.FIGURES} - {"capacity"}
+    """Nothing that the data support is missing; capacity and neighbours in open loop are studies of their own."""
+    assert set(drawn) == {figure.name for figure in plots.FIGURES} - {"capacity", "latency-by-neighbours"}
 
 
 def test_a_lone_run_has_few_figures(tmp_path: Path) -> None:
@@ -43,7 +49,7 @@ def test_axes_are_labelled(drawn: dict[str, go.Figure]) -> None:
 
 def test_a_model_has_one_colour_everywhere(drawn: dict[str, go.Figure]) -> None:
     """The line of a model in one figure has the colour of its bars in another."""
-    colour = theme.model_colour("llama_3_2_1b")
+    colour = model_colour("llama_3_2_1b")
     for name in ("slowdown-by-tenant", "event-timer", "latency-over-time", "latency-ecdf", "workloads"):
         assert colour in drawn[name].to_json(), name
 
@@ -51,7 +57,7 @@ def test_a_model_has_one_colour_everywhere(drawn: dict[str, go.Figure]) -> None:
 def test_models_mtexp_ships_have_different_colours() -> None:
     """No two of them look alike."""
     shipped = [path.stem for path in Path("conf/models").glob("*.yaml") if not path.stem.startswith("stress_")]
-    assert len({theme.model_colour(name) for name in shipped}) == len(shipped)
+    assert len({model_colour(name) for name in shipped}) == len(shipped)
 
 
 def test_thinning_keeps_peaks(drawn: dict[str, go.Figure], results: Results) -> None:
@@ -62,14 +68,26 @@ def test_thinning_keeps_peaks(drawn: dict[str, go.Figure], results: Results) -> 
     assert max(traces[0].y) == pytest.approx(samples["latency_ms"].max())
 
 
+def test_neighbours_are_drawn_where_they_come_and_go(tmp_path: Path) -> None:
+    """A box a tenant and number of neighbours in open loop; neighbours that are always there are no figure."""
+    study = Study(tmp_path)
+    study.run(["bert_base", "llama_3_2_1b"])
+    assert "latency-by-neighbours" not in plots.draw(pool(load(records=tmp_path), draws=50))
+    study.run(["bert_base", "llama_3_2_1b"], load=0.3)
+    figure = plots.draw(pool(load(records=tmp_path), draws=50))["latency-by-neighbours"]
+    assert {tuple(trace.x) for trace in figure.data} == {(0, 1)}
+    assert {trace.name.split()[0] for trace in figure.data} == {"bert_base", "llama_3_2_1b"}
+
+
 def test_the_report_works_offline(results: Results, tmp_path: Path) -> None:
     """One file, plotly's script in it once, nothing fetched from anywhere."""
-    page = report.write(results, tmp_path, images=False).read_text()
+    (path,) = report.write(results, tmp_path, images=False)
+    page = path.read_text()
     assert page.count("plotly.js v") == 1
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']https?:", page)
     for section in ("Findings", "Who slows whom", "Verdicts", "Baselines"):
         assert f">{section}</h2>" in page
-    assert page == report.write(results, tmp_path / "again", images=False).read_text(), "equal data, equal page"
+    assert page == report.write(results, tmp_path / "again", images=False)[0].read_text(), "equal data, equal page"
 
 
 def test_the_report_says_what_it_left_out(tmp_path: Path) -> None:
@@ -79,8 +97,29 @@ def test_the_report_says_what_it_left_out(tmp_path: Path) -> None:
     study.run(["bert_base", "bert_base"], baseline=False)
     study.run(["distilgpt2", "distilgpt2"], verdict="INVALID")
     page = report.build(pool(load(records=tmp_path), draws=50), {})
-    assert "1 INVALID runs are left out" in page
-    assert "without a baseline" in page
+    assert "Left out of every figure: 1 INVALID run; reasons and remedies are under Verdicts" in page
+    assert "Without a baseline of every tenant" in page
+    assert "1 point (bert_base+bert_base)" in page
+
+
+def test_the_facts_name_each_value_once(tmp_path: Path) -> None:
+    """A run whose tenants differ has two workloads, and they are those of the others."""
+    study = Study(tmp_path, iterations=20)
+    study.run(["bert_base", "distilgpt2"])
+    study.run(["bert_base", "distilgpt2"], workload="decode")
+    page = report.build(pool(load(records=tmp_path), draws=50), {})
+    assert "<dt>workload</dt><dd>forward, decode</dd>" in page
+    requests = load(records=tmp_path).tenants["iterations_in_window"].sum()
+    assert f"2 runs of 2 points, measured 2025-11-22; {requests:.0f} requests; from" in page
+
+
+def test_the_title_counts_gpus(tmp_path: Path) -> None:
+    """Runs of several GPUs of one kind are not told as those of one."""
+    for number in (1, 2):
+        Study(tmp_path / str(number), iterations=20, seed=number, gpu_uuid=f"GPU-{number}").run(["bert_base"])
+    one, both = (report.build(pool(load(records=tmp_path / part), draws=50), {}) for part in ("1", ""))
+    assert "<h1>What models do to each other on one NVIDIA H200</h1>" in one
+    assert "<h1>What models do to each other on NVIDIA H200 (2 GPUs, each run on one)</h1>" in both
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
@@ -97,6 +136,51 @@ def test_the_commands_make_a_study_again_from_its_export(study_folder: Path, tmp
     assert report.main(arguments) == 0
     assert (out / "report.html").is_file()
     assert "## Who slows whom under MPS" in findings.read_text()
+
+
+def test_figures_of_another_study_are_not_passed_off(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page of Markdown shows what was drawn with it; what is left of other data stays out, and goes once this is
+    drawn."""
+    folder, page = tmp_path / "plots", tmp_path / "findings.md"
+    folder.mkdir()
+    others = [folder / name for name in ("capacity.svg", "fairness.svg", "mine.svg")]
+    for path in others:
+        path.write_text("<svg>of another study</svg>")
+    report.write_markdown(results, page, report.write(results, tmp_path, images=False), title="", made_by="")
+    assert ".svg" not in page.read_text()
+    assert "shows no figures" in caplog.text
+    assert all(path.is_file() for path in others)
+    monkeypatch.setattr("plotly.io.write_images", lambda drawn, paths, **size: [p.write_text("<svg/>") for p in paths])
+    files = report.write(results, tmp_path)
+    report.write_markdown(results, page, files, title="", made_by="")
+    shown = set(re.findall(r"\(plots/(.*?)\.svg\)", page.read_text()))
+    assert shown == {path.stem for path in files if path.suffix == ".svg"} == set(plots.draw(results))
+    assert [path.is_file() for path in others] == [False, True, True]
+    assert others[1].read_text() == "<svg/>"
+
+
+def test_mlflow_gets_the_files_of_the_report_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``--out .`` in a folder with a store, a secret and another report sends none of them."""
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    Study(tmp_path / "records", iterations=20).run(["bert_base", "distilgpt2"])
+    for path in find_records(tmp_path / "records"):
+        log_record(path, TrackingSpec(uri=uri))
+    for name in (".env", "plots/old.svg", "reports/other/report.html"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("not to be sent")
+    monkeypatch.setattr("plotly.io.write_images", lambda drawn, paths, **size: [p.write_text("<svg/>") for p in paths])
+    assert report.main(["--uri", uri, "--out", ".", "--markdown", "findings.md"]) == 0
+    (run,) = re.findall(r"In MLflow: run (\w+)", capsys.readouterr().out)
+    client = MlflowClient(uri)
+    assert {artifact.path for artifact in client.list_artifacts(run)} == {"report.html", "findings.md", "plots"}
+    sent = {artifact.path for artifact in client.list_artifacts(run, "plots")}
+    names = plots.draw(pool(load(uri=uri), draws=50))
+    assert sent == {f"plots/{name}.{kind}" for name in names for kind in ("png", "svg")}
 
 
 def test_images_of_equal_data_are_equal(tmp_path: Path) -> None:
@@ -122,7 +206,8 @@ def test_without_a_browser_the_report_is_there(
     """Images need Chrome; the message says so, and the HTML is complete."""
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert report.write(results, tmp_path).is_file()
+    (page,) = report.write(results, tmp_path)
+    assert page.is_file()
     assert "--no-images" in caplog.text
 
 
@@ -157,9 +242,9 @@ def test_advice_leaves_out_modes_that_miss_a_level(results: Results) -> None:
     """A level between what two modes reach decides for the one that keeps it, and says the other misses."""
     models = ["bert_base", "llama_3_2_1b"]
     mixed = advise.advise(results, models, {"bert_base": 100.0, "llama_3_2_1b": 100.0})
-    p95 = {c.sharing: next(level for level in c.levels if level.label == "llama_3_2_1b").latency_ms
+    found = {c.sharing: next(level for level in c.levels if level.label == "llama_3_2_1b").latency_ms
            for c in (mixed.best, *mixed.others) if c is not None}  # fmt: skip
-    turns, mps = p95["time slicing"], p95["MPS"]
+    turns, mps = found["time slicing"], found["MPS"]
     assert turns is not None
     assert mps is not None
     assert mps.value < turns.value, "in this study MPS is the gentler one for the slow model"
@@ -168,6 +253,85 @@ def test_advice_leaves_out_modes_that_miss_a_level(results: Results) -> None:
     assert advice.best is not None
     assert advice.best.sharing == "MPS"
     assert [c.state for c in advice.others] == [advise.MISSES]
+
+
+def advice_on(folder: Path, models: str, levels: float, **how: Any) -> advise.Advice:
+    names = models.split("+")
+    return advise.advise(pool(load(records=folder), draws=1), names, dict.fromkeys(names, levels), **how)
+
+
+def test_a_mix_that_was_measured_less_is_not_preferred(tmp_path: Path) -> None:
+    """All are judged by one percentile; one that a mix cannot support leaves it unjudged, and says what it needs."""
+    study = Study(tmp_path, iterations=200)
+    study.run(["bert_base", "distilgpt2"])
+    study.iterations = 20
+    study.run(["bert_base", "distilgpt2"], "default")
+    advice = advice_on(tmp_path, "bert_base+distilgpt2", 1000)
+    assert advice.best is not None
+    assert (advice.best.sharing, advice.percentile) == ("time slicing", 95)
+    (other,) = advice.others
+    assert (other.sharing, other.state) == ("MPS", advise.UNKNOWN)
+    assert other.throughput_rps > advice.best.throughput_rps
+    assert "cannot be judged: p95 needs 130 requests, 20 were measured" in str(advice)
+    assert "Judged by p95 of latency, the highest that all of them support: p99 needs 662 requests" in str(advice)
+    asked = advice_on(tmp_path, "bert_base+distilgpt2", 1000, percentile=99)
+    assert asked.best is None
+    assert "Judged by p99 of latency." in str(asked)
+    assert {other.state for other in asked.others} == {advise.UNKNOWN}
+
+
+def test_few_requests_are_enough_to_miss_a_level(tmp_path: Path) -> None:
+    """Twenty requests bound a p90 from below; without one above nothing is kept, and nothing is claimed."""
+    Study(tmp_path, iterations=20).run(["bert_base", "distilgpt2"])
+    for level, state in ((1.0, advise.MISSES), (1000.0, advise.UNKNOWN)):
+        advice = advice_on(tmp_path, "bert_base+distilgpt2", level)
+        assert advice.best is None
+        assert [other.state for other in advice.others] == [state]
+    assert re.search(r"p90 needs 64 requests, \d\d were measured", str(advice))
+
+
+def test_only_requests_of_one_kind_are_compared(results: Results) -> None:
+    """Open loop serves what was asked for: it is ranked only where closed loop was not measured. Precision and
+    execution make another kind too."""
+    models, levels = ["bert_base"], {"bert_base": 1000.0}
+    advice = advise.advise(results, models, levels)
+    assert len(advice.others) == 5, "one, two and four tenants in closed loop, under two modes, less the best"
+    other = "bert_base forward (batch 8, sequence 128, fp16, eager, poisson arrival)"
+    assert f"requests of another kind: {other}" in str(advice)
+    open_loop = results.points.loc[~results.points["closed"] & (results.points["num_tenants"] == 1), "point"]
+    only = replace(results, points=results.points[results.points["point"].isin(open_loop)])
+    assert advise.advise(only, models, levels).best is not None
+    for column, value in (("precision", "bf16"), ("execution", "cuda_graph")):
+        tenants = results.tenants.copy()
+        four = results.points.loc[results.points["mix"] == "bert_base*4", "point"].iloc[0]
+        tenants.loc[tenants["point"] == four, column] = value
+        fewer = advise.advise(replace(results, tenants=tenants), models, levels)
+        assert len(fewer.others) == len(advice.others) - 1
+        assert value in fewer.unmeasured[-1]
+
+
+def test_a_level_that_is_kept_but_not_surely_says_by_how_much(results: Results) -> None:
+    """Within as measured, but not with its whole interval: the figure and its interval are there to see."""
+    models = ["bert_base", "llama_3_2_1b"]
+    wide = advise.advise(results, models, dict.fromkeys(models, 1000.0))
+    assert wide.best is not None
+    level = next(level for level in wide.best.levels if level.label == "llama_3_2_1b")
+    assert level.latency_ms is not None
+    at = level.latency_ms
+    tight = {"bert_base": 1000.0, "llama_3_2_1b": (at.value + at.high) / 2}
+    said = str(advise.advise(results, models, tight))
+    assert f"not surely for llama_3_2_1b (p90 {at.value:.1f} ms [{at.low:.1f}, {at.high:.1f}] against" in said
+
+
+def test_advice_of_invalid_runs_is_given_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The option that the refusal names is there, and the answer says what it rests on."""
+    Study(tmp_path, iterations=100).run(["bert_base", "distilgpt2"], verdict="INVALID")
+    arguments = ["--models", "bert_base,distilgpt2", "--slo-ms", "bert_base=99,distilgpt2=99"]
+    arguments += ["--records", str(tmp_path)]
+    assert advise.main(arguments) == 2
+    assert "--include-invalid" in capsys.readouterr().err
+    assert advise.main([*arguments, "--include-invalid"]) == 0
+    assert "every level kept in the one run measured (INVALID run included)" in capsys.readouterr().out
 
 
 def test_advice_says_what_was_not_measured(results: Results) -> None:
@@ -183,7 +347,11 @@ def test_advice_says_what_was_not_measured(results: Results) -> None:
         ("gpt5", "gpt5=1", "was not measured"),
         ("bert_base", "", "no level for bert_base"),
         ("bert_base", "bert_base=fast", "MODEL=MILLISECONDS"),
-        ("bert_base", "bert_base=-1", "MODEL=MILLISECONDS"),
+        ("bert_base", "bert_base=-1", "--slo-ms bert_base=-1: allowed: milliseconds above 0"),
+        ("bert_base", "bert_base=inf", "--slo-ms bert_base=inf: allowed: milliseconds above 0"),
+        ("bert_base", "bert_base=nan", "--slo-ms bert_base=nan: allowed: milliseconds above 0"),
+        ("bert_base", "bert_base=9,nosuch=3", "--slo-ms nosuch=3: --models has no nosuch, only bert_base"),
+        ("bert_base", "bert_base=9,bert_base=3", "bert_base has a level already, 9 ms"),
         (",", "a=1", "--models is empty"),
     ],
 )
@@ -194,6 +362,18 @@ def test_advice_refuses_what_it_cannot_answer(
     arguments = ["--models", models, "--slo-ms", levels, "--records", str(study_folder)]
     assert advise.main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("percentile", "allowed"), [("p99", "a number"), ("100", "below 100"), ("nan", "below 100")])
+def test_a_percentile_that_is_none_is_refused(
+    study_folder: Path, capsys: pytest.CaptureFixture[str], percentile: str, allowed: str
+) -> None:
+    """It is named, with what is allowed."""
+    arguments = ["--models", "bert_base", "--slo-ms", "bert_base=9", "--records", str(study_folder)]
+    assert advise.main([*arguments, "--percentile", percentile]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"--percentile {percentile}: allowed: ")
+    assert allowed in said
 
 
 def test_a_dataset_is_made_of_frames(study: Dataset) -> None:

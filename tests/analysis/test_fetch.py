@@ -140,6 +140,36 @@ def test_a_query_that_nothing_answers_says_what_there_is(uri: str) -> None:
         fetch.runs("params.mix = 'none'", uri=uri)
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("metrics.stpp > 1", "metrics.stpp is no key of a run (nearest: metrics.stp)"),
+        ("metrics.stpp_ci_low > 1", "metrics.stpp_ci_low is no key of a run (nearest: metrics.stp)"),
+        ("tags.kind = 'mix'", "tags.kind is no key of a run (nearest: tags.mtexp.kind)"),
+        ("metrics.mix = 1", "metrics.mix is no key of a run (nearest: params.mix)"),
+        ("metrics.slowdown > 9", "metrics.slowdown is of tenants, and a query is about runs"),
+        ("params.mix = 'mixed' AND params.precise = 'fp16'", "params.precise is no key of a run (nearest: params.prec"),
+    ],
+)
+def test_a_key_that_no_run_has_is_named(uri: str, query: str, said: str) -> None:
+    """With the nearest that there is, instead of what else is in the store."""
+    with pytest.raises(fetch.QueryError) as refused:
+        fetch.runs(query, uri=uri)
+    assert said in str(refused.value)
+    assert "Loosen" not in str(refused.value)
+
+
+def test_a_key_of_ones_own_is_no_mistake(uri: str) -> None:
+    """Runs may have tags and metrics that mtexp did not give them; intervals and telemetry are keys too."""
+    with open_store(TrackingSpec(uri=uri), write=True) as store:
+        run = next(search(store, "params.mix = 'mixed' AND tags.mtexp.kind = 'mix'"))
+        store.client.set_tag(run.info.run_id, "paper", "figure 3")
+    assert fetch.runs("tags.paper = 'figure 3'", uri=uri)["mix"].tolist() == ["mixed"]
+    for query in ("metrics.stp_ci_low > 99", "metrics.gpu_power_w > 1e9", "tags.mlflow.user = 'nobody'"):
+        with pytest.raises(fetch.QueryError, match="Loosen the query"):
+            fetch.runs(query, uri=uri)
+
+
 def test_no_store_says_what_to_do(tmp_path: Path, uri: str) -> None:
     """And makes none; the same for an experiment nobody has tracked to."""
     with pytest.raises(TrackingError, match=r"no MLflow store at .* Run something first"):
@@ -172,6 +202,6 @@ def test_the_command_prints_a_table(uri: str, capsys: pytest.CaptureFixture[str]
     assert fetch.main(["params.mix = 'dec_only'", "--uri", uri]) == 0
     output = capsys.readouterr().out
     assert "dec_only · disabled · fp16" in output
-    assert "1 runs" in output
+    assert "runs: 1" in output
     assert fetch.main(["nonsense", "--uri", uri]) == 1
     assert capsys.readouterr().err.startswith("query 'nonsense': ")

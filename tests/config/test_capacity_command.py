@@ -20,7 +20,7 @@ from mtexp.host import Device
 from mtexp.runner import Job
 from mtexp.spec import spec_hash, to_json
 from mtexp.testing.records import example
-from mtexp.tracking.record import RunRecord, TenantRecord, save
+from mtexp.tracking.record import RunRecord, TenantRecord, fresh, save
 
 GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
 CAPACITY = {"disabled": 0.3, "default": 0.62}
@@ -67,7 +67,7 @@ class LoadedRunner:
         record, samples = example(seed=len(self.jobs), sweep=job.sweep, tenants=tenants)
         record = replace(record, spec=to_json(job.spec), spec_hash=spec_hash(job.spec))
         record = replace(record, **self.spoil(job))
-        save(record, job.folder, samples)
+        save(record, fresh(job.folder), samples)
         return record
 
     def loads(self) -> list[float]:

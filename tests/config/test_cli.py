@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,34 @@ def test_a_refusal_leaves_nothing(runner: FakeRunner, capsys: pytest.CaptureFixt
     assert not list(Path.cwd().iterdir())
 
 
+@pytest.mark.parametrize("uri", ["http://x:abc", "http://u:pa/hunter2@127.0.0.1:9/", "sqlite:////proc/self"])
+def test_a_store_that_cannot_be_is_refused(
+    runner: FakeRunner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uri: str
+) -> None:
+    """Wherever it is named: one message before anything runs, exit code 2, no credentials in it."""
+    assert cli.main(["mix=solo", f"tracking.uri='{uri}'"]) == 2
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert cli.main(["mix=solo"]) == 2
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 2
+    assert "hunter2" not in said.err + said.out
+    assert not runner.jobs
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize("moment", ["plan", "_announce", "_conclude"])
+def test_interrupting_before_or_after_the_runs_is_no_traceback(
+    runner: FakeRunner, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Exit code 130, whatever is going on."""
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, moment, interrupted)
+    assert cli.main(["mix=solo"]) == 130
+
+
 def test_resume_skips_what_is_done(runner: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Points whose spec hash is known as done are not run, count as well, and are named in the summary."""
     cli.main(["-m", "mix=solo,pair"])
@@ -210,6 +239,16 @@ def test_the_front_door_refuses_from_any_folder(tmp_path: Path) -> None:
     done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "Did you mean precision?" in done.stderr
+
+
+@pytest.mark.process
+def test_interrupting_the_start_is_no_traceback(tmp_path: Path) -> None:
+    """Ctrl-C while run.py imports, here something that omegaconf stands for: exit code 130."""
+    (tmp_path / "omegaconf.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    command = [sys.executable, str(ROOT / "run.py"), "mix=solo"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_the_front_door_is_short() -> None:

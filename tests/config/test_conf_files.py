@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from mtexp.config import CONF_DIR, Composer, compose_spec
 from mtexp.config.hardware import hardware_of
-from mtexp.config.plan import plan
+from mtexp.config.plan import Plan, plan
 from mtexp.config.shapes import count_parameters, shrink
 from mtexp.host import Device
 from mtexp.spec import ModelSpec, from_json, spec_hash, to_json
@@ -113,15 +115,43 @@ def test_every_arrival_converts(name: str) -> None:
     assert compose_spec([f"arrival={name}"], GPU).tenants[0].arrival.kind == name
 
 
+@cache
+def _planned(name: str, device: Device | None) -> Plan:
+    return plan([f"+experiment={name}"], hardware=lambda: hardware_of(device))
+
+
 @pytest.mark.parametrize("name", sorted({*_names("experiment")} - {"capacity"}))  # which needs a service level
 def test_every_experiment_plans_on_gpu_and_cpu(name: str) -> None:
-    """Each preset is a sweep all of whose points could run, and no point is there twice."""
-    planned = plan([f"+experiment={name}"], hardware=lambda: hardware_of(GPU))
-    assert planned.multirun, "a preset is a sweep, with or without -m"
-    hashes = [spec_hash(point.spec) for point in planned.points]
-    assert len(set(hashes)) == len(hashes) > 1
-    for point in (planned.points[0], planned.points[-1]):
-        assert compose_spec(point.overrides, None).shrunk
+    """Each preset is a sweep all of whose points could run on either, and no point is there twice."""
+    for device in (GPU, None):
+        planned = _planned(name, device)
+        assert planned.multirun, "a preset is a sweep, with or without -m"
+        hashes = [spec_hash(point.spec) for point in planned.points]
+        assert len(set(hashes)) == len(hashes) > 1
+        assert {point.spec.shrunk for point in planned.points} == {device is None}
+
+
+def _measured(name: str) -> set[tuple[str, tuple[str, ...]]]:
+    """What the points of a preset measure, whatever their mixes are called: how tenants share, and their models."""
+    return {
+        (point.spec.mps_settings, tuple(sorted(tenant.model.name for tenant in point.spec.tenants)))
+        for point in _planned(name, GPU).points
+    }
+
+
+@pytest.mark.parametrize("name", ["baselines", "pairs", "encoders", "decoders", "mixed", "many_few", "scaling"])
+def test_the_report_preset_is_the_whole_study(name: str) -> None:
+    """Whoever runs it has every point of the others, but for the falling percentages, which its file says."""
+    assert _measured(name) <= _measured("report")
+    assert "+experiment=mps_percentages" in Path(CONF_DIR, "experiment", "report.yaml").read_text()
+
+
+def test_pairs_are_all_pairs_of_the_study() -> None:
+    """Each of seven models beside each, itself too, under time slicing and MPS."""
+    models = sorted({model for _, mix in _measured("pairs") for model in mix})
+    assert len(models) == 7
+    pairs = itertools.combinations_with_replacement(models, 2)
+    assert _measured("pairs") == set(itertools.product(("disabled", "default"), pairs))
 
 
 def test_defaults_are_those_of_the_study() -> None:

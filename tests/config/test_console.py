@@ -46,6 +46,31 @@ def test_what_was_not_measured_is_a_dash(capsys: pytest.CaptureFixture[str]) -> 
     assert verdict in ("VALID", "INVALID")
 
 
+def test_how_launch_bound_a_tenant_is_stands_in_its_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """A column where a tenant has the figure, a dash for the others; on a CPU nobody has it and there is no column."""
+    record = _record()
+    console.results(record)
+    assert "launch-bound" not in capsys.readouterr().out
+    record["tenants"][0]["metrics"]["launch_bound_pct"] = 62.51
+    console.results(record)
+    heading, first, second = capsys.readouterr().out.splitlines()[:3]
+    assert heading.endswith("slowdown  launch-bound %")
+    assert (first.split()[-1], second.split()[-1]) == ("62.5", "-")
+
+
+def test_a_reason_names_its_tenant_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the message, or before it where the message does not: t1 is not t10."""
+    findings = (
+        Finding("warning", "drift", "the latency of t1 moved by +3.0 %", "Warm up longer.", tenant="t1"),
+        Finding("warning", "clock", "beside t10 its clock is off.", tenant="t1"),
+    )
+    console.results(_record(findings=findings))
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "  warning: the latency of t1 moved by +3.0 %. Warm up longer.",
+        "  warning: t1: beside t10 its clock is off.",
+    ]
+
+
 def test_a_failed_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     """The failure is printed in place of a verdict, and the failed tenant's row says so."""
     record = _record(status="FAILED", failure="tenant t0 failed in build: out of memory")
@@ -86,7 +111,8 @@ def test_a_row_of_the_summary_names_what_was_swept() -> None:
     """Mix, precision, sharing, tenants, the three metrics, and the verdict or what became of the run."""
     record = _record(metrics={"stp": 2.0, "antt": 10.0, "fairness": float("nan")}, verdict="VALID")
     row = console.sweep_row(record)
-    assert list(row) == ["mix", "precision", "mps_settings", "tenants", "STP", "ANTT", "fairness", "verdict"]
+    columns = ["mix", "precision", "mps_settings", "tenants", "repetition", "STP", "ANTT", "fairness", "verdict"]
+    assert list(row) == columns
     assert row == {**row, "mix": "mixed", "precision": "fp16", "tenants": "2", "STP": "2.00", "ANTT": "10.0"}
     assert (row["fairness"], row["verdict"]) == ("-", "VALID")
     record["spec"]["sharing"]["mode"] = "streams"
@@ -95,6 +121,20 @@ def test_a_row_of_the_summary_names_what_was_swept() -> None:
         "mps_settings": "streams",
         "verdict": "SKIPPED",
     }
+
+
+def test_repetitions_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """A column that says which it was, where a sweep has several."""
+    record = _record()
+    rows = [console.sweep_row(record)]
+    record["spec"]["repetition"] = 1
+    rows.append(console.sweep_row(record))
+    console.summary(rows[:1])
+    assert "repetition" not in capsys.readouterr().out
+    console.summary(rows)
+    heading, *lines = capsys.readouterr().out.splitlines()
+    start = heading.index("repetition")
+    assert [line[start : start + len("repetition")].strip() for line in lines] == ["0", "1"]
 
 
 def test_plain_tables_are_aligned() -> None:

@@ -33,6 +33,7 @@ REFUSED_ON_GPU = [
     ("deadlines.build_s=0", "deadlines.build_s", "more than 0"),
     ("lease.wait=-1", "lease.wait", "0 or more"),
     ("rerun_invalid=true", "rerun_invalid", "false without resume"),
+    ("telemetry.period_s=0", "telemetry.period_s", "0.001 or more"),
     ("telemetry.gpm_period_s=0.1", "telemetry.gpm_period_s", "0.2 or more"),
     ("tracking.max_history=0", "tracking.max_history", "1 or more"),
     ("tracking.experiment=''", "tracking.experiment", "a name"),
@@ -51,6 +52,9 @@ REFUSED_ON_GPU = [
     ("mps_settings=half|mps_settings.static_partitioning=true", "mps_settings.active_thread_pct", "static"),
     ("sharing=streams|mps_settings=half", "mps_settings", "disabled with sharing=streams"),
     ("sharing=mig|mps_settings=default", "mps_settings", "disabled with sharing=mig"),
+    ("sharing=streams|profiler=torch", "profiler", "none, nsys, ncu with sharing=streams"),
+    ("profiler=nsys|profiler.iterations=1001", "profiler.iterations", "1 to 1000"),
+    ("profiler.iterations=0", "profiler.iterations", "1 to 1000"),
     ("mix=enc_only|attn_implementation=sdpa", "attn_implementation", "eager"),
     ("arrival=poisson|arrival.load=0", "arrival.rate", "a rate or a load"),
     ("arrival=poisson|arrival.rate=-1", "arrival.rate", "0 or more"),
@@ -82,6 +86,18 @@ def test_what_cannot_run_is_refused(overrides: str, key: str, allowed: str) -> N
     assert refused.value.remedy.strip()
 
 
+@pytest.mark.parametrize(
+    "setting", ["telemetry.period_s=0.001", "telemetry.gpm_period_s=0.2", "measure.warmup=0", "measure.iterations=1"]
+)
+def test_the_least_that_is_allowed_is_what_the_remedy_says(setting: str) -> None:
+    """Whoever does what the message says is not refused again, and is not sent further than needed."""
+    key, _, least = setting.partition("=")
+    with pytest.raises(ConfigError) as refused:
+        compose_spec([f"{key}={float(least) - 1:g}"], GPU)
+    assert f"Set {setting} or higher" in refused.value.remedy
+    assert compose_spec([setting], GPU)
+
+
 REFUSED_ON_CPU = [
     ("runtime=gpu", "runtime", "no GPU was found"),
     ("execution=cuda_graph", "execution", "eager, compile"),
@@ -101,11 +117,30 @@ def test_what_a_cpu_cannot_do_is_refused(overrides: str, key: str, allowed: str)
     assert allowed in refused.value.allowed
 
 
-def test_a_secret_in_the_uri_is_not_repeated() -> None:
-    """The refusal of a URI with a password does not print the password."""
+SECRET_URIS = [
+    ("http://me:hunter2@host/", "MLFLOW_TRACKING_USERNAME"),
+    ("http://hunter2@host/", "MLFLOW_TRACKING_USERNAME"),
+    ("http://u:pa/hunter2@127.0.0.1:9/", "%2F"),
+    ("http://u:80/hunter2@127.0.0.1:9/", "%2F"),
+    ("http://host/?token=hunter2", "MLFLOW_TRACKING_TOKEN"),
+    ("postgresql+psycopg://me:hunter2@host/db", "PGPASSWORD"),
+    ("postgresql+psycopg://host/db?password=hunter2", "MLFLOW_TRACKING_URI"),
+]
+
+
+@pytest.mark.parametrize(("uri", "remedy"), SECRET_URIS)
+def test_a_secret_in_the_uri_is_refused_and_not_repeated(uri: str, remedy: str) -> None:
+    """Whichever part of it holds one; the message says where a secret belongs instead."""
     with pytest.raises(ConfigError) as refused:
-        compose_spec(["tracking.uri=http://me:hunter2@host/"], GPU)
+        compose_spec([f"tracking.uri='{uri}'"], GPU)
     assert "hunter2" not in str(refused.value)
+    assert remedy in str(refused.value)
+
+
+@pytest.mark.parametrize("uri", ["postgresql+psycopg://mlflow@db-host/mlflow", "sqlite:///a.db?timeout=9"])
+def test_a_uri_without_a_secret_is_kept_as_it_is(uri: str) -> None:
+    """The user of a database is none: PostgreSQL finds the password itself."""
+    assert compose_spec([f"tracking.uri='{uri}'"], GPU).tracking.uri == uri
 
 
 def test_a_model_that_does_not_fit_is_refused_with_sizes() -> None:

@@ -73,6 +73,47 @@ def test_secrets_of_the_environment_stay_there(workplace: Workplace) -> None:
     assert _leaks(workplace, ran) == []
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"http://me:{IN_URI}@127.0.0.1:9",
+        f"http://me:pa/{IN_URI}@127.0.0.1:9",
+        f"http://127.0.0.1:9/?token={IN_URI}",
+        f"postgresql+psycopg://db-host/db?password={IN_URI}",
+        f"postgresql+psycopg://me:{IN_URI}@db-host/db",
+    ],
+)
+@pytest.mark.parametrize("quote", ["'", ""])
+def test_secrets_on_the_command_line_are_refused(workplace: Workplace, uri: str, quote: str) -> None:
+    """Before a file is written, and whether or not Hydra can parse it; the message does not repeat it."""
+    ran = workplace.run(*ONE_RUN, f"tracking.uri={quote}{uri}{quote}")
+    assert ran.code == 2
+    assert len(ran.err.splitlines()) == 1
+    assert _leaks(workplace, ran) == []
+    assert not (workplace.folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "uri", [f"http://me:pa/{IN_URI}@127.0.0.1:9/", f"http://127.0.0.1:9/?token={IN_URI}", f"http://me:{IN_URI}@h:port"]
+)
+def test_secrets_in_what_is_no_uri_are_not_repeated(workplace: Workplace, uri: str) -> None:
+    """From the environment, where a login may be: refused before anything runs."""
+    workplace.patch.setenv("MLFLOW_TRACKING_URI", uri)
+    ran = workplace.run(*ONE_RUN)
+    assert ran.code == 2
+    assert _leaks(workplace, ran) == []
+
+
+def test_secrets_of_a_database_that_does_not_answer_are_not_repeated(workplace: Workplace) -> None:
+    """A login and a query in the environment's URI, which is where they may be: in no file and no message."""
+    uri = f"postgresql+psycopg://me:{IN_URI}@127.0.0.1:9/db?password={IN_URI}&sslmode=require"
+    workplace.patch.setenv("MLFLOW_TRACKING_URI", uri)
+    ran = workplace.run(*ONE_RUN)
+    assert ran.code == 1
+    assert "postgresql+psycopg://me@127.0.0.1:9/db" in ran.out
+    assert _leaks(workplace, ran) == []
+
+
 @pytest.mark.parametrize("login", ["URI", "token"])
 def test_secrets_sent_to_a_server_are_not_repeated(workplace: Workplace, careless_server: int, login: str) -> None:
     """A run that a server refuses, repeating the login: the messages say 401 and where, and hold no secret."""

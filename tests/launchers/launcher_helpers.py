@@ -39,14 +39,24 @@ class Place:
     folder: Path
     variables: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, *arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
-        """Run ``python run.py ARGUMENTS`` in the folder."""
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start ``python run.py ARGUMENTS`` in the folder; its output is to be read by ``communicate``."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
         environment = {**kept, "MTEXP_LEASE_DIR": str(self.folder / "lease"), **self.variables}
         command = [sys.executable, str(ROOT / "run.py"), *arguments]
-        return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *arguments: str, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
+        """Run ``python run.py ARGUMENTS`` in the folder."""
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def runs(self, kind: str) -> list[Any]:
         """MLflow runs of a kind, oldest first."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -85,6 +87,36 @@ def test_each_run_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     assert max(first.begin_ns, second.begin_ns) < min(first.end_ns, second.end_ns)
     assert len(first.cores) == len(second.cores) == 3
     assert not first.cores & second.cores
+
+
+def test_a_worker_that_is_killed(place: Place) -> None:
+    """SIGKILL of one of two workers: one line says so, the summary counts, and with resume=true both points run; what
+    job.json files of an earlier sweep say is not what became of this one's points."""
+    sweep = ["-m", "runtime=cpu", "mix=bert_base,distilgpt2", "workload.batch_size=1", "workload.seq_len=8", "sweep=s"]
+    sweep += ["baseline=skip", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "resume=true"]
+    folder = place.folder / "multirun" / "s"
+    for number in range(3):
+        (folder / str(number)).mkdir(parents=True)
+        (folder / str(number) / "job.json").write_text(json.dumps({"num": number, "status": "FINISHED", "unsent": 0}))
+    command = place.start(*sweep, "measure.iterations=100000", "measure.max_iterations=110000")
+    try:
+        end = time.monotonic() + DEADLINE_S
+        while not (begun := list(folder.glob("*/begun.json"))) and time.monotonic() < end:
+            time.sleep(0.05)
+        os.kill(json.loads(begun[0].read_text())["run"]["pid"], signal.SIGKILL)
+        out, err = command.communicate(timeout=DEADLINE_S)
+    finally:
+        command.kill()
+    assert command.returncode == 1
+    assert "Traceback" not in out + err
+    assert "The sweep was cut short: a process of it was killed" in err
+    assert "sweep=s resume=true" in err
+    assert "0 of 2 runs failed, 2 did not run" in out
+    done = place.run(*sweep, "measure.iterations=70", "measure.warmup=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(run.data.params["mix"] for run in place.runs("mix")) == ["bert_base", "distilgpt2"]
+    killed = {path.parent for path in folder.glob("*/begun.json")}
+    assert killed == {path.parents[1] for path in folder.glob("*/run-2/record.json")} != set()
 
 
 def test_a_sweep_with_joblib(place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mtexp.config.composer import Composer
 from mtexp.config.hardware import hardware_of
 from mtexp.config.plan import Plan, plan
 from mtexp.config.problems import Refused
@@ -27,6 +28,17 @@ def test_mistakes_are_still_found_there() -> None:
     """What is wrong on every host is refused before anything is submitted."""
     with pytest.raises(Refused, match="batch_size=0"):
         _plan(*SWEEP, "hydra/launcher=submitit_slurm", "workload.batch_size=8,0")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "extra"),
+    [("ray", "ray"), ("submitit_slurm", "slurm"), ("submitit_local", "slurm"), ("joblib", "joblib")],
+)
+def test_a_launcher_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, launcher: str, extra: str) -> None:
+    """Refused with the command that installs it."""
+    monkeypatch.setattr(Composer, "options", lambda self, group: ["basic"])
+    with pytest.raises(Refused, match=rf"pip install -e '\.\[{extra}\]'"):
+        _plan(*SWEEP, f"hydra/launcher={launcher}")
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])

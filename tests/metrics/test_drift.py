@@ -27,6 +27,23 @@ def test_a_steady_rise_is_found_whatever_the_number_of_iterations(iterations: in
     assert found.pct * change_pct > 0
 
 
+def test_a_latency_never_falls_by_more_than_all_of_it() -> None:
+    """From 20 ms to 2 ms it fell by nine tenths, from 2 to 20 it grew nine-fold: the two undo each other."""
+    values = np.geomspace(20, 2, 100)
+    fell, rose = drift(values, _at(values)), drift(values[::-1], _at(values))
+    assert fell.slope_pct == pytest.approx(-90)
+    assert rose.slope_pct == pytest.approx(900)
+    late = np.concatenate([np.linspace(20, 1, 50), np.linspace(1, 0.9, 50)])
+    assert -100 < drift(late, _at(late)).pct < -90
+
+
+def test_a_burst_is_not_drawn_out_to_the_end_of_the_window() -> None:
+    """Nine requests within a millisecond that double, and one much later: the change is what was seen."""
+    at_ns = np.append(np.arange(9) * 100_000, 10**12)
+    found = drift(np.append(np.geomspace(10, 20, 9), 20), at_ns)
+    assert found.slope_pct == pytest.approx(100)
+
+
 def test_noise_is_not_drift() -> None:
     """Steady latencies with 10 % of noise move by more than 2 % at times, but show no trend."""
     flagged = 0

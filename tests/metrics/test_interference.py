@@ -1,5 +1,6 @@
 """The formulas of interference and their properties."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -113,6 +114,14 @@ def test_a_baseline_of_zero_is_refused(function: Callable[..., object]) -> None:
     """No division by what was not measured."""
     with pytest.raises(ValueError, match=r"alone: found 0\.0"):
         function([1.0], [0.0])
+
+
+@pytest.mark.parametrize("function", [slowdown, normalized_progress, wait])
+@pytest.mark.parametrize("alone", [[1.0], [1.0, 2.0, 3.0], 1.0])
+def test_tenants_without_a_baseline_of_their_own_are_refused(function: Callable[..., object], alone: object) -> None:
+    """Nothing is broadcast: the message names both and their shapes."""
+    with pytest.raises(ValueError, match=rf"has shape \(2,\), \w+ {re.escape(str(np.shape(alone)))}; both must"):
+        function([1.0, 2.0], alone)
 
 
 def test_tail_inflation_compares_the_tail_with_the_middle() -> None:

@@ -128,6 +128,38 @@ def test_readings_are_those_of_the_series() -> None:
         readings(noisy(1, 1))
 
 
+def test_a_percentile_that_its_iterations_do_not_bound_has_a_value_and_no_error() -> None:
+    """Requests that come in streaks say where a p90 is, and not how far it may reach."""
+    found = readings(Series.closed(np.linspace(1, 2, 70)))
+    assert found["p90"].log == pytest.approx(math.log(1.9))
+    assert math.isnan(found["p90"].error)
+    rng = np.random.default_rng(0)
+    few, enough = (mean_errors([[found]] * runs, ["mean", "p90"], 10, rng)[0] for runs in (2, 3))
+    assert np.isfinite(few[0]).all()
+    assert np.isnan(few[1]).all()
+    assert np.isfinite(enough).all(), "from three runs on, their own spread"
+    interval = Estimate(1.5, few[1]).interval
+    assert (interval.value, interval.low, interval.high) == (1.5, 0.0, math.inf)
+
+
+def test_a_statistic_that_a_tenant_lacks_costs_no_other_theirs() -> None:
+    """NaN where it is absent, errors where it is not."""
+    runs = [[{"mean": Reading(0.0, 0.1), "p90": Reading(0.0, 0.1)}, {"mean": Reading(0.0, 0.1)}]]
+    errors = mean_errors(runs, ["mean", "p90"], 5, np.random.default_rng(0))
+    assert np.isfinite(errors).all(axis=2).tolist() == [[True, True], [True, False]]
+
+
+def test_figures_of_one_throw_err_together_however_well_their_spread_is_known() -> None:
+    """The same sign everywhere, equal where as much is known, none where nothing is; longer where little is."""
+    errors = between_errors(1, [[8, 8], [1, 0]], 20_000, np.random.default_rng(0))
+    assert errors.shape == (2, 2, 20_000)
+    assert np.array_equal(errors[0, 0], errors[0, 1])
+    assert np.array_equal(np.sign(errors[0, 0]), np.sign(errors[1, 0]))
+    assert not errors[1, 1].any()
+    for freedom, quantile in ((errors[0, 0], 2.306), (errors[1, 0], 12.706)):
+        assert np.quantile(freedom, 0.975) == pytest.approx(quantile, rel=0.1), "the t table"
+
+
 ERRORS = st.lists(st.floats(-0.5, 0.5), min_size=20, max_size=20).map(np.array)
 ESTIMATES = st.builds(Estimate, st.floats(0.1, 10), ERRORS)
 

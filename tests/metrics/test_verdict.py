@@ -40,7 +40,10 @@ INVALID = [
     (_with(sm_clock_min_mhz=1400.0, sm_clock_median_mhz=1980.0), "clock-drop", r"1400 MHz, 70\.7 % of its median"),
     (_with(xid_errors=(79, 31, 79)), "xid", "31, 79;"),
     (_tenant(baseline_drift_pct=-5.1), "baseline-drift", r"-5\.1 %"),
-    (_tenant(baseline_drift_pct=5.1), "baseline-drift", r"\+5\.1 %"),
+    (_tenant(baseline_drift_pct=5.1), "baseline-drift", r"\+5\.1 % from before the mix to after it"),
+    (_tenant(baseline_drift_pct=6, baseline_age_s=41.3), "baseline-drift", r"\+6\.0 % from 41 s before the mix"),
+    (_tenant(baseline_drift_pct=6, baseline_age_s=8000), "baseline-drift", r"\+6\.0 % from 2 h before the mix"),
+    (_tenant(baseline_drift_pct=6, baseline_age_s=6e5), "baseline-drift", r"\+6\.0 % from 7 days before the mix"),
     (_tenant(kept=0), "few-iterations", "b has 0 iterations"),
     (
         _with(findings=(Finding("invalid", "not-shared", "not under MPS", "Shorten the pipe directory."),)),
@@ -83,6 +86,14 @@ def test_what_a_reader_is_warned_of(evidence: Evidence, code: str, message: str)
     assert {finding.code for finding in warnings} == {code}
     assert message in warnings[-1].message
     assert all(finding.remedy for finding in warnings)
+
+
+def test_the_remedy_names_the_key_that_asks_for_more() -> None:
+    """A profiling pass has its own: the timed run's would change nothing of it."""
+    for low in (_with(overlap_pct=94.0), _with(overlap_pct=0.0), _tenant(kept=10)):
+        for key in ("measure.iterations", "profiler.iterations"):
+            _, findings = judge(replace(low, iterations_key=key))
+            assert key in findings[0].remedy
 
 
 def test_a_clock_moved_by_the_power_cap_alone_is_labelled_not_rejected():

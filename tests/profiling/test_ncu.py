@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtexp.errors import ProfilerError, RecordError
+from mtexp.errors import ProfilerError, ProfilerUnusable, RecordError
 from mtexp.profiling import ncu
 from mtexp.profiling.ncu import (
     DRAM,
@@ -51,6 +51,7 @@ BERT = ModelSpec(
         "vocab_size": 30522,
     },
 )
+TENANT = TenantSpec(id="t", model=BERT)
 STRESSOR = ModelSpec(name="stress_sm", role="stressor", architecture="sm")
 
 
@@ -210,7 +211,8 @@ def test_time_is_attributed_to_what_kernels_saturate():
     assert result.kernels_bound == "compute"
     assert row(kernels[1:]).kernels_bound == "memory"
     assert row([*kernels, kernel(time_ns=1e6)]).kernels_bound == "mixed"
-    table = kernel_rows("bert_base", kernels)
+    table = kernel_rows(TENANT, kernels)
+    assert {(k["tenant"], k["model"]) for k in table} == {("t", "bert_base")}
     assert [(k["bound"], k["sm_pct"], k["intensity"]) for k in table] == [
         ("compute", 80, 300),
         ("memory", 20, 300),
@@ -240,7 +242,9 @@ def test_ncu_missing_says_what_to_do(tmp_path):
     path.parent.mkdir(parents=True)
     script(path, "true")
     assert find_ncu({"PATH": ""}, [tmp_path]) == path
-    assert find_ncu({"NCU": "/x/ncu"}, ()) == Path("/x/ncu")
+    assert find_ncu({"NCU": str(path)}, ()) == path
+    with pytest.raises(ProfilerError, match=r"NCU=/x/ncu is no program\. Set NCU to an ncu, or unset it"):
+        find_ncu({"NCU": "/x/ncu"}, [tmp_path])
 
 
 def test_available_counters_are_asked_of_the_tool(tmp_path):
@@ -263,20 +267,21 @@ def test_a_profile_returns_kernels_or_the_reason(tmp_path):
     assert report == ncu.report_path(out)
     assert len(kernels) == 2
     report.unlink()
-    with pytest.raises(ProfilerError, match="no kernel ran in its NVTX range"):
+    with pytest.raises(ProfilerError, match="no kernel ran in its NVTX range") as alone:
         ncu.profile(tool, ["/bin/true"], out, timeout_s=20)
+    assert not isinstance(alone.value, ProfilerUnusable)  # another model may have kernels
     sandboxed = ["/bin/sh", "-c", "echo '==ERROR== Failed to initialize the profiler: LibraryNotLoaded'; exit 1"]
-    with pytest.raises(ProfilerError, match=r"cannot reach the driver's counters.*profiler=torch"):
+    with pytest.raises(ProfilerUnusable, match=r"cannot reach the driver's counters.*profiler=torch"):
         ncu.profile(tool, sandboxed, out, timeout_s=20)
     refused = ["/bin/sh", "-c", "echo '==ERROR== ERR_NVGPUCTRPERM - no permission'; exit 9"]
-    with pytest.raises(ProfilerError, match=r"performance counters \(ERR_NVGPUCTRPERM\)"):
+    with pytest.raises(ProfilerUnusable, match=r"performance counters \(ERR_NVGPUCTRPERM\)"):
         ncu.profile(tool, refused, out, timeout_s=20)
 
 
 def test_rows_become_a_table_and_a_plot(tmp_path):
     """On a device that is not in the table of peaks the measured figures stand, without a roof."""
     rows = [row([kernel()]), row([kernel()], tenant="u", kernel_limit=1)]
-    table = kernel_rows("bert_base", [kernel()])
+    table = kernel_rows(TENANT, [kernel()])
     result = write_rooflines(rows, device_peaks("NVIDIA H200"), tmp_path, table)
     kinds = ["roofline.parquet", "roofline.csv", "roofline-kernels.parquet", "roofline-kernels.csv"]
     assert [p.name for p in result.artifacts] == [*kinds, "roofline-fp16.html"]

@@ -47,7 +47,7 @@ def test_the_command_is_pinned(tool):
     out = Path("/runs/1/50%/profile")
     inner = ["python", "-m", "entry", "job.json"]
     plain = profile_command(tool, inner, out)
-    full = profile_command(tool, inner, out, gpu_metrics_hz=1000, context_switches=True)
+    full = profile_command(tool, inner, out, gpu_metrics_hz=1000)
     exported = nsys.export_command(tool, report_path(out), Path("/runs/1/capture.sqlite"))
     text = "\n\n".join("\n".join(command) for command in (plain, full, exported)) + "\n"
     assert text == (DATA / "nsys-argv.txt").read_text()
@@ -82,8 +82,9 @@ def test_the_variable_wins_and_is_not_replaced_in_silence(tmp_path):
     """NSYS names the one to use; if that one is unusable, the user hears of it."""
     good, old = install(tmp_path / "good"), install(tmp_path / "old", "2022.4.2.1")
     assert find_nsys(environment(tmp_path, NSYS=str(good)), ()).path == good
-    with pytest.raises(ProfilerError, match=r"version 2022\.4\.2\.1, too old"):
-        find_nsys({"PATH": str(good.parent), "NSYS": str(old)}, ())
+    for path, why in ((old, r"version 2022\.4\.2\.1, too old"), (tmp_path / "absent", "No such file")):
+        with pytest.raises(ProfilerError, match=rf"{why}.* Set NSYS to an nsys of 2023\.1 or later, or unset it"):
+            find_nsys({"PATH": str(good.parent), "NSYS": str(path)}, ())
 
 
 def test_nsys_missing_says_where_was_looked_and_what_to_do(tmp_path):

@@ -186,6 +186,45 @@ def test_unusable_rows_are_counted_and_said(export):
     assert any("5 kernel rows" in note for note in measure_overlap(kernels).notes)
 
 
+def hand_made(path, rows, columns="start INT, end INT, globalPid INT"):
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"CREATE TABLE CUPTI_ACTIVITY_KIND_KERNEL ({columns})")
+        db.executemany("INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES (?, ?, ?)", rows)
+        db.commit()
+    return path
+
+
+def test_plain_pids_are_tenants_of_their_own(export):
+    """Who makes a capture by hand may not know how nsys writes a pid; names are found either way."""
+    hand_made(export.path, [(0, 10, 41), (5, 15, 42)])
+    export.write(None, processes=[(42, "llama")], nvtx=[(0, 20, 41, "tenant=bert|phase=measure")])
+    kernels = read_nsys_sqlite(export.path)
+    assert [(t.pid, t.name) for t in kernels.tenants] == [(41, "bert"), (42, "llama")]
+    overlap = measure_overlap(kernels)
+    assert overlap.concurrent_ms["2"] == pytest.approx(5e-6)
+    assert any("plain pids" in note for note in overlap.notes)
+
+
+def test_pids_that_cannot_be_told_are_said(tmp_path):
+    """Where one row is as nsys writes it, small values are no pids: they fall together, which the reader must know."""
+    overlap = measure_overlap(read_nsys_sqlite(hand_made(tmp_path / "c", [(0, 9, 41), (0, 9, 42), (0, 9, 7 << 24)])))
+    assert [t.pid for t in overlap.tenants] == [0, 7]
+    assert any(note.startswith("pid 0 stands for all rows") for note in overlap.notes)
+    assert not any("plain pids" in note for note in overlap.notes)
+
+
+def test_columns_that_are_no_integers_are_named(tmp_path):
+    """The cause, and not how tenants are started; also where only some rows are lost to it."""
+    real = hand_made(tmp_path / "real", [(0, 9, 7 << 24)], "start REAL, end INT, globalPid TEXT")
+    with pytest.raises(RecordError, match=r"1 rows, in which globalPid is text, start is real; .* must be integers\.$"):
+        read_nsys_sqlite(real)
+    backwards = hand_made(tmp_path / "backwards", [(9, 0, 7 << 24)])
+    with pytest.raises(RecordError, match="1 rows, in which end is before start"):
+        read_nsys_sqlite(backwards)
+    some = hand_made(tmp_path / "some", [(0, 9, 7 << 24), (0.5, 9, 7 << 24)])
+    assert "In rows that were left out start is real; only integers are read." in read_nsys_sqlite(some).notes
+
+
 def test_names_cannot_drive_a_terminal(export):
     """Escape sequences in a capture's strings are replaced."""
     assert read_nsys_sqlite(export.write([(0, 10, 7, 1)], strings=[(1, "a\x1b[2Jb\n")])).names == ("a?[2Jb?",)

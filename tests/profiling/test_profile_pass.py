@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,84 +15,68 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtexp import profile_pass
-from mtexp.errors import ProfilerError
 from mtexp.evaluation import Origin
 from mtexp.host import Device
+from mtexp.launch import ForkserverStarter
 from mtexp.profile_session import Session
-from mtexp.profiling import ncu
-from mtexp.spec import DeadlineSpec, MeasureSpec, ProfilerSpec, RunSpec, TelemetrySpec
+from mtexp.spec import (
+    ArrivalSpec,
+    DeadlineSpec,
+    MeasureSpec,
+    ProfilerSpec,
+    RunSpec,
+    SharingSpec,
+    TelemetrySpec,
+    spec_hash,
+    to_json,
+)
 from mtexp.testing.records import example
 from mtexp.tracking import record as records
 from mtexp.tracking.mlflow_writer import artifacts
+from tests.profiling.profilers import install_ncu, install_nsys
 from tests.tenant.tenant_specs import tenant
 
 pytestmark = pytest.mark.process
 
 DEVICE = Device("cpu", 0, "cpu", "NVIDIA H200", 1024, None)
-NCU = """#!/bin/sh
-case "$1" in
-  --query-metrics) exec printf '%s\\n' {names} ;;
-  --import=*) exec cat {table} ;;
-esac
-while [ "$1" != -- ]; do
-  case "$1" in
-    --export=*) out="${{1#--export=}}" ;;
-    {python}) break ;;
-  esac
-  shift
-done
-case "$out" in *{broken}*) echo '==ERROR== ERR_NVGPUCTRPERM'; exit 9 ;; esac
-touch "$out.ncu-rep"
-exec "$@"
-"""
-NVTX = "thread Domain:Push/Pop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg"
-TENSOR = "sm__ops_path_tensor_op_hgmma_src_tf32_dst_fp32_sparsity_off.sum"
-TABLE = f"""==PROF== done
-"ID","{NVTX}","Kernel Name","{ncu.TIME}","{ncu.READ}","{ncu.WRITTEN}","{ncu.SM}","{ncu.DRAM}","{TENSOR}"
-"","","","ns","byte","byte","%","%",""
-"0","1 ""<default domain>:mtexp_ncu_layer:none"" ","gemm","2,000","1,000","1,000","80","10","1,000,000"
-"1","1 ""<default domain>:mtexp_ncu_layer:none"" ","norm","1,000","4,000","4,000","10","70","0"
-"""
+PAIR = (replace(tenant("bert_base"), id="b"), replace(tenant("distilgpt2"), id="d"))
 
 
-def spec_of(**more) -> RunSpec:
+def spec_of(kind: str = "ncu", **more) -> RunSpec:
     """Two models that take milliseconds."""
     given = {
         "mix": "pair",
-        "tenants": (replace(tenant("bert_base"), id="b"), replace(tenant("distilgpt2"), id="d")),
+        "tenants": PAIR,
         "measure": MeasureSpec(iterations=5, warmup=1),
         "telemetry": TelemetrySpec(enabled=False),
-        "profiler": ProfilerSpec(kind="ncu"),
+        "profiler": ProfilerSpec(kind=kind, iterations=100),
         "deadlines": DeadlineSpec(),
     }
     return RunSpec(**{**given, **more})
 
 
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch, broken: str = "nothing") -> None:
-    """A stand-in for ncu that runs what it is given and has a table ready."""
-    table, tool = folder / "raw.csv", folder / "ncu"
-    table.write_text(TABLE)
-    names = " ".join(name.split(".")[0] for name in (*ncu.METRICS, TENSOR))
-    tool.write_text(NCU.format(names=names, table=table, broken=broken, python=sys.executable))
-    tool.chmod(0o755)
-    monkeypatch.setenv("NCU", str(tool))
-
-
-def ncu_pass(spec: RunSpec, out: Path) -> records.RunRecord:
-    """The pass on a CPU, which the runner refuses."""
-    out.mkdir()
-    timed, _ = example(("bert_base", "distilgpt2"))
+def timed_run(spec: RunSpec) -> records.RunRecord:
+    """What the run of ``spec`` may have come to."""
+    timed, _ = example([t.model.name for t in spec.tenants])
     metrics = {"launch_bound_pct": 72.0, "latency_mean_ms": 1.0}
-    timed = replace(timed, tenants=tuple(replace(t, metrics=metrics) for t in timed.tenants))
-    return records.load(profile_pass._with_ncu(spec, DEVICE, timed, out, Origin()))
+    tenants = [replace(found, id=t.id, metrics=metrics) for found, t in zip(timed.tenants, spec.tenants, strict=True)]
+    return replace(timed, spec=to_json(spec), spec_hash=spec_hash(spec), tenants=tuple(tenants))
+
+
+def pass_of(spec: RunSpec, folder: Path) -> tuple[records.RunRecord, Path]:
+    """The pass on a CPU, which a command line is refused; the only record that it leaves, and where."""
+    out = profile_pass.profile(timed_run(spec), DEVICE, ForkserverStarter(), folder, Origin(), lambda text: None)
+    assert out == folder / f"profile-{spec.profiler.kind}"
+    assert list(records.find_records(folder)) == [out]
+    return records.load(out), out
 
 
 def test_ncu_gives_a_row_a_model(tmp_path, monkeypatch):
     """One record, linked to the timed run, with the rows, their plot and a sentence; and nothing called a latency."""
-    install(tmp_path, monkeypatch)
-    record = ncu_pass(spec_of(kind="profile"), tmp_path / "out")
-    timed, _ = example(("bert_base", "distilgpt2"))
-    assert (record.kind, record.profile_of, record.verdict) == ("profile", timed.record_id, "VALID")
+    install_ncu(tmp_path, monkeypatch)
+    record, out = pass_of(spec_of(), tmp_path)
+    assert (record.kind, record.profile_of, record.verdict) == ("profile", timed_run(spec_of()).record_id, "VALID")
+    assert (record.spec_hash, record.run_spec.launcher) == (spec_hash(record.run_spec), "interpreter")
     assert [t.id for t in record.tenants] == ["b", "d"]
     for found in record.tenants:
         assert found.metrics["compute_bound_time_pct"] == pytest.approx(200 / 3)
@@ -99,34 +84,159 @@ def test_ncu_gives_a_row_a_model(tmp_path, monkeypatch):
         assert not any("latency_mean" in key or "slowdown" in key for key in found.metrics)
     sentences = [f.message for f in record.findings if f.code == "roofline"]
     assert [text.partition(":")[0] for text in sentences] == ["bert_base", "distilgpt2"]
-    rows = pq.read_table(tmp_path / "out" / "roofline.parquet").to_pylist()
+    rows = pq.read_table(out / "roofline.parquet").to_pylist()
     layers = [tenant("bert_base").model.shape["num_hidden_layers"], tenant("distilgpt2").model.shape["n_layer"]]
     assert [row["layers"] for row in rows] == layers
     assert [row["flops"] for row in rows] == [1e6 * count for count in layers]
-    sent = {path.name for path, _ in artifacts(tmp_path / "out")}
-    assert {"bert_base.ncu-rep", "distilgpt2.ncu-rep", "roofline.parquet", "roofline-kernels.csv"} <= sent
+    sent = {path.name for path, _ in artifacts(out)}
+    assert {"bert_base.ncu-rep", "distilgpt2.ncu-rep", "roofline.parquet", "roofline-kernels.csv", "b.log"} <= sent
 
 
-def test_a_model_that_ncu_cannot_profile_does_not_cost_the_others(tmp_path, monkeypatch):
-    """Its reason is a warning of the pass; where the first one fails, ncu does not work here, and the pass ends."""
-    install(tmp_path, monkeypatch, broken="/distilgpt2")
-    record = ncu_pass(spec_of(kind="profile"), tmp_path / "out")
-    assert [t.id for t in record.tenants] == ["b"]
+def test_a_pass_has_an_id_of_its_own(tmp_path):
+    """MLflow tells records by it: of two with one id, the second would count as sent."""
+    spec = spec_of("torch", tenants=PAIR[:1])
+    first, _ = pass_of(spec, tmp_path)
+    second, _ = pass_of(spec, tmp_path)
+    assert len({first.record_id, second.record_id, timed_run(spec).record_id}) == 3
+
+
+def test_a_model_in_two_sizes_is_two_rows(tmp_path, monkeypatch):
+    """Batches of 1 and of 16 lie elsewhere under the roof; tenants that run the same are one row."""
+    install_ncu(tmp_path, monkeypatch)
+    sized = [
+        replace(tenant("bert_base", batch_size=size, seed=i), id=name)
+        for i, (name, size) in enumerate((("small", 1), ("large", 16), ("large_2", 16)))
+    ]
+    open_loop = ArrivalSpec(kind="poisson", rate_rps=5.0)
+    tenants = (*sized[:2], replace(sized[2], arrival=open_loop, slo_ms=3.0), PAIR[1])
+    record, out = pass_of(spec_of(tenants=tenants), tmp_path)
+    assert [t.id for t in record.tenants] == ["small", "large", "d"]
+    rows = pq.read_table(out / "roofline.parquet").to_pylist()
+    assert [(row["name"], row["tenant"], row["batch_size"]) for row in rows] == [
+        ("bert_base-small", "small", 1),
+        ("bert_base-large", "large", 16),
+        ("distilgpt2", "d", 2),
+    ]
+    assert [row["sentence"].partition(":")[0] for row in rows] == [row["name"] for row in rows]
+    assert {"bert_base-small.ncu-rep", "bert_base-large.ncu-rep"} <= {path.name for path in out.iterdir()}
+    kernels = pq.read_table(out / "roofline-kernels.parquet").to_pylist()
+    assert [row["tenant"] for row in kernels] == ["small"] * 2 + ["large"] * 2 + ["d"] * 2
+
+
+@pytest.mark.parametrize("model", ["bert_base", "distilgpt2"])
+def test_a_model_that_ncu_cannot_profile_does_not_cost_the_others(tmp_path, monkeypatch, model):
+    """Whether it is the first or the last; its reason is a warning of the pass."""
+    install_ncu(tmp_path, monkeypatch, broken={model: "it ran out of memory"})
+    record, _ = pass_of(spec_of(), tmp_path)
+    assert (record.status, record.verdict) == ("FINISHED", "VALID")
+    assert [t.model for t in record.tenants] == [t.model.name for t in PAIR if t.model.name != model]
     (failed,) = (f for f in record.findings if f.code == "ncu-failed")
-    assert failed.message.startswith("distilgpt2 was not profiled")
-    assert "ERR_NVGPUCTRPERM" in failed.message
-    install(tmp_path, monkeypatch, broken="/")
-    with pytest.raises(ProfilerError, match="ERR_NVGPUCTRPERM"):
-        ncu_pass(spec_of(kind="profile"), tmp_path / "again")
-    assert not (tmp_path / "again" / "distilgpt2").exists()
+    assert failed.message.startswith(f"{model} was not profiled")
+    assert "the profiled program failed" in failed.message
 
 
-def test_a_pass_without_kernels_leaves_the_timed_run_alone(tmp_path, monkeypatch):
-    """Whatever is wrong with what a profiler left is the pass's failure, and the runner goes on."""
-    timed, _ = example(("bert_base", "distilgpt2"))
-    spec = spec_of(profiler=ProfilerSpec(kind="torch"))
-    with pytest.raises(ProfilerError, match="has no GPU kernels"):
-        list(profile_pass.profile(spec, DEVICE, timed, tmp_path, Origin(), lambda text: None))
+def test_a_model_of_unknown_shape_does_not_cost_the_others(tmp_path, monkeypatch):
+    """It runs, and has no place under the roof."""
+    install_ncu(tmp_path, monkeypatch)
+    bert = PAIR[0].model
+    shape = {key: value for key, value in bert.shape.items() if key != "vocab_size"}
+    odd = replace(PAIR[0], model=replace(bert, role="decoder", shape=shape))  # its head has no size
+    record, _ = pass_of(spec_of(tenants=(odd, PAIR[1])), tmp_path)
+    assert [t.id for t in record.tenants] == ["d"]
+    assert any(f.code == "ncu-failed" and "models.bert_base.shape" in f.message for f in record.findings)
+
+
+def test_what_no_model_can_be_profiled_without_ends_the_pass_at_once(tmp_path, monkeypatch, caplog):
+    """Permission is one: the next model would take minutes to fail in the same way."""
+    install_ncu(tmp_path, monkeypatch, broken={"": "==ERROR== ERR_NVGPUCTRPERM"})
+    record, out = pass_of(spec_of(), tmp_path)
+    assert (record.status, record.verdict) == ("FAILED", "INVALID")
+    assert "performance counters (ERR_NVGPUCTRPERM)" in record.failure
+    assert not (out / "distilgpt2.log").exists()
+    assert "No profile; the timed results stand." in caplog.text
+
+
+def test_where_no_model_could_be_profiled_each_reason_is_said(tmp_path, monkeypatch):
+    """Without a row there is no profile."""
+    install_ncu(tmp_path, monkeypatch, broken={"": "a bad day"})
+    record, _ = pass_of(spec_of(), tmp_path)
+    assert record.status == "FAILED"
+    assert "bert_base was not profiled" in record.failure
+    assert "distilgpt2 was not profiled" in record.failure
+
+
+def test_the_nsys_pass_leaves_what_was_seen_and_no_latency(tmp_path, monkeypatch):
+    """Overlap and busy time by tenant, the report by its name; what tracing cost is all that is kept of its times."""
+    install_nsys(tmp_path, monkeypatch, ["b", "d"])
+    record, out = pass_of(spec_of("nsys"), tmp_path)
+    assert (record.status, record.run_spec.launcher, record.window) == ("FINISHED", "interpreter", None)
+    assert record.metrics == {"kernel_overlap_pct": pytest.approx(100 / 3), "gpu_idle_pct": pytest.approx(200 / 3)}
+    for found in record.tenants:
+        assert set(found.metrics) == {"busy_ms", "kernels", "busy_pct", "kernel_overlap_pct", "traced_slowdown"}
+        assert found.metrics["busy_pct"] == pytest.approx(1000 / 45)
+        assert found.metrics["traced_slowdown"] > 0
+    assert pq.read_table(out / records.ITERATIONS).num_rows == 0
+    sent = {path.name for path, _ in artifacts(out)}
+    assert {"profile.nsys-rep", "overlap.json", "kernels.parquet", "kernels.csv", "lanes.html", "nsys.log"} <= sent
+    assert "session.json" not in sent
+    assert "overlap-not-concurrency" in {f.code for f in record.findings}
+    assert not {"few-iterations", "insufficient", "drift"} & {f.code for f in record.findings}
+
+
+def test_tenants_of_one_process_are_not_told_apart(tmp_path, monkeypatch):
+    """What nsys sees of streams is of all tenants: none of them gets it, and the record says why."""
+    install_nsys(tmp_path, monkeypatch, ["b+d"])
+    record, _ = pass_of(spec_of("nsys", sharing=SharingSpec(mode="streams")), tmp_path)
+    assert set(record.metrics) == {"gpu_idle_pct"}
+    assert [set(t.metrics) for t in record.tenants] == [{"traced_slowdown"}] * 2
+    assert "tenants-share-process" in {f.code for f in record.findings}
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"), [("profile", "nsys has a bad day"), ("export", "could not be exported"), ("none", "no GPU")]
+)
+def test_an_nsys_pass_without_a_profile_is_failed(tmp_path, monkeypatch, broken, reason):
+    """Also when the tenants ran: their record says nothing of what their kernels did."""
+    install_nsys(tmp_path, monkeypatch, broken=broken)
+    record, _ = pass_of(spec_of("nsys", tenants=PAIR[:1]), tmp_path)
+    assert (record.kind, record.status, record.verdict) == ("profile", "FAILED", "INVALID")
+    assert reason in record.failure
+    assert record.profile_of == timed_run(spec_of("nsys", tenants=PAIR[:1])).record_id
+    assert [f.code for f in record.findings] == ["no-profile"]
+    assert not any(t.metrics for t in record.tenants)
+
+
+def test_a_short_capture_says_how_to_ask_for_a_longer_one(tmp_path, monkeypatch):
+    """The key of a pass is its own; ``measure.iterations`` would lengthen the timed run."""
+    monkeypatch.setattr("mtexp.metrics.verdict.OVERLAP_LIMIT_PCT", 101.0)
+    spec = spec_of("torch", profiler=ProfilerSpec(kind="torch", iterations=3))
+    record, _ = pass_of(spec, tmp_path)
+    (found,) = (f for f in record.findings if f.code == "overlap")
+    assert (found.level, record.verdict) == ("invalid", "INVALID")
+    assert found.remedy == "Raise profiler.iterations: start and end then weigh less."
+
+
+def test_a_capture_ends_in_time(tmp_path, monkeypatch):
+    """However many iterations were asked for; and the record says that it has fewer."""
+    monkeypatch.setattr("mtexp.measurement.CAPTURE_S", 0.05)
+    record, _ = pass_of(spec_of("torch", profiler=ProfilerSpec(kind="torch", iterations=100_000)), tmp_path)
+    assert record.status == "FINISHED"
+    assert [(f.level, f.tenant) for f in record.findings if f.code == "short-capture"] == [
+        ("warning", "b"),
+        ("warning", "d"),
+    ]
+
+
+def test_a_pass_that_cannot_be_written_is_said(tmp_path, caplog):
+    """A file where its folder should be: no record, no traceback."""
+    (tmp_path / "profile-torch").write_text("mine")
+    spec = spec_of("torch")
+    made = profile_pass.profile(timed_run(spec), DEVICE, ForkserverStarter(), tmp_path, Origin(), lambda text: None)
+    assert made is None
+    (said,) = (r for r in caplog.records if r.levelno == logging.WARNING)
+    assert "the timed results stand" in said.message
+    assert f"{tmp_path / 'profile-torch'}: File exists." in said.message
+    assert (tmp_path / "profile-torch").read_text() == "mine"
 
 
 def test_a_session_ends_with_the_run_that_it_belongs_to(tmp_path):

@@ -88,8 +88,23 @@ def test_the_torch_pass_leaves_trace_tables_and_findings(pair, tmp_path):
     assert codes == {("overlap-not-concurrency", ""), ("trace-precision", ""), ("trace-clock", "b")}
 
 
-def test_a_trace_without_kernels_says_so(tmp_path):
-    """A CPU trace has no overlap of kernels."""
+def test_on_the_cpu_the_merged_trace_is_all(tmp_path):
+    """Operators on one clock, a note that there is no overlap table; a trace without operators is none."""
+    operator = {"ph": "X", "cat": "cpu_op", "name": "aten::mm", "pid": 41, "tid": 41, "ts": 3, "dur": 2}
+    made = {tenant: write(tmp_path / f"{tenant}.json", base, [operator]) for tenant, base in (("a", 5000), ("b", 6000))}
+    result = collect_torch(made, tmp_path, time_slicing=False, on_gpu=False)
+    assert [p.name for p in result.artifacts] == ["trace.json"]
+    assert (result.metrics, result.tenants) == ({}, {})
+    assert [(f.level, f.code) for f in result.findings] == [("note", "cpu-trace")]
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert {e["pid"]: e["ts"] for e in events if e["name"] == "aten::mm"} == {1: 3.0, 2: 4.0}
+    empty = write(tmp_path / "c.json", 5, [launch(1)])
+    with pytest.raises(RecordError, match="tenant c has no operators"):
+        collect_torch({"c": empty}, tmp_path, time_slicing=False, on_gpu=False)
+
+
+def test_a_trace_of_a_gpu_without_kernels_says_so(tmp_path):
+    """CUDA was not traced."""
     trace = read_trace(write(tmp_path / "t.json", 5, [launch(1)]), "a")
     with pytest.raises(RecordError, match="tenant a has no GPU kernels"):
         trace_kernels([trace])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 from mtexp.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.errors import ConfigError, HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.evaluation import Comparison, Origin, evaluate
-from mtexp.measurement import Measurement
+from mtexp.measurement import TELEMETRY, Measurement
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
 from mtexp.spec import ArrivalSpec, BaselineSpec, ModelSpec, MpsLimits, RunSpec, TenantSpec, spec_hash
-from mtexp.tracking.record import BaselineRef, RunRecord
+from mtexp.telemetry.probes import FAST
+from mtexp.telemetry.table import Table
+from mtexp.tracking import keys
+from mtexp.tracking.record import BaselineRef, RunRecord, load, save
 from mtexp.tracking.upload import Upload
 from tests.strategies import MS, closed_loop
 
@@ -39,8 +43,21 @@ def measurement(**changes: Any) -> Measurement:
     return measured
 
 
-def record(measured: Measurement, compared: Comparison = BOTH, spec: RunSpec = RUN) -> RunRecord:
-    return evaluate(spec, measured, Path("nowhere"), compared, Origin())
+def record(
+    measured: Measurement, compared: Comparison = BOTH, spec: RunSpec = RUN, folder: Path = Path("nowhere")
+) -> RunRecord:
+    return evaluate(spec, measured, folder, compared, Origin())
+
+
+def write_telemetry(
+    folder: Path, measured: Measurement, *, columns: tuple[str, ...] = ("gpu_power_w",), **notes: Any
+) -> None:
+    """Every 50 ms from before the first iteration to after the last, 500 of each column."""
+    table = Table({FAST: columns})
+    times = np.concatenate([[s.start_ns.min(), s.end_ns.max()] for s in measured.samples.values()])
+    for time_ns in range(int(times.min()) - 50 * MS, int(times.max()) + 100 * MS, 50 * MS):
+        table.append(time_ns, {FAST: [500.0] * len(columns)})
+    table.write(folder / TELEMETRY, notes)
 
 
 def codes(found: RunRecord) -> set[str]:
@@ -74,6 +91,16 @@ def test_baseline_drift_is_judged_and_kept(pct: float, verdict: str) -> None:
     assert found.tenants[0].metrics["baseline_drift_pct"] == pct
 
 
+def test_a_drift_names_the_age_of_what_it_is_against() -> None:
+    """A baseline may be an hour or a week old, and a drift from it says something else than one over the mix."""
+    spec, measured = replace(RUN, baseline=BaselineSpec(recheck=True)), measurement()
+    alone = replace(ALONE, started_ms=measured.clock[0][1] // 1_000_000 - 26 * 3_600_000)
+    found = record(measured, Comparison(alone={"a": alone, "b": ALONE}, drift_pct={"a": 6.0, "b": 7.0}), spec)
+    old, unknown = (finding.message for finding in found.findings if finding.code == "baseline-drift")
+    assert "of a moved by +6.0 % from 26 h before the mix to after it" in old
+    assert "of b moved by +7.0 % from before the mix to after it" in unknown
+
+
 def test_a_recheck_that_failed_is_a_warning() -> None:
     """Asked for and not had is not the same as no drift."""
     spec = replace(RUN, baseline=BaselineSpec(recheck=True))
@@ -89,6 +116,39 @@ def test_recompilation_in_the_window_is_a_warning() -> None:
     (finding,) = [f for f in found.findings if f.code == "recompiled"]
     assert (finding.tenant, finding.level) == ("a", "warning")
     assert "compiled 2 more graphs of a" in finding.message
+
+
+def test_a_record_says_where_its_telemetry_comes_from(tmp_path: Path) -> None:
+    """The achieved period is a metric; energy source, kind of power and what did not answer stand beside it."""
+    measured = measurement()
+    write_telemetry(tmp_path, measured, absent={"field 3": "Not Supported"}, power_source="instant (field 186)")
+
+    save(record(measured, folder=tmp_path), tmp_path, measured.samples)
+
+    found = load(tmp_path)
+    assert found.telemetry["telemetry_period_ms"] == pytest.approx(50)
+    assert found.telemetry["telemetry_period_max_ms"] == pytest.approx(50)
+    assert keys.unknown(found.telemetry) == []
+    assert found.metrics["energy_j"] == pytest.approx(500 * found.metrics["window_s"])
+    assert found.telemetry_notes == {
+        "energy_source": "power",
+        "power_source": "instant (field 186)",
+        "absent": {"field 3": "Not Supported"},
+    }
+
+
+def test_a_driver_that_does_not_tell_of_context_switches_is_a_note(tmp_path: Path) -> None:
+    """For tenants that share, once, with the reason; nothing to say of a tenant alone, or where the driver tells."""
+    measured = measurement()
+    absent = {"gpm context switches": "the driver counts nothing"}
+    write_telemetry(tmp_path, measured, absent=absent)
+    (finding,) = [f for f in record(measured, folder=tmp_path).findings if f.code == "no-context-switches"]
+    assert (finding.level, "the driver counts nothing" in finding.message) == ("note", True)
+
+    alone = replace(RUN, tenants=RUN.tenants[:1])
+    assert "no-context-switches" not in codes(record(measured, BOTH, alone, tmp_path))
+    write_telemetry(tmp_path, measured, columns=("gpu_power_w", "gpu_ctxsw_requests"), absent=absent)
+    assert "no-context-switches" not in codes(record(measured, folder=tmp_path))
 
 
 def test_a_failed_tenant_leaves_the_figures_of_all() -> None:
@@ -189,6 +249,23 @@ def test_a_baseline_is_tried_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None
     assert baselines.of(RUN, {}, measure) == {"a": ALONE, "b": ALONE}
     assert baselines.of(RUN, {}, measure) == {"a": ALONE, "b": ALONE}
     assert len(tried) == 2
+
+
+def test_a_baseline_of_this_process_grows_old_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``baseline.max_age_h=0`` measures before every point, once for all tenants of a model; a week does not."""
+    monkeypatch.setattr("mtexp.baselines.find_baseline", lambda *args, **options: None)
+    tried: list[str] = []
+
+    def measure(spec: RunSpec, name: str) -> Alone:
+        tried.append(name)
+        return replace(ALONE, started_ms=time.time_ns() // 1_000_000 - 1000)
+
+    for max_age_h, measured in ((0.0, 3), (168.0, 1)):
+        baselines, run = Baselines(), replace(RUN, baseline=BaselineSpec(max_age_h=max_age_h))
+        tried.clear()
+        for _ in range(3):
+            assert set(baselines.of(run, {}, measure)) == {"a", "b"}
+        assert len(tried) == measured
 
 
 def test_a_second_interrupt_is_told_from_the_first() -> None:

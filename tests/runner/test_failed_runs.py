@@ -21,7 +21,7 @@ from mtexp.tenant.buffers import SampleBuffer
 from mtexp.testing.faults import BUILD, Fault
 from mtexp.tracking import upload
 from mtexp.tracking.iterations import read_iterations
-from mtexp.tracking.record import load
+from mtexp.tracking.record import find_records, load
 from mtexp.tracking.salvage import KILLED
 from tests.launch.conftest import forked
 from tests.runner.runner_helpers import ENDLESS, SMALL, Workplace, kind
@@ -79,7 +79,8 @@ def test_a_failed_run_is_kept_and_the_sweep_goes_on_and_is_resumed(workplace: Wo
     assert ran.code == 0
     assert "solo: done before, skipped (resume=true)" in workplace.phases
     assert workplace.phases.count("measuring") == 1
-    assert workplace.records("multirun/s")["0"].status == "FINISHED"
+    records = workplace.records("multirun/s")
+    assert {place: r.status for place, r in records.items()} == {"0": "FAILED", "0/run-2": "FINISHED", "1": "FINISHED"}
     assert len(workplace.mlflow_runs(kind("mix"))) == 3
 
     assert workplace.run(*points, "resume=true").code == 0
@@ -212,14 +213,14 @@ def test_interrupting_twice_ends_at_once(workplace: Workplace, moment: str) -> N
     assert run.info.status == "FAILED"
 
 
-def _parent(folder: Path) -> None:
+def _parent(folder: Path, *arguments: str) -> None:
     """A command line in a process of its own."""
     os.chdir(folder)
     os.environ["MTEXP_LEASE_DIR"] = str(folder / "lease")
     with (folder / "out").open("w") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
-    cli.main([*SMALL, "mix=pair", ALONE, "sweep=s", *ENDLESS])
+    cli.main([*SMALL, "mix=pair", ALONE, "sweep=s", *arguments])
 
 
 def test_a_killed_run_leaves_no_process_and_its_samples(
@@ -228,7 +229,7 @@ def test_a_killed_run_leaves_no_process_and_its_samples(
     """SIGKILL of the run itself: tenants and sampler end by themselves; what was measured becomes a FAILED record that
     MLflow gets once; the point can be run again, and is counted once."""
     others = forked()
-    run = multiprocessing.get_context("forkserver").Process(target=_parent, args=(tmp_path,))
+    run = multiprocessing.get_context("forkserver").Process(target=_parent, args=(tmp_path, *ENDLESS))
     run.start()
     folder = tmp_path / "outputs/s"
     monkeypatch.chdir(tmp_path)
@@ -253,11 +254,40 @@ def test_a_killed_run_leaves_no_process_and_its_samples(
     assert (folder / "telemetry.parquet").is_file()
     with Workplace.at(tmp_path) as place:
         assert place.run("mix=pair", ALONE, "sweep=s", "resume=true", "telemetry=disabled").code == 0
-        assert place.records("outputs/s")["."].status == "FINISHED"
+        assert {path: r.status for path, r in place.records("outputs/s").items()} == {
+            ".": "FAILED",
+            "run-2": "FINISHED",
+        }
         runs = place.mlflow_runs(kind("mix"))
         assert [run.info.status for run in runs] == ["FAILED", "FINISHED"]
         assert runs[0].data.tags["mtexp.failure"] == KILLED
     assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_a_killed_profile_leaves_the_timed_run_as_it_was(
+    tmp_path: Path, nothing_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL while the profiler's pass measures: the timed run is finished and in MLflow, of the pass nothing counts,
+    and the point is not run again."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "outputs/s"
+    arguments = ("profiler=torch", "profiler.iterations=1000")
+    run = multiprocessing.get_context("forkserver").Process(target=_parent, args=(tmp_path, *arguments))
+    run.start()
+    deadline = time.monotonic() + 60
+    while not list((folder / "profile-torch").glob("samples-1.bin")):
+        assert time.monotonic() < deadline, (tmp_path / "out").read_text()
+        time.sleep(0.02)
+    os.kill(run.pid or 0, signal.SIGKILL)
+    run.join()
+    run.close()
+    assert [(path, load(path).status) for path in find_records(folder)] == [(folder, "FINISHED")]
+    assert upload.main(["outputs/s"]) == 0
+    with Workplace.at(tmp_path) as place:
+        assert [run.info.status for run in place.mlflow_runs(kind("mix"))] == ["FINISHED"]
+        assert place.mlflow_runs(kind("profile")) == []
+        assert place.run("mix=pair", ALONE, "sweep=s", *arguments, "resume=true").code == 0
+        assert "measuring" not in place.phases
 
 
 def _measured(folder: Path) -> int:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from mtexp.measurement import _enough
+from mtexp.measurement import CAPTURE_S, _enough
 from mtexp.metrics.samples import Samples
-from mtexp.spec import MeasureSpec, RunSpec
+from mtexp.spec import MeasureSpec, ProfilerSpec, RunSpec
 from tests.strategies import ar1, closed_loop
 
 
@@ -36,6 +36,17 @@ def test_iterations_and_time_are_needed_together() -> None:
     assert not enough(0, 99, 10.0)
     assert not enough(0, 1000, 1.9)
     assert enough(0, 100, 2.0)
+
+
+@pytest.mark.parametrize(("kind", "profiler", "ends"), [("profile", "nsys", True), ("profile", "ncu", False)])
+def test_a_trace_ends_in_time(kind: str, profiler: str, ends: bool) -> None:
+    """Its events pile up; one request under ncu takes minutes, and a timed run the time it needs."""
+    spec = RunSpec(mix="x", tenants=(), kind=kind, profiler=ProfilerSpec(kind=profiler))
+    enough = _enough(spec, Tenants(np.ones(5)))
+    assert not enough(0, 3, CAPTURE_S - 1)
+    assert enough(0, 3, CAPTURE_S) is ends
+    timed, _ = rule()
+    assert not timed(0, 3, CAPTURE_S)
 
 
 def test_until_ci_waits_for_a_narrow_interval() -> None:

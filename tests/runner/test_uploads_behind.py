@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mtexp.host import cpu_device, lease
 from mtexp.tracking import keys, mlflow_writer
 from mtexp.tracking.upload import PENDING
 from tests.runner.runner_helpers import Workplace, kind
@@ -112,6 +113,25 @@ def test_an_interrupt_while_the_last_records_are_sent_leaves_them_for_later(work
     assert len(workplace.records("multirun/s")) == 2
     assert list(workplace.folder.rglob(PENDING))
     assert "Traceback" not in ran.err
+
+
+def test_a_run_that_is_ended_while_it_is_sent_has_finished(workplace: Workplace) -> None:
+    """SIGTERM while MLflow takes the record: the run has not failed; meanwhile its device was another's to take."""
+    slow_store(workplace)
+    taken: list[str] = []
+
+    def hook(text: str) -> None:
+        if text.startswith("tracking: "):
+            with lease([cpu_device()], wait_s=0, label="another") as device:
+                taken.append(device.kind)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ran = workplace.run("mix=solo", "baseline=skip", "sweep=s", on_phase=hook)
+    assert ran.code == 143
+    assert taken == ["cpu"]
+    assert "runs failed" not in ran.out
+    assert workplace.jobs("outputs/s") == ["FINISHED"]
+    assert "1 of the records are not in MLflow" in ran.out
 
 
 def test_what_a_store_refuses_behind_a_run_is_said_and_counts(workplace: Workplace) -> None:

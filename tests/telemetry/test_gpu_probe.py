@@ -181,6 +181,33 @@ def test_context_switches_that_the_driver_does_not_count(reading, clock):
     assert "counts nothing" in probe.notes()["absent"]["gpm context switches"]
 
 
+def test_a_driver_older_than_the_context_switch_counters(reading, clock):
+    """It refuses a question that names them: the other metrics are asked for without them, at once and ever after."""
+    probe, read = reading(gpm_metrics_max=97)
+    for _ in range(2):
+        clock.forward(0.25)
+        found = read(GPM)
+        assert {name: found[name] for name in GPM_METRICS} == {name: VALUES[name] for name in GPM_METRICS}
+        assert all(math.isnan(found[name]) for name in CONTEXT_SWITCHES)
+
+    absent = probe.notes()["absent"]
+    assert "without them" in absent["gpm context switches"]
+    assert "nvmlGpmMetricsGet" not in absent
+    assert probe._lib.calls.count("nvmlGpmMetricsGet") == 3
+
+
+def test_context_switches_outlive_a_passing_refusal(reading, clock):
+    """One failure that also hits the question without them is not their fault: the next reading has them again."""
+    codes = {"nvmlGpmMetricsGet": pynvml.NVML_ERROR_UNKNOWN}
+    _, read = reading(codes=codes)
+    clock.forward(0.25)
+    assert all(math.isnan(value) for value in read(GPM).values())
+    codes.clear()
+    clock.forward(0.25)
+
+    assert read(GPM)["gpu_ctxsw_requests"] == VALUES["gpu_ctxsw_requests"]
+
+
 def test_no_gpm_before_hopper(reading, clock):
     """A GPU without GPM gives no GPM value and says why; the rest is measured."""
     probe, read = reading(gpm=False)

@@ -22,8 +22,9 @@ def test_summary_of_a_real_trace():
     assert summary.values["gpu_power_w_mean"] == pytest.approx(680.5, abs=0.1)
     assert summary.values["gpu_sm_active_pct_mean"] == pytest.approx(97.2, abs=0.1)
     assert summary.values["gpu_dram_bw_pct_mean"] == pytest.approx(26.0, abs=0.1)
-    assert summary.energy_source == "counter"
-    assert summary.energy_j == pytest.approx(4576.9, abs=0.5)
+    assert summary.energy_source == "counter+power"
+    assert summary.energy_j == pytest.approx(4593.5, abs=0.5)
+    assert summary.power_source == "instant (field 186)"
     assert summary.throttle_bits & POWER_CAP
     assert not any(summary.throttle_bits & bit for bit in THROTTLE_BITS)
     assert "counts nothing" in summary.absent["gpm context switches"]

@@ -169,6 +169,23 @@ def test_sampler_process_writes_what_it_sampled(tmp_path):
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(("mps", "told"), [(False, {"a": 40.0}), (True, {})])
+def test_a_gpu_run_asks_for_the_utilisation_of_tenants_only_without_mps(tmp_path, monkeypatch, mps, told):
+    """What open_sampler chooses for a GPU: NVML, the host beside it, utilisation by tenant where it means something."""
+    gpu = FakeGpu(values=dict.fromkeys(POLLED, 42.0), process_util=[(os.getpid(), 40)], compute=[(os.getpid(), 2**30)])
+    monkeypatch.setattr("mtexp.telemetry.gpu.pynvml", FakeNvml(gpu))
+    path, fork = tmp_path / "telemetry.parquet", multiprocessing.get_context("fork")  # the child has the fake, too
+    with open_sampler(TelemetrySpec(), "gpu", gpu.uuid, {"a": os.getpid()}, path, mps=mps, context=fork) as sampler:
+        assert sampler.stop() == ()
+
+    columns = load(path).columns
+    found = {name.partition("/")[2]: values for name, values in columns.items() if name.startswith("tenant_gpu_util")}
+    assert {name: np.nanmax(values) for name, values in found.items()} == told
+    assert np.nanmax(columns["tenant_gpu_memory_mib/a"]) == 1024
+    assert {"gpu_power_w", "memory_used_mib", "tenant_memory_mib/a"} <= set(columns)
+
+
+@pytest.mark.process
 def test_sampler_that_cannot_start_is_a_finding(tmp_path):
     """No such GPU: the run goes on, with a warning that carries the reason."""
     probe = GpuProbe("GPU-nowhere", {}, lib=FakeNvml(FakeGpu()))

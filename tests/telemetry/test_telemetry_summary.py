@@ -35,6 +35,10 @@ def _samples(times_s, columns, **notes):
     return Samples(times_ns, {name: np.array(column, dtype=float) for name, column in columns.items()}, notes)
 
 
+def _of(found, column):
+    return {name: value for name, value in found.values.items() if name.startswith(column)}
+
+
 def _every(period_s, until_s):
     return np.arange(0, until_s + period_s / 2, period_s)
 
@@ -45,7 +49,7 @@ def test_only_samples_in_the_window_count():
 
     found = summarise(samples, 1 * S, 3 * S)
 
-    assert found.values == {"gpu_util_pct_mean": 15, "gpu_util_pct_min": 10, "gpu_util_pct_max": 20}
+    assert _of(found, "gpu_util_pct") == {"gpu_util_pct_mean": 15, "gpu_util_pct_min": 10, "gpu_util_pct_max": 20}
     assert found.samples == 3
 
 
@@ -53,7 +57,7 @@ def test_what_was_not_sampled_is_absent():
     """No sample in the window: no value, no zero."""
     found = summarise(_samples([0, 1], {"gpu_power_w": [np.nan, np.nan]}), 0, 1 * S)
 
-    assert found.values == {}
+    assert _of(found, "gpu") == {}
     assert (found.energy_j, found.energy_source, found.sm_clock_min_mhz) == (None, "", None)
 
 
@@ -71,14 +75,15 @@ def test_averages_belong_to_the_middle_of_their_interval():
     assert found.values["gpu_sm_active_pct_max"] == 50
 
 
-def test_energy_by_counter_is_interpolated_at_the_edges():
-    """500 W for 3 s in a window whose edges lie between two readings of the counter."""
+def test_energy_by_counter_alone_is_interpolated_at_the_edges():
+    """500 W for 3 s in a window whose edges lie between two readings; in a short window it would be a guess: none."""
     samples = _samples(_every(1, 6), {"gpu_energy_j": 500 * _every(1, 6)})
 
     found = summarise(samples, round(1.4 * S), round(4.4 * S))
 
     assert found.energy_j == pytest.approx(1500)
     assert found.energy_source == "counter"
+    assert summarise(samples, round(1.4 * S), round(1.9 * S)).energy_j is None
 
 
 def test_energy_by_power_where_the_counter_does_not_span_the_window():
@@ -165,7 +170,7 @@ def test_achieved_period_is_measured():
     """The record says how often was really sampled, at the median and at worst."""
     found = summarise(_samples([0, 0.05, 0.10, 0.25, 0.30], {}), 0, S)
 
-    assert (found.period_ms, found.period_max_ms) == (pytest.approx(50), pytest.approx(150))
+    assert found.values == {"telemetry_period_ms": pytest.approx(50), "telemetry_period_max_ms": pytest.approx(150)}
 
 
 def test_values_of_tenants_are_kept_apart():
@@ -174,6 +179,31 @@ def test_values_of_tenants_are_kept_apart():
 
     assert found.tenants["a"]["tenant_gpu_memory_mib_mean"] == 2
     assert not [name for name in found.values if "tenant" in name]
+
+
+def test_memory_beside_a_short_window_is_read_when_all_tenants_were_up():
+    """No reading of a level in the window: the nearest with every tenant; an average of another time is no stand-in."""
+    columns = {
+        "tenant_gpu_memory_mib/a": [5, 100, 110, 120],
+        "tenant_gpu_memory_mib/b": [np.nan, 200, np.nan, 220],
+        "tenant_cpu_util_pct/a": [90, 90, 90, 90],
+    }
+    samples = _samples([0, 1, 2, 3], columns)
+
+    assert summarise(samples, round(1.7 * S), round(1.8 * S)).tenants == {
+        name: {f"tenant_gpu_memory_mib_{statistic}": value for statistic in ("mean", "min", "max")}
+        for name, value in {"a": 100, "b": 200}.items()
+    }
+
+
+def test_memory_is_a_level_also_in_the_group_of_averages():
+    """A level belongs to the moment it was read at, an average to the time before it."""
+    columns = {"tenant_memory_mib/a": [1, 2, 3], "tenant_cpu_util_pct/a": [10, 20, 30]}
+    samples = _samples([0, 0.25, 0.5], columns, groups={GPM: list(columns)}, periods_ms={GPM: 250.0})
+
+    found = summarise(samples, round(0.2 * S), round(0.3 * S)).tenants["a"]
+
+    assert found == {f"tenant_memory_mib_{statistic}": 2 for statistic in ("mean", "min", "max")}
 
 
 @pytest.fixture(name="file")

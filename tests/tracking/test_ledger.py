@@ -35,6 +35,7 @@ def test_a_baseline_is_found_by_its_hash_with_its_samples(tmp_path: Path, tracki
     assert found.ref.record_id == record.record_id
     assert found.ref.path == str(tmp_path / "b")
     assert found.ref.run_id
+    assert found.started_at == record.started_at
     assert found.ref.throughput_rps == record.tenants[0].metrics["throughput_rps"]
     assert record.window is not None
     kept = Window(record.window["t0_ns"], record.window["t1_ns"]).keep(example(["bert_base"], kind="baseline")[1]["t0"])
@@ -142,6 +143,14 @@ def test_resume_counts_what_another_gpu_of_the_kind_has_done(tmp_path: Path, tra
     any_gpu = {key: value for key, value in ENVIRONMENT.items() if key != "gpu_uuid"}
     assert finished(tracking, any_gpu, folder=tmp_path / "kept") == {"sent gpu_uuid", "kept gpu_uuid"}
     assert finished(tracking, ENVIRONMENT, folder=tmp_path / "kept") == set()
+
+
+def test_resume_counts_records_where_mlflow_does_not_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The folder of the sweep says what is done, and that only it was asked is said."""
+    record, samples = example(spec_hash="here")
+    save(record, tmp_path, samples)
+    assert finished(TrackingSpec(uri="http://127.0.0.1:9"), ENVIRONMENT, folder=tmp_path) == {"here"}
+    assert f"Only the records in {tmp_path} count" in caplog.text
 
 
 def test_resume_counts_records_that_did_not_reach_mlflow(tmp_path: Path) -> None:

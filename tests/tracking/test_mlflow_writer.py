@@ -14,7 +14,7 @@ from mtexp.metrics.verdict import Finding
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import example, stored
 from mtexp.tracking import keys, mlflow_writer
-from mtexp.tracking.content import description, evenly
+from mtexp.tracking.content import description, evenly, parent_content
 from mtexp.tracking.iterations import read_iterations
 from mtexp.tracking.mlflow_writer import batches, log_record
 from mtexp.tracking.record import BaselineRef, save
@@ -150,6 +150,24 @@ def test_a_failed_run_is_failed_in_mlflow_with_its_reason(tmp_path: Path, tracki
     assert "t1 failed" in parent.data.tags[keys.VERDICT_REASONS]
 
 
+def test_every_reason_is_a_tag_with_its_remedy() -> None:
+    """Gravest first, each tenant named once; 48 tenants with the same remark leave room for the next."""
+    moved = "the latency of t{} moved by +3.0 % within the window"
+    drift = [Finding("warning", "drift", moved.format(i), "Warm up longer.", f"t{i}") for i in range(48)]
+    findings = (
+        Finding("invalid", "foreign-process", "other processes used the device", "Stop them."),
+        *drift,
+        Finding("warning", "no-recheck", "it was not VALID after the mix", "Run again.", "t1"),
+        Finding("note", "insufficient", "p99 needs 662", "Set more."),
+    )
+    record, _ = example(verdict="INVALID", findings=findings)
+    said = parent_content(record, "", thinned={}, max_history=0).tags[keys.VERDICT_REASONS].split(" | ")
+    assert said[0] == "invalid: other processes used the device. Stop them."
+    assert said[1] == "warning: the latency of t0 moved by +3.0 % within the window. Warm up longer."
+    assert said[-2].startswith("warning: 45 more")
+    assert said[-1] == "warning: t1: it was not VALID after the mix. Run again."
+
+
 def test_a_tenant_links_to_the_baseline_it_was_compared_with(tmp_path: Path, tracking: TrackingSpec) -> None:
     """The child names the baseline's run, record and hash."""
     record, samples = example()
@@ -212,3 +230,8 @@ def test_the_description_is_a_table_a_person_can_read() -> None:
     assert lines[2].startswith("| tenant | model | mean ms | p50 ms | p90 ms | p99 ms |")
     assert lines[4].startswith("| t0 | bert_base |")
     assert lines[4].count("?") == 1
+    assert "launch-bound" not in lines[2]
+    bound = replace(record.tenants[0], metrics={**record.tenants[0].metrics, "launch_bound_pct": 62.51})
+    lines = description(replace(record, tenants=(bound,))).splitlines()
+    assert lines[2].endswith("| launch-bound % |")
+    assert lines[4].endswith("| 62.51 |")

@@ -14,15 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtexp.errors import RecordError
+from mtexp.errors import RecordError, TrackingError
 from mtexp.metrics.verdict import Finding
 from mtexp.telemetry.gpu import GpuProbe
 from mtexp.telemetry.probes import GPM, CpuProbe, Probes
 from mtexp.telemetry.table import Table
 from mtexp.testing.records import example, stored
 from mtexp.tracking import record as records
+from mtexp.tracking.content import epoch_ms, evenly, iso_ms, parent_content, tenant_content
 from mtexp.tracking.iterations import MAX_TELEMETRY_COLUMNS, SCHEMA, read_iterations, read_samples, read_telemetry
-from mtexp.tracking.record import BaselineRef, RunRecord, find_records, from_bytes, load, save
+from mtexp.tracking.record import BaselineRef, RunRecord, find_records, fresh, from_bytes, load, save
 
 FIXTURES = Path(__file__).parents[1] / "data" / "records"
 
@@ -46,6 +47,12 @@ def _complete() -> RunRecord:
 
 _COMPLETE = json.loads(json.dumps(asdict(_complete())))
 _PATHS = [path for path in _paths(_COMPLETE) if path]
+
+
+def _tenant_of(**changes: Any) -> dict[str, Any]:
+    """A tenant of a specification."""
+    return {"id": "a", "model": {"name": "m", "role": "encoder", "architecture": "bert"}, **changes}
+
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -176,6 +183,20 @@ def test_records_are_found_below_a_folder(tmp_path: Path) -> None:
     assert [p.name for p in find_records(tmp_path)] == ["0", "baseline_bert"]
 
 
+def test_a_folder_in_which_a_run_has_been_is_not_taken_again(tmp_path: Path) -> None:
+    """Nor one with a record or the note of a run below it; each run after that has a number of its own."""
+    assert fresh(tmp_path / "new") == tmp_path / "new"
+    (tmp_path / "a" / "logs").mkdir(parents=True)
+    assert fresh(tmp_path / "a") == tmp_path / "a"
+    stored(tmp_path / "a" / "baselines" / "b")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / records.BEGUN).write_text("{")
+    for name in ("a", "c"):
+        assert [fresh(tmp_path / name).name for _ in range(2)] == ["run-2", "run-3"]
+    (tmp_path / "a" / "run-4").write_text("")
+    assert fresh(tmp_path / "a") == tmp_path / "a" / "run-5"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -193,6 +214,14 @@ def test_records_are_found_below_a_folder(tmp_path: Path) -> None:
         ({"attempt": 10**400}, "too large|not JSON"),
         ({"spec": {"mix": "m", "tenants": "all"}}, "record.spec.tenants: found 'all'"),
         ({"spec": {"tenants": []}}, "record.spec: .*mix"),
+        (
+            {"spec": {"mix": "m", "tenants": [_tenant_of(workload={"kind": "zzz"})]}},
+            r"spec\.tenants\.a\.workload\.kind: found 'zzz', allowed: forward, prefill, decode, generate, train",
+        ),
+        (
+            {"spec": {"mix": "m", "tenants": [_tenant_of()], "tracking": {"max_history": -1}}},
+            r"spec\.tracking\.max_history: found -1, allowed: 1 or more",
+        ),
         ({"sweep": "x" * 2_000_000}, "at most 1000000 characters"),
     ],
 )
@@ -238,7 +267,7 @@ def _outcome(text: bytes) -> RunRecord | RecordError:
 
 @given(path=st.sampled_from(_PATHS), value=_JSON)
 def test_any_value_anywhere_gives_a_record_or_a_record_error(path: tuple[Any, ...], value: Any) -> None:
-    """Whatever stands in a record, it loads into one that can be saved again, or is refused."""
+    """Whatever stands in a record, it is refused, or loads into one that can be saved again and shown by MLflow."""
     data = copy.deepcopy(_COMPLETE)
     parent = data
     for key in path[:-1]:
@@ -247,6 +276,23 @@ def test_any_value_anywhere_gives_a_record_or_a_record_error(path: tuple[Any, ..
     result = _outcome(json.dumps(data).encode())
     if isinstance(result, RunRecord):
         assert from_bytes(json.dumps(asdict(result)).encode()) == result
+        with suppress(TrackingError):  # a metric that the registry does not have
+            _shown(result)
+
+
+def _shown(record: RunRecord) -> None:
+    """What MLflow is to get of a record, its histories included."""
+    most = record.run_spec.tracking.max_history
+    instants_ns = np.arange(record.clock[0][0] if record.clock else 0, 2**62, 2**60)
+    times_ms = epoch_ms(record, instants_ns[evenly(len(instants_ns), most)])
+    assert len(times_ms) <= most
+    thinned = {"latency_ms": len(instants_ns)}
+    contents = [parent_content(record, "/runs/0", thinned=thinned, max_history=most)]
+    contents += [tenant_content(record, t, "parent", thinned=thinned, max_history=most) for t in record.tenants]
+    assert all(type(iso_ms(text)) is int for text in (record.started_at, record.ended_at))
+    assert all(
+        isinstance(text, str) for content in contents for text in (*content.tags.values(), *content.params.values())
+    )
 
 
 @given(st.binary(max_size=200) | _JSON.map(lambda data: json.dumps(data).encode()))

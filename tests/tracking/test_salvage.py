@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from mtexp.testing.records import example, stored
 from mtexp.tracking import salvage
 from mtexp.tracking.iterations import read_iterations, read_samples
 from mtexp.tracking.record import BEGUN, ITERATIONS, RunRecord, load
-from mtexp.tracking.upload import main
+from mtexp.tracking.upload import main, pending
 
 CONFIG = "mix: mixed\n"
 
@@ -159,16 +160,27 @@ def test_salvaging_that_is_killed_itself_loses_nothing(
     assert not list(tmp_path.rglob("*.bin"))
 
 
-def test_a_finished_run_that_runs_again_and_is_killed(tmp_path: Path) -> None:
-    """What it leaves takes the old record's place, as that of any run that failed; and beginning again forgets it."""
-    old = stored(tmp_path / "run", seed=5)
-    begun, _ = _begun(tmp_path / "run", seed=6)
-    assert load(tmp_path / "run").record_id == old.record_id
-    list(salvage.salvage(tmp_path))
-    assert load(tmp_path / "run").record_id == begun.record_id
-    _begun(tmp_path / "run", seed=7)
-    salvage.begin(begun, tmp_path / "run")
+def test_salvaging_writes_over_no_record(tmp_path: Path) -> None:
+    """In a folder with another run's record, even one that cannot be read, the new record gets a folder of its own."""
+    old = stored(tmp_path / "whole", seed=5)
+    begun, _ = _begun(tmp_path / "whole", seed=6)
+    _begun(tmp_path / "broken", seed=7)
+    (tmp_path / "broken" / "record.json").write_text("{")
+    places = [found.directory for found in salvage.salvage(tmp_path) if found.made]
+    assert places == [tmp_path / "broken" / "run-2", tmp_path / "whole" / "run-2"]
+    assert load(tmp_path / "whole").record_id == old.record_id
+    assert load(tmp_path / "whole" / "run-2").record_id == begun.record_id
+    assert (tmp_path / "broken" / "record.json").read_text() == "{"
     assert not list(tmp_path.rglob("*.bin"))
+    assert list(salvage.salvage(tmp_path)) == []
+
+
+def test_a_note_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A pipe would be waited for."""
+    os.mkfifo(tmp_path / BEGUN)
+    (found,) = salvage.salvage(tmp_path)
+    assert not found.ok
+    assert not salvage.is_running(tmp_path)
 
 
 def test_the_command_salvages_and_sends_once(
@@ -177,8 +189,13 @@ def test_the_command_salvages_and_sends_once(
     """One FAILED run in MLflow however often it is sent; queries for results do not see it."""
     _begun(tmp_path / "sweep" / "0")
     arguments = [str(tmp_path / "sweep"), "--uri", tracking.uri]
-    assert main(arguments) == 0
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        assert main([str(tmp_path / "sweep"), "--uri", f"http://127.0.0.1:{nobody.getsockname()[1]}"]) == 1
     assert "was killed" in capsys.readouterr().out
+    assert list(pending(tmp_path)) == [tmp_path / "sweep" / "0"]
+    assert main(arguments) == 0
+    assert list(pending(tmp_path)) == []
     assert main(arguments) == 0
     assert capsys.readouterr().out.endswith(f"1 of 1 records are in MLflow at {tracking.uri}\n")
     (run,) = fetch.runs(uri=tracking.uri).to_dict("records")

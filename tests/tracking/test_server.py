@@ -17,11 +17,12 @@ import pytest
 import requests
 
 from analysis import fetch
+from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import stored
 from mtexp.tracking import keys
 from mtexp.tracking.store import open_store
-from mtexp.tracking.upload import log_or_defer, pending
+from mtexp.tracking.upload import log_or_defer, mark_pending, pending
 
 pytestmark = [pytest.mark.postgres, pytest.mark.process]
 
@@ -154,11 +155,28 @@ def test_a_server_that_goes_away_and_comes_back(postgres: str, tmp_path: Path) -
     port = _free_port()
     tracking = TrackingSpec(uri=f"http://127.0.0.1:{port}", experiment="back")
     stored(tmp_path / "run", seed=7)
+    mark_pending(tmp_path / "run")
     assert not log_or_defer(tmp_path / "run", tracking).run_id
     assert list(pending(tmp_path)) == [tmp_path / "run"]
     with _server(postgres, tmp_path, port):
         assert log_or_defer(tmp_path / "run", tracking).run_id
     assert list(pending(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("password", "database", "said"), [("", "mlflow", "password"), (PASSWORD, "nothing", "does not exist")]
+)
+def test_a_database_that_refuses_is_asked_once(
+    postgres: str, monkeypatch: pytest.MonkeyPatch, password: str, database: str, said: str
+) -> None:
+    """No password, no such database: said at once, where MLflow itself would try for minutes."""
+    slept: list[float] = []
+    monkeypatch.setattr("mlflow.store.db.utils.time.sleep", slept.append)
+    monkeypatch.setenv("PGPASSWORD", password)
+    uri = postgres.removesuffix("mlflow") + database
+    with pytest.raises(TrackingError, match=said), open_store(TrackingSpec(uri=uri), write=True):
+        pass
+    assert not slept
 
 
 def test_the_database_can_be_written_without_a_server(

@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from mtexp.spec import TrackingSpec
 from mtexp.testing.records import stored
 from mtexp.tracking import keys
 from mtexp.tracking.mlflow_writer import log_record
-from mtexp.tracking.store import NoStoreError, open_store, redact, resolve_uri
-from mtexp.tracking.upload import log_or_defer, main, pending
+from mtexp.tracking.store import PROBE_S, NoStoreError, check_store, open_store, prepare
+from mtexp.tracking.upload import log_or_defer, main, mark_pending, pending
+from mtexp.tracking.uri import redact, resolve_uri
 
 SECRET = "hunter2-planted"
 
@@ -50,12 +53,12 @@ def test_the_store_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ("uri", "public"),
     [
         (f"http://me:{SECRET}@server:5000/path", "http://server:5000/path"),
-        (f"postgresql://me:{SECRET}@db/mlflow?password={SECRET}", "postgresql://db/mlflow"),
+        (f"postgresql://me:{SECRET}@db/mlflow?password={SECRET}", "postgresql://me@db/mlflow"),
         (f"https://{SECRET}@server", "https://server"),
     ],
 )
 def test_a_uri_is_shown_without_credentials(monkeypatch: pytest.MonkeyPatch, uri: str, public: str) -> None:
-    """User, password and query never leave."""
+    """Password and query never leave, nor who asks a server: that may be a token."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert resolve_uri(TrackingSpec()) == public
 
@@ -65,6 +68,10 @@ def test_messages_are_shown_without_credentials(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     text = redact(f"request to http://me:{SECRET}@server failed: {SECRET} refused; see https://docs/x and a@b.c")
     assert text == "request to http://server failed: *** refused; see https://docs/x and a@b.c"
+    assert (
+        redact("http://u:pa/odd@h/?token=odd and host=db password=odd")
+        == "http://h/?token=*** and host=db password=***"
+    )
 
 
 def test_a_planted_secret_is_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -82,10 +89,12 @@ def test_a_planted_secret_is_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_an_unreachable_server_defers_the_record(tmp_path: Path, tracking: TrackingSpec) -> None:
     """Nothing is lost and nothing raised: a marker with the reason, the command for later, and later it works."""
     stored(tmp_path / "run")
-    upload = log_or_defer(tmp_path / "run", TrackingSpec(uri=f"http://127.0.0.1:{closed_port()}"))
+    mark_pending(tmp_path / "run")
+    uri = f"http://127.0.0.1:{closed_port()}"
+    upload = log_or_defer(tmp_path / "run", TrackingSpec(uri=uri))
     assert upload.run_id == ""
     assert "refused" in upload.reason
-    assert f"python -m mtexp.tracking.upload {tmp_path / 'run'}" in upload.reason
+    assert upload.reason.endswith(f". Later: python -m mtexp.tracking.upload {tmp_path / 'run'} --uri {uri}")
     assert list(pending(tmp_path)) == [tmp_path / "run"]
     assert "refused" in (tmp_path / "run" / "upload.pending").read_text()
     assert log_or_defer(tmp_path / "run", tracking).run_id
@@ -95,8 +104,9 @@ def test_an_unreachable_server_defers_the_record(tmp_path: Path, tracking: Track
 def test_a_record_whose_sender_was_killed_is_pending(
     tmp_path: Path, tracking: TrackingSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The marker is there before the sending begins."""
+    """The marker stays until it is sent."""
     stored(tmp_path / "run")
+    mark_pending(tmp_path / "run")
 
     def killed(*arguments: object) -> str:
         raise KeyboardInterrupt
@@ -126,16 +136,146 @@ def test_the_command_sends_what_is_missing_and_says_so(
 def test_the_command_fails_where_one_could_not_be_sent(
     tmp_path: Path, tracking: TrackingSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A broken record does not keep the others back."""
-    stored(tmp_path / "b")
+    """Broken records, whatever is wrong with them, do not keep the others back; the file names its folder."""
+    stored(tmp_path / "c")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "record.json").write_text("{")
+    stored(tmp_path / "b", seed=1)
+    record = tmp_path / "b" / "record.json"
+    record.write_text(record.read_text().replace('"kind": "forward"', '"kind": "zzz"'))
     assert main([str(tmp_path), "--uri", tracking.uri]) == 1
     output = capsys.readouterr().out
-    assert "NOT sent" in output
-    assert "1 of 2 records are in MLflow" in output
-    assert main([str(tmp_path / "nothing")]) == 2
+    assert output.count("NOT sent") == 2
+    assert "1 of 3 records are in MLflow" in output
+    assert main([str(tmp_path / "c" / "record.json"), "--uri", tracking.uri]) == 0
+    assert "1 of 1 records are in MLflow" in capsys.readouterr().out
+    assert main([str(tmp_path / "nothing"), "--uri", tracking.uri]) == 2
     assert "no record.json at or below" in capsys.readouterr().err
+
+
+def test_a_second_store_that_does_not_answer_changes_nothing(tmp_path: Path, tracking: TrackingSpec) -> None:
+    """A record that one store has is not marked as one that is in none."""
+    stored(tmp_path / "run")
+    assert main([str(tmp_path / "run"), "--uri", tracking.uri]) == 0
+    assert main([str(tmp_path / "run"), "--uri", f"http://127.0.0.1:{closed_port()}"]) == 1
+    assert list(pending(tmp_path)) == []
+
+
+def test_an_interrupted_command_says_so(
+    tmp_path: Path, tracking: TrackingSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 130, no traceback, the marker stays."""
+    stored(tmp_path / "run")
+    mark_pending(tmp_path / "run")
+
+    def interrupted(*arguments: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mtexp.tracking.upload.log_record", interrupted)
+    assert main([str(tmp_path / "run"), "--uri", tracking.uri]) == 130
+    assert "the same command sends what is missing" in capsys.readouterr().err
+    assert list(pending(tmp_path)) == [tmp_path / "run"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://x:abc", f"http://u:pa/{SECRET}@127.0.0.1:9/", f"http://127.0.0.1/?token={SECRET}", "sqlite:///{here}"],
+)
+def test_the_command_refuses_what_can_be_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uri: str
+) -> None:
+    """Exit code 2 and one message without credentials, whether it is on the command line or in the environment."""
+    stored(tmp_path / "run")
+    uri = uri.replace("{here}", str(tmp_path))
+    assert main([str(tmp_path / "run"), "--uri", uri]) == 2
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert main([str(tmp_path / "run")]) == 2
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 2
+    assert SECRET not in said.err + said.out
+
+
+def test_a_store_that_can_be_made_is_none_to_refuse(tmp_path: Path) -> None:
+    """A file in folders that are not there yet is one; a file below a file is none. Nothing is made by looking."""
+    check_store(TrackingSpec(uri=f"sqlite:///{tmp_path}/new/too/mlflow.db"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match="file is no folder that can be written"):
+        check_store(TrackingSpec(uri=f"sqlite:///{tmp_path}/file/mlflow.db"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("postgresql://nobody-there.invalid/db", "not known|resolution|resolve"),
+        ("postgresql://127.0.0.1:{port}/db", "refused"),
+        ("postgresql:///db?host=/nowhere", "nowhere"),
+        (f"postgresql://{'a' * 70}/db", "label"),
+        ("mysql://127.0.0.1:{port}/db", "MySQLdb.*install it here|connect"),
+        ("sqlite:///{here}", "unable to open database file"),
+    ],
+)
+def test_a_database_that_does_not_answer_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, said: str
+) -> None:
+    """MLflow itself would ask ten times, and sleep in between for longer and longer."""
+    slept: list[float] = []
+    monkeypatch.setattr("mlflow.store.db.utils.time.sleep", slept.append)
+    uri = uri.replace("{port}", str(closed_port())).replace("{here}", str(tmp_path))
+    with pytest.raises(TrackingError, match=said), open_store(TrackingSpec(uri=uri), write=True):
+        pass
+    assert not slept
+
+
+@pytest.mark.parametrize(("uri", "port"), [("postgresql://db/mlflow", 5432), ("postgresql://db:99/mlflow", 99)])
+def test_a_database_whose_host_is_silent_is_waited_for_seconds(
+    monkeypatch: pytest.MonkeyPatch, uri: str, port: int
+) -> None:
+    """At the port that it has where the URI names none; how long its own library would wait is not known."""
+    asked: list[object] = []
+
+    def silent(address: tuple[str, int], timeout_s: float) -> None:
+        asked.extend([address, timeout_s])
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", silent)
+    with pytest.raises(TrackingError, match=r"postgresql://db.*: timed out"):
+        prepare(TrackingSpec(uri=uri))
+    assert asked == [("db", port), PROBE_S]
+
+
+@pytest.mark.parametrize("body", [b"{}", b"", b'{"experiment": 5}', b"<html>"])
+def test_a_server_of_something_else_is_said(body: bytes) -> None:
+    """It answers every request, and is no MLflow: not a deleted experiment, not a traceback."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        try:
+            with (
+                pytest.raises(TrackingError, match=r"no MLflow server|JSON|parse") as error,
+                open_store(TrackingSpec(uri=uri), write=True),
+            ):
+                pass
+        finally:
+            server.shutdown()
+            thread.join()
+    assert "deleted" not in str(error.value)
 
 
 def test_reading_a_store_that_is_not_there_says_so_and_makes_none(tmp_path: Path, tracking: TrackingSpec) -> None:
@@ -153,7 +293,7 @@ def test_what_is_no_uri_is_refused_without_showing_credentials(tmp_path: Path) -
     stored(tmp_path / "run")
     for uri in (f"http://me:{SECRET}@[bad", f"http://me:{SECRET}@server:port"):
         upload = log_or_defer(tmp_path / "run", TrackingSpec(uri=uri))
-        assert upload.reason.startswith("tracking.uri=http://")
+        assert upload.reason.startswith("tracking.uri=(hidden): ")
         assert SECRET not in upload.reason
 
 

@@ -1,0 +1,77 @@
+"""What went on while a request ran: the SM clock and the neighbours, beside each iteration.
+
+Lives here: :func:`with_telemetry`. May touch: nothing outside its arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.data import DataError
+
+CLOCK = "gpu_sm_clock_mhz"
+_WANTED = ("record_id", "tenant", "start_ns", "end_ns")
+
+
+def with_telemetry(iterations: pd.DataFrame, telemetry: pd.DataFrame) -> pd.DataFrame:
+    """Return ``iterations``, row by row, with what the device and the other tenants of the run did meanwhile.
+
+    Args:
+        iterations: With ``record_id``, ``tenant``, ``start_ns``, ``end_ns``, as :func:`analysis.fetch.iterations` and
+            :attr:`analysis.data.Dataset.iterations` are. Neighbours are found among these rows only: give all tenants.
+        telemetry: With ``record_id``, ``monotonic_ns``, ``gpu_sm_clock_mhz``, as :func:`analysis.fetch.telemetry` is;
+            may be empty.
+
+    Returns:
+        A copy with ``gpu_sm_clock_mhz`` (at the middle of the request, between two samples by a straight line; NaN
+        where none lie around it), ``neighbours`` (how many other tenants of the run had a request in flight, begun and
+        not ended, when this one began) and ``neighbour_names`` (their ids, ``a+b``).
+
+    Raises:
+        DataError: ``iterations`` lacks a column.
+    """
+    if missing := [name for name in _WANTED if name not in iterations]:
+        raise DataError(f"iterations lack {', '.join(missing)}: read them with columns={list(_WANTED)}, or with all")
+    start_ns, end_ns = (iterations[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
+    tenants = iterations["tenant"].astype(str).to_numpy()
+    clock_mhz = np.full(len(iterations), np.nan)
+    neighbours = np.zeros(len(iterations), dtype=np.int64)
+    names = np.full(len(iterations), "", dtype=object)
+    polled = _clocks(telemetry)
+    for record, rows in iterations.groupby("record_id", observed=True, sort=False).indices.items():
+        if str(record) in polled:
+            at_ns, mhz = polled[str(record)]
+            middle_ns = start_ns[rows] + (end_ns[rows] - start_ns[rows]) // 2
+            clock_mhz[rows] = np.interp(middle_ns, at_ns, mhz, left=np.nan, right=np.nan)
+        neighbours[rows], names[rows] = _neighbours(tenants[rows], start_ns[rows], end_ns[rows])
+    return iterations.assign(
+        **{CLOCK: clock_mhz}, neighbours=neighbours, neighbour_names=pd.array(names.tolist(), dtype="string")
+    )
+
+
+def _clocks(telemetry: pd.DataFrame) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    """Times and clocks of each run that has any."""
+    if CLOCK not in telemetry:
+        return {}
+    there = telemetry.dropna(subset=CLOCK).sort_values("monotonic_ns")
+    grouped = there.groupby("record_id", observed=True, sort=False)
+    return {str(r): (own["monotonic_ns"].to_numpy(), own[CLOCK].to_numpy(np.float64)) for r, own in grouped}
+
+
+def _neighbours(
+    tenants: NDArray[Any], start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[str]]:
+    """How many other tenants had a request in flight at each start, and which; of one run."""
+    ids = np.unique(tenants)
+    in_flight = np.zeros((len(tenants), len(ids)), dtype=bool)
+    for column, tenant in enumerate(ids):
+        own = tenants == tenant
+        begun, ended = (np.searchsorted(np.sort(ns[own]), start_ns, side="right") for ns in (start_ns, end_ns))
+        in_flight[:, column] = (begun > ended) & ~own
+    kinds, kind = np.unique(in_flight, axis=0, return_inverse=True)
+    named = ["+".join(ids[row]) for row in kinds]
+    return in_flight.sum(axis=1), [named[index] for index in kind.ravel()]

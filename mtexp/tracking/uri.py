@@ -1,0 +1,147 @@
+"""Which MLflow store is meant, and what of its URI may be shown.
+
+Lives here: :func:`resolve_uri`, :func:`public`, :func:`redact`. May touch: the environment (reading).
+
+Credentials come from the environment (``MLFLOW_TRACKING_USERNAME`` ..., or a login in ``MLFLOW_TRACKING_URI``) or from
+MLflow's and the database's own files. Nothing that is returned here holds any, but for :func:`pinned`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from mtexp.errors import TrackingError
+from mtexp.spec import TrackingSpec
+
+ALLOWED = "an MLflow URI, e.g. http://127.0.0.1:5000"
+HIDDEN = "(hidden)"
+_ENVIRONMENT = "MLFLOW_TRACKING_URI"
+_DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 0}
+"""Databases that MLflow writes to without a server, with the port where a URI names none; 0 = it may be no host."""
+_SECRETS = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "PGPASSWORD",
+)
+_USERINFO = re.compile(r"(\w://)[^\s'\"]*@")
+_LOGIN = re.compile(r"(?i)\b(basic|bearer)\s+[\w.~+/=-]+")
+_PARAMETER = re.compile(r"(?i)(\w*(?:password|passwd|pwd|token|secret))=[^&\s'\"]+")
+
+
+def problem(uri: str) -> str:
+    """Return why ``uri`` cannot be one of a store, empty when it can; none of its text is in the answer."""
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port
+    except ValueError:
+        return "host and port cannot be told apart: a port is a number, and / and @ in a password are %2F and %40"
+    if not is_server(uri) and not is_database(uri):
+        return ""
+    if "@" in parts.path:
+        return "there is an @ after the host: / and @ in a password are %2F and %40"
+    if is_server(uri) and (parts.query or parts.fragment):
+        return "a server's URI ends with its path: a token belongs into MLFLOW_TRACKING_TOKEN"
+    return ""
+
+
+def shown(uri: str) -> str:
+    """Return a URI that may not be one, unless it may hold credentials."""
+    return HIDDEN if any(sign in uri for sign in "@?#") else uri
+
+
+def is_server(uri: str) -> bool:
+    """Whether ``uri`` is of an MLflow server."""
+    return uri.startswith(("http:", "https:"))
+
+
+def is_database(uri: str) -> bool:
+    """Whether ``uri`` is of a database that MLflow writes to without a server; SQLite is a file."""
+    return _dialect(uri) in _DATABASES
+
+
+def database_address(uri: str) -> tuple[str, int] | None:
+    """Return host and port of a database; None where it is not reached by them (a socket, a name of ODBC's)."""
+    parts = urlsplit(uri)
+    port = parts.port or _DATABASES[_dialect(uri)]
+    return (parts.hostname, port) if parts.hostname and port else None
+
+
+def _dialect(uri: str) -> str:
+    return urlsplit(uri).scheme.partition("+")[0]
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of an SQLite URI; None for any other store."""
+    path = uri.removeprefix("sqlite:///")
+    return None if path == uri or path in ("", ":memory:") else Path(path.partition("?")[0])
+
+
+def resolve_uri(tracking: TrackingSpec) -> str:
+    """Return the URI of the store that ``tracking`` means, without credentials: safe for records, messages, tags.
+
+    ``tracking.uri`` comes before ``MLFLOW_TRACKING_URI``, that before ``mlflow.db`` in the current directory.
+
+    Raises:
+        TrackingError: It is no URI.
+    """
+    return public(full(tracking))
+
+
+def full(tracking: TrackingSpec) -> str:
+    """Return the URI of the store that ``tracking`` means, as MLflow needs it: it may hold credentials.
+
+    Raises:
+        TrackingError: It is no URI.
+    """
+    uri = tracking.uri or _usual()
+    if why := problem(uri):
+        name = "tracking.uri" if tracking.uri else _ENVIRONMENT
+        raise TrackingError(f"{name}={shown(uri)}: {why}. Allowed: {ALLOWED}")
+    return uri
+
+
+def pinned(tracking: TrackingSpec) -> TrackingSpec:
+    """Return ``tracking`` with the store it means now, whatever becomes of the environment and the current directory.
+
+    It may hold credentials: nobody writes it down.
+
+    Raises:
+        TrackingError: It is no URI.
+    """
+    return replace(tracking, uri=full(tracking))
+
+
+def option(tracking: TrackingSpec) -> str:
+    """Return what a command needs to find this store: `` --uri URI``, or nothing where it would look there anyway."""
+    uri = tracking.uri or _usual()
+    return "" if uri == _usual() or problem(uri) else f" --uri {shlex.quote(public(uri))}"
+
+
+def _usual() -> str:
+    return os.environ.get(_ENVIRONMENT, "") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def public(uri: str) -> str:
+    """Return ``uri`` without password and query, and without a user who may be a token: that of a server."""
+    if uri.startswith("sqlite:") or "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    login, _, place = parts.netloc.rpartition("@")
+    user = login.partition(":")[0] if is_database(uri) else ""
+    return urlunsplit((parts.scheme, f"{user}@{place}" if user else place, parts.path, "", ""))
+
+
+def redact(text: str) -> str:
+    """Return ``text`` without the credentials that URIs in it or the environment hold."""
+    text = _PARAMETER.sub(r"\1=***", _LOGIN.sub(r"\1 ***", _USERINFO.sub(r"\1", text)))
+    for name in _SECRETS:
+        if len(secret := os.environ.get(name, "")) > 3:
+            text = text.replace(secret, "***")
+    return text

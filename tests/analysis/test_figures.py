@@ -1,0 +1,266 @@
+"""What a figure shows: colours that mean one model, axes that hold every point and bar, names where a bar is absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from analysis_study import ALONE_MS, Study
+
+from analysis import markdown, plots, report, tables
+from analysis.data import load
+from analysis.findings import findings, paragraph
+from analysis.plots import theme
+from analysis.pooling import Results, pool
+from mtexp.colours import model_colour, shades
+
+MODELS = ("bert_base", "deberta_v3_base", "distilgpt2")
+
+
+def pooled(folder: Path) -> Results:
+    return pool(load(records=folder), draws=200)
+
+
+def figure(results: Results, name: str) -> go.Figure:
+    drawn = next(figure for figure in plots.FIGURES if figure.name == name).draw(results)
+    assert drawn is not None
+    return drawn
+
+
+def inside(axis: go.layout.XAxis | go.layout.YAxis, *values: float) -> bool:
+    """Whether a linear or logarithmic axis with a range holds all of ``values``."""
+    ends = [10**end if axis.type == "log" else end for end in axis.range]
+    return all(ends[0] <= value <= ends[1] for value in values)
+
+
+def test_every_shipped_model_differs_and_shades_of_one_differ() -> None:
+    """No two models look alike, nor two tenants of one; the first has the model's own colour."""
+    shipped = [path.stem for path in Path("conf/models").glob("*.yaml") if not path.stem.startswith("stress_")]
+    assert len({model_colour(name) for name in shipped}) == len(shipped)
+    for model in shipped:
+        assert len(set(shades([model] * 3))) == 3
+        assert shades(["other", model, model])[1] == model_colour(model)
+
+
+def test_latency_against_load_has_the_colour_of_the_model_measured(tmp_path: Path) -> None:
+    """BERT beside Llama is drawn as BERT; what is beside it is a dash."""
+    study = Study(tmp_path)
+    for neighbour in ("llama_3_2_1b", "distilgpt2"):
+        study.run(["bert_base", neighbour], load=0.2)
+    drawn = figure(pooled(tmp_path), "latency-load")
+    titles = [note.text for note in drawn.layout.annotations]
+    lines = [trace for trace in drawn.data if trace.x[0] is not None]
+    for line in lines:
+        panel = int(line.xaxis[1:] or 1) - 1
+        assert line.line.color == model_colour(titles[panel])
+    assert len({line.line.dash for line in lines if line.line.color == model_colour("bert_base")}) == 2
+
+
+def test_tenants_keep_their_names_where_a_percentile_is_not_bounded(tmp_path: Path) -> None:
+    """A mix with too few requests for the tail has its tenants' names in both rows, and says why there is no bar."""
+    study = Study(tmp_path, iterations=200)
+    study.run(MODELS, "default", mix="long")
+    study.run([*MODELS, "llama_3_2_1b"], "default", mix="long too")
+    study.iterations = 20
+    study.run([*MODELS, "mistral_7b"], "default", mix="short")
+    results = pooled(tmp_path)
+    known = tables.tenants(results)
+    known = known[known["mix"] == "short"]
+    drawn = figure(results, "slowdown-by-tenant")
+    titles = {note.text: column for column, note in enumerate(drawn.layout.annotations[:3], 1)}
+    tail = drawn.layout.yaxis4.title.text.removeprefix("slowdown of ")
+    unbounded = set(known.loc[known[f"slowdown_{tail}"].isna(), "label"])
+    assert unbounded, "the study has none: it tests nothing"
+    for row in (1, 2):
+        (axis,) = drawn.select_xaxes(row=row, col=titles["short"])
+        assert set(axis.categoryarray) == set(known["label"])
+        assert axis.type == "category"
+    said = {note.x for note in drawn.layout.annotations if note.text == "not bounded"}
+    assert said == unbounded
+
+
+def test_white_is_no_slowdown_and_every_tick_is_one(results: Results) -> None:
+    """The colour bar of a matrix counts factors: its ticks are slowdowns, all above 0, with white at 1."""
+    for name in ("interference-matrix", "sensitivity"):
+        axis = figure(results, name).layout.coloraxis
+        (white,) = [at for at, colour in axis.colorscale if colour.upper() == "#FFFFFF"]
+        assert axis.cmin + white * (axis.cmax - axis.cmin) == pytest.approx(0)
+        labels = [float(text) for text in axis.colorbar.ticktext]
+        assert np.allclose(2 ** np.array(axis.colorbar.tickvals), labels)
+        assert 1 in labels
+        assert len(labels) >= 3
+        assert all(axis.cmin <= at <= axis.cmax for at in axis.colorbar.tickvals)
+
+
+def test_modes_with_too_few_pairs_are_named(results: Results) -> None:
+    """They have no panel, and the figure says which they are."""
+    drawn = figure(results, "interference-matrix")
+    texts = " ".join(note.text for note in drawn.layout.annotations)
+    assert {trace.xaxis for trace in drawn.data} == {"x", "x2"}
+    assert "Too few pairs for a panel: MPS 50 % (2), MPS 25 % (2)." in texts
+
+
+def test_points_bars_and_names_are_inside(results: Results) -> None:
+    """Axes with a range hold every point with its interval; what names a point stands at it or in a corner."""
+    event = figure(results, "event-timer")
+    frame = tables.event_timer(results)
+    ends = theme.reach(frame, "slowdown"), theme.reach(frame, "timer_slowdown")
+    for axes, reach in ((event.select_xaxes(), ends[0]), (event.select_yaxes(), ends[1])):
+        for axis in axes:
+            assert axis.type == "log"
+            assert inside(axis, *reach)
+    combinations = figure(results, "combinations")
+    axis = combinations.layout.yaxis
+    best = tables.combinations(results).query("frontier")
+    for note in combinations.layout.annotations:
+        assert note.yref == "paper" or inside(axis, 10**note.y) or note.text == "taking turns"
+    corner = combinations.layout.annotations[-1]
+    assert (corner.x, corner.y, corner.xref, corner.yref) == (1, 1, "paper", "paper")
+    assert [line.split("</b> ")[1] for line in corner.text.split("<br>")] == [
+        f"{row.mix}, {row.sharing}" for row in best.sort_values("stp").itertuples()
+    ]
+    assert inside(figure(results, "stp-by-mix").layout.xaxis2, *theme.reach(tables.combinations(results), "antt"))
+
+
+def test_what_has_no_interval_gets_no_bar() -> None:
+    """Plotly takes null for a bar of no length, which says that there is no doubt at all; a text draws none."""
+    frame = pd.DataFrame({"stp": [1.0, 2.0], "stp_ci_low": [0.5, np.nan], "stp_ci_high": [2.0, np.nan]})
+    bars = theme.error_bars(frame, "stp")
+    for name, length in (("array", 1.0), ("arrayminus", 0.5)):
+        assert bars[name][0] == length
+        assert isinstance(bars[name][1], str)
+
+
+def test_curves_of_one_model_doing_two_things_differ(tmp_path: Path) -> None:
+    """Same colour, marker and dash would be the same curve to a reader."""
+    study = Study(tmp_path, iterations=20)
+    for workload in ("forward", "decode"):
+        for count in (2, 3):
+            study.run(["llama_3_2_1b"] * count, workload=workload)
+    study.run(["bert_base"], "default")
+    drawn = figure(pooled(tmp_path), "scaling")
+    looks = {trace.name: (trace.line.color, trace.line.dash, trace.marker.symbol) for trace in drawn.data}
+    assert len(looks) == 2
+    assert len(set(looks.values())) == 2
+    assert looks["llama_3_2_1b, time slicing"][0] == model_colour("llama_3_2_1b")
+
+
+def test_tenants_of_one_model_are_told_apart_over_time(tmp_path: Path) -> None:
+    """Each has a shade of its own, the same in every panel."""
+    study = Study(tmp_path, iterations=20)
+    for mps in ("disabled", "default"):
+        study.run(["distilgpt2", "distilgpt2", "bert_base"], mps)
+    drawn = figure(pooled(tmp_path), "latency-over-time")
+    colours = {trace.name: {own.line.color for own in drawn.data if own.name == trace.name} for trace in drawn.data}
+    assert len(colours) == 3
+    assert all(len(own) == 1 for own in colours.values())
+    assert len(set.union(*colours.values())) == 3
+
+
+def test_telemetry_counts_from_the_window(tmp_path: Path) -> None:
+    """Zero is where the window begins, in every panel, and it is shaded; a run that lost its clock is not drawn."""
+    study = Study(tmp_path, iterations=40)
+    study.run(["bert_base", "distilgpt2"])
+    results = pooled(tmp_path)
+    drawn = figure(results, "telemetry")
+    own = results.data.iterations["record_id"] == results.points["records"].iloc[0][0]
+    samples = results.data.iterations[own].groupby("tenant", observed=True)
+    t0_ns, t1_ns = samples["start_ns"].min().max(), samples["end_ns"].max().min()
+    times_ns = results.data.telemetry["monotonic_ns"].to_numpy()
+    for trace in drawn.data:
+        assert np.allclose(trace.x, (times_ns - t0_ns) / 1e9)
+    ranges = {axis.range for axis in drawn.select_xaxes()}
+    assert len(ranges) == 1
+    shaded = [(shape.x0, shape.x1) for shape in drawn.layout.shapes]
+    assert shaded == [pytest.approx((0, (t1_ns - t0_ns) / 1e9))] * len(drawn.data)
+    results.data.telemetry["monotonic_ns"] += 10**12
+    assert "telemetry" not in plots.draw(results)
+
+
+def test_shares_need_two_percentages(tmp_path: Path) -> None:
+    """One percentage shows no course; equal shares of two tenants are 50 % as well, and say so."""
+    study = Study(tmp_path, iterations=20)
+    study.run(["bert_base", "distilgpt2"], "half")
+    assert "shares" not in plots.draw(pooled(tmp_path))
+    study.run(["bert_base", "distilgpt2"], "quarter")
+    assert len(set(figure(pooled(tmp_path), "shares").data[0].y)) == 2
+
+
+def test_captions_are_true_of_a_page_without_a_pointer() -> None:
+    """They stand below static pictures too."""
+    assert not [own.name for own in plots.FIGURES if "pointer" in own.caption]
+
+
+def test_a_baseline_that_did_not_repeat_puts_no_mix_first(tmp_path: Path) -> None:
+    """A pair with more STP than tenants, against baselines far apart, is not the best: it is said, and drawn open."""
+    study = Study(tmp_path, iterations=60)
+    study.run(["bert_base"], repetitions=4)
+    study.spread = 0.5
+    study.run(["distilgpt2"], repetitions=4)
+    study.spread = 0.01
+    factors = {"distilgpt2": 0.6, "bert_base": 1.1}
+    study._latency_ms = lambda spec, specs, mps: factors[spec.model.name] * ALONE_MS[spec.model.name]  # type: ignore[method-assign]
+    for mps in ("default", "half"):
+        for model in factors:
+            study.run([model, model], mps, repetitions=3)
+    results = pooled(tmp_path)
+    frame = tables.combinations(results)
+    above = frame[frame["mix"] == "distilgpt2+distilgpt2"]
+    assert (above["stp"] > frame["stp"].iloc[0]).all()
+    assert frame["mix"].iloc[0] == "bert_base+bert_base"
+    assert frame.loc[frame["above_ideal"], "mix"].tolist() == above["mix"].tolist()
+    assert above["spread_alone_pct"].min() > 50
+    assert frame["spread_alone_pct"].iloc[0] < 10
+    said = [answer for answer in findings(results) if answer.question == "Which combinations pay?"]
+    assert "bert_base+bert_base" in said[0].text.partition("most, by the lower end")[2]
+    assert "More STP than tenants, which sharing cannot give" in said[-1].text
+    assert "distilgpt2+distilgpt2 under MPS" in said[-1].text
+    traces = figure(results, "combinations").data
+    symbols = [str(symbol) for trace in traces for symbol in np.atleast_1d(trace.marker.symbol)]
+    assert sum(symbol.endswith("-open") for symbol in symbols) == 2
+
+
+def test_power_limited_points_are_marked_and_counted(tmp_path: Path) -> None:
+    """Tables have the share of the window under the power cap; findings and notices say how many runs."""
+    study = Study(tmp_path, iterations=40)
+    clock = {"gpu_sm_clock_mhz_min": 1500.0, "gpu_sm_clock_mhz_median": 1800.0}
+    (capped,) = study.run(["bert_base", "distilgpt2"])
+    half = {"gpu_throttled_power_cap_s": capped.metrics["window_s"] / 2}
+    study.run(["bert_base", "bert_base"], telemetry={**clock, **half})
+    study.run(["distilgpt2", "distilgpt2"], telemetry={"gpu_throttled_power_cap_s": 0.0})
+    results = pooled(tmp_path)
+    shares = tables.overview(results).set_index("mix")["power_capped_pct"]
+    assert shares["bert_base+bert_base"] > 10
+    assert shares["distilgpt2+distilgpt2"] == 0
+    assert np.isnan(shares["bert_base+distilgpt2"])
+    said = paragraph(findings(results))
+    assert "The power cap lowered the clocks in 1 of 3 runs (power-limited), in 1 of them to under 95 %" in said
+    assert "capped %" in markdown.page(results, title="t")
+    page = report.build(results, {})
+    assert "power-capped (%)" in page
+    assert '<div class="notice">The power cap lowered the clocks in 1 of 3 runs' in page
+
+
+def test_open_loop_has_no_stp(results: Results) -> None:
+    """What it gets done is its load, not what sharing is worth."""
+    frame = tables.overview(results)
+    open_loop = ~results.points["closed"].to_numpy(bool)
+    assert open_loop.any()
+    assert frame.loc[open_loop, ["stp", "antt", "fairness", "stp_ci_low"]].isna().all(axis=None)
+    assert frame.loc[open_loop, "throughput_rps"].notna().all()
+
+
+def test_the_page_and_the_picture_list_models_in_one_order(tmp_path: Path) -> None:
+    """Encoders first, then decoders, each by name; however the runs were ordered."""
+    study = Study(tmp_path, iterations=20)
+    for pair in (["mistral_7b", "distilgpt2"], ["deberta_v3_base", "mistral_7b"], ["bert_base", "distilgpt2"]):
+        study.run(pair)
+    results = pooled(tmp_path)
+    (trace,) = figure(results, "interference-matrix").data
+    table = markdown.page(results, title="t").partition("| slowed \\ beside |")[2].splitlines()
+    assert table[0].strip(" |").split(" | ") == list(trace.x)
+    assert [line.split(" | ")[0].strip("| ") for line in table[2:6]] == list(trace.y)
+    assert list(trace.y) == ["bert_base", "deberta_v3_base", "distilgpt2", "mistral_7b"]
