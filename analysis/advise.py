@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.data import VALID, DataError, load
+from analysis.data import VALID, DataError
 from analysis.frames import rows_of
-from analysis.options import add_source, refusing
+from analysis.options import add_source, read, refusing
 from analysis.pooling import Results, in_order, pool
 from mtexp.metrics.bootstrap import Interval, percentile_interval
 from mtexp.metrics.latency import min_iterations, percentile_ms, percentile_name
@@ -348,14 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     percentile = None
     if options.percentile is not None:
         percentile = _number(f"--percentile {options.percentile}", options.percentile, "a number, e.g. 99")
-    data = load(
-        options.query,
-        sweep=options.sweep,
-        records=options.records,
-        uri=options.uri,
-        experiment=options.experiment,
-        include_invalid=options.include_invalid,
-    )
+    data = read(options, include_invalid=options.include_invalid)
     advice = advise(pool(data, draws=1), models, levels, percentile=percentile)
     sys.stdout.write(f"{advice}\n")
     return 0 if advice.best else 1

@@ -27,8 +27,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.data import SAMPLE_COLUMNS, Dataset, load
-from analysis.options import add_source, refusing
+from analysis.data import SAMPLE_COLUMNS, Dataset
+from analysis.options import add_source, read, refusing
 from mtexp.errors import RecordError
 from mtexp.tracking import keys
 from mtexp.tracking.iterations import MAX_ROWS
@@ -271,14 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_source(parser)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to write")
     options = parser.parse_args(arguments)
-    data = load(
-        options.query,
-        sweep=options.sweep,
-        records=options.records,
-        uri=options.uri,
-        experiment=options.experiment,
-        include_invalid=True,
-    )
+    data = read(options, include_invalid=True)
     sizes = write_export(data, options.folder)
     total_mib = sum(sizes.values()) / 2**20
     sys.stdout.write(

@@ -1,6 +1,6 @@
 """What the commands of ``analysis`` have in common: which runs, and how a refusal looks.
 
-Lives here: :func:`add_source`, :func:`refusing`. May touch: stderr.
+Lives here: :func:`add_source`, :func:`read`, :func:`refusing`. May touch: what :func:`analysis.data.load` does, stderr.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from analysis.data import Dataset, load
 from mtexp.errors import MtexpError
 
 REFUSED = 2
@@ -27,6 +28,18 @@ def add_source(parser: argparse.ArgumentParser, *, positional: bool = True) -> N
     parser.add_argument("--records", type=Path, metavar="DIR", help="an export, or a folder of records; no MLflow")
     parser.add_argument("--uri", help="MLflow; default: MLFLOW_TRACKING_URI, else mlflow.db here")
     parser.add_argument("--experiment", default="mtexp", help="MLflow experiment (default: mtexp)")
+
+
+def read(options: argparse.Namespace, *, include_invalid: bool) -> Dataset:
+    """The runs that the arguments of :func:`add_source` say; raises what :func:`analysis.data.load` does."""
+    return load(
+        options.query,
+        sweep=options.sweep,
+        records=options.records,
+        uri=options.uri,
+        experiment=options.experiment,
+        include_invalid=include_invalid,
+    )
 
 
 def refusing(command: Callable[..., int]) -> Callable[..., int]:

@@ -19,9 +19,9 @@ import plotly.graph_objects as go
 
 from analysis import markdown, tables
 from analysis.capacity import capacities
-from analysis.data import Dataset, load
+from analysis.data import Dataset
 from analysis.findings import Answer, does_power_limit, findings, paragraph
-from analysis.options import add_source, refusing
+from analysis.options import add_source, read, refusing
 from analysis.page import Page
 from analysis.plots import FIGURES, draw
 from analysis.pooling import Results, pool
@@ -324,14 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-mlflow", action="store_true", help="do not log the report to MLflow")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    data = load(
-        options.query,
-        sweep=options.sweep,
-        records=options.records,
-        uri=options.uri,
-        experiment=options.experiment,
-        include_invalid=options.include_invalid,
-    )
+    data = read(options, include_invalid=options.include_invalid)
     results = pool(data)
     folder = options.out or Path("reports") / _name(data)
     files = write(results, folder, images=not options.no_images, title=options.title)
