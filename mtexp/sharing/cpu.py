@@ -22,8 +22,7 @@ class Cpu(base.SharingMode):
     def _check_run(self, notes: proof.Notes, facts: base.Facts, observed: Mapping[str, Any]) -> None:
         if self.spec.sharing.mode == "streams":
             proof.check_one_process(notes, facts)
-            if all("thread_id" in known for known in facts.values()):
-                proof.check_distinct(notes, facts, "thread_id")
+            proof.check_distinct(notes, facts, "thread_id")
         else:
             proof.check_distinct(notes, facts, "pid")
 

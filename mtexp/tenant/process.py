@@ -176,7 +176,7 @@ class _Tenant:
         self.error: Exception | None = None
         self.parameters = 0
         self.busy_ms: float | None = None
-        self.thread_id: int | None = None
+        self.thread_id = 0
         self.loop: Loop
 
     def build(self) -> None:
@@ -197,7 +197,6 @@ class _Tenant:
     def measure(self, start_ns: int) -> None:
         """Iterate from ``start_ns`` until the run's stop flag, or N times in the fixed protocol."""
         measure, arrival = self.process.measure, self.spec.arrival
-        self.thread_id = threading.get_native_id()
         alone = len(self.process.tenants) == 1
         spin_ns = START_SPIN_NS if alone else SPIN_NS  # threads of one process would keep each other from starting
         closed = arrival.kind == "closed"
@@ -236,6 +235,7 @@ class _Tenant:
             facts = self.device.facts()
         facts |= {
             "pid": os.getpid(),
+            "thread_id": self.thread_id,
             "parameters": self.parameters,
             "attn_implementation": self.spec.model.attn_implementation,
             "num_threads": torch.get_num_threads(),
@@ -247,8 +247,6 @@ class _Tenant:
             facts["compiled_graphs"] = execution.compiled_graphs()
         if self.busy_ms is not None:
             facts["busy_ms"] = self.busy_ms
-        if self.thread_id is not None:
-            facts["thread_id"] = self.thread_id
         return facts
 
     def on_own_stream(self, action: Callable[[_Tenant], None]) -> None:
@@ -261,7 +259,8 @@ class _Tenant:
             self.board.stop()
 
     def guarded(self, action: Callable[[_Tenant], None]) -> None:
-        """Run ``action``; an error leaves with the tenant's id on it."""
+        """Run ``action`` on this thread, which is the tenant's; an error leaves with the tenant's id on it."""
+        self.thread_id = threading.get_native_id()
         try:
             action(self)
         except Exception as error:

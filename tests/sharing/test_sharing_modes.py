@@ -129,6 +129,8 @@ def test_cpu_processes_and_threads(opened):
     assert streams.groups() == (("t0", "t1"),)
     threads = {"t0": {"pid": 1, "thread_id": 7}, "t1": {"pid": 1, "thread_id": 8}}
     assert streams.prove(threads, threads, {}, {})[1] == ()
+    silent = {"t0": {"pid": 1}, "t1": {"pid": 1}}
+    assert codes(streams.prove(silent, silent, {}, {})[1]) == ["thread-id-missing"]
     mps = opened(runtime="cpu", mps_mode="managed")
     record, (note,) = mps.prove({"t0": {"pid": 1}, "t1": {"pid": 2}}, {"t0": {"pid": 1}, "t1": {"pid": 2}}, {}, {})
     assert (note.level, record["proven"]) == ("note", True)
