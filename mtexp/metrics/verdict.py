@@ -7,7 +7,6 @@ evidence, and its rule stays silent: what a host cannot see is no reason to reje
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -39,15 +38,14 @@ class Finding:
     code: str
     """Short, stable, lower case with hyphens: for tags and queries."""
     message: str
+    """Names the tenant it is about."""
     remedy: str = ""
     tenant: str = ""
     """Id of the tenant it is about; empty = the run."""
 
     def __str__(self) -> str:
-        """One line, ``level: message. remedy``, with the tenant where the message does not name it."""
-        named = not self.tenant or re.search(rf"(?<!\w){re.escape(self.tenant)}(?!\w)", self.message)
-        who = "" if named else f"{self.tenant}: "
-        return " ".join(f"{self.level}: {who}{self.message.rstrip().removesuffix('.')}. {self.remedy}".split())
+        """One line, ``level: message. remedy``."""
+        return " ".join(f"{self.level}: {self.message.rstrip().removesuffix('.')}. {self.remedy}".split())
 
 
 def sentences(findings: Iterable[Finding]) -> Iterator[str]:

@@ -97,7 +97,8 @@ def collect_torch(
         count, worst_us = torch_trace.early_kernels(trace)
         if count:
             message = (
-                f"{count} kernels seem to start up to {worst_us:.1f} us before their launch: its clock is that far off."
+                f"{count} kernels of {trace.tenant} seem to start up to {worst_us:.1f} us before their launch: its "
+                "clock is that far off."
             )
             findings.append(Finding("warning", "trace-clock", message, tenant=trace.tenant))
     result = analyse(torch_trace.trace_kernels(read), folder, time_slicing=time_slicing)
@@ -195,7 +196,7 @@ def write_rooflines(
             artifacts.append(picture)
     for row in rows:
         if not row.complete:
-            message = f"only the first {row.kernels} kernels of what was to be profiled were"
+            message = f"{row.name}: only the first {row.kernels} kernels of what was to be profiled were"
             findings.append(Finding("note", "ncu-incomplete", message, "Raise profiler.kernels.", row.tenant))
     return ProfileResult({}, {row.tenant: row.metrics() for row in rows}, tuple(artifacts), tuple(findings))
 

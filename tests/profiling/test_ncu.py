@@ -289,6 +289,7 @@ def test_rows_become_a_table_and_a_plot(tmp_path):
     found = [(f.code, f.tenant) for f in result.findings]
     assert found == [("roofline", "t"), ("roofline", "u"), ("ncu-incomplete", "u")]
     assert result.findings[0].message == rows[0].sentence()
+    assert all(finding.message.startswith("bert_base: ") for finding in result.findings)
     unknown = write_rooflines([row([kernel()], peaks=None)], None, tmp_path)
     assert [f.code for f in unknown.findings] == ["roofline", "no-peaks"]
     assert unknown.tenants["t"]["roofline_gb_per_s"] == 600

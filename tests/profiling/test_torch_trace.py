@@ -86,6 +86,7 @@ def test_the_torch_pass_leaves_trace_tables_and_findings(pair, tmp_path):
     assert result.tenants["b"]["busy_ms"] == 0.1
     codes = {(f.code, f.tenant) for f in result.findings}
     assert codes == {("overlap-not-concurrency", ""), ("trace-precision", ""), ("trace-clock", "b")}
+    assert any("kernels of b seem to start" in finding.message for finding in result.findings)
 
 
 def test_on_the_cpu_the_merged_trace_is_all(tmp_path):

@@ -157,7 +157,7 @@ def test_every_reason_is_a_tag_with_its_remedy() -> None:
     findings = (
         Finding("invalid", "foreign-process", "other processes used the device", "Stop them."),
         *drift,
-        Finding("warning", "no-recheck", "it was not VALID after the mix", "Run again.", "t1"),
+        Finding("warning", "no-recheck", "the baseline of t1 was not VALID", "Run again.", "t1"),
         Finding("note", "insufficient", "p99 needs 662", "Set more."),
     )
     record, _ = example(verdict="INVALID", findings=findings)
@@ -165,7 +165,7 @@ def test_every_reason_is_a_tag_with_its_remedy() -> None:
     assert said[0] == "invalid: other processes used the device. Stop them."
     assert said[1] == "warning: the latency of t0 moved by +3.0 % within the window. Warm up longer."
     assert said[-2].startswith("warning: 45 more")
-    assert said[-1] == "warning: t1: it was not VALID after the mix. Run again."
+    assert said[-1] == "warning: the baseline of t1 was not VALID. Run again."
 
 
 def test_a_tenant_links_to_the_baseline_it_was_compared_with(tmp_path: Path, tracking: TrackingSpec) -> None:
