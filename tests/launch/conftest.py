@@ -13,10 +13,14 @@ from mtexp.launch import ForkserverStarter
 multiprocessing.get_context("forkserver").set_forkserver_preload(["mtexp.tenant.preload"])
 
 
+def _forked() -> list[psutil.Process]:
+    pid = getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None)
+    return psutil.Process(pid).children(recursive=True) if pid else []
+
+
 def forked() -> set[int]:
     """Processes that the forkserver of this test run has now."""
-    pid = getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None)
-    return {child.pid for child in psutil.Process(pid).children(recursive=True)} if pid else set()
+    return {child.pid for child in _forked()}
 
 
 def open_sockets() -> set[str]:
@@ -30,7 +34,7 @@ def nothing_left() -> Iterator[None]:
     ForkserverStarter().warm()
     before, own, sockets = forked(), {child.pid for child in psutil.Process().children()}, open_sockets()
     yield
-    left = [psutil.Process(pid) for pid in forked() - before]
+    left = [child for child in _forked() if child.pid not in before]  # one that ends meanwhile is no error
     left += [child for child in psutil.Process().children() if child.pid not in own]
     _, alive = psutil.wait_procs(left, timeout=3)
     assert not alive
