@@ -13,12 +13,15 @@ import logging
 import os
 import platform
 import pwd
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -152,7 +155,8 @@ def environment(device: Device, *, project: Path | None = None) -> dict[str, Any
     return {key: value for key, value in known.items() if value not in (None, "", {})}
 
 
-def _version(distribution: str) -> str | None:
+@cache
+def _version(distribution: str) -> str | None:  # milliseconds each where many are installed
     with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(distribution)
     return None
@@ -192,6 +196,21 @@ def _git(directory: Path) -> dict[str, Any]:
         return {}
     status = ask("status", "--porcelain", "--untracked-files=no")
     return {"git_commit": commit} | ({} if status is None else {"git_dirty": bool(status)})
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Keep Ctrl-C and the end of a terminal from processes that are started meanwhile: they are this one's to end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        resource_tracker.ensure_running()  # it would unblock SIGINT
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # --- lease ------------------------------------------------------------------------------------------------------------

@@ -163,14 +163,16 @@ def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement
                 tenants.build()
                 with context.silence():  # from here on: waiting for it between warm-up and window would cool them down
                     progress("warming up")
-                    result.facts_before = tenants.warm_up()
-                    observed = sharing.observe()
+                    tenants.begin_warm_up()
+                    observed = sharing.observe()  # meanwhile: a device that waits for it would cool down
                     result.foreign_before = _foreign(context, sharing, tenants)
+                    result.facts_before = tenants.warm_up()
                     progress("measuring")
                     tenants.measure(_enough(spec, tenants))
                     observed_after = sharing.observe()
-                    result.findings += sampler.stop()
                     result.foreign_after = _foreign(context, sharing, tenants)
+                    tenants.begin_finish()
+                    result.findings += sampler.stop()
                     result.facts_after = tenants.finish()
             result.proof, findings = sharing.prove(result.facts_before, result.facts_after, observed, observed_after)
             result.findings += findings

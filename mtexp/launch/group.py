@@ -132,9 +132,13 @@ class TenantGroup:
         """Wait until all models are built; returns each tenant's facts."""
         return _facts(self._collect("built", "build", "build_s", set()))
 
+    def begin_warm_up(self) -> None:
+        """Have all tenants warm up, together."""
+        self._send_all(do="warm_up")
+
     def warm_up(self) -> dict[str, dict[str, Any]]:
-        """Warm up all tenants together; returns each tenant's facts (the proof before the window)."""
-        return self._phase("warm_up", "warm", "warmup_s")
+        """Wait until all have warmed up; returns each tenant's facts (the proof before the window)."""
+        return _facts(self._collect("warm", "warm_up", "warmup_s", set()))
 
     def measure(self, enough: Enough) -> None:
         """Start all at one instant; measure until ``enough(slot, iterations, elapsed_s)`` held once for every tenant.
@@ -158,9 +162,13 @@ class TenantGroup:
         self._board.stop()
         self._collect("measured", "measure", "stall_s", measured)
 
+    def begin_finish(self) -> None:
+        """After the second barrier: have all tenants probe their device and look at themselves."""
+        self._send_all(do="finish")
+
     def finish(self) -> dict[str, dict[str, Any]]:
-        """After the second barrier: probes and facts (the proof after the window)."""
-        return self._phase("finish", "finished", "build_s")
+        """Wait until all have; returns each tenant's facts (the proof after the window)."""
+        return _facts(self._collect("finished", "finish", "build_s", set()))
 
     def samples(self) -> dict[str, Samples]:
         """Everything measured so far, by tenant id, also of tenants that have failed."""
@@ -200,10 +208,6 @@ class TenantGroup:
             if process.connection is not None:
                 with contextlib.suppress(OSError):  # it has died: the next wait finds its sentinel and says so
                     process.connection.send_bytes(data)
-
-    def _phase(self, command: str, event: str, key: str) -> dict[str, dict[str, Any]]:
-        self._send_all(do=command)
-        return _facts(self._collect(event, command, key, set()))
 
     def _collect(self, event: str, phase: str, key: str, already: set[str]) -> dict[str, Message]:
         answers: dict[str, Message] = {name: {} for name in already}

@@ -10,16 +10,15 @@ import json
 import multiprocessing
 import multiprocessing.forkserver
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from mtexp.host import shielded
 from mtexp.spec import to_json
 from mtexp.tenant.job import ProcessJob
 
@@ -68,16 +67,10 @@ class ForkserverStarter:
     def warm(self) -> None:
         """Start the server now; its imports run beside whatever the caller does next.
 
-        Ctrl-C, and the end of a terminal (SIGHUP), reach every process of it; the server and what it forks are this
-        process's to end, so it is started with these signals blocked.
+        The signals of a terminal reach every process of it; the server and what it forks are this process's to end.
         """
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        try:
-            resource_tracker.ensure_running()  # it would unblock SIGINT
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        with shielded():
             multiprocessing.forkserver.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def start(self, job: ProcessJob) -> Child:
         """Fork a tenant."""

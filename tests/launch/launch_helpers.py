@@ -87,6 +87,8 @@ def lead(group: TenantGroup, jobs: Sequence[ProcessJob], iterations: int = 20) -
     """Through all phases; returns the facts of the last one."""
     group.start(jobs)
     group.build()
+    group.begin_warm_up()
     group.warm_up()
     group.measure(lambda slot, count, elapsed_s: count >= iterations)
+    group.begin_finish()
     return group.finish()

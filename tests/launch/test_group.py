@@ -28,8 +28,10 @@ def test_both_starters_lead_tenants_through_all_phases(
         group.start(jobs)
         pids = group.pids
         group.build()
+        group.begin_warm_up()
         before = group.warm_up()
         group.measure(lambda slot, count, elapsed_s: count >= 20)
+        group.begin_finish()
         after = group.finish()
         samples = group.samples()
     for facts in (before, after):
@@ -81,8 +83,10 @@ def test_an_idle_tenant_is_not_stuck(tmp_path: Path) -> None:
     with group_of(tmp_path, [rare], deadlines=replace(DEADLINES, stall_s=1.0)) as (group, jobs):
         group.start(jobs)
         group.build()
+        group.begin_warm_up()
         group.warm_up()
         group.measure(lambda slot, count, elapsed_s: elapsed_s > 2.5)
+        group.begin_finish()
         group.finish()
         assert len(group.samples()["a"].measured) == 1
 

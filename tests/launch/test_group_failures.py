@@ -167,6 +167,7 @@ def test_an_interrupt_stops_in_order_and_a_second_one_at_once(tmp_path: Path) ->
 
         group.start(jobs)
         group.build()
+        group.begin_warm_up()
         group.warm_up()
         group.measure(interrupt_when_deaf)
 
