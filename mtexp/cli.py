@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtexp import capacity, console
 from mtexp.config.composer import (
@@ -41,11 +41,16 @@ from mtexp.errors import MtexpError
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.tracking.record import find_records
 
+if TYPE_CHECKING:
+    from mtexp.tracking.behind import Uploads
+
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes; ended by a signal it is 128 and the signal's number."""
 
 JOB = "job.json"
 """What became of a point, in its folder."""
+RUNS_APART = 8
+"""From so many runs on a process of its own sends their records; for fewer, starting it takes longer than it spares."""
 _PROBE_BYTES = 2**20
 _HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -105,6 +110,7 @@ def _launched(planned: Plan) -> int:
                 return _hydra(planned.argv)
             finally:
                 _drain()
+                _uploads().close()
     except KeyboardInterrupt as stop:
         return 128 + stop.signum if isinstance(stop, Ended) else INTERRUPTED
     except OSError as error:  # Hydra could not write the folder of a point: none after it can run
@@ -232,6 +238,8 @@ def _announce(planned: Plan) -> None:
         from mtexp.runner import shared_runner
 
         shared_runner().behind = True
+        if len(specs) >= RUNS_APART:
+            shared_runner().send_apart()
         if any(spec.launcher == "forkserver" for spec in specs):
             shared_runner().warm()
 
@@ -298,9 +306,7 @@ def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str) -> dict[
 
 def _told() -> int:
     """Say which records could not be sent, of those of which it is known by now and not said yet; return how many."""
-    from mtexp.runner import shared_runner
-
-    unsent = [upload for upload in shared_runner().uploads.results() if not upload.run_id]
+    unsent = [upload for upload in _uploads().results() if not upload.run_id]
     for upload in unsent:
         console.say(str(upload))
     return len(unsent)
@@ -308,9 +314,7 @@ def _told() -> int:
 
 def _drain() -> None:
     """Wait until the last records are sent; whoever does not want to wait interrupts."""
-    from mtexp.runner import shared_runner
-
-    uploads = shared_runner().uploads
+    uploads = _uploads()
     try:
         if uploads.left:
             console.phase(f"tracking: {uploads.left} to be sent. Ctrl-C leaves them for later")
@@ -318,6 +322,12 @@ def _drain() -> None:
     except KeyboardInterrupt:
         uploads.abandon()
         raise
+
+
+def _uploads() -> Uploads:
+    from mtexp.runner import shared_runner  # pandas and more: not for a refusal
+
+    return shared_runner().uploads
 
 
 def _without_record(spec: RunSpec, status: str) -> dict[str, Any]:

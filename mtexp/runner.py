@@ -23,8 +23,8 @@ from mtexp.spec import RunSpec
 from mtexp.telemetry import chosen, find_devices
 from mtexp.telemetry import facts as gpu_facts
 from mtexp.tracking import record as records
+from mtexp.tracking.apart import UploadsApart
 from mtexp.tracking.behind import Uploads
-from mtexp.tracking.plots import draw_run
 from mtexp.tracking.record import RunRecord
 from mtexp.tracking.store import warm as import_mlflow
 from mtexp.tracking.upload import Upload
@@ -52,7 +52,7 @@ class Runner:
     def __init__(self, forkserver: ForkserverStarter | None = None) -> None:
         self._forkserver = forkserver or ForkserverStarter()
         self._baselines = Baselines()
-        self.uploads = Uploads()
+        self.uploads: Uploads = Uploads()
         self.behind = False
         """Whether somebody waits for ``uploads`` at the end; if not, whoever has run a job does."""
 
@@ -60,6 +60,10 @@ class Runner:
         """Import torch, in the forkserver, and MLflow, here, side by side."""
         self._forkserver.warm()
         import_mlflow()
+
+    def send_apart(self) -> None:
+        """From now on have a process of their own send records: it takes seconds to start, and spares later runs."""
+        self.uploads = UploadsApart()
 
     def run(self, job: Job) -> RunRecord:
         """Run one job to its record on disk and on its way to MLflow (``uploads``).
@@ -148,7 +152,7 @@ class _Point:
         self.job.progress("tracking")
         if measured.hurried:
             self.uploads.abandon()
-        sent = self.uploads.send(folder, spec.tracking, lambda: draw_run(folder, measured.samples, record))
+        sent = self.uploads.send(folder, spec.tracking, draw=True)
         if measured.stop is not None:
             raise measured.stop
         return record, sent

@@ -1,6 +1,7 @@
 """Records sent behind the runs that follow, and never while tenants measure.
 
-Lives here: :class:`Uploads`. May touch: one thread of its own, what :mod:`mtexp.tracking.upload` may.
+Lives here: :class:`Uploads`, sent by a thread of this process; :mod:`mtexp.tracking.apart` has a process do it. May
+touch: that thread, what :mod:`mtexp.tracking.upload` may.
 
 The thread sends one record after another, in steps: one call of the store, one picture drawn. A measurement takes
 :meth:`Uploads.silence`, which waits for the step that is going on (tenths of a second) and lets no other begin. Every
@@ -12,13 +13,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
+from mtexp.tracking.plots import draw_run
+from mtexp.tracking.store import warm as import_mlflow
 from mtexp.tracking.upload import Upload, log_or_defer, mark_pending
 from mtexp.tracking.uri import pinned
 
@@ -26,6 +29,7 @@ WAITING = 4
 """Most records that wait to be sent: with a slower store, the runs wait for it."""
 GIVING_UP_S = 5.0
 """How long the call of the store that is going on may still take once nobody wants to wait."""
+NOBODY_WAITS = "Interrupted: nobody wanted to wait until it was sent."
 
 
 class Uploads:
@@ -38,24 +42,30 @@ class Uploads:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mtexp-uploads")
         self._waiting: deque[Future[Upload]] = deque()
 
-    def send(
-        self, record_dir: Path, tracking: TrackingSpec, prepare: Callable[[], None] = lambda: None
-    ) -> Future[Upload]:
+    def send(self, record_dir: Path, tracking: TrackingSpec, *, draw: bool = False) -> Future[Upload]:
         """Send a record after those before it; returns at once, unless too many wait.
 
         Args:
             record_dir: The record's.
             tracking: Where to.
-            prepare: Called before, on the same thread, as one step: draws the picture that is sent along.
+            draw: Draw the run's picture first, which is sent along.
         """
         mark_pending(record_dir)
         with suppress(TrackingError):  # no URI: sending it says so
             tracking = pinned(tracking)
-        sent = self._pool.submit(self._send, record_dir, tracking, prepare)
+        sent = self.begin(record_dir, tracking, draw)
         self._waiting.append(sent)
         if len(self._waiting) > WAITING:
             wait([self._waiting[-WAITING - 1]])
         return sent
+
+    def begin(self, record_dir: Path, tracking: TrackingSpec, draw: bool) -> Future[Upload]:
+        """Send a record that has its marker to a store that is pinned, however many wait."""
+        return self._pool.submit(self._send, record_dir, tracking, draw)
+
+    def warm(self) -> None:
+        """Import, as the first step, what sending takes: seconds."""
+        self._pool.submit(self._import)
 
     @contextmanager
     def silence(self) -> Iterator[None]:
@@ -91,22 +101,32 @@ class Uploads:
             self._turn.notify_all()
         wait(self._waiting, GIVING_UP_S)
 
+    def close(self) -> None:
+        """Nothing more is to be sent for now."""
+
     def results(self) -> Iterator[Upload]:
         """Yield what became of records, in their order and each once, up to the first that is still to be sent."""
         while self._waiting and self._waiting[0].done():
             yield self._waiting.popleft().result()
 
-    def _send(self, record_dir: Path, tracking: TrackingSpec, prepare: Callable[[], None]) -> Upload:
-        with suppress(TrackingError), self._step():  # abandoned: what follows says so
-            prepare()
+    def _send(self, record_dir: Path, tracking: TrackingSpec, draw: bool) -> Upload:
+        if draw:
+            with suppress(TrackingError), self._step():  # abandoned: what follows says so
+                draw_run(record_dir)
         return log_or_defer(record_dir, tracking, self._step)
+
+    def _import(self) -> None:
+        with suppress(TrackingError), self._step():
+            import_mlflow()
+            import matplotlib.backends.backend_agg  # noqa: F401
+            import pyarrow.parquet  # noqa: F401
 
     @contextmanager
     def _step(self) -> Iterator[None]:
         with self._turn:
             self._turn.wait_for(lambda: self._abandoned or not self._silent)
             if self._abandoned:
-                raise TrackingError("Interrupted: nobody wanted to wait until it was sent.")
+                raise TrackingError(NOBODY_WAITS)
             self._steps += 1
         try:
             yield

@@ -14,7 +14,7 @@ import numpy as np
 from mtexp.colours import FAINT, shades
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
-from mtexp.tracking.record import RunRecord, write_aside
+from mtexp.tracking.record import ITERATIONS, load, write_aside
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,14 @@ _MOST_POINTS = 3000
 _MOST_NAMES = 12
 
 
-def draw_run(directory: Path, samples: Mapping[str, Samples], record: RunRecord) -> None:
-    """:func:`write_latency_plot`; a full disk costs the picture (a warning), not the upload of what is on it."""
-    models = {tenant.id: tenant.model for tenant in record.tenants}
+def draw_run(directory: Path) -> None:
+    """:func:`write_latency_plot` of a record; a full disk costs the picture (a warning), not the upload of the rest."""
+    from mtexp.tracking.iterations import read_samples  # pandas
+
     try:
-        write_latency_plot(directory, samples, models, record.window)
+        record = load(directory)
+        models = {tenant.id: tenant.model for tenant in record.tenants}
+        write_latency_plot(directory, read_samples(directory / ITERATIONS), models, record.window)
     except (RecordError, OSError) as error:
         log.warning("No picture of the run. %s", error)
 

@@ -51,18 +51,22 @@ def log_or_defer(record_dir: Path, tracking: TrackingSpec, step: Step = nullcont
     A record without a marker is in a store already, or nobody has asked for it to be: not being sent to this one does
     not change that. ``step`` is entered for each piece of the work (:func:`mtexp.tracking.mlflow_writer.log_record`).
     """
-    marker = record_dir / PENDING
     try:
         run_id = log_record(record_dir, tracking, step)
-        marker.unlink(missing_ok=True)
+        (record_dir / PENDING).unlink(missing_ok=True)
     except (MtexpError, OSError) as error:
-        reason = redact(str(error))
-        with suppress(MtexpError):  # a directory that cannot be written is the reason already
-            if marker.is_file():
-                _mark(marker, reason)
-        later = f"python -m mtexp.tracking.upload {shlex.quote(str(record_dir))}{option(tracking)}"
-        return Upload(record_dir, reason=f"{reason.rstrip('.')}. Later: {later}")
+        return deferred(record_dir, tracking, redact(str(error)))
     return Upload(record_dir, run_id)
+
+
+def deferred(record_dir: Path, tracking: TrackingSpec, reason: str) -> Upload:
+    """What became of a record that was not sent; its marker, if it has one, gets the reason."""
+    marker = record_dir / PENDING
+    with suppress(MtexpError):  # a directory that cannot be written is the reason already
+        if marker.is_file():
+            _mark(marker, reason)
+    later = f"python -m mtexp.tracking.upload {shlex.quote(str(record_dir))}{option(tracking)}"
+    return Upload(record_dir, reason=f"{reason.rstrip('.')}. Later: {later}")
 
 
 def _mark(marker: Path, text: str) -> None:

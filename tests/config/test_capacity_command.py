@@ -40,6 +40,9 @@ class NoUploads:
     def drain(self) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def results(self) -> list[Any]:
         return []
 

@@ -38,6 +38,9 @@ class FakeUploads:
     def drain(self) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def results(self) -> Iterator[Upload]:
         while self.done:
             yield self.done.pop(0)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from mtexp import cli
 from mtexp.host import cpu_device, lease
-from mtexp.tracking import keys, mlflow_writer
+from mtexp.tracking import behind, keys, mlflow_writer
 from mtexp.tracking.upload import PENDING
 from tests.runner.runner_helpers import Workplace, kind
 
@@ -48,16 +49,14 @@ def test_the_store_is_silent_in_every_window(workplace: Workplace) -> None:
     """A slow store and three points: they overlap with the runs that follow, and never with a window."""
     calls = slow_store(workplace)
     drawn: list[tuple[int, int]] = []
-    from mtexp import runner
+    real = behind.draw_run
 
-    real = runner.draw_run
-
-    def draw(*arguments: Any) -> None:
+    def draw(folder: Path) -> None:
         begin_ns = time.monotonic_ns()
-        real(*arguments)
+        real(folder)
         drawn.append((begin_ns, time.monotonic_ns()))
 
-    workplace.patch.setattr(runner, "draw_run", draw)
+    workplace.patch.setattr(behind, "draw_run", draw)
     assert workplace.run(*SWEEP).code == 0
     records = sorted(workplace.records("multirun/s").values(), key=lambda record: record.clock[0])
     windows = [(record.window["t0_ns"], record.window["t1_ns"]) for record in records]
@@ -70,8 +69,10 @@ def test_the_store_is_silent_in_every_window(workplace: Workplace) -> None:
     assert beside, "nothing was sent while the next point started"
 
 
-def test_order_and_completeness(workplace: Workplace) -> None:
-    """Runs are in MLflow in the order of the points, each complete, before the command ends."""
+@pytest.mark.parametrize("apart", [False, True])
+def test_order_and_completeness(workplace: Workplace, apart: bool) -> None:
+    """Runs are in MLflow in the order of the points, each complete, before the command ends, by either way."""
+    workplace.patch.setattr(cli, "RUNS_APART", 3 if apart else 99)
     assert workplace.run(*SWEEP).code == 0
     runs = workplace.mlflow_runs(kind("mix"))
     assert [run.data.tags[keys.UPLOAD] for run in runs] == [keys.UPLOAD_COMPLETE] * 3

@@ -58,7 +58,7 @@ def test_nothing_begins_in_silence_and_silence_waits_for_the_step_that_goes_on(
     order: list[str] = []
     begun, go_on = threading.Event(), threading.Event()
 
-    def draw() -> None:
+    def draw(record_dir: Path) -> None:
         begun.set()
         go_on.wait(SOON_S)
         order.append("picture")
@@ -68,8 +68,9 @@ def test_nothing_begins_in_silence_and_silence_waits_for_the_step_that_goes_on(
             order.append("store")
         return Upload(record_dir, "sent")
 
+    monkeypatch.setattr(behind, "draw_run", draw)
     monkeypatch.setattr(behind, "log_or_defer", send)
-    sent = uploads.send(tmp_path, TrackingSpec(), draw)
+    sent = uploads.send(tmp_path, TrackingSpec(), draw=True)
     assert begun.wait(SOON_S)
     threading.Timer(0.05, go_on.set).start()
     with uploads.silence():

@@ -6,7 +6,7 @@ from matplotlib.image import imread
 
 from mtexp.colours import shades
 from mtexp.metrics.samples import Samples
-from mtexp.testing.records import example
+from mtexp.testing.records import stored
 from mtexp.tracking.plots import draw_run, write_latency_plot
 
 MS = 1_000_000
@@ -55,7 +55,7 @@ def test_a_tenant_has_the_colour_of_its_model(tmp_path):
 
 def test_a_picture_that_cannot_be_written_is_a_warning(tmp_path, caplog):
     """The run goes on to MLflow without it."""
+    stored(tmp_path)
     (tmp_path / "plots").write_text("a file where the folder should be")
-    record, samples = example()
-    draw_run(tmp_path, samples, record)
+    draw_run(tmp_path)
     assert "No picture of the run" in caplog.text
