@@ -77,6 +77,7 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
     summary = _summary(spec, samples, window, telemetry, compared)
     evidence = _evidence(spec, measured, samples, window, telemetry)
     verdict, findings = judge(_with_baselines(evidence, spec, measured, compared))
+    own_process = spec.sharing.mode != "streams"
     return RunRecord(
         record_id=origin.record_id or uuid.uuid4().hex,
         kind=spec.kind,
@@ -91,8 +92,8 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
         clock=tuple(measured.clock),
         environment=_environment(origin, measured),
         window=None if window is None else {"t0_ns": window.t0_ns, "t1_ns": window.t1_ns},
-        tenants=tuple(_tenant(t, measured, summary, telemetry, compared) for t in spec.tenants),
-        metrics=summary.metrics,
+        tenants=tuple(_tenant(t, measured, summary, telemetry, compared, own_process) for t in spec.tenants),
+        metrics=summary.metrics | _costs(measured, window),
         telemetry=telemetry.values,
         telemetry_notes=telemetry.notes,
         sharing=measured.proof,
@@ -148,9 +149,6 @@ def _evidence(
     telemetry: TelemetrySummary,
 ) -> Evidence:
     findings = [*measured.findings, *_recompiled(measured), *_without_switches(spec, telemetry)]
-    if measured.foreign_before:
-        found = ", ".join(measured.foreign_before)
-        findings.append(Finding("warning", "foreign-process-before", f"on the device before the window: {found}"))
     if measured.failure is not None and not measured.failed_tenant:
         findings.append(Finding("invalid", "interrupted" if measured.stop else "host", str(measured.failure)))
     return Evidence(
@@ -159,7 +157,7 @@ def _evidence(
         overlap_pct=overlap_pct(window, list(samples.values())),
         percentiles=spec.measure.percentiles,
         iterations_key="profiler.iterations" if spec.kind == "profile" else "measure.iterations",
-        foreign_processes=measured.foreign_after,
+        foreign_processes=tuple(dict.fromkeys((*measured.foreign_before, *measured.foreign_after))),
         throttle_bits=telemetry.throttle_bits,
         sm_clock_min_mhz=telemetry.sm_clock_min_mhz,
         sm_clock_median_mhz=telemetry.sm_clock_median_mhz,
@@ -241,12 +239,14 @@ def _tenant(
     summary: RunSummary,
     telemetry: TelemetrySummary,
     compared: Comparison,
+    own_process: bool,
 ) -> TenantRecord:
     failed = tenant.id in measured.failed_tenant.split(",")
     before, after = measured.facts_before.get(tenant.id, {}), measured.facts_after.get(tenant.id, {})
     metrics = dict(summary.tenants.get(tenant.id, {}))
     metrics |= telemetry.tenants.get(tenant.id, {})
-    metrics |= {key: after[key] for key in ("memory_peak_mib",) if key in after}
+    if own_process and "memory_peak_mib" in after:  # of the process: what each of several tenants has is not known
+        metrics["memory_peak_mib"] = after["memory_peak_mib"]
     if tenant.model.role != "stressor" and "throughput_rps" in metrics:
         metrics["tokens_per_s"] = tenant.workload.tokens * metrics["throughput_rps"]
     if tenant.id in compared.drift_pct:
@@ -269,6 +269,14 @@ def _tenant(
         baseline=alone.ref if alone else None,
         partitioned_baseline=partitioned.ref if partitioned else None,
     )
+
+
+def _costs(measured: Measurement, window: Window | None) -> dict[str, float]:
+    """How long the run took, and how much of that it did not measure."""
+    wall_s = (measured.clock[-1][0] - measured.clock[0][0]) / 1e9
+    if window is None:
+        return {"wall_s": wall_s}
+    return {"wall_s": wall_s, "overhead_s": wall_s - (window.t1_ns - window.t0_ns) / 1e9}
 
 
 def _environment(origin: Origin, measured: Measurement) -> dict[str, Any]:

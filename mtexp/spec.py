@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -39,6 +40,9 @@ class ModelSpec:
     attn_implementation: str = "sdpa"
     """``sdpa`` or ``eager``."""
 
+
+SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a sweep may be called: it names a folder."""
 
 REQUESTS = {
     "forward": "one forward pass over {batch_size} x {seq_len} tokens",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from urllib.parse import urlsplit
 
 from mtexp.config.checks import above, at_least, within
@@ -25,6 +24,7 @@ from mtexp.config.tokens import parse_mix
 from mtexp.errors import ConfigError
 from mtexp.host import Device
 from mtexp.spec import (
+    SWEEP_NAME,
     BaselineSpec,
     DeadlineSpec,
     MeasureSpec,
@@ -38,7 +38,6 @@ from mtexp.spec import (
 )
 from mtexp.tracking import uri
 
-_SWEEP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAMED_SHARES = {"default": 0.0, "half": 50.0, "quarter": 25.0}
 _MIN_GPM_PERIOD_S = 0.2
 _MOST_TRACED = 1000
@@ -90,7 +89,7 @@ def _check_top(config: Config) -> None:
     at_least("lease.wait", config.lease.wait, 0)
     for name, value in vars(config.deadlines).items():
         above(f"deadlines.{name}", value, 0)
-    if config.sweep and not _SWEEP.fullmatch(config.sweep):
+    if config.sweep and not SWEEP_NAME.fullmatch(config.sweep):
         raise ConfigError("sweep", config.sweep, "letters, digits, dot, _ and -", "It names a folder: shorten it.")
     if config.rerun_invalid and not config.resume:
         raise ConfigError("rerun_invalid", "true", "false without resume", "Add resume=true.")

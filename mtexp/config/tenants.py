@@ -20,6 +20,7 @@ from mtexp.spec import ArrivalSpec, ModelSpec, MpsLimits, TenantSpec, WorkloadSp
 T = TypeVar("T")
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MAX_CONFIG_BYTES = 2**20
 _ENCODER_WORKLOADS = (Workload.forward, Workload.train)
 _REPETITION_SEED = 1000
@@ -61,6 +62,9 @@ def _expand(config: Config, limit: int) -> dict[str, list[str]]:
             raise ConfigError(key, entry, "letters, digits, _ and -, at most 64", "Give the tenant another id.")
         if not tenant.name:
             raise ConfigError(key, "(no model)", "an entry with a model", f"Add +models@{key}=bert_base.")
+        if not _MODEL.fullmatch(tenant.name) or ".." in tenant.name:  # it names the folder and tenant of its baseline
+            what = "letters, digits and _ . -, at most 64"
+            raise ConfigError(f"{key}.name", tenant.name, what, "Give the model another name.")
         if tenant.count < 1:
             raise ConfigError(f"{key}.count", tenant.count, "1 or more", f"To drop it, write ~models@{key}.")
     total = sum(tenant.count for tenant in mix.tenants.values())

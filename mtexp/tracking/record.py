@@ -26,7 +26,7 @@ from typing import IO, Any
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
-from mtexp.spec import REQUESTS, RunSpec
+from mtexp.spec import REQUESTS, SWEEP_NAME, RunSpec
 from mtexp.tracking.checked import build, parse
 
 FORMAT_VERSION = 1
@@ -324,14 +324,19 @@ def _check(record: RunRecord) -> None:
     _one_of("verdict", record.verdict, "VALID", "INVALID")
     if not _RECORD_ID.fullmatch(record.record_id):
         raise RecordError(f"record.record_id: found {record.record_id[:60]!r}, allowed: 32 hexadecimal digits")
-    if len(record.tenants) > MAX_TENANTS:
-        raise RecordError(f"record.tenants: found {len(record.tenants)}, allowed: at most {MAX_TENANTS}")
+    if not 1 <= len(record.tenants) <= MAX_TENANTS:
+        raise RecordError(f"record.tenants: found {len(record.tenants)}, allowed: 1 to {MAX_TENANTS}")
+    if record.sweep and not SWEEP_NAME.fullmatch(record.sweep):
+        raise RecordError(
+            f"record.sweep: found {record.sweep[:60]!r}, allowed: letters, digits and . _ - (a folder's name)"
+        )
     ids = [tenant.id for tenant in record.tenants]
     if len(set(ids)) < len(ids):
         raise RecordError("record.tenants: two tenants of the same id")
     for tenant in record.tenants:
         _check_tenant(tenant)
-    if record.window is not None and not record.window.get("t0_ns", 0) < record.window.get("t1_ns", 0):
+    window = record.window
+    if window is not None and not (window.keys() >= {"t0_ns", "t1_ns"} and window["t0_ns"] < window["t1_ns"]):
         raise RecordError(f"record.window: found {str(record.window)[:60]}, allowed: t0_ns before t1_ns")
     _check_spec(record.run_spec)
 

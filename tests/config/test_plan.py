@@ -53,6 +53,8 @@ MISTAKES = [
     ("+experiment=pair", "refused: experiment=pair", "Did you mean pairs?"),
     ("hydra/launcher=jobib", "refused: hydra/launcher=jobib", "Did you mean joblib?"),
     ("+foo=1", "refused: foo=1", "There is no foo."),
+    ("mix.tenants.a.name=../../x", "refused: mix.tenants.a.name=../../x: allowed: letters, digits", "another name"),
+    ("mix.tenants.a.name=x..y", "allowed: letters, digits and _ . -", "another name"),
     ("workload.batchsize=4", "keys of workload: kind, batch_size", "Did you mean batch_size?"),
     ("workload.batch_size=abc", "refused: workload.batch_size=abc: allowed: an integer", ""),
     ("workload.batch_size=1.5", "allowed: an integer", ""),

@@ -288,3 +288,21 @@ def test_the_window_of_the_record_is_that_of_the_samples() -> None:
     assert found.window is not None
     assert found.window["t0_ns"] == 10**15 + 140 * MS
     assert found.window["t1_ns"] == 10**15 + 2000 * MS
+
+
+@pytest.mark.parametrize("when", ["foreign_before", "foreign_after"])
+def test_a_process_of_somebody_else_at_either_end_of_the_window_is_invalid(when: str) -> None:
+    """Also one that has gone when the window ends: it was there for some of it."""
+    found = record(measurement(**{when: ("pid 7 (python of mallory, compute)",)}))
+    assert found.verdict == "INVALID"
+    (finding,) = [finding for finding in found.findings if finding.code == "foreign-process"]
+    assert "pid 7" in finding.message
+
+
+@pytest.mark.parametrize(("mode", "known"), [("processes", True), ("streams", False)])
+def test_the_memory_of_a_process_is_that_of_no_tenant_of_several(mode: str, known: bool) -> None:
+    """``sharing=streams``: one process holds them all, and what each has is not known."""
+    facts = {"a": {"memory_peak_mib": 300.0}, "b": {"memory_peak_mib": 300.0}}
+    spec = replace(RUN, sharing=replace(RUN.sharing, mode=mode))
+    found = record(measurement(facts_after=facts), spec=spec)
+    assert ["memory_peak_mib" in tenant.metrics for tenant in found.tenants] == [known] * 2
