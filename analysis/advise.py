@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.data import VALID, DataError
 from analysis.frames import rows_of
@@ -38,6 +40,7 @@ _MODES = {
     "MPS": "mps_settings=default",
     "MPS equal share": "mps_settings=equal_share",
     "MPS 50 %": "mps_settings=half",
+    "MPS 25 %": "mps_settings=quarter",
     "streams": "sharing=streams",
     "MIG": "sharing=mig",
 }
@@ -151,6 +154,7 @@ def advise(
     asked = Counter(models)
     work = _work(results)
     points = [p for p in rows_of(results.points) if set(p["models"]) == set(asked) and asked <= Counter(p["models"])]
+    points = [point for point in points if point["throughput_rps"] > 0]  # not of a run that failed before its window
     kinds = Counter(work[point["point"]] for point in points)
     closed = {work[point["point"]]: bool(point["closed"]) for point in points}
     usual = max(kinds, key=lambda kind: (closed[kind], kinds[kind]), default=frozenset())
@@ -190,6 +194,8 @@ def _work(results: Results) -> dict[int, frozenset[str]]:
     found: dict[int, set[str]] = {}
     for row in rows_of(results.tenants):
         what = f"batch {row['batch_size']}, sequence {row['seq_len']}, {row['precision']}, {row['execution']}"
+        what += f", {row['new_tokens']} new tokens" if pd.notna(row["new_tokens"]) else ""
+        what += f", {row['attn_implementation']} attention" if pd.notna(row["attn_implementation"]) else ""
         text = f"{row['model']} {row['workload']} ({what}, {row['arrival']} arrival)"
         found.setdefault(row["point"], set()).add(text)
     return {point: frozenset(texts) for point, texts in found.items()}
@@ -292,8 +298,8 @@ def _unmeasured(results: Results, models: Sequence[str], points: Sequence[Mappin
     asked = tuple(sorted(models))
     found = []
     if missing := [sharing for sharing in sharings if (asked, sharing) not in there]:
-        how = " or ".join(_MODES[sharing] for sharing in missing if sharing in _MODES)
-        found.append(f"{token} under {', '.join(missing)}: python run.py mix={token} {how}".rstrip())
+        how = " or ".join(_how(sharing) for sharing in missing)
+        found.append(f"{token} under {', '.join(missing)}: python run.py mix={token} {how}")
     for model in dict.fromkeys(models):
         for extra in range(1, _EXTRA + 1):
             more = tuple(sorted([*models, *[model] * extra]))
@@ -304,6 +310,19 @@ def _unmeasured(results: Results, models: Sequence[str], points: Sequence[Mappin
     if nowhere and not any(sharing.startswith("CPU") for sharing in sharings):
         found.append(f"any mix under {', '.join(nowhere)}")
     return found
+
+
+def _how(sharing: str) -> str:
+    """What to write on the command line for a sharing mode, as :func:`analysis.pooling.sharing_name` calls it."""
+    mode, _, fixed = sharing.partition(", ")
+    own = re.fullmatch(r"MPS ([\d.]+) %", mode) or re.fullmatch(r"(?:MPS|CPU) \(?([^)]+)\)?", mode)
+    if mode in _MODES:
+        text = _MODES[mode]
+    elif own is not None:
+        text = f"mps_settings={own[1]}{'pct' if mode.endswith('%') else ''}"
+    else:
+        text = f"sharing={mode}"
+    return f"{text} measure.overlap=fixed" if fixed else text
 
 
 # --- command ----------------------------------------------------------------------------------------------------------

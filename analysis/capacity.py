@@ -31,6 +31,8 @@ def probes(data: Dataset) -> pd.DataFrame:
     for run in rows_of(data.runs[data.runs["search"].notna()].sort_values("start_time")):
         own = {row["tenant"]: _metrics(row) for row in rows_of(by_record[str(run["record_id"])])}
         kept, why = judge(own, run["search_attainment_pct"])
+        if kept and not any("slo_attainment_pct" in metrics for metrics in own.values()):
+            kept, why = None, "no tenant has a service level: the baseline it is a multiple of is not VALID"
         named = {"by": run["search_by"], "value": run["search_value"], "attainment_pct": run["search_attainment_pct"]}
         rows.append({"search": run["search"], **named, "kept": kept, "why": why, "record_id": run["record_id"]})
     return pd.DataFrame(rows)

@@ -108,7 +108,8 @@ class Dataset:
         open_loop = bool((arrivals_ns != self._columns["start_ns"][rows]).any())
         t0_ns = int(self._t0_ns[record_id])
         cycle_ms = np.diff(ends_ns, prepend=t0_ns) / 1e6 if open_loop else values
-        return Series(values, cycle_ms, self._throughput[record_id, tenant])
+        rps = self._throughput[record_id, tenant]
+        return Series(values, cycle_ms, rps) if rps > 0 else None
 
     @cached_property
     def _columns(self) -> dict[str, Any]:
@@ -198,6 +199,7 @@ def select(dataset: Dataset, *, include_invalid: bool = False) -> Dataset:
         dataset,
         runs=keep.reset_index(drop=True),
         tenants=dataset.tenants[dataset.tenants["record_id"].isin(keep["record_id"])].reset_index(drop=True),
+        baselines=_of_that_host(dataset.baselines, keep),
         invalid=runs[bad].reset_index(drop=True),
     )
 
@@ -223,6 +225,15 @@ def _require_one_host(runs: pd.DataFrame, source: str) -> None:
         f"{source} mixes runs that cannot be compared: {'; '.join(found)}. "
         f'Choose one kind, e.g. with the query "{" AND ".join(terms)}", or a folder of records for each'
     )
+
+
+def _of_that_host(baselines: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Baselines that agree with ``runs``, which agree among themselves, in what every figure depends on."""
+    same = pd.Series(True, index=baselines.index)
+    for name in (name for name in ONE_OF if name in runs and name in baselines):
+        found = runs[name].iloc[0]
+        same &= baselines[name].isna() if pd.isna(found) else (baselines[name] == found).fillna(False).astype(bool)
+    return baselines[same].reset_index(drop=True)
 
 
 def _shown(value: Any) -> str:
@@ -256,6 +267,11 @@ def _from_disk(folder: Path) -> Dataset:
     if not folder.is_dir():
         raise DataError(f"--records {folder}: no such folder; it holds an export or records (output folders of runs)")
     exports = [read_export(path.parent) for path in sorted(folder.rglob(MANIFEST))]
+    if exports and (beside := next(find_records(folder), None)):
+        raise DataError(
+            f"--records {folder}: it holds an export and records of runs ({beside}), which may be the same runs. "
+            "Name the folder of the one or of the other"
+        )
     return _together(exports, folder) if exports else from_records(folder)
 
 
@@ -313,7 +329,7 @@ def from_contents(records: Sequence[RunRecord], paths: dict[str, Path], source: 
     def read(record_ids: Collection[str], name: str) -> pd.DataFrame:
         from mtexp.tracking.iterations import read_iterations, read_telemetry
 
-        frames = [pd.DataFrame({"record_id": pd.Series([], dtype="string")})]
+        frames = [_NOTHING[name]]
         for record_id in record_ids:
             path = paths.get(record_id, source) / name
             if path.is_file():
@@ -334,6 +350,21 @@ def from_contents(records: Sequence[RunRecord], paths: dict[str, Path], source: 
     )
 
 
+_TEXTS = ("record_id", "tenant", "model", "phase")
+_NOTHING = {
+    ITERATIONS: pd.DataFrame(
+        {
+            name: pd.Series([], dtype="string" if name in _TEXTS else bool if name == "in_window" else np.float64)
+            for name in ("record_id", *SAMPLE_COLUMNS)
+        }
+    ),
+    TELEMETRY: pd.DataFrame(
+        {"record_id": pd.Series([], dtype="string"), "monotonic_ns": pd.Series([], dtype=np.int64)}
+    ),
+}
+"""What is read where no file is left."""
+
+
 def _row(content: RunContent, record: RunRecord) -> dict[str, Any]:
     tags = {k.removeprefix(fetch.PREFIX): v for k, v in content.tags.items() if not k.startswith("mlflow.")}
     own = {"run_name": content.name, "status": content.status, "start_time": record.started_at}
@@ -346,4 +377,5 @@ def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     columns = {name: [row.get(name) for row in rows] for name in names}
     started = pd.Series(columns.pop("start_time", []), dtype="string")
     typed = {name: fetch.typed(name, values) for name, values in columns.items()}
-    return pd.DataFrame(typed | {"start_time": pd.to_datetime(started, utc=True, format="ISO8601")})
+    times = pd.to_datetime(started, utc=True, format="ISO8601", errors="coerce")
+    return pd.DataFrame(typed | {"start_time": times})

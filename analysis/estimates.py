@@ -148,9 +148,7 @@ def estimates(
     for point in rows_of(points.reindex(columns=["point", "energy_j_per_request"])):
         number = int(point["point"])
         found |= {(number, *key): figure for key, figure in _together(study, by_point[number], point).items()}
-    rows = {
-        (str(row["record_id"]), str(row["tenant"])): row for row in rows_of(alone.runs[["record_id", "tenant", *_LIKE]])
-    }
+    rows = _by_measured(alone)
     sides = {name: study.alone(group, rows[group[0]]) for name, group in alone.groups.items()}
     return found, {name: _absolute(side, 0, "mean") for name, side in sides.items() if side is not None}
 
@@ -159,7 +157,8 @@ def estimates(
 
 
 def _by_measured(alone: Alone) -> dict[Measured, Mapping[str, Any]]:
-    rows = rows_of(alone.runs.reindex(columns=["record_id", "tenant", *_LIKE]))
+    """The rows of models alone."""
+    rows = rows_of(alone.runs[["record_id", "tenant", *_LIKE]])
     return {(str(row["record_id"]), str(row["tenant"])): row for row in rows}
 
 
@@ -177,9 +176,7 @@ def _spreads(
     for rows in points:
         firsts = {_kinds(row)[0]: row for row in reversed(rows)}
         repeated += [(row, list(zip(row["records"], row["ids"], strict=True))) for row in firsts.values()]
-    rows_alone = {
-        (str(row["record_id"]), str(row["tenant"])): row for row in rows_of(alone.runs[["record_id", "tenant", *_LIKE]])
-    }
+    rows_alone = _by_measured(alone)
     repeated += [(rows_alone[group[0]], list(group)) for group in alone.groups.values()]
     logs: dict[tuple[str, str], list[list[float]]] = {}
     for tenant, runs in repeated:

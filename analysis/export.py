@@ -111,12 +111,10 @@ def _frame_table(frame: pd.DataFrame) -> pa.Table:
 def _packed(samples: pd.DataFrame) -> pa.Table:
     """Samples as gaps and durations in microseconds, which take a fraction of the room of instants."""
     samples = samples.sort_values(["record_id", "tenant", "start_ns"], kind="stable")
-    by_tenant = samples.groupby(["record_id", "tenant"], observed=True, sort=False)
     start_us = _us(samples["start_ns"] - samples.groupby("record_id", observed=True)["start_ns"].transform("min"))
     service_us = _us(samples["end_ns"] - samples["start_ns"])
     ends_us = start_us + service_us
     before_us = ends_us.groupby([samples["record_id"], samples["tenant"]], observed=True).shift(fill_value=0)
-    assert len(by_tenant) >= 1
     columns = {
         "gap_us": start_us - before_us,
         "service_us": service_us,
@@ -210,7 +208,10 @@ def _read_frame(folder: Path, name: str, rows: dict[str, int]) -> pd.DataFrame:
         name for name in frame if pd.api.types.is_bool_dtype(frame[name]) or pd.api.types.is_numeric_dtype(frame[name])
     ]
     frame = frame.astype(dict.fromkeys(frame.columns.difference(plain), "string"))
-    times = {name: pd.to_datetime(frame[name], utc=True, format="ISO8601") for name in _TIMES if name in frame}
+    try:
+        times = {name: pd.to_datetime(frame[name], utc=True, format="ISO8601") for name in _TIMES if name in frame}
+    except ValueError as error:
+        raise RecordError(f"{folder / name}: a time is none: {error}") from error
     return frame.assign(**times)
 
 

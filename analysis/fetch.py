@@ -354,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         frame = runs(options.query, uri=options.uri, experiment=options.experiment, columns=columns)
     except MtexpError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
+        return 2
     frame = frame[columns].dropna(axis="columns", how="all")
     table = Table(caption=f"runs: {len(frame)}")
     for name in frame.columns:

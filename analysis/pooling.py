@@ -24,10 +24,22 @@ from mtexp.tracking import keys
 
 DRAWS = 4_000
 
-_SETTING = ("precision", "workload", "execution", "batch_size", "seq_len", "arrival", "rate_rps", "slo_ms")
-"""What makes two tenants of a model different, beside their share of the device."""
+_SETTING = (
+    *("precision", "workload", "execution", "batch_size", "seq_len", "new_tokens", "arrival", "rate_rps", "trace"),
+    *("slo_ms", "mps_priority", "pinned_memory_limit", "sm_partition", "mig", "weights"),
+    *("own_pct", "attn_implementation", "parameters"),
+)
+"""What makes two tenants of a model different."""
+_OF_MODEL = ("attn_implementation", "parameters")
+"""Of these, what models usually differ in."""
+_NEVER_USUAL = ("rate_rps", "slo_ms", "own_pct", "mps_priority", "pinned_memory_limit", "sm_partition", "mig", "trace")
+_UNSAID = ("slo_ms",)
+_LATENCIES = ("latency_", "slowdown", "tail_inflation", "wait_", "ttft_", "tpot_", "spread_")
 _TAILS = ("slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99", "tail_inflation")
-_KEPT = ("workload", "batch_size", "seq_len", "precision", "execution", "arrival", "active_thread_pct")
+_KEPT = (
+    *("workload", "batch_size", "seq_len", "new_tokens", "precision", "execution", "attn_implementation", "arrival"),
+    "active_thread_pct",
+)
 """Parameters of a tenant that its point has too."""
 _MPS = {"default": "MPS", "equal_share": "MPS equal share", "half": "MPS 50 %", "quarter": "MPS 25 %"}
 SHARING_ORDER = ("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 25 %", "streams", "MIG")
@@ -74,7 +86,12 @@ def in_order(sharings: Sequence[str] | np.ndarray[Any, Any]) -> list[str]:
 
 
 def sharing_name(run: Mapping[str, Any]) -> str:
-    """How the tenants of a run shared the device, as tables and figures call it."""
+    """How the tenants of a run shared the device, as tables and figures call it; ``fixed``: each N iterations only."""
+    name = _sharing_mode(run)
+    return f"{name}, fixed" if run.get("overlap") == "fixed" else name
+
+
+def _sharing_mode(run: Mapping[str, Any]) -> str:
     if run.get("runtime") == "cpu":
         return f"CPU ({run['mps_settings']})"
     if run["sharing"] != "processes":
@@ -119,14 +136,23 @@ def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
 def _described(tenants: pd.DataFrame) -> pd.DataFrame:
     """Tenants with ``label`` (the model, and what sets it apart from most of the others) and ``setting``."""
     tenants = tenants.copy()
+    tenants["own_pct"] = _own_percentages(tenants)
     columns = {name: _texts(tenants, name) for name in _SETTING}
-    usual = {name: Counter(texts).most_common(1)[0][0] for name, texts in columns.items() if texts}
-    usual["rate_rps"] = usual["slo_ms"] = ""
+    models = [str(model) for model in tenants["model"]]
+    counted: dict[tuple[str, str], Counter[str]] = {}
+    for name, texts in columns.items():
+        for model, text in zip(models, texts, strict=True):
+            counted.setdefault((name, model if name in _OF_MODEL else ""), Counter())[text] += bool(text)
+    usual = {kind: "" if kind[0] in _NEVER_USUAL else texts.most_common(1)[0][0] for kind, texts in counted.items()}
     labels, settings = [], []
-    for row, model in enumerate(tenants["model"]):
+    for row, model in enumerate(models):
         own = {name: texts[row] for name, texts in columns.items()}
-        unusual = [_phrase(name, text) for name, text in own.items() if text != usual[name] and name != "slo_ms"]
-        labels.append(" ".join([str(model), *(phrase for phrase in unusual if phrase)]))
+        unusual = [
+            _phrase(name, text)
+            for name, text in own.items()
+            if text and name not in _UNSAID and text != usual[name, model if name in _OF_MODEL else ""]
+        ]
+        labels.append(" ".join([model, *unusual]))
         settings.append("|".join(own.values()))
     return tenants.assign(label=labels, setting=settings)
 
@@ -140,15 +166,37 @@ def _texts(tenants: pd.DataFrame, name: str) -> list[str]:
     return ["" if pd.isna(value) else str(value) for value in values]
 
 
+_PHRASES = {
+    "batch_size": "batch {}",
+    "seq_len": "seq {}",
+    "new_tokens": "{} new tokens",
+    "rate_rps": "{}/s",
+    "own_pct": "{} % of SMs",
+    "mps_priority": "priority {}",
+    "pinned_memory_limit": "limit {}",
+    "sm_partition": "{} SM chunks",
+    "attn_implementation": "{} attention",
+    "parameters": "{} parameters",
+}
+
+
 def _phrase(name: str, text: str) -> str:
-    named = {"batch_size": f"batch {text}", "seq_len": f"seq {text}", "rate_rps": f"{text}/s" if text else ""}
-    return named.get(name, text)
+    return _PHRASES.get(name, "{}").format(text)
+
+
+def _own_percentages(tenants: pd.DataFrame) -> pd.Series[float]:
+    """The MPS percentages that tenants have of their own: where the run's setting says none for all of them."""
+    columns = tenants.reindex(columns=["active_thread_pct", "mps_settings"])
+    own = columns["mps_settings"].isin(["default", "external"]) & columns["active_thread_pct"].between(
+        0, 100, "neither"
+    )
+    return columns["active_thread_pct"].astype(np.float64).where(own.fillna(False).astype(bool))
 
 
 def _identity(run: pd.Series[Any], tenants: pd.DataFrame) -> tuple[Any, ...]:
     percentages = _texts(tenants, "active_thread_pct")
     own = sorted(zip(tenants["model"].astype(str), tenants["setting"], percentages, strict=True))
-    return run["sharing_name"], str(run.get("overlap")), tuple(own)
+    return run["sharing_name"], tuple(own)
 
 
 # --- pooling ----------------------------------------------------------------------------------------------------------
@@ -177,7 +225,7 @@ def _pooled(number: int, found: Sequence[tuple[pd.Series[Any], pd.DataFrame]]) -
     rows = pd.concat(each, keys=range(len(each)), names=["run", None]).reset_index(level="run")
     rows["position"] = rows.groupby("run").cumcount()
     kept = rows[rows["run"] == 0].set_index("position").reindex(columns=["tenant", "model", "label", "role", *_KEPT])
-    means = pd.DataFrame([_means(own) for _, own in rows.groupby("position")])
+    means = pd.DataFrame([_tenant_means(own) for _, own in rows.groupby("position")])
     tenants = pd.concat([kept, means], axis=1).reset_index(names="position")
     tenants.insert(0, "point", number)
     tenants["records"] = [point["records"]] * len(tenants)
@@ -195,6 +243,15 @@ def _mix_name(mix: str, tenants: pd.DataFrame) -> str:
         return mix
     counts = Counter(map(str, tenants["label"]))
     return " + ".join(label if count == 1 else f"{label} x{count}" for label, count in counts.items())
+
+
+def _tenant_means(rows: pd.DataFrame) -> dict[str, float]:
+    """:func:`_means`; of a tenant that could not keep up in one of the runs there is no latency, as of a single run."""
+    means = _means(rows)
+    if not means.get("saturated"):
+        return means
+    kept = {key: value for key, value in means.items() if not key.startswith(_LATENCIES)}
+    return kept | {"saturated": 1.0}
 
 
 def _means(rows: pd.DataFrame) -> dict[str, float]:

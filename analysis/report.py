@@ -26,7 +26,7 @@ from analysis.page import Page
 from analysis.plots import FIGURES, draw
 from analysis.pooling import Results, pool
 from mtexp.errors import RecordError
-from mtexp.spec import TrackingSpec
+from mtexp.spec import SWEEP_NAME, TrackingSpec
 from mtexp.tracking import keys
 
 log = logging.getLogger(__name__)
@@ -254,7 +254,10 @@ def write_images(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
     except ImportError:
         log.warning("No images: they need kaleido (pip install 'mtexp[images]'). The HTML report is complete.")
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"could not make {folder}: {error.strerror or error}") from error
     paths = [folder / f"{name}.{kind}" for name in figures for kind in IMAGES]
     try:
         drawn = [figure for figure in figures.values() for _ in IMAGES]
@@ -341,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _name(data: Dataset) -> str:
     sweeps = _distinct(data.runs, "sweep")
-    return sweeps[0] if len(sweeps) == 1 else "all"
+    return sweeps[0] if len(sweeps) == 1 and SWEEP_NAME.fullmatch(sweeps[0]) else "all"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from analysis.alone import Measured
 from analysis.estimates import RUN, TIMER
 from analysis.frames import rows_of
 from analysis.pooling import Results, sharing_name
-from mtexp.metrics.latency import insufficient, percentile_name, supported
+from mtexp.metrics.latency import insufficient
 from mtexp.metrics.verdict import CLOCK_LIMIT
 from mtexp.tracking import keys
 
@@ -37,7 +37,7 @@ def overview(results: Results) -> pd.DataFrame:
     columns = [
         *("mix", "sharing", "num_tenants", "repetitions", "spread_pct", "verdict", *with_intervals(_RUN_KEYS)),
         *with_intervals(("throughput_rps", "energy_j_per_request")),
-        *("stp_partitioned", "antt_partitioned", "overlap_pct", "window_s", "power_capped_pct", "kernel_overlap_pct"),
+        *("stp_partitioned", "antt_partitioned", "overlap_pct", "window_s", "power_capped_pct"),
     ]
     frame = _columns(results.points.assign(power_capped_pct=_power_capped_pct(results.points)), columns)
     compared = [*with_intervals(_RUN_KEYS), "stp_partitioned", "antt_partitioned"]
@@ -78,7 +78,7 @@ def tenants(results: Results) -> pd.DataFrame:
     """
     points = results.points[["point", "mix", "sharing", "num_tenants", "repetitions"]]
     frame = points.merge(results.tenants, on="point")
-    for row, iterations in enumerate(frame["iterations_fewest"]):
+    for row, iterations in enumerate(frame["iterations_fewest"].fillna(0)):
         for name in insufficient(int(iterations)):
             key = f"latency_{name}_ms"
             if key in frame:
@@ -169,13 +169,19 @@ def _stressed(found: pd.DataFrame) -> pd.Series[bool]:
     return (found["role"] == "stressor") | (found["neighbour_role"] == "stressor")
 
 
+def _closed(results: Results) -> pd.DataFrame:
+    """Points in closed loop, without stressors: elsewhere what gets done is what was asked for."""
+    plain = np.array(["stressor" not in roles for roles in results.points["roles"]], dtype=bool)
+    return results.points[plain & results.points["closed"]]
+
+
 def scaling(results: Results) -> pd.DataFrame:
     """STP, ANTT and throughput of n tenants of one kind: ``label``, ``sharing``, ``num_tenants``.
 
     The baseline is the point at one tenant where no run of one tenant was made: its STP and ANTT are 1 by definition.
     """
-    points = results.points
-    alike = points[[len(set(labels)) == 1 for labels in points["labels"]]].copy()
+    points = _closed(results)
+    alike = points[points["labels"].map(lambda labels: len(set(labels)) == 1).astype(bool)].copy()
     alike["label"] = [labels[0] for labels in alike["labels"]]
     alike["model"] = [models[0] for models in alike["models"]]
     several = alike[alike["num_tenants"] > 1]
@@ -226,8 +232,8 @@ def combinations(results: Results) -> pd.DataFrame:
     of STP and a lower upper end of the worst slowdown. ``spread_alone_pct``: how far runs alone of one of its tenants
     lie apart; ``above_ideal``: its STP exceeds its number of tenants, which only baselines that did not repeat can do.
     """
-    plain = np.array(["stressor" not in roles for roles in results.points["roles"]], dtype=bool)
-    points = results.points[plain & (results.points["num_tenants"] > 1) & results.points["closed"]]
+    points = _closed(results)
+    points = points[points["num_tenants"] > 1]
     points = points.assign(power_capped_pct=_power_capped_pct(points))
     columns = ["point", "mix", "sharing", "num_tenants", "repetitions", *with_intervals(("stp", "antt"))]
     found = points.reindex(columns=[*columns, "power_capped_pct"]).dropna(subset=with_intervals(("stp",)))
@@ -260,7 +266,8 @@ def shares(results: Results) -> pd.DataFrame:
     columns = ["point", "position", "model", "label", "active_thread_pct", *with_intervals(("slowdown",))]
     frame = results.tenants.reindex(columns=[*columns, "slowdown_partitioned"]).dropna(subset="slowdown")
     frame = frame[(frame["active_thread_pct"] > 0) & (frame["active_thread_pct"] <= 100)]
-    points = results.points.set_index("point")
+    points = _closed(results).set_index("point")
+    frame = frame[frame["point"].isin(points.index)]
     labels, sharings = points["labels"], points["sharing"]
     frame = frame[np.array([len(set(labels[point])) > 1 for point in frame["point"]], dtype=bool)].copy()
     frame["place"] = [
@@ -273,7 +280,8 @@ def shares(results: Results) -> pd.DataFrame:
 
 def fairness(results: Results) -> pd.DataFrame:
     """Jain's index and min/max of normalized progress, by mix and sharing, for two tenants or more."""
-    found = results.points[results.points["num_tenants"] > 1]
+    points = _closed(results)
+    found = points[points["num_tenants"] > 1]
     columns = ["point", "mix", "sharing", "num_tenants", *with_intervals(("jain_fairness", "fairness"))]
     return _columns(found, columns).dropna(subset="fairness").reset_index(drop=True)
 
@@ -296,12 +304,6 @@ def load_curve(results: Results) -> pd.DataFrame:
     ]
     order = ["model", "sharing", "neighbours", "offered_rps"]
     return frame.sort_values(order, ignore_index=True)
-
-
-def highest_percentile(iterations: int) -> str:
-    """The highest latency percentile that so many iterations support: ``p99`` ...; empty if none is."""
-    found = supported(iterations)
-    return percentile_name(found[-1]) if found else ""
 
 
 def baselines(results: Results) -> pd.DataFrame:

@@ -134,14 +134,6 @@ def _tint(colour: str, share: float) -> str:
     return "#" + "".join(f"{round(255 + share * (part - 255)):02X}" for part in parts)
 
 
-def axis_title(name: str, text: str = "") -> str:
-    """What an axis says: the metric in words, its unit, which way is better."""
-    key = keys.metric(name)
-    unit = f" ({key.unit})" if key.unit not in ("", "1") else ""
-    better = {"lower": ", lower is better", "higher": ", higher is better"}.get(key.better, "")
-    return f"{text or key.text}{unit}{better}"
-
-
 def rows_height(count: int, *, each: int = 26, least: int = 300, frame: int = 150) -> int:
     """Height in pixels of a figure of ``count`` labelled rows."""
     return max(least, frame + each * count)

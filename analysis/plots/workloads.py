@@ -131,7 +131,7 @@ def tokens(results: Results) -> go.Figure | None:
     if frame.empty:
         return None
     frame = _with_neighbours(results, frame)
-    alone = results.data.baselines.reindex(columns=["model", "workload", "ttft_p50_ms", "tpot_p50_ms"])
+    alone = results.alone.runs.reindex(columns=["model", "workload", "ttft_p50_ms", "tpot_p50_ms"])
     alone = alone.dropna(subset="ttft_p50_ms").assign(
         sharing="alone", neighbour="alone", label=lambda own: own["model"]
     )

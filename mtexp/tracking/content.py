@@ -15,7 +15,7 @@ import numpy as np
 
 from mtexp.errors import TrackingError
 from mtexp.metrics.verdict import sentences
-from mtexp.spec import RunSpec, TenantSpec
+from mtexp.spec import RunSpec, TenantSpec, content_hash
 from mtexp.tracking import keys
 from mtexp.tracking.record import BaselineRef, RunRecord, TenantRecord
 
@@ -105,8 +105,7 @@ def tenant_content(
     }
     params = _params(spec, own) | {"tenant": tenant.id, "model": tenant.model}
     if own:
-        params |= {"role": own[0].model.role, "attn_implementation": own[0].model.attn_implementation}
-        params |= {"active_thread_pct": f"{own[0].mps.active_thread_pct:g}"}
+        params |= _own_params(own[0])
     return RunContent(f"{tenant.id} {tenant.model}", tenant.status, _kept(tags), _kept(params), _known(tenant.metrics))
 
 
@@ -221,6 +220,24 @@ def _params(spec: RunSpec, tenants: Iterable[TenantSpec]) -> dict[str, str]:
         params |= {"search_by": spec.search.by, "search_value": f"{spec.search.value:g}"}
         params["search_attainment_pct"] = f"{spec.search.attainment_pct:g}"
     return _kept(params)
+
+
+def _own_params(tenant: TenantSpec) -> dict[str, str]:
+    """What else sets a tenant apart from others of its model; what it does not have is empty."""
+    mps, trace = tenant.mps, tenant.arrival.trace
+    return {
+        "role": tenant.model.role,
+        "attn_implementation": tenant.model.attn_implementation,
+        "active_thread_pct": f"{mps.active_thread_pct:g}",
+        "mps_priority": str(mps.priority or ""),
+        "pinned_memory_limit": mps.pinned_memory_limit,
+        "sm_partition": str(mps.sm_partition or ""),
+        "mig": tenant.mig,
+        "new_tokens": str(tenant.workload.new_tokens) if tenant.workload.kind == "generate" else "",
+        "parameters": str(tenant.model.parameters or ""),
+        "weights": "" if tenant.model.weights == "random" else tenant.model.weights,
+        "trace": content_hash(trace)[:8] if trace else "",
+    }
 
 
 def _joined(values: Iterable[str]) -> str:

@@ -133,6 +133,14 @@ _PARAMS = (
     ("model", "string", "name in conf/models"),
     ("role", "string", "encoder, decoder or stressor"),
     ("active_thread_pct", "Float64", "MPS limit of the tenant; 0 = the server's default"),
+    ("mps_priority", "Int64", "MPS priority of the tenant, where it is below normal: 1"),
+    ("pinned_memory_limit", "string", "MPS limit of the tenant's pinned device memory, if it has one"),
+    ("sm_partition", "Int64", "chunks of static SM partitioning, if the tenant has some"),
+    ("mig", "string", "MIG profile or instance asked for by name"),
+    ("new_tokens", "Int64", "tokens generated per sequence (generate)"),
+    ("parameters", "Int64", "number of parameters of the model's shape"),
+    ("weights", "string", "pretrained, where weights are not random"),
+    ("trace", "string", "names the arrival times of a trace"),
     ("rate_rps", "Float64", "mean arrivals a second (open loop)"),
     ("load", "Float64", "arrivals as a share of the tenant's baseline throughput (open loop)"),
     ("search_by", "string", "of a probe: load or rate, what the search varies"),
@@ -185,8 +193,6 @@ _TENANT_METRICS = (
     ("normalized_progress", "", HIGHER, "throughput shared / alone"),
     ("normalized_progress_partitioned", "", HIGHER, "throughput shared / alone under the same MPS limits"),
     ("memory_peak_mib", "MiB", LOWER, "peak device memory of the tenant"),
-    ("memory_allocated_mib", "MiB", LOWER, "device memory allocated by the tenant"),
-    ("memory_reserved_mib", "MiB", LOWER, "device memory reserved by the tenant"),
     ("iterations_measured", "1", NONE, "iterations after the barrier"),
     ("iterations_in_window", "1", NONE, "iterations that enter the statistics"),
     ("drift_pct", "%", NONE, "Theil-Sen change of latency over the window"),
@@ -210,8 +216,6 @@ _TENANT_METRICS = (
     ("compute_bound_time_pct", "%", NONE, "share of kernel time in compute-bound kernels (ncu)"),
     ("memory_bound_time_pct", "%", NONE, "share of kernel time in memory-bound kernels (ncu)"),
     ("latency_bound_time_pct", "%", NONE, "share of kernel time in kernels bound by neither (ncu)"),
-    ("build_s", "s", LOWER, "time to put the model on the device"),
-    ("warmup_s", "s", LOWER, "time of the warm-up"),
 )
 
 _RUN_METRICS = (
@@ -233,8 +237,8 @@ _RUN_METRICS = (
     ("gpu_idle_pct", "%", LOWER, "share of the traced window without a kernel of any tenant (profile)"),
     ("telemetry_period_ms", "ms", LOWER, "time between two telemetry samples in the window, median"),
     ("telemetry_period_max_ms", "ms", LOWER, "time between two telemetry samples in the window, longest"),
-    ("wall_s", "s", LOWER, "wall clock of the run"),
-    ("overhead_s", "s", LOWER, "wall clock less window"),
+    ("wall_s", "s", LOWER, "from the sharing mode coming up to the tenants gone"),
+    ("overhead_s", "s", LOWER, "wall_s less window_s: start, build, warm-up, proofs, teardown"),
 )
 
 _TELEMETRY_METRICS = (

@@ -80,6 +80,9 @@ class Study:
         slo_ms: float = 0.0,
         mix: str = "",
         baseline: bool = True,
+        overlap: str = "sustained",
+        new_tokens: int = 32,
+        limits: MpsLimits | None = None,
         **changes: object,
     ) -> list[RunRecord]:
         """Measure ``models`` together, as often as asked; ``changes`` replaces fields of the record."""
@@ -87,9 +90,9 @@ class Study:
             TenantSpec(
                 id=f"{'abcdefghijklmnop'[position]}",
                 model=ModelSpec(name=m, role=role(m), architecture=m),
-                workload=WorkloadSpec(kind=workload if role(m) == "decoder" else "forward"),
+                workload=WorkloadSpec(kind=workload if role(m) == "decoder" else "forward", new_tokens=new_tokens),
                 slo_ms=slo_ms,
-                mps=MpsLimits(active_thread_pct=PERCENTAGES.get(mps, 0)),
+                mps=limits or MpsLimits(active_thread_pct=PERCENTAGES.get(mps, 0)),
                 arrival=ArrivalSpec(kind="poisson", rate_rps=load * 1e3 / ALONE_MS[m]) if load else ArrivalSpec(),
             )
             for position, m in enumerate(models)
@@ -98,7 +101,8 @@ class Study:
         records = []
         for repetition in range(repetitions):
             samples = dict(self._together(specs, mps))
-            records.append(self._store(specs, mps, samples, compared, mix or "+".join(models), repetition, changes))
+            name = mix or "+".join(models)
+            records.append(self._store(specs, mps, samples, compared, name, repetition, changes, overlap=overlap))
         return records
 
     def _together(self, specs: Sequence[TenantSpec], mps: str) -> Iterator[tuple[str, Samples]]:
@@ -172,12 +176,13 @@ class Study:
         repetition: int,
         changes: dict[str, object],
         kind: str = "mix",
+        overlap: str = "sustained",
     ) -> RunRecord:
         run = RunSpec(
             kind=kind,
             mix=mix,
             tenants=tuple(specs),
-            measure=MeasureSpec(iterations=self.iterations, warmup=0),
+            measure=MeasureSpec(iterations=self.iterations, warmup=0, overlap=overlap),
             sharing=SharingSpec(mps=mps, mps_mode="disabled" if mps == "disabled" else "managed"),
             runtime="gpu",
             repetition=repetition,

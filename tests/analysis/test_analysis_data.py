@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from analysis_study import Study
 
+from analysis import tables
+from analysis.advise import advise
 from analysis.data import DataError, Dataset, load
 from analysis.export import ITERATIONS, MANIFEST, RUNS, TENANTS, write_export
 from analysis.fetch import QueryError
@@ -18,7 +21,7 @@ from analysis.pooling import Results, pool
 from mtexp.errors import RecordError
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
-from mtexp.tracking.record import find_records
+from mtexp.tracking.record import find_records, save
 
 
 def figures(results: Results) -> pd.DataFrame:
@@ -142,6 +145,52 @@ def test_runs_of_different_drivers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"driver 580.*driver 999") as refused:
         load(records=tmp_path)
     assert "tags.mtexp.driver = '" in str(refused.value)
+
+
+def test_baselines_of_another_gpu_are_left_out(tmp_path: Path) -> None:
+    """Also where the mixes that they are of are INVALID, so that nothing else of that GPU is there."""
+    Study(tmp_path / "a", iterations=40).run(["bert_base", "distilgpt2"])
+    alone = pool(load(records=tmp_path), draws=50)
+    other = Study(tmp_path / "b", iterations=40, seed=1, gpu_name="NVIDIA A100")
+    other.run(["bert_base", "distilgpt2"], verdict="INVALID")
+    data = load(records=tmp_path)
+    assert set(data.baselines["device"]) == {"NVIDIA H200"}
+    assert tables.baselines(pool(data, draws=50)).equals(tables.baselines(alone))
+
+
+def test_an_export_and_records_in_one_folder_are_not_mixed(study: Dataset, tmp_path: Path) -> None:
+    """Neither is left out in silence: the message names a record that lies beside the export."""
+    Study(tmp_path / "runs", iterations=20).run(["bert_base", "distilgpt2"])
+    write_export(study, tmp_path / "export")
+    with pytest.raises(DataError, match=r"holds an export and records of runs \(.*runs/000\)"):
+        load(records=tmp_path)
+
+
+def test_runs_without_samples_or_telemetry_still_have_their_figures(tmp_path: Path) -> None:
+    """What was computed when they ran is shown, without intervals; they can be exported too."""
+    Study(tmp_path / "runs", iterations=20).run(["bert_base", "distilgpt2"])
+    for name in ("iterations.parquet", "telemetry.parquet"):
+        for path in tmp_path.rglob(name):
+            path.unlink()
+    data = load(records=tmp_path)
+    overview = tables.overview(pool(data, draws=50))
+    assert overview["stp"].notna().all()
+    assert overview["stp_ci_low"].isna().all()
+    write_export(data, tmp_path / "export")
+
+
+def test_a_run_that_failed_before_it_measured_can_be_looked_at(tmp_path: Path) -> None:
+    """--include-invalid of a run without a window: rows without figures, no traceback."""
+    study = Study(tmp_path, iterations=20)
+    study.run(["bert_base", "distilgpt2"])
+    (record,) = study.run(["bert_base", "bert_base"], verdict="INVALID", status="FAILED", started_at="yesterday")
+    bare = tuple(replace(tenant, metrics={}, insufficient=()) for tenant in record.tenants)
+    folder = max(path.parent for path in tmp_path.rglob("record.json"))
+    save(replace(record, tenants=bare, metrics={}, window=None), folder, {})
+    found = pool(load(records=tmp_path, include_invalid=True), draws=50)
+    assert len(tables.tenants(found)) == 4
+    levels = {"bert_base": 50.0}
+    assert "nan" not in str(advise(found, ["bert_base"], levels))
 
 
 def test_invalid_runs_are_left_out_unless_asked_for(tmp_path: Path) -> None:

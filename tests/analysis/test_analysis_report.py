@@ -40,10 +40,12 @@ def test_a_lone_run_has_few_figures(tmp_path: Path) -> None:
 
 
 def test_axes_are_labelled(drawn: dict[str, go.Figure]) -> None:
-    """Every figure says on some x and some y axis what it shows, in words."""
+    """Every figure says on some axis what it shows, in words, with the unit where it is a time or a rate."""
     for name, figure in drawn.items():
         titles = [axis.title.text for axis in (*figure.select_xaxes(), *figure.select_yaxes())]
         assert any(titles), name
+        bare = [t for t in titles if t and re.search(r"\b(latency|time|power|energy|clock)\b", t) and "(" not in t]
+        assert not bare, (name, bare)
         assert not [title for title in titles if title and re.search(r"_(ms|rps|pct)\b", title)], name
 
 
@@ -296,7 +298,7 @@ def test_only_requests_of_one_kind_are_compared(results: Results) -> None:
     models, levels = ["bert_base"], {"bert_base": 1000.0}
     advice = advise.advise(results, models, levels)
     assert len(advice.others) == 5, "one, two and four tenants in closed loop, under two modes, less the best"
-    other = "bert_base forward (batch 8, sequence 128, fp16, eager, poisson arrival)"
+    other = "bert_base forward (batch 8, sequence 128, fp16, eager, sdpa attention, poisson arrival)"
     assert f"requests of another kind: {other}" in str(advice)
     open_loop = results.points.loc[~results.points["closed"] & (results.points["num_tenants"] == 1), "point"]
     only = replace(results, points=results.points[results.points["point"].isin(open_loop)])
@@ -339,6 +341,23 @@ def test_advice_says_what_was_not_measured(results: Results) -> None:
     said = str(advise.advise(results, ["bert_base", "distilgpt2"], {"bert_base": 50, "distilgpt2": 50}))
     assert "with 1 more bert_base" in said
     assert "any mix under MPS equal share (mps_settings=equal_share), streams (sharing=streams)" in said
+
+
+@pytest.mark.parametrize(
+    ("sharing", "words"),
+    [
+        ("time slicing", "mps_settings=disabled"),
+        ("MPS 25 %", "mps_settings=quarter"),
+        ("MPS 30 %", "mps_settings=30pct"),
+        ("MPS external", "mps_settings=external"),
+        ("CPU (default)", "mps_settings=default"),
+        ("streams", "sharing=streams"),
+        ("MPS, fixed", "mps_settings=default measure.overlap=fixed"),
+    ],
+)
+def test_the_command_that_advice_names_measures_that_mode(sharing: str, words: str) -> None:
+    """Whatever a mode is called, the command does not measure another."""
+    assert advise._how(sharing) == words
 
 
 @pytest.mark.parametrize(

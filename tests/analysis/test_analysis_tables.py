@@ -19,7 +19,8 @@ from analysis.intervals import differs, text
 from analysis.pooling import Results, pool, sharing_name
 from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.samples import Samples
-from mtexp.spec import TenantSpec
+from mtexp.spec import MpsLimits, TenantSpec
+from mtexp.tracking.record import save
 
 
 def test_a_difference_needs_an_interval_beside_one() -> None:
@@ -39,6 +40,7 @@ def test_a_difference_needs_an_interval_beside_one() -> None:
         ({"runtime": "gpu", "sharing": "streams", "mps_settings": "disabled"}, "streams"),
         ({"runtime": "gpu", "sharing": "mig", "mps_settings": "disabled"}, "MIG"),
         ({"runtime": "cpu", "sharing": "processes", "mps_settings": "default"}, "CPU (default)"),
+        ({"sharing": "processes", "mps_settings": "default", "overlap": "fixed"}, "MPS, fixed"),
     ],
 )
 def test_sharing_modes_have_names(run: dict[str, str], name: str) -> None:
@@ -63,6 +65,53 @@ def test_the_same_tenants_under_two_names_are_one_point(tmp_path: Path) -> None:
     study.run(["distilgpt2", "bert_base"], mix="other")
     points = pool(load(records=tmp_path), draws=50).points
     assert points["repetitions"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("other", "label"),
+    [
+        ({"new_tokens": 256}, "llama_3_2_1b 256 new tokens"),
+        ({"limits": MpsLimits(priority=1)}, "llama_3_2_1b priority 1"),
+        ({"limits": MpsLimits(pinned_memory_limit="4G")}, "llama_3_2_1b limit 4G"),
+        ({"limits": MpsLimits(active_thread_pct=10)}, "llama_3_2_1b 10 % of SMs"),
+        ({"overlap": "fixed"}, "llama_3_2_1b"),
+    ],
+)
+def test_different_requests_and_limits_are_different_points(tmp_path: Path, other: dict[str, Any], label: str) -> None:
+    """They are no repetitions of each other, and tables tell them apart by label or sharing."""
+    study = Study(tmp_path, iterations=20)
+    study.run(["llama_3_2_1b", "bert_base"], "default", workload="generate", repetitions=2)
+    study.run(["llama_3_2_1b", "bert_base"], "default", workload="generate", **other)
+    found = pool(load(records=tmp_path), draws=50)
+    assert found.points["repetitions"].tolist() == [2, 1]
+    assert label in found.points["labels"].iloc[1]
+    assert len({(point["labels"], point["sharing"]) for point in found.points.to_dict("records")}) == 2
+
+
+def test_open_loop_does_not_scale(tmp_path: Path) -> None:
+    """What tenants in open loop get done is what was asked of them: no STP against their number, no fairness."""
+    study = Study(tmp_path, iterations=40)
+    for count in (2, 4):
+        study.run(["bert_base"] * count, load=0.1)
+    found = pool(load(records=tmp_path), draws=50)
+    assert tables.scaling(found).empty
+    assert tables.fairness(found).empty
+
+
+def test_a_point_that_could_not_keep_up_once_has_no_latency(tmp_path: Path) -> None:
+    """As a single saturated run has none: its queue grew as long as it was measured."""
+    study = Study(tmp_path, iterations=200)
+    study.run(["bert_base"], load=0.3, repetitions=2)
+    good = pool(load(records=tmp_path), draws=50)
+    assert tables.tenants(good)["latency_mean_ms"].notna().all()
+    (record,) = study.run(["bert_base"], load=0.3)
+    (tenant,) = record.tenants
+    late = {name: value for name, value in tenant.metrics.items() if not name.startswith(("latency_", "slowdown"))}
+    save(replace(record, tenants=(replace(tenant, metrics=late | {"saturated": 1.0}),)), tmp_path / "003", {})
+    frame = tables.tenants(pool(load(records=tmp_path), draws=50))
+    assert frame["repetitions"].tolist() == [3]
+    assert frame["saturated"].tolist() == [1.0]
+    assert frame[["latency_mean_ms", "latency_p50_ms", "slowdown"]].isna().all(axis=None)
 
 
 def test_the_matrix_has_the_known_slowdowns(results: Results) -> None:

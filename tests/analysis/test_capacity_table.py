@@ -64,3 +64,14 @@ def test_the_figure_draws_searches_with_an_answer(data: Dataset) -> None:
     plain = from_contents([record], {record.record_id: Path()}, Path())
     assert capacities(plain).empty
     assert capacity(Results(plain, pd.DataFrame(), pd.DataFrame())) is None
+
+
+def test_a_probe_without_any_level_says_nothing(tmp_path: Path) -> None:
+    """A level that is a multiple of a baseline that failed: nothing was kept, though nothing missed."""
+    record = probe("one", 1.0, 100.0, seed=0)
+    first = replace(record.tenants[0], metrics={"throughput_rps": 100.0, "iterations_in_window": 700.0})
+    record = replace(record, tenants=(first, *record.tenants[1:]))
+    data = from_contents([record], {record.record_id: tmp_path}, tmp_path)
+    (found,) = probes(data).to_dict("records")
+    assert found["kept"] is None
+    assert "no tenant has a service level" in found["why"]

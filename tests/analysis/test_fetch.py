@@ -203,5 +203,5 @@ def test_the_command_prints_a_table(uri: str, capsys: pytest.CaptureFixture[str]
     output = capsys.readouterr().out
     assert "dec_only · disabled · fp16" in output
     assert "runs: 1" in output
-    assert fetch.main(["nonsense", "--uri", uri]) == 1
+    assert fetch.main(["nonsense", "--uri", uri]) == 2
     assert capsys.readouterr().err.startswith("query 'nonsense': ")
