@@ -11,6 +11,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -397,12 +398,12 @@ def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unse
     tracking = planned.points[0].spec.tracking
     uri = resolve_uri(tracking)
     if unsent:
-        command = f"python -m mtexp.tracking.upload {planned.folder}{option(tracking)}"
+        command = f"python -m mtexp.tracking.upload {shlex.quote(str(planned.folder))}{option(tracking)}"
         console.say(f"{unsent} of the records are not in MLflow. To send them: {command}")
     if sqlite_path(uri) is None:
         where = f"MLflow at {uri}"
     elif not tracking.uri and Path("Makefile").is_file() and sqlite_path(uri) == Path.cwd() / "mlflow.db":
         where = "make ui"
     else:
-        where = f"python -m mtexp.tracking.ui --uri {uri}"
+        where = f"python -m mtexp.tracking.ui --uri {shlex.quote(uri)}"
     console.say(f"Runs are in {planned.folder}. To look at them: {where}")

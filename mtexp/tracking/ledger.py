@@ -111,7 +111,6 @@ def finished(
     environment: Mapping[str, Any],
     *,
     folder: Path | None = None,
-    sweep: str = "",
     redo_invalid: bool = False,
 ) -> set[str]:
     """Return the spec hashes of mixes and profiles that are done: FINISHED, on this device and driver.
@@ -121,7 +120,6 @@ def finished(
         environment: Of this host; results of another GPU, driver or CPU do not count. Without ``gpu_uuid``, those of
             any GPU of that name and driver do: the points of a sweep may be spread over several.
         folder: Also count the records below it, whether or not they reached MLflow.
-        sweep: Count only runs of the sweep of this name; empty = all of the experiment.
         redo_invalid: INVALID is not done.
 
     Where MLflow cannot be asked, only the records below ``folder`` count, with a warning.
@@ -132,15 +130,12 @@ def finished(
     done = set()
     for record in _records(folder):
         same = all(record.environment.get(key) == environment.get(key) for key in hardware)
-        wanted = record.verdict in verdicts and sweep in ("", record.sweep)
-        if record.kind != "baseline" and record.status == "FINISHED" and same and wanted:
+        if record.kind != "baseline" and record.status == "FINISHED" and same and record.verdict in verdicts:
             done.add(record.spec_hash)
     tags: dict[str, Any] = {keys.RUNTIME: "gpu" if gpu else "cpu"}
     if gpu:
         tags |= {keys.DEVICE: environment.get("gpu_name"), keys.GPU_UUID: environment.get("gpu_uuid")}
     tags |= {keys.ENVIRONMENT_TAGS[key]: environment.get(key) for key in hardware if key in keys.ENVIRONMENT_TAGS}
-    if sweep:
-        tags[keys.SWEEP] = sweep
     try:
         with open_store(tracking, write=False) as store:
             for run in search(store, _query(tags), (keys.KIND, keys.VERDICT, keys.SPEC_HASH)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,6 @@ def test_script_takes_quick_and_refuses_what_it_does_not_know(script: str, capsy
     assert callable(module.main)
     assert common.repeats_of(parser.parse_args(["--quick"])) == 2
     assert common.repeats_of(parser.parse_args([])) >= 3
-    assert parser.description.endswith((".", ";", ",", ":")) or module.__doc__.startswith(parser.description)
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args(["--qick"])
     assert "--qick" in capsys.readouterr().err
@@ -32,7 +32,10 @@ def test_script_takes_quick_and_refuses_what_it_does_not_know(script: str, capsy
 def test_make_targets_name_every_script() -> None:
     """``make bench`` and ``make bench-gpu`` together leave no script out, so none rots unseen."""
     makefile = (common.ROOT / "Makefile").read_text(encoding="utf-8")
-    assert [script for script in SCRIPTS if script not in makefile] == []
+    loops = re.findall(r"for name in ([\w\s\\]+); do", makefile)
+    named = {name for loop in loops for name in loop.replace("\\", " ").split()}
+    assert len(loops) == 2
+    assert set(SCRIPTS) == named
 
 
 def test_cases_take_turns() -> None:

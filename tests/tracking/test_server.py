@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -150,16 +152,34 @@ def test_eight_uploads_at_once_lose_nothing(server: str, tmp_path: Path) -> None
     assert sum(run.data.tags.get(keys.UPLOAD) == keys.UPLOAD_COMPLETE for run in runs) == 8
 
 
-def test_a_server_that_goes_away_and_comes_back(postgres: str, tmp_path: Path) -> None:
-    """What could not be sent is kept, and sent once the server is there again."""
+def test_a_server_that_goes_away_and_comes_back(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not there yet, then gone after the first histories: deferred with a reason; there again, sent whole and once."""
+    from mlflow import MlflowClient
+
     port = _free_port()
-    tracking = TrackingSpec(uri=f"http://127.0.0.1:{port}", experiment="back")
-    stored(tmp_path / "run", seed=7)
+    tracking = TrackingSpec(uri=f"http://127.0.0.1:{port}", experiment="middle")
+    stored(tmp_path / "run", seed=9)
     mark_pending(tmp_path / "run")
     assert not log_or_defer(tmp_path / "run", tracking).run_id
+    calls, real = itertools.count(), MlflowClient.log_batch
+    with ExitStack() as first:
+        first.enter_context(_server(postgres, tmp_path, port))
+
+        def log_batch(*arguments: Any, **named: Any) -> Any:
+            if next(calls) == 1:
+                first.close()
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+        upload = log_or_defer(tmp_path / "run", tracking)
+    assert not upload.run_id
+    assert f"MLflow at http://127.0.0.1:{port}: " in upload.reason
     assert list(pending(tmp_path)) == [tmp_path / "run"]
-    with _server(postgres, tmp_path, port):
+    with _server(postgres, tmp_path, port), open_store(tracking, write=False) as store:
         assert log_or_defer(tmp_path / "run", tracking).run_id
+        runs = store.client.search_runs([store.experiment_id])
+        assert len(runs) == 3
+        assert sum(run.data.tags.get(keys.UPLOAD) == keys.UPLOAD_COMPLETE for run in runs) == 1
     assert list(pending(tmp_path)) == []
 
 

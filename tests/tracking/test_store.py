@@ -322,6 +322,28 @@ def test_artifacts_lie_beside_the_sqlite_file(tmp_path: Path, tracking: Tracking
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("held_s", [2.0, 60.0])
+def test_a_file_that_another_program_has_locked(tmp_path: Path, tracking: TrackingSpec, held_s: float) -> None:
+    """One that takes no lock of mtexp's: waited for; where that is in vain the record is deferred, and sent later."""
+    stored(tmp_path / "run")
+    mark_pending(tmp_path / "run")
+    prepare(tracking)
+    script = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('BEGIN EXCLUSIVE'); print(flush=True); input()"
+    path = tracking.uri.removeprefix("sqlite:///")
+    with subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        threading.Timer(held_s, other.terminate).start()
+        upload = log_or_defer(tmp_path / "run", tracking)
+        if held_s == 60.0:
+            assert "database is locked" in upload.reason
+            assert list(pending(tmp_path)) == [tmp_path / "run"]
+        other.terminate()
+    assert log_or_defer(tmp_path / "run", tracking).run_id
+    assert list(pending(tmp_path)) == []
+    assert bool(upload.run_id) == (held_s == 2.0)
+
+
 def test_eight_processes_on_one_fresh_file_lose_nothing(tmp_path: Path) -> None:
     """They make the store, the experiment and their runs at once; none fails, everything is there once."""
     for index in range(8):
