@@ -284,10 +284,13 @@ def processes(uuid: str, lib: Any = pynvml) -> list[GpuProcess]:
 def foreign_processes(uuid: str, ours: Collection[int], lib: Any = pynvml) -> list[GpuProcess]:
     """Return the processes on the device whose pid is not in ``ours`` (tenants, our own CUDA MPS server).
 
+    One that holds no memory there has no context on it: clients of an MPS daemon of another GPU are listed on every GPU
+    of the host, with 0 MiB, while they start.
+
     Raises:
         HostError: NVML does not start, or there is no such GPU.
     """
-    return [process for process in processes(uuid, lib) if process.pid not in ours]
+    return [process for process in processes(uuid, lib) if process.pid not in ours and process.memory_mib != 0]
 
 
 def _process_name(pid: int) -> str:

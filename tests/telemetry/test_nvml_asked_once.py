@@ -163,6 +163,13 @@ def test_foreign_processes_are_all_but_ours():
     ]
 
 
+def test_a_process_that_holds_nothing_on_the_device_is_not_on_it():
+    """Seen on a host with two GPUs: clients of the MPS daemon of the other one, listed with 0 MiB while they start."""
+    lib = _host(mps=[(12, 0), (13, 2**20), (14, None)])
+
+    assert [process.pid for process in nvml.foreign_processes(A, set(), lib)] == [13, 14]
+
+
 def test_process_is_named_with_program_and_never_with_arguments():
     """The message says which program to stop; arguments can hold secrets."""
     (found,) = nvml.processes(A, _host(compute=[(os.getpid(), 2**30)]))
