@@ -49,9 +49,11 @@ gpu: setup  ## the tests that need a GPU
 report: setup  ## an HTML report of the latest sweep
 	$(BIN)/python -m analysis.report --sweep latest
 
-results: setup  ## the study again, from its committed records
+results: setup  ## the studies again, from their committed records
 	$(BIN)/python -m analysis.report --records docs/results/h200/records --out docs/results/h200 \
 	  --markdown docs/results/h200/findings.md --made-by "make results"
+	$(BIN)/python -m analysis.report --records docs/results/h100/records --out reports/h100 --no-images \
+	  --markdown docs/results/h100/findings.md --made-by "make results"
 	$(BIN)/python -m analysis.roofline docs/results/h200/roofline.csv --device "NVIDIA H200"
 
 bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run)

@@ -142,6 +142,7 @@ def is_mps_fair(results: Results) -> Iterable[Answer]:
     question = "Is MPS fair?"
     answered = False
     for sharing in results.sharings:
+        question = "Is time slicing fair?" if sharing == TURNS else "Is MPS fair?"
         own = [figure for _, _, figure in _figures(results, sharing, "fairness")]
         if not own:
             continue

@@ -292,4 +292,4 @@ def _updated(frame: pd.DataFrame, columns: Mapping[str, Mapping[int, float]]) ->
     found = pd.DataFrame({name: pd.Series(values, dtype=np.float64) for name, values in columns.items()}, frame.index)
     for name in (name for name in found if name in frame):
         found[name] = found[name].where(frame.index.isin(list(columns[str(name)])), frame[name])
-    return pd.concat([frame.drop(columns=list(found), errors="ignore"), found], axis=1)
+    return pd.concat([frame.drop(columns=list(found), errors="ignore"), found], axis=1).copy()  # in one piece
