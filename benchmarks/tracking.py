@@ -1,9 +1,9 @@
 """Points a second into MLflow: a record as mtexp sends it, against ``log_metric``, ``log_batch`` and the bare database.
 
 The naive loop calls ``log_metric`` once a point; MLflow's best supported path is ``log_batch`` of 1000, in a bare loop
-into one run, and by hand for the same runs with the same tags, parameters and summaries; the floor is ``executemany``
-of the same rows into the same table. The first and the last are no choice of anyone's: they say how far there is to
-go. ``--server`` sends to an ``mlflow server`` instead.
+into one run, and by hand for the same runs with the same tags, parameters, summaries and artifacts; the floor is
+``executemany`` of the same rows into the same table. The first and the last are no choice of anyone's: they say how far
+there is to go. ``--server`` sends to an ``mlflow server`` instead.
 """
 
 from __future__ import annotations
@@ -107,8 +107,10 @@ class Record:
         return common.seconds(lambda: self._send(store, self._fresh()))
 
     def send_by_hand(self, store: Any) -> float:
-        """Seconds for the same runs in as few calls of MLflow's client as there are; no artifacts."""
+        """Seconds for the same runs and artifacts in as few calls of MLflow's client as there are."""
         from mlflow.entities import Metric, Param
+
+        from mtexp.tracking.mlflow_writer import artifacts
 
         client = store.client
         if not self._runs:
@@ -116,6 +118,7 @@ class Record:
             query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
             self._runs = [parent, *client.search_runs([store.experiment_id], query)]
         now_ms = time.time_ns() // 1_000_000
+        files = list(artifacts(self._path))
 
         def send() -> None:
             for run in self._runs:
@@ -128,6 +131,8 @@ class Record:
                 client.log_batch(run_id, points[:first], params)
                 for begin in range(first, len(points), BATCH):
                     client.log_batch(run_id, points[begin : begin + BATCH])
+                for file, place in files if run is self._runs[0] else ():
+                    client.log_artifact(run_id, str(file), place or None)
                 client.set_terminated(run_id)
 
         return common.seconds(send)
