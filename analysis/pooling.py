@@ -32,7 +32,10 @@ _SETTING = (
 """What makes two tenants of a model different."""
 _OF_MODEL = ("attn_implementation", "parameters")
 """Of these, what models usually differ in."""
-_NEVER_USUAL = ("rate_rps", "slo_ms", "own_pct", "mps_priority", "pinned_memory_limit", "sm_partition", "mig", "trace")
+_NEVER_USUAL = (
+    *("rate_rps", "slo_ms", "own_pct", "mps_priority", "pinned_memory_limit", "sm_partition", "mig", "trace"),
+    "weights",
+)
 _UNSAID = ("slo_ms",)
 _LATENCIES = ("latency_", "slowdown", "tail_inflation", "wait_", "ttft_", "tpot_", "spread_")
 _TAILS = ("slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99", "tail_inflation")
@@ -146,12 +149,9 @@ def _described(tenants: pd.DataFrame) -> pd.DataFrame:
     usual = {kind: "" if kind[0] in _NEVER_USUAL else texts.most_common(1)[0][0] for kind, texts in counted.items()}
     labels, settings = [], []
     for row, model in enumerate(models):
-        own = {name: texts[row] for name, texts in columns.items()}
-        unusual = [
-            _phrase(name, text)
-            for name, text in own.items()
-            if text and name not in _UNSAID and text != usual[name, model if name in _OF_MODEL else ""]
-        ]
+        ordinary = {name: usual[name, model if name in _OF_MODEL else ""] for name in columns}
+        own = {name: texts[row] or ordinary[name] for name, texts in columns.items()}  # older records have fewer
+        unusual = [_phrase(n, text) for n, text in own.items() if text != ordinary[n] and n not in _UNSAID]
         labels.append(" ".join([model, *unusual]))
         settings.append("|".join(own.values()))
     return tenants.assign(label=labels, setting=settings)

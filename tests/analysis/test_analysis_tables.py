@@ -13,7 +13,7 @@ import pytest
 from analysis_study import Study
 
 from analysis import markdown, tables
-from analysis.data import load
+from analysis.data import Dataset, load
 from analysis.findings import findings, paragraph
 from analysis.intervals import differs, text
 from analysis.pooling import Results, pool, sharing_name
@@ -86,6 +86,15 @@ def test_different_requests_and_limits_are_different_points(tmp_path: Path, othe
     assert found.points["repetitions"].tolist() == [2, 1]
     assert label in found.points["labels"].iloc[1]
     assert len({(point["labels"], point["sharing"]) for point in found.points.to_dict("records")}) == 2
+
+
+def test_records_of_an_older_mtexp_are_repetitions_too(study: Dataset) -> None:
+    """They lack parameters that came later: what they do not say is what the others usually have."""
+    tenants = study.tenants.assign(parameters=100)
+    first = study.runs["record_id"][study.runs["mix"] == "mixed"].iloc[0]
+    tenants["parameters"] = tenants["parameters"].where(tenants["record_id"] != first)
+    points = pool(replace(study, tenants=tenants), draws=50).points
+    assert points.loc[points["mix"] == "mixed", "repetitions"].tolist() == [3, 3]
 
 
 def test_open_loop_does_not_scale(tmp_path: Path) -> None:
