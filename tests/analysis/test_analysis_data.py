@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from analysis_study import Study
 
-from analysis import tables
+from analysis import report, tables
 from analysis.advise import advise
 from analysis.data import DataError, Dataset, load
 from analysis.export import ITERATIONS, MANIFEST, RUNS, TENANTS, write_export
@@ -145,6 +145,13 @@ def test_runs_of_different_drivers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"driver 580.*driver 999") as refused:
         load(records=tmp_path)
     assert "tags.mtexp.driver = '" in str(refused.value)
+
+
+def test_a_sweep_of_an_export_or_a_store_names_no_folder_elsewhere(study: Dataset) -> None:
+    """A report is written to a folder of that name, unless it would lead out of ``reports``."""
+    assert report._name(study) == "study"
+    for name in ("../../x", "/tmp/x", ".."):
+        assert report._name(replace(study, runs=study.runs.assign(sweep=name))) == "all"
 
 
 def test_baselines_of_another_gpu_are_left_out(tmp_path: Path) -> None:
