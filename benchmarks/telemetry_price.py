@@ -53,9 +53,10 @@ class Blocks:
 
     def run(self) -> None:
         """Body of a thread."""
-        from mtexp.launch import plan_cores
+        from mtexp.launch import by_physical_core, plan_cores
 
-        plan = plan_cores([1] * len(self.spec.tenants), sorted(os.sched_getaffinity(0)), pin=True)
+        available = by_physical_core(sorted(os.sched_getaffinity(0)))
+        plan = plan_cores([1] * len(self.spec.tenants), available, pin=True)
         core = plan.sampler[0] if plan.sampler else None
         for kind in itertools.cycle(CYCLE):
             if self.over.is_set():

@@ -154,7 +154,7 @@ def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement
         TenantGroup(context.starter, spec.deadlines, context.folder, release=sharing.release) as tenants,
     ):
         result.cores = cores
-        result.findings += _without_cores(cores)
+        result.findings += _about_cores(cores)
         try:
             progress(f"starting {len(spec.tenants)} tenants")
             tenants.start(_jobs(context, sharing, cores, tenants))
@@ -263,14 +263,21 @@ def _enough(spec: RunSpec, tenants: TenantGroup) -> Callable[[int, int, float], 
     return enough
 
 
-def _without_cores(cores: CorePlan) -> list[Finding]:
-    """What to say where other runs leave too few cores to pin tenants to."""
-    if not cores.held_by_others:
-        return []
-    found = (
-        f"other runs on this host hold {cores.held_by_others} CPU cores: too few are left to pin every tenant to one"
-    )
-    return [Finding("warning", "cores-held", found, "Run fewer side by side, or set measure.pin_cores=false for all.")]
+def _about_cores(cores: CorePlan) -> list[Finding]:
+    """What to say where tenants are not pinned because of other runs, or pinned to threads of one physical core."""
+    if cores.held_by_others:
+        found = (
+            f"other runs on this host hold {cores.held_by_others} CPU cores: too few are left to pin each tenant to one"
+        )
+        remedy = "Run fewer side by side, or set measure.pin_cores=false for all."
+        return [Finding("warning", "cores-held", found, remedy)]
+    if cores.on_shared_cores:
+        found = (
+            f"{cores.on_shared_cores} tenants share a physical CPU core with another tenant, as threads of it: "
+            "they slow each other there, which looks like interference on the GPU"
+        )
+        return [Finding("warning", "cores-shared", found, "Run fewer tenants, or use a host with more physical cores.")]
+    return []
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Starting, watching and stopping tenant processes. May touch: subprocess, multiprocessing, signals; never torch."""
 
-from mtexp.launch.cores import CorePlan, leased_cores, plan_cores
+from mtexp.launch.cores import CorePlan, by_physical_core, leased_cores, plan_cores
 from mtexp.launch.group import TenantGroup
 from mtexp.launch.starters import ForkserverStarter, InterpreterStarter, Starter
 
@@ -10,6 +10,7 @@ __all__ = [
     "InterpreterStarter",
     "Starter",
     "TenantGroup",
+    "by_physical_core",
     "leased_cores",
     "plan_cores",
 ]

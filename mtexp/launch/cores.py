@@ -1,13 +1,21 @@
-"""Which CPU cores tenants, sampler and parent get. May touch: the affinity of this process (reading), core leases."""
+"""Which CPU cores tenants, sampler and parent get.
+
+May touch: the affinity of this process and the kernel's list of cores (reading), core leases. A *core* is what the
+kernel schedules on; with simultaneous multithreading (Hyper-Threading) two of them are threads of one physical core.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mtexp.host import lease_cores
+
+_CPUS = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +27,8 @@ class CorePlan:
     parent: tuple[int, ...]
     held_by_others: int = 0
     """Cores that other runs of this host held, when that is why there were not enough."""
+    on_shared_cores: int = 0
+    """Tenants whose physical core another tenant computes on as well."""
 
     @property
     def pinned(self) -> bool:
@@ -27,7 +37,7 @@ class CorePlan:
 
 
 def plan_cores(tenants_per_process: Sequence[int], available: Sequence[int], *, pin: bool = True) -> CorePlan:
-    """Give every tenant one core, the sampler one, the parent the rest.
+    """Give every tenant one core, the sampler one, the parent the rest; tenants get the last of ``available``.
 
     One core a tenant whatever the mix, so that a tenant has the same alone and shared: contention for CPU cores looks
     like interference on the GPU.
@@ -41,6 +51,27 @@ def plan_cores(tenants_per_process: Sequence[int], available: Sequence[int], *, 
     return CorePlan(processes=processes, sampler=(rest[-1],), parent=tuple(rest[:-1]))
 
 
+def by_physical_core(available: Sequence[int]) -> list[int]:
+    """Order ``available`` so that one thread of each physical core comes last, where tenants get theirs.
+
+    Two threads of one physical core slow each other, which looks like interference on the GPU.
+    """
+    threads: Counter[str] = Counter()
+    ranks = {}
+    for core in available:
+        ranks[core] = threads[_siblings(core)]
+        threads[_siblings(core)] += 1
+    return sorted(available, key=lambda core: (-ranks[core], core))
+
+
+def _siblings(core: int) -> str:
+    """The threads of the physical core that ``core`` is one of, in the kernel's words."""
+    try:
+        return (_CPUS / f"cpu{core}" / "topology" / "thread_siblings_list").read_text(encoding="ascii").strip()
+    except OSError:  # not told, as in some containers
+        return str(core)
+
+
 @contextmanager
 def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True) -> Iterator[CorePlan]:
     """Plan with the cores that no other run of this host measures on; the others keep off these until the block ends.
@@ -51,7 +82,7 @@ def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True) -> Ite
     Raises:
         HostError: The lease directory cannot be used.
     """
-    available = sorted(os.sched_getaffinity(0))
+    available = by_physical_core(sorted(os.sched_getaffinity(0)))
     if not plan_cores(tenants_per_process, available, pin=pin).pinned:
         yield plan_cores(tenants_per_process, available, pin=False)
         return
@@ -60,6 +91,8 @@ def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True) -> Ite
         plan = plan_cores(tenants_per_process, free)
         if not plan.pinned:
             plan = replace(plan, held_by_others=len(available) - len(free))
+        tenants = Counter(_siblings(core) for own in plan.processes for core in own)
+        plan = replace(plan, on_shared_cores=sum(count for count in tenants.values() if count > 1))
         return plan, [core for own in (*plan.processes, plan.sampler) for core in own]
 
     with lease_cores(available, choose) as plan:

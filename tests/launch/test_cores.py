@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtexp.errors import HostError
-from mtexp.launch import CorePlan, leased_cores, plan_cores
+from mtexp.launch import CorePlan, by_physical_core, leased_cores, plan_cores
 
 groups = st.lists(st.integers(1, 4), min_size=1, max_size=6)
 cores = st.lists(st.integers(0, 200), unique=True, max_size=40).map(sorted)
@@ -42,6 +42,30 @@ def test_a_tenant_has_the_same_number_of_cores_alone_and_shared() -> None:
     """More cores for a lone tenant would look like interference."""
     alone, shared = plan_cores([1], range(16)), plan_cores([1, 1, 1, 1], range(16))
     assert {len(own) for own in (*alone.processes, *shared.processes)} == {1}
+
+
+@pytest.mark.parametrize("numbering", ["0,4 1,5 2,6 3,7", "0-1 2-3 4-5 6-7"])
+def test_tenants_have_physical_cores_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbering: str
+) -> None:
+    """Four physical cores of two threads, as servers and as clouds number them: no two of three tenants and the sampler
+    on one core. Of six tenants some have to, and the plan says how many."""
+    monkeypatch.setenv("MTEXP_LEASE_DIR", str(tmp_path / "lease"))
+    monkeypatch.setattr("mtexp.launch.cores.os.sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr("mtexp.launch.cores._CPUS", tmp_path)
+    physical = {}
+    for siblings in numbering.split():
+        for core in map(int, siblings.replace("-", ",").split(",")):
+            topology = tmp_path / f"cpu{core}" / "topology"
+            topology.mkdir(parents=True)
+            (topology / "thread_siblings_list").write_text(siblings + "\n")
+            physical[core] = siblings
+    with leased_cores([1, 1, 1]) as plan:
+        assert len({physical[core] for core in _own(plan)}) == 4
+        assert plan.on_shared_cores == 0
+    with leased_cores([1] * 6) as crowded:
+        assert (crowded.pinned, crowded.on_shared_cores) == (True, 4)
+    assert sorted(by_physical_core(range(8))) == list(range(8))
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mtexp import measurement
+from mtexp.launch import CorePlan
 from mtexp.tracking import upload
 from tests.runner.runner_helpers import Workplace, kind
 
@@ -41,6 +42,22 @@ def test_a_sampler_that_dies_costs_the_telemetry_only(workplace: Workplace, monk
     (finding,) = [f for f in record.findings if f.code == "telemetry-missing"]
     assert "died (exit code -9)" in finding.message
     assert record.telemetry == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "plan"), [("cores-held", {"held_by_others": 3}), ("cores-shared", {"on_shared_cores": 2})]
+)
+def test_tenants_without_cores_of_their_own_are_told(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, code: str, plan: dict[str, int]
+) -> None:
+    """A warning in the record, and in the terminal: what slows them there is not the GPU."""
+    found = CorePlan(processes=((), ()), sampler=(), parent=(), **plan)
+    monkeypatch.setattr(measurement, "leased_cores", lambda *args, **options: nullcontext(found))
+    ran = workplace.run("mix=pair", "baseline=skip", "sweep=s")
+    assert ran.code == 0
+    (finding,) = [f for f in workplace.records("outputs/s")["."].findings if f.code == code]
+    assert f"{next(iter(plan.values()))} " in finding.message
+    assert finding.message in ran.out + ran.err
 
 
 def test_an_unreachable_mlflow_loses_nothing(workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
