@@ -56,7 +56,7 @@ results: setup  ## the studies again, from their committed records
 	  --markdown docs/results/h100/findings.md --made-by "make results"
 	$(BIN)/python -m analysis.roofline docs/results/h200/roofline.csv --device "NVIDIA H200"
 
-bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run)
+bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run; OPTIMUM=PYTHON: beside optimum-benchmark)
 	set -e; for name in perturbation loop_price telemetry_price start_skew point_overhead tracking queries analysis planning \
 	  versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
 

@@ -62,14 +62,20 @@ def repeats_of(options: argparse.Namespace) -> int:
 
 
 def interleaved(cases: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """Run every case ``repeats`` times, taking turns, each round in another order; results by case."""
+    """Run every case ``repeats`` times, taking turns, each round in another order; results by case.
+
+    Figures are noted as they come: what is cut off before its table has not measured for nothing.
+    """
     results: dict[str, list[T]] = {name: [] for name in cases}
     names = list(cases)
     for repeat in range(repeats):
         shift = repeat % len(names)
         for name in names[shift:] + names[:shift]:
             note(f"round {repeat + 1} of {repeats}: {name}")
-            results[name].append(cases[name]())
+            result = cases[name]()
+            results[name].append(result)
+            if isinstance(result, Mapping):
+                note(f"  {result}")
     return results
 
 

@@ -1,15 +1,18 @@
 """The same three single-tenant points with optimum-benchmark and with mtexp: seconds a point, latency disturbance.
 
 optimum-benchmark needs transformers 4, so it lives in an environment of its own; ``--optimum PYTHON`` names its
-interpreter (made with ``python -m venv DIR && DIR/bin/pip install optimum-benchmark 'transformers<5'``). Without it
-only mtexp and the bare loop are run. Latencies of each are told against a bare loop of the same model with mtexp's
-libraries; that loop once more is the control. Library versions differ between the sides: both are told.
+interpreter (made with ``python -m venv DIR && DIR/bin/pip install optimum-benchmark 'transformers<5'``), and so does
+``make bench OPTIMUM=PYTHON``. Without it only mtexp and the bare loop are run. Latencies of each are told against a
+bare loop of the same model with mtexp's libraries; that loop once more is the control. Library versions differ
+between the sides: both are told.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import uuid
 from pathlib import Path
@@ -29,13 +32,16 @@ _VERSIONS = (
 
 def arguments() -> argparse.ArgumentParser:
     made = common.parser(__doc__ or "", repeats=3, gpu=True)
-    made.add_argument("--optimum", metavar="PYTHON", help="interpreter of an environment with optimum-benchmark")
+    optimum = os.environ.get("OPTIMUM", "")
+    made.add_argument("--optimum", metavar="PYTHON", default=optimum, help="interpreter that has optimum-benchmark")
     made.add_argument("--iterations", type=int, default=0, help="of each point; default 500, with --quick 100")
     return made
 
 
 def main() -> None:
     options = arguments().parse_args()
+    if options.optimum and not shutil.which(options.optimum):
+        raise SystemExit(f"--optimum {options.optimum}: no such interpreter")
     points = Points(options.iterations or (100 if options.quick else 500), gpu=options.gpu)
     report = common.Report("versus_optimum")
     with common.scratch() as folder:

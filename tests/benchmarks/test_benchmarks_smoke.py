@@ -50,6 +50,17 @@ def test_cases_take_turns() -> None:
     assert found == {"a": ["a"] * 3, "b": ["b"] * 3}
 
 
+def test_figures_are_told_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    """A benchmark that ends in its last case has told what the others found."""
+
+    def cut_off() -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        common.interleaved({"quick": lambda: {"wall_s": 1.25}, "slow": cut_off}, 1)
+    assert "{'wall_s': 1.25}" in capsys.readouterr().err
+
+
 def test_ratio_is_taken_within_each_repeat(capsys: pytest.CaptureFixture[str]) -> None:
     """A ratio compares what was measured in the same repeat; the JSON line holds every value."""
     report = common.Report("example")
