@@ -260,8 +260,9 @@ def test_server_killed(gpu, tmp_path):
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started the tests in the background
 sys.path[:0] = {paths!r}
 import test_sharing_gpu as t
 from mtexp.telemetry.nvml import find_devices
