@@ -55,8 +55,7 @@ class Blocks:
         """Body of a thread."""
         from mtexp.launch import by_physical_core, plan_cores
 
-        available = by_physical_core(sorted(os.sched_getaffinity(0)))
-        plan = plan_cores([1] * len(self.spec.tenants), available, pin=True)
+        plan = plan_cores([1] * len(self.spec.tenants), by_physical_core(list(os.sched_getaffinity(0))), pin=True)
         core = plan.sampler[0] if plan.sampler else None
         for kind in itertools.cycle(CYCLE):
             if self.over.is_set():

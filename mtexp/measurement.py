@@ -273,8 +273,8 @@ def _about_cores(cores: CorePlan) -> list[Finding]:
         return [Finding("warning", "cores-held", found, remedy)]
     if cores.on_shared_cores:
         found = (
-            f"{cores.on_shared_cores} tenants share a physical CPU core with another tenant, as threads of it: "
-            "they slow each other there, which looks like interference on the GPU"
+            f"{cores.on_shared_cores} tenants share a physical CPU core with another tenant or run, as threads of it: "
+            "what slows them there looks like interference on the GPU"
         )
         return [Finding("warning", "cores-shared", found, "Run fewer tenants, or use a host with more physical cores.")]
     return []

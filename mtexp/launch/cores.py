@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ class CorePlan:
     held_by_others: int = 0
     """Cores that other runs of this host held, when that is why there were not enough."""
     on_shared_cores: int = 0
-    """Tenants whose physical core another tenant computes on as well."""
+    """Tenants whose physical core another tenant, or another run, has a thread of as well."""
 
     @property
     def pinned(self) -> bool:
@@ -51,17 +51,18 @@ def plan_cores(tenants_per_process: Sequence[int], available: Sequence[int], *, 
     return CorePlan(processes=processes, sampler=(rest[-1],), parent=tuple(rest[:-1]))
 
 
-def by_physical_core(available: Sequence[int]) -> list[int]:
-    """Order ``available`` so that one thread of each physical core comes last, where tenants get theirs.
+def by_physical_core(free: Sequence[int], held: Collection[int] = ()) -> list[int]:
+    """Order ``free`` so that one thread of each physical core comes last, where tenants get theirs.
 
-    Two threads of one physical core slow each other, which looks like interference on the GPU.
+    Two threads of one physical core slow each other, which looks like interference on the GPU; so a thread of a core
+    that another run has ``held`` a thread of comes early too.
     """
-    threads: Counter[str] = Counter()
+    threads = Counter(map(_siblings, held))
     ranks = {}
-    for core in available:
+    for core in sorted(free):
         ranks[core] = threads[_siblings(core)]
         threads[_siblings(core)] += 1
-    return sorted(available, key=lambda core: (-ranks[core], core))
+    return sorted(free, key=lambda core: (-ranks[core], core))
 
 
 def _siblings(core: int) -> str:
@@ -82,17 +83,20 @@ def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True) -> Ite
     Raises:
         HostError: The lease directory cannot be used.
     """
-    available = by_physical_core(sorted(os.sched_getaffinity(0)))
+    available = sorted(os.sched_getaffinity(0))
     if not plan_cores(tenants_per_process, available, pin=pin).pinned:
         yield plan_cores(tenants_per_process, available, pin=False)
         return
 
     def choose(free: Sequence[int]) -> tuple[CorePlan, Sequence[int]]:
-        plan = plan_cores(tenants_per_process, free)
-        if not plan.pinned:
-            plan = replace(plan, held_by_others=len(available) - len(free))
-        tenants = Counter(_siblings(core) for own in plan.processes for core in own)
-        plan = replace(plan, on_shared_cores=sum(count for count in tenants.values() if count > 1))
+        held = set(available).difference(free)
+        plan = plan_cores(tenants_per_process, by_physical_core(free, held))
+        own = [_siblings(core) for cores in plan.processes for core in cores]
+        used = Counter([*own, *map(_siblings, held)])
+        if plan.pinned:
+            plan = replace(plan, on_shared_cores=sum(used[physical] > 1 for physical in own))
+        else:
+            plan = replace(plan, held_by_others=len(held))
         return plan, [core for own in (*plan.processes, plan.sampler) for core in own]
 
     with lease_cores(available, choose) as plan:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtexp.errors import HostError
-from mtexp.launch import CorePlan, by_physical_core, leased_cores, plan_cores
+from mtexp.launch import CorePlan, leased_cores, plan_cores
 
 groups = st.lists(st.integers(1, 4), min_size=1, max_size=6)
 cores = st.lists(st.integers(0, 200), unique=True, max_size=40).map(sorted)
@@ -44,28 +44,38 @@ def test_a_tenant_has_the_same_number_of_cores_alone_and_shared() -> None:
     assert {len(own) for own in (*alone.processes, *shared.processes)} == {1}
 
 
-@pytest.mark.parametrize("numbering", ["0,4 1,5 2,6 3,7", "0-1 2-3 4-5 6-7"])
-def test_tenants_have_physical_cores_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbering: str
-) -> None:
-    """Four physical cores of two threads, as servers and as clouds number them: no two of three tenants and the sampler
-    on one core. Of six tenants some have to, and the plan says how many."""
+@pytest.fixture(params=["0,4 1,5 2,6 3,7", "0-1 2-3 4-5 6-7"], ids=["as servers number", "as clouds number"])
+def physical(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
+    """A host of four physical cores of two threads each; the physical core of each thread."""
     monkeypatch.setenv("MTEXP_LEASE_DIR", str(tmp_path / "lease"))
     monkeypatch.setattr("mtexp.launch.cores.os.sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr("mtexp.launch.cores._CPUS", tmp_path)
-    physical = {}
-    for siblings in numbering.split():
+    found = {}
+    for siblings in request.param.split():
         for core in map(int, siblings.replace("-", ",").split(",")):
             topology = tmp_path / f"cpu{core}" / "topology"
             topology.mkdir(parents=True)
             (topology / "thread_siblings_list").write_text(siblings + "\n")
-            physical[core] = siblings
+            found[core] = siblings
+    return found
+
+
+def test_tenants_have_physical_cores_of_their_own(physical: dict[int, str]) -> None:
+    """No two of three tenants and the sampler are on one; six tenants have to share, and the plan says how many do."""
     with leased_cores([1, 1, 1]) as plan:
         assert len({physical[core] for core in _own(plan)}) == 4
         assert plan.on_shared_cores == 0
     with leased_cores([1] * 6) as crowded:
         assert (crowded.pinned, crowded.on_shared_cores) == (True, 4)
-    assert sorted(by_physical_core(range(8))) == list(range(8))
+
+
+def test_two_runs_have_physical_cores_of_their_own(physical: dict[int, str]) -> None:
+    """As long as there are any; a third run is told that it has to share."""
+    with leased_cores([1]) as first, leased_cores([1]) as second:
+        assert len({physical[core] for plan in (first, second) for core in _own(plan)}) == 4
+        assert second.on_shared_cores == 0
+        with leased_cores([1]) as third:
+            assert (third.pinned, third.on_shared_cores) == (True, 1)
 
 
 @pytest.fixture
