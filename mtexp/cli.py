@@ -12,14 +12,11 @@ import logging
 import multiprocessing
 import os
 import shlex
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mtexp import capacity, console
@@ -39,6 +36,7 @@ from mtexp.config.hardware import Hardware, probe
 from mtexp.config.plan import Plan, plan
 from mtexp.config.schema import Config
 from mtexp.errors import MtexpError
+from mtexp.interrupts import Ended, signals_as_ctrl_c
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.tracking.record import find_records
 
@@ -106,7 +104,7 @@ def _launched(planned: Plan) -> int:
     """Have Hydra run the points, and every record sent; the exit code so far."""
     counted = len(planned.points) if planned.serial and not planned.search else 0  # by the bar; 0 = none is shown
     try:
-        with _signals_as_ctrl_c(), _whole_errors(), console.sweep_bar(counted):
+        with signals_as_ctrl_c(), _whole_errors(), console.sweep_bar(counted):
             try:
                 return _hydra(planned.argv)
             finally:
@@ -137,34 +135,6 @@ def _capacities(folder: Path) -> int:
     if searches:
         console.say(f"\nWritten to {folder / capacity.FILE}")
     return OK if capacity.complete(searches) else FAILED
-
-
-class Ended(KeyboardInterrupt):
-    """A signal wants this process to end; the way out is that of Ctrl-C."""
-
-    def __init__(self, signum: int) -> None:
-        self.signum = signum
-        super().__init__(signal.Signals(signum).name)
-
-
-@contextmanager
-def _signals_as_ctrl_c() -> Iterator[None]:
-    """Treat SIGTERM (a scheduler) and SIGHUP (a terminal that is gone, unless under nohup) like Ctrl-C."""
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        console.lose_terminal()
-        raise Ended(signum)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) is signal.SIG_DFL:
-                before[signum] = signal.signal(signum, end)
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _can_write(folder: Path) -> bool:
