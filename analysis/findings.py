@@ -137,9 +137,8 @@ def is_mps_efficient(results: Results) -> Iterable[Answer]:
         yield _missing(question, "the same mix under time slicing and under MPS", "mps_settings=disabled,default")
 
 
-def is_mps_fair(results: Results) -> Iterable[Answer]:
+def is_sharing_fair(results: Results) -> Iterable[Answer]:
     """Fairness (min / max progress) under each sharing mode, and against time slicing."""
-    question = "Is MPS fair?"
     answered = False
     for sharing in results.sharings:
         question = "Is time slicing fair?" if sharing == TURNS else "Is MPS fair?"
@@ -166,7 +165,7 @@ def is_mps_fair(results: Results) -> Iterable[Answer]:
             against,
         )
     if not answered:
-        yield _missing(question, "a mix of two tenants or more with baselines", "mix=pair baseline=auto")
+        yield _missing("Is MPS fair?", "a mix of two tenants or more with baselines", "mix=pair baseline=auto")
 
 
 def who_pays(results: Results) -> Iterable[Answer]:
@@ -339,7 +338,7 @@ def _alone_name(row: dict[str, Any]) -> str:
 QUESTIONS: tuple[Callable[[Results], Iterable[Answer]], ...] = (
     which_pay,
     is_mps_efficient,
-    is_mps_fair,
+    is_sharing_fair,
     who_pays,
     do_kinds_mix,
     does_number_matter,
