@@ -2,13 +2,15 @@
 
 Both run the same request the same number of times, one CPU thread each. The bare loop has a process of its own, forked
 from the same server (a GPU is not lent for imports), and nothing else; mtexp has its parent, the board, the sample
-buffers and the sampler. The control is a second bare loop: what its ratio strays from 1 is noise.
+buffers and the sampler. The control is a second bare loop: what its ratio strays from 1 is noise. A third one, where
+there are cores enough, is pinned as mtexp pins its tenant: what differs there is the core, not the harness.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 
 from benchmarks import common, plain
 
@@ -24,7 +26,11 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    from mtexp.launch.cores import leased_cores
+
     options = arguments().parse_args()
+    with leased_cores([1]) as plan:
+        cores = plan.processes[0]
     iterations = options.iterations or (200 if options.quick else 1000)
     report = common.Report("perturbation")
     with common.scratch() as folder:
@@ -35,16 +41,18 @@ def main() -> None:
             spec, device = common.spec_of(sizes, gpu=options.gpu)
             spec = replace(spec, measure=replace(spec.measure, warmup=50))
 
-            def bare(spec=spec):
-                return common.latency_figures(plain.latencies_ms(plain.run(spec, method="forkserver")[0]))
+            def bare(on=(), spec=spec):
+                stamps = plain.run(spec, method="forkserver", cores=on)
+                return common.latency_figures(plain.latencies_ms(stamps[0]))
 
             def under_mtexp(spec=spec, device=device):
                 (samples,) = tenants.measure(spec, device).samples.values()
                 return common.latency_figures(samples.measured.latency_ms)
 
-            found = common.interleaved(
-                {"bare": bare, "mtexp": under_mtexp, "bare again": bare}, common.repeats_of(options)
-            )
+            cases = {"bare": bare, "mtexp": under_mtexp, "bare again": bare}
+            if cores:
+                cases["bare pinned"] = partial(bare, cores)
+            found = common.interleaved(cases, common.repeats_of(options))
             _tell(report, model, found, "1.01" if options.gpu else "1.02")
     report.show()
 
@@ -57,6 +65,8 @@ def _tell(report: common.Report, model: str, found: dict[str, list[dict[str, flo
         base = by_case["bare"][statistic]
         report.ratio(f"{model} {statistic}, mtexp / bare", by_case["mtexp"][statistic], base, target)
         report.ratio(f"{model} {statistic}, control: bare / bare", by_case["bare again"][statistic], base)
+        if "bare pinned" in by_case:
+            report.ratio(f"{model} {statistic}, bare on mtexp's core / bare", by_case["bare pinned"][statistic], base)
 
 
 if __name__ == "__main__":

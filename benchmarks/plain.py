@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
 EXPERIMENT = "plain"
 
 
-def run(spec: RunSpec, uri: str = "", method: str = "spawn") -> list[list[tuple[int, int]]]:
+def run(
+    spec: RunSpec, uri: str = "", method: str = "spawn", cores: Collection[int] = ()
+) -> list[list[tuple[int, int]]]:
     """Run the tenants of ``spec`` together, ``measure.iterations`` each; start and end (ns) of every iteration.
 
     ``method`` is how multiprocessing starts them: ``forkserver`` saves the seconds of a fresh process's imports.
+    ``cores`` are the CPU cores all of them may use; empty = where the kernel likes.
     """
     if uri:
         import mlflow
@@ -34,7 +39,7 @@ def run(spec: RunSpec, uri: str = "", method: str = "spawn") -> list[list[tuple[
     context = multiprocessing.get_context(method)
     barrier, results = context.Barrier(len(spec.tenants)), context.SimpleQueue()
     processes = [
-        context.Process(target=_tenant, args=(spec, position, barrier, results, uri))
+        context.Process(target=_tenant, args=(spec, position, barrier, results, uri, cores))
         for position in range(len(spec.tenants))
     ]
     for process in processes:
@@ -45,7 +50,9 @@ def run(spec: RunSpec, uri: str = "", method: str = "spawn") -> list[list[tuple[
     return stamps
 
 
-def _tenant(spec: RunSpec, position: int, barrier: Any, results: Any, uri: str) -> None:
+def _tenant(spec: RunSpec, position: int, barrier: Any, results: Any, uri: str, cores: Collection[int]) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)
     import torch
 
     from mtexp.tenant.execution import compiler, ready
