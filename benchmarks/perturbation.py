@@ -3,7 +3,8 @@
 Both run the same request the same number of times, one CPU thread each. The bare loop has a process of its own, forked
 from the same server (a GPU is not lent for imports), and nothing else; mtexp has its parent, the board, the sample
 buffers and the sampler. The control is a second bare loop: what its ratio strays from 1 is noise. A third one, where
-there are cores enough, is pinned as mtexp pins its tenant: what differs there is the core, not the harness.
+there are cores enough, is pinned as mtexp pins its tenant: what differs there is the core, not the harness. How far a
+fixed piece of work strays in time says how steady the host's cores are, which bounds what any of it can tell.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from benchmarks import common, plain
 
 MODELS = ("bert_base", "llama_3_2_1b")
 STATISTICS = ("mean", "p50", "p99")
+_FIXED = 20
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -54,6 +56,7 @@ def main() -> None:
                 cases["bare pinned"] = partial(bare, cores)
             found = common.interleaved(cases, common.repeats_of(options))
             _tell(report, model, found, "1.01" if options.gpu else "1.02")
+    report.add("control: fixed work", [common.fixed_work_s() for _ in range(_FIXED)], "s")
     report.show()
 
 
