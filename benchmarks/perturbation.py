@@ -28,15 +28,15 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    from mtexp.launch.cores import leased_cores
+    from mtexp.launch import leased_cores
 
     options = arguments().parse_args()
-    with leased_cores([1]) as plan:
-        cores = plan.processes[0]
     iterations = options.iterations or (200 if options.quick else 1000)
     report = common.Report("perturbation")
     with common.scratch() as folder:
         tenants = common.Tenants(folder)
+        with leased_cores([1]) as plan:
+            cores = plan.processes[0]
         for model in MODELS:
             sizes = ["mix=solo", f"models@mix.tenants.a={model}", f"measure.iterations={iterations}"]
             sizes += options.overrides
