@@ -153,12 +153,17 @@ def spec_of(overrides: Sequence[str], *, gpu: bool) -> tuple[RunSpec, Device]:
 
 
 class Tenants:
-    """Runs measured as mtexp measures them, one after another, from one forkserver."""
+    """Runs measured as mtexp measures them, one after another, from one forkserver.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where they keep their files.
+        starter: Starts the tenant processes; mtexp's own by default.
+    """
+
+    def __init__(self, folder: Path, starter: Any = None) -> None:
         from mtexp.launch import ForkserverStarter
 
-        self._starter = ForkserverStarter()
+        self._starter = starter or ForkserverStarter()
         self._folder = folder
         self._count = 0
 

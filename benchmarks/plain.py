@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,17 @@ EXPERIMENT = "plain"
 
 
 def run(
-    spec: RunSpec, uri: str = "", method: str = "spawn", cores: Collection[int] = ()
+    spec: RunSpec,
+    uri: str = "",
+    method: str = "spawn",
+    cores: Collection[int] = (),
+    around: Callable[[Any], Any] | None = None,
 ) -> list[list[tuple[int, int]]]:
     """Run the tenants of ``spec`` together, ``measure.iterations`` each; start and end (ns) of every iteration.
 
     ``method`` is how multiprocessing starts them: ``forkserver`` saves the seconds of a fresh process's imports.
-    ``cores`` are the CPU cores all of them may use; empty = where the kernel likes.
+    ``cores`` are the CPU cores all of them may use; empty = where the kernel likes. ``around``, which must pickle,
+    makes of the request what is called in its stead.
     """
     if uri:
         import mlflow
@@ -39,7 +44,7 @@ def run(
     context = multiprocessing.get_context(method)
     barrier, results = context.Barrier(len(spec.tenants)), context.SimpleQueue()
     processes = [
-        context.Process(target=_tenant, args=(spec, position, barrier, results, uri, cores))
+        context.Process(target=_tenant, args=(spec, position, barrier, results, uri, cores, around))
         for position in range(len(spec.tenants))
     ]
     for process in processes:
@@ -50,7 +55,15 @@ def run(
     return stamps
 
 
-def _tenant(spec: RunSpec, position: int, barrier: Any, results: Any, uri: str, cores: Collection[int]) -> None:
+def _tenant(
+    spec: RunSpec,
+    position: int,
+    barrier: Any,
+    results: Any,
+    uri: str,
+    cores: Collection[int],
+    around: Callable[[Any], Any] | None,
+) -> None:
     if cores:
         os.sched_setaffinity(0, cores)
     import torch
@@ -63,6 +76,8 @@ def _tenant(spec: RunSpec, position: int, barrier: Any, results: Any, uri: str, 
     tenant = spec.tenants[position]
     prepared = prepare(tenant, torch.device("cuda" if gpu else "cpu"), compiler(tenant.execution))
     request = ready(prepared, tenant.execution)
+    if around is not None:
+        request = around(request)
     log = _logger(uri)
     stamps = []
     with torch.inference_mode():
