@@ -160,6 +160,8 @@ def _tell(report: common.Report, model: str, found: Mapping[str, list[Run]], tar
     def compare(name: str, case: str, of: Callable[[Any], Any], rows: slice = slice(None), target: str = "") -> None:
         if ratios := _resampled(quiet(case, rows), quiet("bare", rows), of):
             report.add(f"{model} {name}, {case} / bare", ratios, "x", target)
+        else:
+            report.remarks.append(f"{model} {name}, {case} / bare: fewer than {_FEWEST} undisturbed requests.")
 
     for case in ("mtexp", "without sampler", "bare again"):
         for name, of in {"mean": np.mean, "p50": np.median, "p99": lambda v: np.percentile(v, 99)}.items():
