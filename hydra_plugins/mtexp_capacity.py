@@ -15,13 +15,14 @@ from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from mtexp import capacity, console
+from mtexp import console
 from mtexp.config import plan
 from mtexp.config.composer import compose_job
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware
 from mtexp.config.schema import Config
 from mtexp.config.search import search_rule
+from mtexp.run import capacity_search
 from mtexp.spec import content_hash, spec_hash
 
 _MEASURE = ("rerun_invalid=false", "resume=false")
@@ -40,7 +41,7 @@ class CapacitySweeper(BasicSweeper):
         """Read what the last batch measured; true when no search wants another probe."""
         for search in self._searches:
             self._advance(search)
-        capacity.save(self._folder, self.config.sweep, self._searches)
+        capacity_search.save(self._folder, self.config.sweep, self._searches)
         return all(search.next_value is None for search in self._searches)
 
     def get_job_batch(self) -> Sequence[Sequence[str]]:
@@ -55,7 +56,7 @@ class CapacitySweeper(BasicSweeper):
         return batch
 
     @cached_property
-    def _searches(self) -> list[capacity.Search]:
+    def _searches(self) -> list[capacity_search.Search]:
         return [self._search(point) for batch in self.overrides for point in batch]
 
     @cached_property
@@ -66,14 +67,14 @@ class CapacitySweeper(BasicSweeper):
     def _folder(self) -> Path:
         return Path(self.config.hydra.sweep.dir)
 
-    def _search(self, point: Sequence[str]) -> capacity.Search:
+    def _search(self, point: Sequence[str]) -> capacity_search.Search:
         config = compose_job(self.hydra_context.config_loader, self.config, point)
         spec = to_spec(config, self._hardware)
         name = content_hash([config.sweep, config.capacity.by.name, spec_hash(spec)])
         self._configs[name] = config
-        return capacity.Search.of(name, search_rule(config, spec), spec, point)
+        return capacity_search.Search.of(name, search_rule(config, spec), spec, point)
 
-    def _advance(self, search: capacity.Search) -> None:
+    def _advance(self, search: capacity_search.Search) -> None:
         """Take the probes that are there: those of this process, with ``resume`` also those of an earlier one."""
         while (value := search.next_value) is not None:
             folder, name = self._place(search, value)
@@ -82,7 +83,7 @@ class CapacitySweeper(BasicSweeper):
                 return
             console.phase(search.take(value, folder) + ("" if fresh else ", measured before"))
 
-    def _place(self, search: capacity.Search, value: float) -> tuple[Path, str]:
+    def _place(self, search: capacity_search.Search, value: float) -> tuple[Path, str]:
         """Folder and spec hash of a probe: what is measured names its folder, so that it is found again."""
         config = self._configs[search.name]
         arrival = copy(config.arrival)
@@ -92,7 +93,7 @@ class CapacitySweeper(BasicSweeper):
 
     def _settled(self, folder: Path, name: str) -> bool:
         """Whether an earlier process has left a record of what would be measured now."""
-        record = capacity.find_record(folder) if self.config.resume else None
+        record = capacity_search.find_record(folder) if self.config.resume else None
         if record is None or record.status != "FINISHED" or record.spec_hash != name:
             return False
         return record.verdict == "VALID" or not self.config.rerun_invalid

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtexp import capacity, console
+from mtexp import console
 from mtexp.config.composer import (
     CONF_DIR,
     CONFIG_NAME,
@@ -37,6 +37,7 @@ from mtexp.config.plan import Plan, plan
 from mtexp.config.schema import Config
 from mtexp.errors import MtexpError
 from mtexp.interrupts import Ended, signals_as_ctrl_c
+from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.tracking.record import find_records
 
@@ -127,14 +128,14 @@ def _launched(planned: Plan) -> int:
 
 def _capacities(folder: Path) -> int:
     """Say what the searches of a sweep came to; the exit code is OK when each came to an end."""
-    searches = capacity.read(folder)
+    searches = capacity_search.read(folder)
     for search in searches:
         console.say(f"\n{search['mix']}, {search['sharing']}: {search['said']}")
-        console.summary(list(capacity.rows(search)))
+        console.summary(list(capacity_search.rows(search)))
         console.say(f"  probes: {len(search['probes'])}; in MLflow: {search['query']}")
     if searches:
-        console.say(f"\nWritten to {folder / capacity.FILE}")
-    return OK if capacity.complete(searches) else FAILED
+        console.say(f"\nWritten to {folder / capacity_search.FILE}")
+    return OK if capacity_search.complete(searches) else FAILED
 
 
 def _can_write(folder: Path) -> bool:
@@ -206,7 +207,7 @@ def _announce(planned: Plan) -> None:
     if any(spec.runtime == "cpu" and spec.shrunk for spec in specs):
         console.say("No GPU in use: models are shrunk and run on the CPU (runtime.shrink=none forbids it).")
     if planned.serial:
-        from mtexp.runner import shared_runner
+        from mtexp.run.runner import shared_runner
 
         shared_runner().behind = True
         if len(specs) >= RUNS_APART:
@@ -222,7 +223,7 @@ def _job(composed: Any) -> str:
     """Run one point; called by Hydra, wherever its launcher puts it. A failure is told, never raised into Hydra."""
     from hydra.core.hydra_config import HydraConfig
 
-    from mtexp.runner import shared_runner
+    from mtexp.run.runner import shared_runner
 
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers say "loky", which tenants lack
@@ -255,7 +256,7 @@ def _leave(folder: Path, outcome: dict[str, Any]) -> None:
 
 def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str) -> dict[str, Any]:
     """Run one point unless it is done, and return what became of it."""
-    from mtexp.runner import Job, shared_runner
+    from mtexp.run.runner import Job, shared_runner
 
     if config.resume:
         done = _done(spec.tracking, spec.runtime, spec.device, config.rerun_invalid, _sweep_folder(folder))
@@ -296,7 +297,7 @@ def _drain() -> None:
 
 
 def _uploads() -> Uploads:
-    from mtexp.runner import shared_runner  # pandas and more: not for a refusal
+    from mtexp.run.runner import shared_runner  # pandas and more: not for a refusal
 
     return shared_runner().uploads
 

@@ -17,7 +17,7 @@ from mtexp.config.plan import plan
 from mtexp.config.problems import Refused
 from mtexp.errors import LeaseBusy
 from mtexp.host import Device
-from mtexp.runner import Job
+from mtexp.run.runner import Job
 from mtexp.spec import spec_hash, to_json
 from mtexp.testing.records import example
 from mtexp.tracking.record import RunRecord, TenantRecord, fresh, save
@@ -86,7 +86,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoadedRu
     fake = LoadedRunner()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("mtexp.runner.shared_runner", lambda: fake)
+    monkeypatch.setattr("mtexp.run.runner.shared_runner", lambda: fake)
     monkeypatch.setattr(cli, "_hardware", _hardware)
     monkeypatch.setattr("mtexp.config.plan.hardware_for", lambda launcher, probe=None: _hardware())
     root = logging.getLogger()

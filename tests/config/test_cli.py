@@ -18,7 +18,7 @@ from mtexp import cli
 from mtexp.config.hardware import hardware_of
 from mtexp.errors import LeaseBusy
 from mtexp.host import Device
-from mtexp.runner import Job
+from mtexp.run.runner import Job
 from mtexp.spec import spec_hash, to_json
 from mtexp.testing.records import example
 from mtexp.tracking.record import RunRecord
@@ -76,7 +76,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRunn
     fake = FakeRunner()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("mtexp.runner.shared_runner", lambda: fake)
+    monkeypatch.setattr("mtexp.run.runner.shared_runner", lambda: fake)
     monkeypatch.setattr(cli, "_hardware", lambda: hardware_of(CPU))
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.runner.conftest import empty_store, nothing_left, workplace
-from tests.runner.runner_helpers import Ran, Workplace
+from tests.run.conftest import empty_store, nothing_left, workplace
+from tests.run.run_helpers import Ran, Workplace
 
 __all__ = ["empty_store", "nothing_left", "workplace"]
 

@@ -12,8 +12,8 @@ import pytest
 from mtexp.host import Device
 from mtexp.telemetry import Sampler
 from mtexp.testing.faults import BUILD, Fault
-from tests.runner.conftest import empty_store, nothing_left, workplace
-from tests.runner.runner_helpers import SMALL, Workplace, kind
+from tests.run.conftest import empty_store, nothing_left, workplace
+from tests.run.run_helpers import SMALL, Workplace, kind
 
 __all__ = ["empty_store", "nothing_left", "workplace"]
 

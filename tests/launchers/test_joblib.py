@@ -15,10 +15,10 @@ from typing import NamedTuple
 import pytest
 from joblib import Parallel, delayed
 
-from mtexp import runner
 from mtexp.host import Device
 from mtexp.launch import leased_cores
-from mtexp.runner import Job, Runner
+from mtexp.run import runner
+from mtexp.run.runner import Job, Runner
 from mtexp.telemetry.nvml import find_devices
 from mtexp.testing.nvml import FakeGpu, FakeNvml
 from mtexp.testing.records import example

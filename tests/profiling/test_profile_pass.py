@@ -14,11 +14,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mtexp import profile_pass
-from mtexp.evaluation import Origin
 from mtexp.host import Device
 from mtexp.launch import ForkserverStarter
-from mtexp.profile_session import Session
+from mtexp.run import profile
+from mtexp.run.evaluation import Origin
+from mtexp.run.profile_session import Session
 from mtexp.spec import (
     ArrivalSpec,
     DeadlineSpec,
@@ -65,7 +65,7 @@ def timed_run(spec: RunSpec) -> records.RunRecord:
 
 def pass_of(spec: RunSpec, folder: Path) -> tuple[records.RunRecord, Path]:
     """The pass on a CPU, which a command line is refused; the only record that it leaves, and where."""
-    out = profile_pass.profile(timed_run(spec), DEVICE, ForkserverStarter(), folder, Origin(), lambda text: None)
+    out = profile.profile(timed_run(spec), DEVICE, ForkserverStarter(), folder, Origin(), lambda text: None)
     assert out == folder / f"profile-{spec.profiler.kind}"
     assert list(records.find_records(folder)) == [out]
     return records.load(out), out
@@ -218,7 +218,7 @@ def test_a_short_capture_says_how_to_ask_for_a_longer_one(tmp_path, monkeypatch)
 
 def test_a_capture_ends_in_time(tmp_path, monkeypatch):
     """However many iterations were asked for; and the record says that it has fewer."""
-    monkeypatch.setattr("mtexp.measurement.CAPTURE_S", 0.05)
+    monkeypatch.setattr("mtexp.run.measurement.CAPTURE_S", 0.05)
     record, _ = pass_of(spec_of("torch", profiler=ProfilerSpec(kind="torch", iterations=100_000)), tmp_path)
     assert record.status == "FINISHED"
     assert [(f.level, f.tenant) for f in record.findings if f.code == "short-capture"] == [
@@ -231,7 +231,7 @@ def test_a_pass_that_cannot_be_written_is_said(tmp_path, caplog):
     """A file where its folder should be: no record, no traceback."""
     (tmp_path / "profile-torch").write_text("mine")
     spec = spec_of("torch")
-    made = profile_pass.profile(timed_run(spec), DEVICE, ForkserverStarter(), tmp_path, Origin(), lambda text: None)
+    made = profile.profile(timed_run(spec), DEVICE, ForkserverStarter(), tmp_path, Origin(), lambda text: None)
     assert made is None
     (said,) = (r for r in caplog.records if r.levelno == logging.WARNING)
     assert "the timed results stand" in said.message
@@ -246,7 +246,7 @@ def test_a_session_ends_with_the_run_that_it_belongs_to(tmp_path):
         session = replace(Session.of(spec, DEVICE, tmp_path, Origin()), owner=owner.pid)
         path = tmp_path / "session.json"
         path.write_text(json.dumps(asdict(session)))
-        argv = [sys.executable, "-m", "mtexp.profile_session", str(path)]
+        argv = [sys.executable, "-m", "mtexp.run.profile_session", str(path)]
         with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as running:
             while not list(tmp_path.glob("*.bin")) and running.poll() is None:
                 os.sched_yield()

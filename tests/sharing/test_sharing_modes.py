@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from sharing_helpers import UUID, facts_of, make_spec
 
-from mtexp.baselines import baseline_spec
 from mtexp.errors import ConfigError, HostError
 from mtexp.host import MigInstance
+from mtexp.run.baselines import baseline_spec
 from mtexp.sharing import open_sharing
 from mtexp.sharing.mig import place
 from mtexp.spec import MpsLimits

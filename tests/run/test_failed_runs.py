@@ -24,7 +24,7 @@ from mtexp.tracking.iterations import read_iterations
 from mtexp.tracking.record import find_records, load
 from mtexp.tracking.salvage import KILLED
 from tests.launch.conftest import forked
-from tests.runner.runner_helpers import ENDLESS, SMALL, Workplace, kind
+from tests.run.run_helpers import ENDLESS, SMALL, Workplace, kind
 
 pytestmark = pytest.mark.process
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch.conftest import nothing_left
-from tests.runner.runner_helpers import Workplace
+from tests.run.run_helpers import Workplace
 
 __all__ = ["nothing_left"]
 

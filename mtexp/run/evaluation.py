@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mtexp.baselines import Alone
 from mtexp.errors import MtexpError
-from mtexp.measurement import TELEMETRY, Measurement
 from mtexp.metrics.drift import drift
 from mtexp.metrics.interference import saturated
 from mtexp.metrics.samples import Samples
@@ -19,6 +17,8 @@ from mtexp.metrics.summary import Measured, RunSummary, summarise_run
 from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, judge
 from mtexp.metrics.window import Window, common_window, overlap_pct
 from mtexp.profiling.roofline import launch_bound_pct
+from mtexp.run.baselines import Alone
+from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.spec import RunSpec, TenantSpec, spec_hash, to_json
 from mtexp.telemetry import TelemetrySummary, read
 from mtexp.tracking import salvage

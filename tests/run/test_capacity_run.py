@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from analysis import fetch
-from tests.runner.runner_helpers import Workplace
+from tests.run.run_helpers import Workplace
 
 SEARCH = (
     *("-m", "+experiment=capacity", "mix=distilgpt2", "sweep=found", "mix.tenants.distilgpt2.slo_ms=25"),

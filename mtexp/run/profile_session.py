@@ -1,4 +1,4 @@
-"""What a profiler wraps: ``python -m mtexp.profile_session SESSION.json`` runs the tenants of one profiling pass.
+"""What a profiler wraps: ``python -m mtexp.run.profile_session SESSION.json`` runs the tenants of one profiling pass.
 
 It leaves its record beside SESSION.json, for the pass to read: it holds times that the profiler has stretched.
 
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.errors import RecordError
-from mtexp.evaluation import Comparison, Origin, evaluate
 from mtexp.host import Device
 from mtexp.launch import InterpreterStarter
-from mtexp.measurement import measure
+from mtexp.run.evaluation import Comparison, Origin, evaluate
+from mtexp.run.measurement import measure
 from mtexp.spec import RunSpec, from_json, to_json
 from mtexp.tracking import record as records
 

@@ -18,18 +18,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mtexp.baselines import baseline_spec
 from mtexp.errors import MtexpError, ProfilerError, ProfilerUnusable, RecordError
-from mtexp.evaluation import Comparison, Origin, evaluate
 from mtexp.host import Device
 from mtexp.launch import Starter
-from mtexp.measurement import CAPTURE_S, Measurement, measure
 from mtexp.metrics.verdict import Finding, verdict_of
-from mtexp.profile_session import Session
 from mtexp.profiling import ncu, nsys
 from mtexp.profiling.result import ProfileResult, collect, collect_torch, write_rooflines
 from mtexp.profiling.roofline import device_peaks
 from mtexp.profiling.rooflines import RooflineRow, kernel_rows, roofline_row
+from mtexp.run.baselines import baseline_spec
+from mtexp.run.evaluation import Comparison, Origin, evaluate
+from mtexp.run.measurement import CAPTURE_S, Measurement, measure
+from mtexp.run.profile_session import Session
 from mtexp.sharing import open_sharing
 from mtexp.spec import BaselineSpec, RunSpec, SharingSpec, TelemetrySpec, TenantSpec, content_hash, spec_hash, to_json
 from mtexp.tracking import record as records
@@ -259,7 +259,7 @@ def _session_folder(out: Path) -> Iterator[Path]:
 def _write_session(session: Session, folder: Path) -> list[str]:
     path = folder / "session.json"
     path.write_text(json.dumps(asdict(session)))
-    return [sys.executable, "-m", "mtexp.profile_session", str(path)]
+    return [sys.executable, "-m", "mtexp.run.profile_session", str(path)]
 
 
 def _finish(the_pass: _Pass, record: RunRecord, result: ProfileResult) -> RunRecord:

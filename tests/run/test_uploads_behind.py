@@ -14,7 +14,7 @@ from mtexp import cli
 from mtexp.host import cpu_device, lease
 from mtexp.tracking import behind, keys, mlflow_writer
 from mtexp.tracking.upload import PENDING
-from tests.runner.runner_helpers import Workplace, kind
+from tests.run.run_helpers import Workplace, kind
 
 pytestmark = pytest.mark.process
 

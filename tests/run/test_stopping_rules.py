@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from mtexp.measurement import CAPTURE_S, _enough
 from mtexp.metrics.samples import Samples
+from mtexp.run.measurement import CAPTURE_S, _enough
 from mtexp.spec import MeasureSpec, ProfilerSpec, RunSpec
 from tests.strategies import ar1, closed_loop
 

@@ -11,7 +11,7 @@ import pytest
 from mtexp import cli
 from mtexp.testing.faults import Fault
 from mtexp.tracking import upload
-from tests.runner.runner_helpers import Workplace, kind
+from tests.run.run_helpers import Workplace, kind
 
 pytestmark = pytest.mark.process
 

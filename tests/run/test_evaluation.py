@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtexp.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.errors import ConfigError, HostError, MtexpError, TenantFailed, interrupted_twice
-from mtexp.evaluation import Comparison, Origin, evaluate
-from mtexp.measurement import TELEMETRY, Measurement
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
+from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
+from mtexp.run.evaluation import Comparison, Origin, evaluate
+from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.spec import ArrivalSpec, BaselineSpec, ModelSpec, MpsLimits, RunSpec, TenantSpec, spec_hash
 from mtexp.telemetry.probes import FAST
 from mtexp.telemetry.table import Table
@@ -236,7 +236,7 @@ def test_an_invalid_baseline_is_no_baseline() -> None:
 
 def test_a_baseline_is_tried_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tenants of one model: one measurement, whether it comes out VALID or not; a later run tries again."""
-    monkeypatch.setattr("mtexp.baselines.find_baseline", lambda *args, **options: None)
+    monkeypatch.setattr("mtexp.run.baselines.find_baseline", lambda *args, **options: None)
     tried: list[str] = []
     results: list[Alone | None] = [None, ALONE]
 
@@ -253,7 +253,7 @@ def test_a_baseline_is_tried_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_baseline_of_this_process_grows_old_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """``baseline.max_age_h=0`` measures before every point, once for all tenants of a model; a week does not."""
-    monkeypatch.setattr("mtexp.baselines.find_baseline", lambda *args, **options: None)
+    monkeypatch.setattr("mtexp.run.baselines.find_baseline", lambda *args, **options: None)
     tried: list[str] = []
 
     def measure(spec: RunSpec, name: str) -> Alone:

@@ -14,7 +14,7 @@ import pytest
 
 from mtexp import console
 from mtexp.tracking.record import load
-from tests.runner.runner_helpers import ENDLESS, SMALL, Workplace, kind
+from tests.run.run_helpers import ENDLESS, SMALL, Workplace, kind
 
 pytestmark = pytest.mark.process
 

@@ -14,7 +14,7 @@ from mtexp.spec import TrackingSpec
 from mtexp.tracking.iterations import read_iterations, read_telemetry
 from mtexp.tracking.store import open_store
 from tests.launch.conftest import forked
-from tests.runner.runner_helpers import Ran, Workplace, kind
+from tests.run.run_helpers import Ran, Workplace, kind
 
 pytestmark = pytest.mark.process
 

@@ -17,7 +17,7 @@ from mtexp.tracking import upload
 from mtexp.tracking.record import RunRecord
 from mtexp.tracking.store import open_store
 from tests.profiling.profilers import install_nsys
-from tests.runner.runner_helpers import SMALL, Ran, Workplace, kind
+from tests.run.run_helpers import SMALL, Ran, Workplace, kind
 
 pytestmark = pytest.mark.process
 

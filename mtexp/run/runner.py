@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from mtexp.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.errors import HostError
-from mtexp.evaluation import Comparison, Origin, begin, evaluate
 from mtexp.host import Device, cpu_device, environment, lease
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
-from mtexp.measurement import Measurement, measure
-from mtexp.profile_pass import profile
+from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
+from mtexp.run.evaluation import Comparison, Origin, begin, evaluate
+from mtexp.run.measurement import Measurement, measure
+from mtexp.run.profile import profile
 from mtexp.spec import RunSpec
 from mtexp.telemetry import chosen, find_devices
 from mtexp.telemetry import facts as gpu_facts

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mtexp import cli
-from mtexp.runner import Runner
+from mtexp.run.runner import Runner
 from mtexp.spec import TrackingSpec
 from mtexp.testing.faults import Fault, FaultyStarter
 from mtexp.tracking.record import RunRecord, find_records, load
@@ -84,7 +84,7 @@ class Workplace:
             on_phase: Called with every progress line.
         """
         runner = Runner(FaultyStarter(faults or {}))
-        self.patch.setattr("mtexp.runner.shared_runner", lambda: runner)
+        self.patch.setattr("mtexp.run.runner.shared_runner", lambda: runner)
         cli._done.cache_clear()
         self.phases.clear()
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from mtexp import measurement
 from mtexp.launch import CorePlan
+from mtexp.run import measurement
 from mtexp.tracking import upload
-from tests.runner.runner_helpers import Workplace, kind
+from tests.run.run_helpers import Workplace, kind
 
 pytestmark = pytest.mark.process
 

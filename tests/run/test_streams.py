@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.runner.runner_helpers import Workplace
+from tests.run.run_helpers import Workplace
 
 pytestmark = pytest.mark.process
 
