@@ -2,7 +2,7 @@
 
 Lives here: :class:`Dataset` and :func:`load`. May touch: MLflow through :mod:`analysis.fetch`, records and exports on
 disk (reading). A dataset has the same columns whether it was read from MLflow, from a folder of records or from an
-export (:mod:`analysis.export`): those of :mod:`mtexp.tracking.keys`, tags without ``mtexp.``. ``record_id`` is the key.
+export (:mod:`analysis.export`): those of :mod:`mtexp.records.keys`, tags without ``mtexp.``. ``record_id`` is the key.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import pandas as pd
 from analysis import fetch
 from mtexp.errors import MtexpError
 from mtexp.metrics.window import Series
-from mtexp.tracking import keys
+from mtexp.records import keys
+from mtexp.records.record import ITERATIONS, TELEMETRY, RunRecord, find_records
+from mtexp.records.record import load as load_record
 from mtexp.tracking.content import RunContent, parent_content, tenant_content
-from mtexp.tracking.record import ITERATIONS, TELEMETRY, RunRecord, find_records
-from mtexp.tracking.record import load as load_record
 
 VALID = "VALID"
 _MOST_SWEEPS = 5
@@ -327,7 +327,7 @@ def from_contents(records: Sequence[RunRecord], paths: dict[str, Path], source: 
     )
 
     def read(record_ids: Collection[str], name: str) -> pd.DataFrame:
-        from mtexp.tracking.iterations import read_iterations, read_telemetry
+        from mtexp.records.samples_file import read_iterations, read_telemetry
 
         frames = [_NOTHING[name]]
         for record_id in record_ids:

@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from analysis.data import SAMPLE_COLUMNS, Dataset
 from analysis.options import add_source, read, refusing
 from mtexp.errors import RecordError
-from mtexp.tracking import keys
-from mtexp.tracking.iterations import MAX_ROWS
+from mtexp.records import keys
+from mtexp.records.samples_file import MAX_ROWS
 
 FORMAT_VERSION = 1
 # 1  2026-11-22  first

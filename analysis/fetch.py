@@ -3,7 +3,7 @@
 Lives here: the only way from MLflow to the analysis. May touch: MLflow and artifacts (reading).
 
 A query is MLflow's filter string (``params.mix = 'mixed' AND metrics.stp > 1.5 AND tags.mtexp.verdict = 'VALID'``) and
-always speaks of parent runs. Columns are the names of :mod:`mtexp.tracking.keys`, tags without ``mtexp.``; their types
+always speaks of parent runs. Columns are the names of :mod:`mtexp.records.keys`, tags without ``mtexp.``; their types
 are the registry's. Runs whose upload is not complete are not there. ``python -m analysis.fetch QUERY`` prints a table.
 """
 
@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from mtexp.errors import MtexpError
+from mtexp.records import keys
+from mtexp.records.record import ITERATIONS, TELEMETRY
 from mtexp.spec import TrackingSpec
-from mtexp.tracking import keys
-from mtexp.tracking.record import ITERATIONS, TELEMETRY
 from mtexp.tracking.search import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
 
@@ -106,7 +106,7 @@ def iterations(
 
     Arguments and errors are those of :func:`runs`; ``columns`` are those of ``iterations.parquet``.
     """
-    from mtexp.tracking.iterations import SCHEMA, iterations_table
+    from mtexp.records.samples_file import SCHEMA, iterations_table
 
     if columns is not None:
         for name in columns:
@@ -119,7 +119,7 @@ def telemetry(query: str = "", *, uri: str | None = None, experiment: str = "mte
 
     Arguments and errors are those of :func:`runs`; a run without telemetry has no rows.
     """
-    from mtexp.tracking.iterations import telemetry_table
+    from mtexp.records.samples_file import telemetry_table
 
     return _artifact_rows(query, uri, experiment, TELEMETRY, telemetry_table)
 

@@ -16,7 +16,7 @@ from analysis.frames import rows_of
 from analysis.page import number
 from analysis.plots import FIGURES
 from analysis.pooling import Results
-from mtexp.tracking import keys
+from mtexp.records import keys
 
 
 def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: str = "", images: str = "plots") -> str:

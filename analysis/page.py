@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from analysis.frames import rows_of
-from mtexp.tracking import keys
+from mtexp.records import keys
 
 _STYLE = """
 :root { --ink: #1f2933; --faint: #616e7c; --line: #e4e7eb; --paper: #ffffff; --tint: #f5f7fa; --link: #0072b2; }

@@ -20,7 +20,7 @@ from analysis.data import Dataset
 from analysis.estimates import RUN, TIMER, Key, estimates
 from analysis.frames import rows_of
 from mtexp.metrics.repeats import Estimate
-from mtexp.tracking import keys
+from mtexp.records import keys
 
 DRAWS = 4_000
 

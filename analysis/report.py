@@ -26,8 +26,8 @@ from analysis.page import Page
 from analysis.plots import FIGURES, draw
 from analysis.pooling import Results, pool
 from mtexp.errors import RecordError
+from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
-from mtexp.tracking import keys
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Tidy tables of what was measured: one function a table, from :class:`analysis.pooling.Results` to a DataFrame.
 
 Lives here: the tables that figures, findings and the report show. May touch: nothing outside its arguments. Columns are
-the keys of :mod:`mtexp.tracking.keys`, intervals ``<key>_ci_low`` and ``<key>_ci_high``; a table with nothing to show
+the keys of :mod:`mtexp.records.keys`, intervals ``<key>_ci_low`` and ``<key>_ci_high``; a table with nothing to show
 is empty.
 """
 
@@ -18,7 +18,7 @@ from analysis.frames import rows_of
 from analysis.pooling import Results, sharing_name
 from mtexp.metrics.latency import insufficient
 from mtexp.metrics.verdict import CLOCK_LIMIT
-from mtexp.tracking import keys
+from mtexp.records import keys
 
 _RUN_KEYS = ("stp", "antt", "jain_fairness", "fairness")
 

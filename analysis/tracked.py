@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis import fetch
 from analysis.data import SAMPLE_COLUMNS, DataError, Dataset, column, hashed, unique
-from mtexp.tracking import keys
+from mtexp.records import keys
 
 _RUN_IDS = 200
 """Runs named in one query."""

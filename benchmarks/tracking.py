@@ -95,8 +95,8 @@ class Record:
 
     def save(self) -> float:
         """Seconds to write the record to disk."""
+        from mtexp.records.record import save
         from mtexp.testing.records import example
-        from mtexp.tracking.record import save
 
         record, samples = example(self._models, iterations=self.iterations, gpu=False)
         place = self._folder / f"saved-{uuid.uuid4().hex}"
@@ -139,7 +139,7 @@ class Record:
 
     def _fresh(self) -> Path:
         """A copy of the record under an id of its own."""
-        from mtexp.tracking.record import RECORD, load
+        from mtexp.records.record import RECORD, load
 
         place = self._folder / f"sent-{uuid.uuid4().hex}"
         shutil.copytree(self._path, place)

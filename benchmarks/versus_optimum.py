@@ -92,7 +92,7 @@ class Points:
 
     def mtexp(self, folder: Path) -> dict[str, Any]:
         """One command, a sweep of three."""
-        from mtexp.tracking.iterations import read_samples
+        from mtexp.records.samples_file import read_samples
 
         sweep = uuid.uuid4().hex
         wall_s = common.command_s([*RUN, "-m", f"mix={','.join(MODELS)}", *self._sizes, f"sweep={sweep}"], folder)

@@ -78,7 +78,7 @@ class Point:
 
     def mtexp(self) -> dict[str, float]:
         """One command of mtexp."""
-        from mtexp.tracking.iterations import read_samples
+        from mtexp.records.samples_file import read_samples
 
         sweep = uuid.uuid4().hex
         wall_s = common.command_s([*RUN, *self._sizes, *self._overrides, f"sweep={sweep}"], self._folder)

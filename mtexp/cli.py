@@ -37,9 +37,9 @@ from mtexp.config.plan import Plan, plan
 from mtexp.config.schema import Config
 from mtexp.errors import MtexpError
 from mtexp.interrupts import Ended, signals_as_ctrl_c
+from mtexp.records.record import find_records
 from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
-from mtexp.tracking.record import find_records
 
 if TYPE_CHECKING:
     from mtexp.tracking.behind import Uploads

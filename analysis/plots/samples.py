@@ -23,7 +23,7 @@ from analysis.plots import theme
 from analysis.pooling import Results, in_order
 from mtexp.colours import FAINT, model_colour, shades
 from mtexp.metrics.latency import min_iterations
-from mtexp.tracking import keys
+from mtexp.records import keys
 
 _MOST_POINTS = 1_200
 _MOST_TENANTS = 8

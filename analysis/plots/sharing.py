@@ -18,7 +18,7 @@ from analysis.frames import rows_of
 from analysis.plots import theme
 from analysis.pooling import Results, in_order
 from mtexp.colours import FAINT, model_colour
-from mtexp.tracking import keys
+from mtexp.records import keys
 
 _MOST_MIXES = 6
 _SPARSE = 3

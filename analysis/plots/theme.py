@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mtexp.colours import BLUE, FAINT, RED
-from mtexp.tracking import keys
+from mtexp.records import keys
 
 _SHARINGS = {
     "time slicing": ("#9AA5B1", "circle", "", "solid"),

@@ -17,6 +17,7 @@ from mtexp.errors import ConfigError
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series, Window
+from mtexp.records.record import BaselineRef, RunRecord
 from mtexp.spec import (
     ArrivalSpec,
     BaselineSpec,
@@ -28,7 +29,6 @@ from mtexp.spec import (
 )
 from mtexp.tracking.content import iso_ms
 from mtexp.tracking.ledger import baseline_hash, find_baseline
-from mtexp.tracking.record import BaselineRef, RunRecord
 from mtexp.tracking.upload import Upload
 
 log = logging.getLogger(__name__)

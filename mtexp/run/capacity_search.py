@@ -25,9 +25,9 @@ from mtexp.metrics.capacity import (
     judge,
     next_value,
 )
+from mtexp.records import keys
+from mtexp.records.record import RECORD, RunRecord, load
 from mtexp.spec import RunSpec
-from mtexp.tracking import keys
-from mtexp.tracking.record import RECORD, RunRecord, load
 
 FILE = "capacity.json"
 FORMAT_VERSION = 1

@@ -17,13 +17,13 @@ from mtexp.metrics.summary import Measured, RunSummary, summarise_run
 from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, judge
 from mtexp.metrics.window import Window, common_window, overlap_pct
 from mtexp.profiling.roofline import launch_bound_pct
+from mtexp.records import salvage
+from mtexp.records.record import RunRecord, TenantRecord
+from mtexp.records.salvage import KILLED
 from mtexp.run.baselines import Alone
 from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.spec import RunSpec, TenantSpec, spec_hash, to_json
 from mtexp.telemetry import TelemetrySummary, read
-from mtexp.tracking import salvage
-from mtexp.tracking.record import RunRecord, TenantRecord
-from mtexp.tracking.salvage import KILLED
 
 _REPORTED_ONCE = ("torch_version", "transformers_version", "cuda_version")
 
@@ -54,7 +54,7 @@ class Origin:
 def begin(spec: RunSpec, folder: Path, origin: Origin, config: str = "") -> Origin:
     """Leave in ``folder`` what a run needs to be recorded should it be killed; returns ``origin`` with its record's id.
 
-    See :mod:`mtexp.tracking.salvage`.
+    See :mod:`mtexp.records.salvage`.
     """
     killed = evaluate(spec, Measurement(failure=MtexpError(KILLED)), folder, Comparison(), origin)
     salvage.begin(killed, folder, config=config)

@@ -26,14 +26,14 @@ from mtexp.profiling import ncu, nsys
 from mtexp.profiling.result import ProfileResult, collect, collect_torch, write_rooflines
 from mtexp.profiling.roofline import device_peaks
 from mtexp.profiling.rooflines import RooflineRow, kernel_rows, roofline_row
+from mtexp.records import record as records
+from mtexp.records.record import RunRecord
 from mtexp.run.baselines import baseline_spec
 from mtexp.run.evaluation import Comparison, Origin, evaluate
 from mtexp.run.measurement import CAPTURE_S, Measurement, measure
 from mtexp.run.profile_session import Session
 from mtexp.sharing import open_sharing
 from mtexp.spec import BaselineSpec, RunSpec, SharingSpec, TelemetrySpec, TenantSpec, content_hash, spec_hash, to_json
-from mtexp.tracking import record as records
-from mtexp.tracking.record import RunRecord
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from typing import Any
 from mtexp.errors import RecordError
 from mtexp.host import Device
 from mtexp.launch import InterpreterStarter
+from mtexp.records import record as records
 from mtexp.run.evaluation import Comparison, Origin, evaluate
 from mtexp.run.measurement import measure
 from mtexp.spec import RunSpec, from_json, to_json
-from mtexp.tracking import record as records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 from mtexp.errors import HostError
 from mtexp.host import Device, cpu_device, environment, lease
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
+from mtexp.records import record as records
+from mtexp.records.record import RunRecord
 from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.run.evaluation import Comparison, Origin, begin, evaluate
 from mtexp.run.measurement import Measurement, measure
@@ -22,10 +24,8 @@ from mtexp.run.profile import profile
 from mtexp.spec import RunSpec
 from mtexp.telemetry import chosen, find_devices
 from mtexp.telemetry import facts as gpu_facts
-from mtexp.tracking import record as records
 from mtexp.tracking.apart import UploadsApart
 from mtexp.tracking.behind import Uploads
-from mtexp.tracking.record import RunRecord
 from mtexp.tracking.store import warm as import_mlflow
 from mtexp.tracking.upload import Upload
 

@@ -16,9 +16,9 @@ import numpy as np
 from mtexp.metrics.latency import latency_statistics
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.window import common_window
+from mtexp.records import keys
+from mtexp.records.record import TELEMETRY, RunRecord, TenantRecord, save
 from mtexp.spec import MeasureSpec, ModelSpec, RunSpec, SharingSpec, TenantSpec, spec_hash, to_json
-from mtexp.tracking import keys
-from mtexp.tracking.record import TELEMETRY, RunRecord, TenantRecord, save
 
 ENVIRONMENT = {
     "host": "node-1",

@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mtexp.errors import TrackingError
+from mtexp.records.picture import draw_run
 from mtexp.spec import TrackingSpec
-from mtexp.tracking.plots import draw_run
 from mtexp.tracking.store import warm as import_mlflow
 from mtexp.tracking.upload import Upload, log_or_defer, mark_pending
 from mtexp.tracking.uri import pinned

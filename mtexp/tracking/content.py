@@ -15,9 +15,9 @@ import numpy as np
 
 from mtexp.errors import TrackingError
 from mtexp.metrics.verdict import sentences
+from mtexp.records import keys
+from mtexp.records.record import BaselineRef, RunRecord, TenantRecord
 from mtexp.spec import RunSpec, TenantSpec, content_hash
-from mtexp.tracking import keys
-from mtexp.tracking.record import BaselineRef, RunRecord, TenantRecord
 
 MAX_TAG = 4_000
 """Most characters of a tag; MLflow's own limit is 8,000, older servers take 5,000."""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mtexp.errors import RecordError, TrackingError
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.window import Window
+from mtexp.records import keys
+from mtexp.records.record import ITERATIONS, RECORD, BaselineRef, RunRecord, find_records, load
 from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash
-from mtexp.tracking import keys
-from mtexp.tracking.record import ITERATIONS, RECORD, BaselineRef, RunRecord, find_records, load
 from mtexp.tracking.search import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
 
@@ -187,7 +187,7 @@ def _baseline(store: Store, run: Run, name: str) -> StoredBaseline | None:
 
 
 def _stored_baseline(directory: Path, path: Path, run: Run, record_id: str, name: str) -> StoredBaseline:
-    from mtexp.tracking.iterations import read_samples
+    from mtexp.records.samples_file import read_samples
 
     record = load(directory)
     if record.record_id != record_id or record.baseline_hash != name or record.verdict != "VALID":

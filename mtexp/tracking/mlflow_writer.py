@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtexp.errors import TrackingError
+from mtexp.records import keys
+from mtexp.records.record import ITERATIONS, TELEMETRY, RunRecord, TenantRecord, load
 from mtexp.spec import TrackingSpec
-from mtexp.tracking import keys
 from mtexp.tracking.content import RunContent, epoch_ms, evenly, iso_ms, parent_content, tenant_content
-from mtexp.tracking.record import ITERATIONS, TELEMETRY, RunRecord, TenantRecord, load
 from mtexp.tracking.search import without_gc
 from mtexp.tracking.store import Step, Store, open_store
 
@@ -163,7 +163,7 @@ class _Histories:
     """The histories of a record's Parquet files, thinned to ``most`` points of each metric."""
 
     def __init__(self, record: RunRecord, record_dir: Path, most: int) -> None:
-        from mtexp.tracking.iterations import read_iterations, read_telemetry
+        from mtexp.records.samples_file import read_iterations, read_telemetry
 
         self.most = most
         self._record = record

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mtexp.errors import MtexpError, RecordError, TrackingError
+from mtexp.records.record import RECORD, find_records, load, write_aside
+from mtexp.records.salvage import is_running, salvage
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
-from mtexp.tracking.record import RECORD, find_records, load, write_aside
-from mtexp.tracking.salvage import is_running, salvage
 from mtexp.tracking.store import Step, check_store
 from mtexp.tracking.uri import option, redact, resolve_uri
 
@@ -103,7 +103,7 @@ def upload(folders: Sequence[Path], *, uri: str = "", experiment: str = "") -> I
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Send records and say what became of each; runs that were killed get one first (:mod:`mtexp.tracking.salvage`).
+    """Send records and say what became of each; runs that were killed get one first (:mod:`mtexp.records.salvage`).
 
     The exit code is 1 if one could not be sent, 2 if there was none or no such store can be, 130 after Ctrl-C.
     """

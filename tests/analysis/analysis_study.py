@@ -16,6 +16,7 @@ import numpy as np
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline, Measured, summarise_run
 from mtexp.metrics.window import Series, Window, common_window
+from mtexp.records.record import TELEMETRY, BaselineRef, RunRecord, TenantRecord, save
 from mtexp.spec import (
     ArrivalSpec,
     MeasureSpec,
@@ -29,7 +30,6 @@ from mtexp.spec import (
     to_json,
 )
 from mtexp.testing.records import ENVIRONMENT
-from mtexp.tracking.record import TELEMETRY, BaselineRef, RunRecord, TenantRecord, save
 
 ALONE_MS = {
     "bert_base": 3.5,

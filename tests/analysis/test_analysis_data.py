@@ -19,9 +19,9 @@ from analysis.export import ITERATIONS, MANIFEST, RUNS, TENANTS, write_export
 from analysis.fetch import QueryError
 from analysis.pooling import Results, pool
 from mtexp.errors import RecordError
+from mtexp.records.record import find_records, save
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
-from mtexp.tracking.record import find_records, save
 
 
 def figures(results: Results) -> pd.DataFrame:

@@ -16,9 +16,9 @@ from analysis import advise, export, plots, report
 from analysis.data import Dataset, load
 from analysis.pooling import Results, pool
 from mtexp.colours import model_colour
+from mtexp.records.record import find_records
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
-from mtexp.tracking.record import find_records
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from analysis.intervals import differs, text
 from analysis.pooling import Results, pool, sharing_name
 from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.samples import Samples
+from mtexp.records.record import save
 from mtexp.spec import MpsLimits, TenantSpec
-from mtexp.tracking.record import save
 
 
 def test_a_difference_needs_an_interval_beside_one() -> None:

@@ -12,9 +12,9 @@ from analysis.capacity import capacities, probes
 from analysis.data import Dataset, from_contents
 from analysis.plots.workloads import capacity
 from analysis.pooling import Results
+from mtexp.records.record import RunRecord
 from mtexp.spec import SearchSpec, to_json
 from mtexp.testing.records import example
-from mtexp.tracking.record import RunRecord
 
 
 def probe(name: str, value: float, attained: float, *, seed: int, iterations: int = 700) -> RunRecord:

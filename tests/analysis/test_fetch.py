@@ -8,11 +8,11 @@ import pytest
 
 from analysis import fetch
 from mtexp.errors import TrackingError
+from mtexp.records import keys
+from mtexp.records.record import save
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import example, stored
-from mtexp.tracking import keys
 from mtexp.tracking.mlflow_writer import log_record
-from mtexp.tracking.record import save
 from mtexp.tracking.search import search
 from mtexp.tracking.store import open_store
 

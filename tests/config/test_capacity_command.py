@@ -17,10 +17,10 @@ from mtexp.config.plan import plan
 from mtexp.config.problems import Refused
 from mtexp.errors import LeaseBusy
 from mtexp.host import Device
+from mtexp.records.record import RunRecord, TenantRecord, fresh, save
 from mtexp.run.runner import Job
 from mtexp.spec import spec_hash, to_json
 from mtexp.testing.records import example
-from mtexp.tracking.record import RunRecord, TenantRecord, fresh, save
 
 GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
 CAPACITY = {"disabled": 0.3, "default": 0.62}

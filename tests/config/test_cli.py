@@ -18,10 +18,10 @@ from mtexp import cli
 from mtexp.config.hardware import hardware_of
 from mtexp.errors import LeaseBusy
 from mtexp.host import Device
+from mtexp.records.record import RunRecord
 from mtexp.run.runner import Job
 from mtexp.spec import spec_hash, to_json
 from mtexp.testing.records import example
-from mtexp.tracking.record import RunRecord
 from mtexp.tracking.upload import Upload
 
 ROOT = Path(__file__).resolve().parents[2]

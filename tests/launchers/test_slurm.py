@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mtexp.tracking.record import load
+from mtexp.records.record import load
 from tests.launchers.launcher_helpers import TWO_POINTS, Place, check_two_points
 from tests.launchers.slurm_cluster import slurm_cluster
 

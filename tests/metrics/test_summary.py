@@ -8,7 +8,7 @@ import pytest
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline, Measured, insufficient_keys, summarise_run, summarise_tenant
 from mtexp.metrics.window import Series, Window, common_window
-from mtexp.tracking import keys
+from mtexp.records import keys
 from tests.strategies import MS, closed_loop, open_loop
 
 T0 = 10**15

@@ -16,6 +16,7 @@ import pytest
 
 from mtexp.host import Device
 from mtexp.launch import ForkserverStarter
+from mtexp.records import record as records
 from mtexp.run import profile
 from mtexp.run.evaluation import Origin
 from mtexp.run.profile_session import Session
@@ -31,7 +32,6 @@ from mtexp.spec import (
     to_json,
 )
 from mtexp.testing.records import example
-from mtexp.tracking import record as records
 from mtexp.tracking.mlflow_writer import artifacts
 from tests.profiling.profilers import install_ncu, install_nsys
 from tests.tenant.tenant_specs import tenant

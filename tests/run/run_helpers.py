@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from mtexp import cli
+from mtexp.records.record import RunRecord, find_records, load
 from mtexp.run.runner import Runner
 from mtexp.spec import TrackingSpec
 from mtexp.testing.faults import Fault, FaultyStarter
-from mtexp.tracking.record import RunRecord, find_records, load
 from mtexp.tracking.store import open_store
 
 SMALL = (

@@ -14,14 +14,14 @@ import pytest
 from mtexp.errors import ConfigError, HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
+from mtexp.records import keys
+from mtexp.records.record import BaselineRef, RunRecord, load, save
 from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.run.evaluation import Comparison, Origin, evaluate
 from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.spec import ArrivalSpec, BaselineSpec, ModelSpec, MpsLimits, RunSpec, TenantSpec, spec_hash
 from mtexp.telemetry.probes import FAST
 from mtexp.telemetry.table import Table
-from mtexp.tracking import keys
-from mtexp.tracking.record import BaselineRef, RunRecord, load, save
 from mtexp.tracking.upload import Upload
 from tests.strategies import MS, closed_loop
 

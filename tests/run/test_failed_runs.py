@@ -16,13 +16,13 @@ import pytest
 
 from mtexp import cli
 from mtexp.launch import TenantGroup
+from mtexp.records.record import find_records, load
+from mtexp.records.salvage import KILLED
+from mtexp.records.samples_file import read_iterations
 from mtexp.telemetry import Sampler
 from mtexp.tenant.buffers import SampleBuffer
 from mtexp.testing.faults import BUILD, Fault
 from mtexp.tracking import upload
-from mtexp.tracking.iterations import read_iterations
-from mtexp.tracking.record import find_records, load
-from mtexp.tracking.salvage import KILLED
 from tests.launch.conftest import forked
 from tests.run.run_helpers import ENDLESS, SMALL, Workplace, kind
 

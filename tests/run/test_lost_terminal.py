@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mtexp import console
-from mtexp.tracking.record import load
+from mtexp.records.record import load
 from tests.run.run_helpers import ENDLESS, SMALL, Workplace, kind
 
 pytestmark = pytest.mark.process

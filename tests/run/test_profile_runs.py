@@ -11,10 +11,10 @@ import pytest
 from analysis import fetch
 from mtexp.config import convert
 from mtexp.profiling import torch_trace
+from mtexp.records.record import RunRecord
 from mtexp.spec import ProfilerSpec, TrackingSpec
 from mtexp.testing.faults import Fault
 from mtexp.tracking import upload
-from mtexp.tracking.record import RunRecord
 from mtexp.tracking.store import open_store
 from tests.profiling.profilers import install_nsys
 from tests.run.run_helpers import SMALL, Ran, Workplace, kind

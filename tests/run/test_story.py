@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mtexp.records.samples_file import read_iterations, read_telemetry
 from mtexp.spec import TrackingSpec
-from mtexp.tracking.iterations import read_iterations, read_telemetry
 from mtexp.tracking.store import open_store
 from tests.launch.conftest import forked
 from tests.run.run_helpers import Ran, Workplace, kind

@@ -12,7 +12,8 @@ import pytest
 
 from mtexp import cli
 from mtexp.host import cpu_device, lease
-from mtexp.tracking import behind, keys, mlflow_writer
+from mtexp.records import keys
+from mtexp.tracking import behind, mlflow_writer
 from mtexp.tracking.upload import PENDING
 from tests.run.run_helpers import Workplace, kind
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mtexp.records import keys
 from mtexp.telemetry.gpu import CONTEXT_SWITCHES, COUNTERS, GPM_METRICS, RARE_COUNTERS, GpuProbe
 from mtexp.telemetry.probes import GPM, CpuProbe, Probes
-from mtexp.tracking import keys
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "telemetry.md").read_text()
 ROWS = re.findall(r"^\| `([\w/]+)` \| ([^|]*)\| (fast|gpm|rare) \| ([^|]+) \|", TEXT, re.MULTILINE)

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtexp.errors import RecordError
+from mtexp.records import keys
 from mtexp.telemetry.gpu import CONTEXT_SWITCHES, COUNTERS, GPM_METRICS, POLLED, RARE_COUNTERS
 from mtexp.telemetry.probes import FAST, GPM, RARE
 from mtexp.telemetry.summary import read, summarise
 from mtexp.telemetry.table import METADATA, TIME, Samples, Table, load
 from mtexp.testing.nvml import FakeGpu
 from mtexp.testing.replay import replay
-from mtexp.tracking import keys
 
 ALL_COLUMNS = (
     *POLLED,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from mtexp.metrics.window import Window
+from mtexp.records.record import RunRecord, save
 from mtexp.spec import ArrivalSpec, MpsLimits, TenantSpec, TrackingSpec, WorkloadSpec
 from mtexp.testing.records import ENVIRONMENT, example
 from mtexp.tracking.ledger import baseline_hash, find_baseline, finished
 from mtexp.tracking.mlflow_writer import log_record
-from mtexp.tracking.record import RunRecord, save
 
 
 def _baseline(folder: Path, tracking: TrackingSpec, *, age_h: float = 0.0, seed: int = 0, **changes: Any) -> RunRecord:

@@ -11,13 +11,14 @@ from mlflow.exceptions import MlflowException
 
 from mtexp.errors import TrackingError
 from mtexp.metrics.verdict import Finding
+from mtexp.records import keys
+from mtexp.records.record import BaselineRef, save
+from mtexp.records.samples_file import read_iterations
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import example, stored
-from mtexp.tracking import keys, mlflow_writer
+from mtexp.tracking import mlflow_writer
 from mtexp.tracking.content import description, evenly, parent_content
-from mtexp.tracking.iterations import read_iterations
 from mtexp.tracking.mlflow_writer import batches, log_record
-from mtexp.tracking.record import BaselineRef, save
 
 
 def runs_of(tracking: TrackingSpec, query: str = "", view: int = ViewType.ACTIVE_ONLY) -> list[Run]:

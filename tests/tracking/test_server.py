@@ -20,9 +20,9 @@ import requests
 
 from analysis import fetch
 from mtexp.errors import TrackingError
+from mtexp.records import keys
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import stored
-from mtexp.tracking import keys
 from mtexp.tracking.store import open_store
 from mtexp.tracking.upload import log_or_defer, mark_pending, pending
 

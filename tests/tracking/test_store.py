@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from mtexp.errors import TrackingError
+from mtexp.records import keys
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import stored
-from mtexp.tracking import keys
 from mtexp.tracking.mlflow_writer import log_record
 from mtexp.tracking.store import PROBE_S, NoStoreError, check_store, open_store, prepare
 from mtexp.tracking.upload import log_or_defer, main, mark_pending, pending

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import MEASURE, Floats, Samples
 from mtexp.metrics.window import Window
-from mtexp.tracking.record import write_aside
+from mtexp.records.record import write_aside
 
 if TYPE_CHECKING:
     import pandas as pd

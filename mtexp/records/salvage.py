@@ -26,9 +26,7 @@ from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Measured, summarise_run
 from mtexp.metrics.verdict import Finding
 from mtexp.metrics.window import common_window
-from mtexp.tenant.buffers import SampleBuffer
-from mtexp.tracking.checked import parse
-from mtexp.tracking.record import (
+from mtexp.records.record import (
     BEGUN,
     MAX_RECORD_BYTES,
     RECORD,
@@ -41,6 +39,8 @@ from mtexp.tracking.record import (
     save,
     write_aside,
 )
+from mtexp.records.validation import parse
+from mtexp.tenant.buffers import SampleBuffer
 
 KILLED = "the run was killed: its process ended without a word (SIGKILL, no memory, power)"
 _BOOT_ID, _PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
@@ -65,7 +65,7 @@ def begin(record: RunRecord, directory: Path, *, config: str = "") -> None:
     """Leave a note that a run has begun in ``directory``: what its record is to be if it is killed.
 
     A directory that cannot be written is not this function's to report: the run finds out next, and says it better.
-    It must be one in which no run has been (:func:`mtexp.tracking.record.fresh`).
+    It must be one in which no run has been (:func:`mtexp.records.record.fresh`).
     """
     note = {"run": _this_process(), "record": asdict(record), "config": config}
     with suppress(RecordError, OSError):

@@ -6,8 +6,8 @@ from matplotlib.image import imread
 
 from mtexp.colours import shades
 from mtexp.metrics.samples import Samples
+from mtexp.records.picture import draw_run, write_latency_plot
 from mtexp.testing.records import stored
-from mtexp.tracking.plots import draw_run, write_latency_plot
 
 MS = 1_000_000
 

@@ -4,10 +4,10 @@ Lives here: the frozen record, :func:`save` (write aside, then rename) and :func
 the files of one record directory::
 
     record.json          everything but the samples; its presence says the record is complete
-    iterations.parquet   one row per iteration of every tenant (:mod:`mtexp.tracking.iterations`)
+    iterations.parquet   one row per iteration of every tenant (:mod:`mtexp.records.samples_file`)
     telemetry.parquet    one row per sample, written by the sampler
     environment.json  config.yaml  logs/  plots/
-    begun.json  *.bin    while the run lives, or when it was killed (:mod:`mtexp.tracking.salvage`)
+    begun.json  *.bin    while the run lives, or when it was killed (:mod:`mtexp.records.salvage`)
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import IO, Any
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
+from mtexp.records.validation import build, parse
 from mtexp.spec import REQUESTS, SWEEP_NAME, RunSpec
-from mtexp.tracking.checked import build, parse
 
 FORMAT_VERSION = 1
 # 1  2026-11-22  first
@@ -190,7 +190,7 @@ def save(record: RunRecord, directory: Path, samples: Mapping[str, Samples], *, 
 def _write(
     record: RunRecord, data: Mapping[str, Any], directory: Path, samples: Mapping[str, Samples], config: str
 ) -> None:
-    from mtexp.tracking.iterations import write_iterations  # pyarrow: only once something was measured
+    from mtexp.records.samples_file import write_iterations  # pyarrow: only once something was measured
 
     models = {tenant.id: tenant.model for tenant in record.tenants}
     write_iterations(directory / ITERATIONS, samples, models, record.window)

@@ -362,7 +362,7 @@ def metric(name: str) -> Key:
     if stem not in METRICS:
         near = difflib.get_close_matches(stem, METRICS, n=1)
         hint = f" (nearest: {near[0]})" if near else ""
-        raise KeyError(f"metric {name} is not in mtexp.tracking.keys{hint}")
+        raise KeyError(f"metric {name} is not in mtexp.records.keys{hint}")
     return METRICS[stem]
 
 

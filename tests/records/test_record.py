@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from mtexp.errors import RecordError, TrackingError
 from mtexp.metrics.verdict import Finding
+from mtexp.records import record as records
+from mtexp.records.record import BaselineRef, RunRecord, find_records, fresh, from_bytes, load, save
+from mtexp.records.samples_file import MAX_TELEMETRY_COLUMNS, SCHEMA, read_iterations, read_samples, read_telemetry
 from mtexp.telemetry.gpu import GpuProbe
 from mtexp.telemetry.probes import GPM, CpuProbe, Probes
 from mtexp.telemetry.table import Table
 from mtexp.testing.records import example, stored
-from mtexp.tracking import record as records
 from mtexp.tracking.content import epoch_ms, evenly, iso_ms, parent_content, tenant_content
-from mtexp.tracking.iterations import MAX_TELEMETRY_COLUMNS, SCHEMA, read_iterations, read_samples, read_telemetry
-from mtexp.tracking.record import BaselineRef, RunRecord, find_records, fresh, from_bytes, load, save
 
 FIXTURES = Path(__file__).parents[1] / "data" / "records"
 

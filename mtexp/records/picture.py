@@ -14,7 +14,7 @@ import numpy as np
 from mtexp.colours import FAINT, shades
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
-from mtexp.tracking.record import ITERATIONS, load, write_aside
+from mtexp.records.record import ITERATIONS, load, write_aside
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _MOST_NAMES = 12
 
 def draw_run(directory: Path) -> None:
     """:func:`write_latency_plot` of a record; a full disk costs the picture (a warning), not the upload of the rest."""
-    from mtexp.tracking.iterations import read_samples  # pandas
+    from mtexp.records.samples_file import read_samples  # pandas
 
     try:
         record = load(directory)

@@ -6,8 +6,8 @@ import pytest
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline, Measured, summarise_run
 from mtexp.metrics.window import Series, common_window
+from mtexp.records import keys
 from mtexp.telemetry import gpu
-from mtexp.tracking import keys
 
 DESIGN = (
     *("latency_ms", "gpu_time_ms", "latency_mean_ms", "latency_p50_ms", "latency_p90_ms", "latency_p95_ms"),
@@ -39,7 +39,7 @@ def test_misspelt_metric_is_an_error_that_suggests_the_right_one() -> None:
     """A typo never becomes a new metric."""
     with pytest.raises(KeyError, match="nearest: latency_p99_ms"):
         keys.metric("latncy_p99_ms")
-    assert keys.unknown(["stp", "stp_ci_low", "nonsense"]) == ["metric nonsense is not in mtexp.tracking.keys"]
+    assert keys.unknown(["stp", "stp_ci_low", "nonsense"]) == ["metric nonsense is not in mtexp.records.keys"]
 
 
 def test_interval_ends_belong_to_their_metric() -> None:

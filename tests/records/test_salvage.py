@@ -21,12 +21,12 @@ from analysis import fetch
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
+from mtexp.records import salvage
+from mtexp.records.record import BEGUN, ITERATIONS, RunRecord, load
+from mtexp.records.samples_file import read_iterations, read_samples
 from mtexp.spec import TrackingSpec
 from mtexp.tenant.buffers import COLUMNS, SampleBuffer
 from mtexp.testing.records import example, stored
-from mtexp.tracking import salvage
-from mtexp.tracking.iterations import read_iterations, read_samples
-from mtexp.tracking.record import BEGUN, ITERATIONS, RunRecord, load
 from mtexp.tracking.upload import main, pending
 
 CONFIG = "mix: mixed\n"
@@ -147,7 +147,7 @@ def test_salvaging_that_is_killed_itself_loses_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        name = "mtexp.tracking.record." + ("write_aside" if moment == "before" else "remove_leftovers")
+        name = "mtexp.records.record." + ("write_aside" if moment == "before" else "remove_leftovers")
         patch.setattr(name, killed)
         with pytest.raises(KeyboardInterrupt):
             list(salvage.salvage(tmp_path))
