@@ -26,7 +26,7 @@ from mtexp.errors import MtexpError
 from mtexp.records import keys
 from mtexp.records.record import ITERATIONS, TELEMETRY
 from mtexp.spec import TrackingSpec
-from mtexp.tracking.search import search
+from mtexp.tracking.query import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
 
 if TYPE_CHECKING:

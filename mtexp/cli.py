@@ -42,7 +42,7 @@ from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 
 if TYPE_CHECKING:
-    from mtexp.tracking.behind import Uploads
+    from mtexp.tracking.background import Uploads
 
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit codes; ended by a signal it is 128 and the signal's number."""

@@ -24,10 +24,10 @@ from mtexp.run.profile import profile
 from mtexp.spec import RunSpec
 from mtexp.telemetry import chosen, find_devices
 from mtexp.telemetry import facts as gpu_facts
-from mtexp.tracking.apart import UploadsApart
-from mtexp.tracking.behind import Uploads
+from mtexp.tracking.background import Uploads
 from mtexp.tracking.store import warm as import_mlflow
 from mtexp.tracking.upload import Upload
+from mtexp.tracking.upload_process import UploadsApart
 
 Progress = Callable[[str], None]
 

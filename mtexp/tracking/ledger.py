@@ -19,7 +19,7 @@ from mtexp.metrics.window import Window
 from mtexp.records import keys
 from mtexp.records.record import ITERATIONS, RECORD, BaselineRef, RunRecord, find_records, load
 from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash
-from mtexp.tracking.search import search
+from mtexp.tracking.query import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
 
 if TYPE_CHECKING:

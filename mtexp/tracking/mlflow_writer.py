@@ -27,7 +27,7 @@ from mtexp.records import keys
 from mtexp.records.record import ITERATIONS, TELEMETRY, RunRecord, TenantRecord, load
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.content import RunContent, epoch_ms, evenly, iso_ms, parent_content, tenant_content
-from mtexp.tracking.search import without_gc
+from mtexp.tracking.query import without_gc
 from mtexp.tracking.store import Step, Store, open_store
 
 if TYPE_CHECKING:

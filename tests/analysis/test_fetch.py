@@ -13,7 +13,7 @@ from mtexp.records.record import save
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import example, stored
 from mtexp.tracking.mlflow_writer import log_record
-from mtexp.tracking.search import search
+from mtexp.tracking.query import search
 from mtexp.tracking.store import open_store
 
 
@@ -193,7 +193,7 @@ def test_what_is_not_asked_for_is_not_loaded(uri: str) -> None:
 
 def test_more_runs_than_a_page_are_all_there(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paging loses and doubles nothing."""
-    monkeypatch.setattr("mtexp.tracking.search.PAGE", 2)
+    monkeypatch.setattr("mtexp.tracking.query.PAGE", 2)
     assert fetch.runs(uri=uri)["run_id"].nunique() == 3
 
 

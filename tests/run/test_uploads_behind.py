@@ -13,7 +13,7 @@ import pytest
 from mtexp import cli
 from mtexp.host import cpu_device, lease
 from mtexp.records import keys
-from mtexp.tracking import behind, mlflow_writer
+from mtexp.tracking import background, mlflow_writer
 from mtexp.tracking.upload import PENDING
 from tests.run.run_helpers import Workplace, kind
 
@@ -50,14 +50,14 @@ def test_the_store_is_silent_in_every_window(workplace: Workplace) -> None:
     """A slow store and three points: they overlap with the runs that follow, and never with a window."""
     calls = slow_store(workplace)
     drawn: list[tuple[int, int]] = []
-    real = behind.draw_run
+    real = background.draw_run
 
     def draw(folder: Path) -> None:
         begin_ns = time.monotonic_ns()
         real(folder)
         drawn.append((begin_ns, time.monotonic_ns()))
 
-    workplace.patch.setattr(behind, "draw_run", draw)
+    workplace.patch.setattr(background, "draw_run", draw)
     assert workplace.run(*SWEEP).code == 0
     records = sorted(workplace.records("multirun/s").values(), key=lambda record: record.clock[0])
     windows = [(record.window["t0_ns"], record.window["t1_ns"]) for record in records]

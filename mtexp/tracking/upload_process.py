@@ -1,6 +1,6 @@
 """Records sent by a process of their own: MLflow takes its time under Python's lock, and the next run starts meanwhile.
 
-Lives here: :class:`UploadsApart` and, in that process, :func:`serve`: :class:`~mtexp.tracking.behind.Uploads` at the
+Lives here: :class:`UploadsApart` and, in that process, :func:`serve`: :class:`~mtexp.tracking.background.Uploads` at the
 other end of a pipe, with its steps and its silence. May touch: multiprocessing, one thread that listens. The process
 ends with this one, however that ends: the pipe says so.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 from mtexp.host import shielded
 from mtexp.spec import TrackingSpec, from_json, to_json
-from mtexp.tracking.behind import GIVING_UP_S, NOBODY_WAITS, Uploads
+from mtexp.tracking.background import GIVING_UP_S, NOBODY_WAITS, Uploads
 from mtexp.tracking.upload import Upload, deferred
 
 

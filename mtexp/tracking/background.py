@@ -1,6 +1,6 @@
 """Records sent behind the runs that follow, and never while tenants measure.
 
-Lives here: :class:`Uploads`, sent by a thread of this process; :mod:`mtexp.tracking.apart` has a process do it. May
+Lives here: :class:`Uploads`, sent by a thread of this process; :mod:`mtexp.tracking.upload_process` has a process do it. May
 touch: that thread, what :mod:`mtexp.tracking.upload` may.
 
 The thread sends one record after another, in steps: one call of the store, one picture drawn. A measurement takes

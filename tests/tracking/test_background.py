@@ -13,8 +13,8 @@ import pytest
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import stored
-from mtexp.tracking import behind, store
-from mtexp.tracking.behind import Uploads
+from mtexp.tracking import background, store
+from mtexp.tracking.background import Uploads
 from mtexp.tracking.upload import Upload, log_or_defer, pending
 
 SOON_S = 20.0
@@ -68,8 +68,8 @@ def test_nothing_begins_in_silence_and_silence_waits_for_the_step_that_goes_on(
             order.append("store")
         return Upload(record_dir, "sent")
 
-    monkeypatch.setattr(behind, "draw_run", draw)
-    monkeypatch.setattr(behind, "log_or_defer", send)
+    monkeypatch.setattr(background, "draw_run", draw)
+    monkeypatch.setattr(background, "log_or_defer", send)
     sent = uploads.send(tmp_path, TrackingSpec(), draw=True)
     assert begun.wait(SOON_S)
     threading.Timer(0.05, go_on.set).start()
@@ -130,10 +130,10 @@ def test_a_slow_store_is_waited_for(uploads: Uploads, tmp_path: Path, monkeypatc
         time.sleep(0.01)
         return in_steps(record_dir, tracking, step)
 
-    monkeypatch.setattr(behind, "log_or_defer", slow)
+    monkeypatch.setattr(background, "log_or_defer", slow)
     for _ in range(20):
         uploads.send(tmp_path, TrackingSpec())
-        assert uploads.left <= behind.WAITING
+        assert uploads.left <= background.WAITING
 
 
 @pytest.mark.parametrize(

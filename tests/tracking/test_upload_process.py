@@ -15,9 +15,9 @@ import pytest
 
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import stored
-from mtexp.tracking.apart import UploadsApart
 from mtexp.tracking.store import open_store
 from mtexp.tracking.upload import log_or_defer, pending
+from mtexp.tracking.upload_process import UploadsApart
 
 pytestmark = pytest.mark.process
 
@@ -91,7 +91,7 @@ def test_abandoned_records_keep_their_marker(uploads: UploadsApart, tmp_path: Pa
 
 OWNER = """
 import time
-from mtexp.tracking.apart import UploadsApart
+from mtexp.tracking.upload_process import UploadsApart
 if __name__ == "__main__":
     uploads = UploadsApart()
     print(uploads.pid, flush=True)
