@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":  # tenants started from the forkserver import this file again: nothing may happen then
     try:
-        from mtexp.cli import main
+        from mtexp.terminal.cli import main
 
         sys.exit(main())
     except KeyboardInterrupt:  # while it was imported

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from mtexp import console
 from mtexp.config import plan
 from mtexp.config.composer import compose_job
 from mtexp.config.convert import to_spec
@@ -24,6 +23,7 @@ from mtexp.config.schema import Config
 from mtexp.config.search import search_rule
 from mtexp.run import capacity_search
 from mtexp.spec import content_hash, spec_hash
+from mtexp.terminal import console
 
 _MEASURE = ("rerun_invalid=false", "resume=false")
 """What is there already is looked at here: a job that is launched measures."""

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from mtexp import cli
 from mtexp.records.record import RunRecord, find_records, load
 from mtexp.run.runner import Runner
 from mtexp.spec import TrackingSpec
+from mtexp.terminal import cli
 from mtexp.testing.faults import Fault, FaultyStarter
 from mtexp.tracking.store import open_store
 
@@ -92,7 +92,7 @@ class Workplace:
             self.phases.append(text)
             on_phase(text)
 
-        self.patch.setattr("mtexp.console.phase", phase)
+        self.patch.setattr("mtexp.terminal.console.phase", phase)
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             flags = [text for text in arguments if text.startswith("-")]

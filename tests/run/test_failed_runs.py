@@ -14,13 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from mtexp import cli
 from mtexp.launch import TenantGroup
 from mtexp.records.record import find_records, load
 from mtexp.records.salvage import KILLED
 from mtexp.records.samples_file import read_iterations
 from mtexp.telemetry import Sampler
 from mtexp.tenant.buffers import SampleBuffer
+from mtexp.terminal import cli
 from mtexp.testing.faults import BUILD, Fault
 from mtexp.tracking import upload
 from tests.launch.conftest import forked

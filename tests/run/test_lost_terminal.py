@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mtexp import console
 from mtexp.records.record import load
+from mtexp.terminal import console
 from tests.run.run_helpers import ENDLESS, SMALL, Workplace, kind
 
 pytestmark = pytest.mark.process

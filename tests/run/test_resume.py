@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from mtexp import cli
+from mtexp.terminal import cli
 from mtexp.testing.faults import Fault
 from mtexp.tracking import upload
 from tests.run.run_helpers import Workplace, kind

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mtexp import cli
 from mtexp.host import cpu_device, lease
 from mtexp.records import keys
+from mtexp.terminal import cli
 from mtexp.tracking import background, mlflow_writer
 from mtexp.tracking.upload import PENDING
 from tests.run.run_helpers import Workplace, kind

@@ -19,7 +19,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtexp import console
 from mtexp.config.composer import (
     CONF_DIR,
     CONFIG_NAME,
@@ -36,10 +35,11 @@ from mtexp.config.hardware import Hardware, probe
 from mtexp.config.plan import Plan, plan
 from mtexp.config.schema import Config
 from mtexp.errors import MtexpError
-from mtexp.interrupts import Ended, signals_as_ctrl_c
 from mtexp.records.record import find_records
 from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
+from mtexp.terminal import console
+from mtexp.terminal.signals import Ended, signals_as_ctrl_c
 
 if TYPE_CHECKING:
     from mtexp.tracking.background import Uploads

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from mtexp import cli
 from mtexp.config.hardware import hardware_of
 from mtexp.errors import LeaseBusy
 from mtexp.host import Device
 from mtexp.records.record import RunRecord
 from mtexp.run.runner import Job
 from mtexp.spec import spec_hash, to_json
+from mtexp.terminal import cli
 from mtexp.testing.records import example
 from mtexp.tracking.upload import Upload
 
@@ -227,7 +227,7 @@ HEAVY = ("torch", "mlflow", "transformers", "pandas", "pyarrow")
 @pytest.mark.parametrize(("argument", "code"), [("-h", 0), ("mix=enc_onli", 2), ("workload.batch_size=0", 2)])
 def test_help_and_refusals_import_nothing_heavy(argument: str, code: int, tmp_path: Path) -> None:
     """A real process: its exit code, no traceback, and none of the slow imports."""
-    script = f"import sys; from mtexp.cli import main; code = main([{argument!r}]); "
+    script = f"import sys; from mtexp.terminal.cli import main; code = main([{argument!r}]); "
     script += f"assert not set({HEAVY}) & set(sys.modules), set({HEAVY}) & set(sys.modules); sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == code, done.stderr

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from mtexp import cli
 from mtexp.config.hardware import Hardware, hardware_of
 from mtexp.config.plan import plan
 from mtexp.config.problems import Refused
@@ -20,6 +19,7 @@ from mtexp.host import Device
 from mtexp.records.record import RunRecord, TenantRecord, fresh, save
 from mtexp.run.runner import Job
 from mtexp.spec import spec_hash, to_json
+from mtexp.terminal import cli
 from mtexp.testing.records import example
 
 GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)

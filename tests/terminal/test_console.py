@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mtexp import console
 from mtexp.metrics.verdict import Finding
 from mtexp.spec import to_json
+from mtexp.terminal import console
 from mtexp.testing.records import example
 
 

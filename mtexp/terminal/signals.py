@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mtexp import console
+from mtexp.terminal import console
 
 
 class Ended(KeyboardInterrupt):
