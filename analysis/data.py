@@ -155,7 +155,7 @@ def load(
             raise DataError("a query or a sweep is for MLflow; a folder of records (--records) is read whole")
         found = _from_disk(records)
     else:
-        from analysis.tracked import from_mlflow, sweeps
+        from analysis.from_mlflow import from_mlflow, sweeps
 
         if set(sweep) & set("'\"`"):
             raise DataError(f"--sweep {sweep}: no sweep has a quote in its name; --sweep latest is the newest")

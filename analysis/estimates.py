@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.alone import Alone, Measured
+from analysis.baseline_runs import Alone, Measured
 from analysis.data import Dataset
 from analysis.frames import rows_of
 from mtexp.metrics.interference import antt_rows, fairness_rows, jain_fairness_rows, stp_rows

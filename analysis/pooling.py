@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.alone import Alone
+from analysis.baseline_runs import Alone
 from analysis.data import Dataset
 from analysis.estimates import RUN, TIMER, Key, estimates
 from analysis.frames import rows_of

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.alone import Measured
+from analysis.baseline_runs import Measured
 from analysis.estimates import RUN, TIMER
 from analysis.frames import rows_of
 from analysis.pooling import Results, sharing_name

@@ -16,11 +16,11 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 from mtexp.config import plan
+from mtexp.config.capacity import search_rule
 from mtexp.config.composer import compose_job
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware
 from mtexp.config.schema import Config
-from mtexp.config.search import search_rule
 from mtexp.run import capacity_search
 from mtexp.spec import content_hash, spec_hash
 from mtexp.terminal import console

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from analysis.alone import Measured
+from analysis.baseline_runs import Measured
 from analysis.data import Dataset
 from analysis.frames import rows_of
 from analysis.join import CLOCK, with_telemetry

@@ -16,12 +16,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mtexp.config.capacity import SWEEPER, search_rule
 from mtexp.config.composer import Composer, composer_of, parse_command_line, to_config
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware, elsewhere, probe
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
 from mtexp.config.schema import Config
-from mtexp.config.search import SWEEPER, search_rule
 from mtexp.config.sections import SectionedComposer
 from mtexp.errors import ConfigError
 from mtexp.spec import RunSpec

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mtexp.colours import shades
+from mtexp.profiling.cost_model import Peaks
 from mtexp.profiling.kernels import Int64, Kernels
+from mtexp.profiling.ncu_roofline import RooflineRow
 from mtexp.profiling.overlap import Overlap, busy_until, clip, level_steps, merge, rows_by_tenant, several_busy
-from mtexp.profiling.roofline import Peaks
-from mtexp.profiling.rooflines import RooflineRow
 
 _LANES = ("#3E4C59", "#9AA5B1")
 """In turns: a lane is a tenant, which its name says. Hues are for models (:mod:`mtexp.colours`), not known here."""

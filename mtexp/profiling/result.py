@@ -14,7 +14,9 @@ from typing import Any
 
 from mtexp.metrics.verdict import Finding
 from mtexp.profiling import nsys, torch_trace
+from mtexp.profiling.cost_model import Peaks
 from mtexp.profiling.kernels import Kernels, read_nsys_sqlite
+from mtexp.profiling.ncu_roofline import RooflineRow
 from mtexp.profiling.overlap import (
     NO_WINDOW_NOTE,
     SHARED_PROCESS_NOTE,
@@ -24,8 +26,6 @@ from mtexp.profiling.overlap import (
     rows_by_tenant,
     top_kernels,
 )
-from mtexp.profiling.roofline import Peaks
-from mtexp.profiling.rooflines import RooflineRow
 
 KERNELS_PER_TENANT = 200
 """Rows of the kernel table for one tenant."""
@@ -177,7 +177,7 @@ def write_rooflines(
         rows: A model each.
         peaks: Of the device, if known.
         folder: An existing folder.
-        kernels: Rows of :func:`mtexp.profiling.rooflines.kernel_rows`, all models together.
+        kernels: Rows of :func:`mtexp.profiling.ncu_roofline.kernel_rows`, all models together.
     """
     from mtexp.profiling.figures import roofline, write_html
 
@@ -188,7 +188,7 @@ def write_rooflines(
     findings = [Finding("note", "roofline", row.sentence(), tenant=row.tenant) for row in rows]
     if peaks is None:
         message = "The device is not in the table of peaks: no roofline plot, no bound."
-        findings.append(Finding("note", "no-peaks", message, "Add it to mtexp.profiling.roofline.DEVICES."))
+        findings.append(Finding("note", "no-peaks", message, "Add it to mtexp.profiling.cost_model.DEVICES."))
     else:
         for precision in sorted({row.precision for row in rows} & set(peaks.flops)):
             picture = folder / f"roofline-{precision}.html"

@@ -16,7 +16,7 @@ from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Measured, RunSummary, summarise_run
 from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, judge
 from mtexp.metrics.window import Window, common_window, overlap_pct
-from mtexp.profiling.roofline import launch_bound_pct
+from mtexp.profiling.cost_model import launch_bound_pct
 from mtexp.records import salvage
 from mtexp.records.record import RunRecord, TenantRecord
 from mtexp.records.salvage import KILLED

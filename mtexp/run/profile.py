@@ -23,9 +23,9 @@ from mtexp.host import Device
 from mtexp.launch import Starter
 from mtexp.metrics.verdict import Finding, verdict_of
 from mtexp.profiling import ncu, nsys
+from mtexp.profiling.cost_model import device_peaks
+from mtexp.profiling.ncu_roofline import RooflineRow, kernel_rows, roofline_row
 from mtexp.profiling.result import ProfileResult, collect, collect_torch, write_rooflines
-from mtexp.profiling.roofline import device_peaks
-from mtexp.profiling.rooflines import RooflineRow, kernel_rows, roofline_row
 from mtexp.records import record as records
 from mtexp.records.record import RunRecord
 from mtexp.run.baselines import baseline_spec

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mtexp.errors import ProfilerError, ProfilerUnusable, RecordError
 from mtexp.profiling import ncu
+from mtexp.profiling.cost_model import device_peaks
 from mtexp.profiling.ncu import (
     DRAM,
     FLOP_FACTORS,
@@ -23,9 +24,8 @@ from mtexp.profiling.ncu import (
     find_ncu,
     read_raw_csv,
 )
+from mtexp.profiling.ncu_roofline import kernel_rows, roofline_row
 from mtexp.profiling.result import write_rooflines
-from mtexp.profiling.roofline import device_peaks
-from mtexp.profiling.rooflines import kernel_rows, roofline_row
 from mtexp.spec import ModelSpec, TenantSpec
 
 DATA = Path(__file__).parents[1] / "data" / "nsys"

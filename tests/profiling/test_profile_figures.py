@@ -3,12 +3,12 @@ import pytest
 
 from mtexp.colours import model_colour
 from mtexp.profiling import figures
+from mtexp.profiling.cost_model import device_peaks
 from mtexp.profiling.figures import busy_stretch, lanes, roofline, write_html
 from mtexp.profiling.kernels import read_nsys_sqlite
 from mtexp.profiling.ncu import CountedKernel
+from mtexp.profiling.ncu_roofline import roofline_row
 from mtexp.profiling.overlap import measure_overlap
-from mtexp.profiling.roofline import device_peaks
-from mtexp.profiling.rooflines import roofline_row
 from mtexp.spec import ModelSpec, TenantSpec
 
 MS = 1_000_000

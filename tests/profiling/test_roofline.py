@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from mtexp.errors import ConfigError
-from mtexp.profiling.roofline import bound_by, device_peaks, floor_ms, launch_bound_pct, request_cost, shape_of
+from mtexp.profiling.cost_model import bound_by, device_peaks, floor_ms, launch_bound_pct, request_cost, shape_of
 from mtexp.spec import ModelSpec, WorkloadSpec
 
 

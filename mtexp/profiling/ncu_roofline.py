@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mtexp.profiling.cost_model import LAUNCH_BOUND_PCT, Peaks, bound_by, request_cost, shape_of
 from mtexp.profiling.ncu import DRAM, FLOP_FACTORS, READ, SM, TIME, WRITTEN, CountedKernel
-from mtexp.profiling.roofline import LAUNCH_BOUND_PCT, Peaks, bound_by, request_cost, shape_of
 from mtexp.spec import TenantSpec
 
 BOUND_PCT = 60.0
