@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.data import VALID, DataError
-from analysis.frames import rows_of
-from analysis.options import add_source, read, refusing
-from analysis.pooling import Results, in_order, pool
 from mtexp.metrics.bootstrap import Interval, percentile_interval
 from mtexp.metrics.latency import min_iterations, percentile_ms, percentile_name
 from mtexp.metrics.samples import Floats
+
+from .data import VALID, DataError
+from .frames import rows_of
+from .options import add_source, read, refusing
+from .pooling import Results, in_order, pool
 
 KEEPS, LIKELY, MISSES, UNKNOWN = "keeps", "likely", "misses", "unknown"
 _WORST = (KEEPS, LIKELY, MISSES, UNKNOWN)

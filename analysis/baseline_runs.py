@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.data import VALID, Dataset
-from analysis.frames import rows_of
+from .data import VALID, Dataset
+from .frames import rows_of
 
 Measured = tuple[str, str]
 """record_id and tenant: where the samples of one run are."""

@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.data import Dataset
-from analysis.frames import rows_of
-from analysis.pooling import sharing_name
 from mtexp.metrics.capacity import judge
+
+from .data import Dataset
+from .frames import rows_of
+from .pooling import sharing_name
 
 _TENANT = ("tenant", "model", "rate_rps", "goodput_rps", "slo_ms", "slo_attainment_pct", "iterations_in_window")
 COLUMNS = (

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import fetch
 from mtexp.errors import MtexpError
 from mtexp.metrics.window import Series
 from mtexp.records import keys
 from mtexp.records.record import ITERATIONS, TELEMETRY, RunRecord, find_records
 from mtexp.records.record import load as load_record
 from mtexp.tracking.content import RunContent, parent_content, tenant_content
+
+from . import fetch
 
 VALID = "VALID"
 _MOST_SWEEPS = 5
@@ -155,7 +156,7 @@ def load(
             raise DataError("a query or a sweep is for MLflow; a folder of records (--records) is read whole")
         found = _from_disk(records)
     else:
-        from analysis.from_mlflow import from_mlflow, sweeps
+        from .from_mlflow import from_mlflow, sweeps
 
         if set(sweep) & set("'\"`"):
             raise DataError(f"--sweep {sweep}: no sweep has a quote in its name; --sweep latest is the newest")
@@ -262,7 +263,7 @@ def unique(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _from_disk(folder: Path) -> Dataset:
-    from analysis.export import MANIFEST, read_export
+    from .export import MANIFEST, read_export
 
     if not folder.is_dir():
         raise DataError(f"--records {folder}: no such folder; it holds an export or records (output folders of runs)")

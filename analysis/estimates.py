@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.baseline_runs import Alone, Measured
-from analysis.data import Dataset
-from analysis.frames import rows_of
 from mtexp.metrics.interference import antt_rows, fairness_rows, jain_fairness_rows, stp_rows
 from mtexp.metrics.repeats import Between, Estimate, Reading, between_errors, mean_errors, pooled, readings
 from mtexp.metrics.samples import Floats
+
+from .baseline_runs import Alone, Measured
+from .data import Dataset
+from .frames import rows_of
 
 RUN = -1
 """Position of a figure that is of the whole point."""

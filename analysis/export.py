@@ -27,11 +27,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.data import SAMPLE_COLUMNS, Dataset
-from analysis.options import add_source, read, refusing
 from mtexp.errors import RecordError
 from mtexp.records import keys
 from mtexp.records.samples_file import MAX_ROWS
+
+from .data import SAMPLE_COLUMNS, Dataset
+from .options import add_source, read, refusing
 
 FORMAT_VERSION = 1
 # 1  2026-11-22  first

@@ -12,14 +12,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import tables
-from analysis.estimates import RUN, TIMER
-from analysis.frames import rows_of
-from analysis.intervals import differs, text
-from analysis.pooling import Results, in_order
 from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.repeats import FEWEST_RUNS, Estimate, geometric_mean
 from mtexp.metrics.verdict import CLOCK_LIMIT
+
+from . import tables
+from .estimates import RUN, TIMER
+from .frames import rows_of
+from .intervals import differs, text
+from .pooling import Results, in_order
 
 TURNS = "time slicing"
 _AGREE = (0.95, 1.05)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import fetch
-from analysis.data import SAMPLE_COLUMNS, DataError, Dataset, column, hashed, unique
 from mtexp.records import keys
+
+from . import fetch
+from .data import SAMPLE_COLUMNS, DataError, Dataset, column, hashed, unique
 
 _RUN_IDS = 200
 """Runs named in one query."""

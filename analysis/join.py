@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.data import DataError
+from .data import DataError
 
 CLOCK = "gpu_sm_clock_mhz"
 _WANTED = ("record_id", "tenant", "start_ns", "end_ns")

@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import tables
-from analysis.findings import Answer, findings
-from analysis.frames import rows_of
-from analysis.page import number
-from analysis.plots import FIGURES
-from analysis.pooling import Results
 from mtexp.records import keys
+
+from . import tables
+from .findings import Answer, findings
+from .frames import rows_of
+from .page import number
+from .plots import FIGURES
+from .pooling import Results
 
 
 def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: str = "", images: str = "plots") -> str:

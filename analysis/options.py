@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from analysis.data import Dataset, load
 from mtexp.errors import MtexpError
+
+from .data import Dataset, load
 
 REFUSED = 2
 

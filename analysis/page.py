@@ -15,8 +15,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from analysis.frames import rows_of
 from mtexp.records import keys
+
+from .frames import rows_of
 
 _STYLE = """
 :root { --ink: #1f2933; --faint: #616e7c; --line: #e4e7eb; --paper: #ffffff; --tint: #f5f7fa; --link: #0072b2; }

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.baseline_runs import Alone
-from analysis.data import Dataset
-from analysis.estimates import RUN, TIMER, Key, estimates
-from analysis.frames import rows_of
 from mtexp.metrics.repeats import Estimate
 from mtexp.records import keys
+
+from .baseline_runs import Alone
+from .data import Dataset
+from .estimates import RUN, TIMER, Key, estimates
+from .frames import rows_of
 
 DRAWS = 4_000
 

@@ -17,17 +17,18 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import markdown, tables
-from analysis.capacity import capacities
-from analysis.data import Dataset
-from analysis.findings import Answer, does_power_limit, findings, paragraph
-from analysis.options import add_source, read, refusing
-from analysis.page import Page
-from analysis.plots import FIGURES, draw
-from analysis.pooling import Results, pool
 from mtexp.errors import RecordError
 from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
+
+from . import markdown, tables
+from .capacity import capacities
+from .data import Dataset
+from .findings import Answer, does_power_limit, findings, paragraph
+from .options import add_source, read, refusing
+from .page import Page
+from .plots import FIGURES, draw
+from .pooling import Results, pool
 
 log = logging.getLogger(__name__)
 

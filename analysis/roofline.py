@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.frames import rows_of
-from analysis.options import refusing
-from analysis.report import write_images
 from mtexp.errors import RecordError
 from mtexp.profiling.cost_model import DEVICES, device_peaks
 from mtexp.profiling.figures import roofline
 from mtexp.profiling.ncu_roofline import RooflineRow
+
+from .frames import rows_of
+from .options import refusing
+from .report import write_images
 
 _OLD = {"workload": "forward", "batch_size": 8, "seq_len": 128, "execution": "eager"}
 """What a table says that is older than these columns: the defaults, which all of them were made with."""

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.baseline_runs import Measured
-from analysis.estimates import RUN, TIMER
-from analysis.frames import rows_of
-from analysis.pooling import Results, sharing_name
 from mtexp.metrics.latency import insufficient
 from mtexp.metrics.verdict import CLOCK_LIMIT
 from mtexp.records import keys
+
+from .baseline_runs import Measured
+from .estimates import RUN, TIMER
+from .frames import rows_of
+from .pooling import Results, sharing_name
 
 _RUN_KEYS = ("stp", "antt", "jain_fairness", "fairness")
 

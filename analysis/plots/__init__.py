@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from analysis.plots.combinations import combinations, shares
-from analysis.plots.samples import (
+from ..pooling import Results
+from .combinations import combinations, shares
+from .samples import (
     latency_by_clock,
     latency_by_neighbours,
     latency_ecdf,
     latency_over_time,
     telemetry,
 )
-from analysis.plots.sharing import (
+from .sharing import (
     energy,
     event_timer,
     fairness,
@@ -28,8 +29,7 @@ from analysis.plots.sharing import (
     slowdown_by_tenant,
     stp_by_mix,
 )
-from analysis.plots.workloads import capacity, latency_load, scaling, slo_attainment, tokens, workloads
-from analysis.pooling import Results
+from .workloads import capacity, latency_load, scaling, slo_attainment, tokens, workloads
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis import tables
-from analysis.frames import rows_of
-from analysis.plots import theme
-from analysis.pooling import Results, in_order
 from mtexp.colours import FAINT, model_colour
+
+from .. import tables
+from ..frames import rows_of
+from ..pooling import Results, in_order
+from . import theme
 
 _FEWEST_CELLS = 4
 """Combinations from which on there is something to choose from."""

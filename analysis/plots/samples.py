@@ -15,15 +15,16 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from analysis.baseline_runs import Measured
-from analysis.data import Dataset
-from analysis.frames import rows_of
-from analysis.join import CLOCK, with_telemetry
-from analysis.plots import theme
-from analysis.pooling import Results, in_order
 from mtexp.colours import FAINT, model_colour, shades
 from mtexp.metrics.latency import min_iterations
 from mtexp.records import keys
+
+from ..baseline_runs import Measured
+from ..data import Dataset
+from ..frames import rows_of
+from ..join import CLOCK, with_telemetry
+from ..pooling import Results, in_order
+from . import theme
 
 _MOST_POINTS = 1_200
 _MOST_TENANTS = 8

@@ -13,12 +13,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis import tables
-from analysis.frames import rows_of
-from analysis.plots import theme
-from analysis.pooling import Results, in_order
 from mtexp.colours import FAINT, model_colour
 from mtexp.records import keys
+
+from .. import tables
+from ..frames import rows_of
+from ..pooling import Results, in_order
+from . import theme
 
 _MOST_MIXES = 6
 _SPARSE = 3

@@ -12,12 +12,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis import tables
-from analysis.capacity import capacities
-from analysis.frames import rows_of
-from analysis.plots import theme
-from analysis.pooling import Results, in_order
 from mtexp.colours import model_colour, shades
+
+from .. import tables
+from ..capacity import capacities
+from ..frames import rows_of
+from ..pooling import Results, in_order
+from . import theme
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 

@@ -1,7 +1,7 @@
 """Records sent behind the runs that follow, and never while tenants measure.
 
-Lives here: :class:`Uploads`, sent by a thread of this process; :mod:`mtexp.tracking.upload_process` has a process do it. May
-touch: that thread, what :mod:`mtexp.tracking.upload` may.
+Lives here: :class:`Uploads`, sent by a thread of this process (:mod:`mtexp.tracking.upload_process` uses a process).
+May touch: that thread, what :mod:`mtexp.tracking.upload` may.
 
 The thread sends one record after another, in steps: one call of the store, one picture drawn. A measurement takes
 :meth:`Uploads.silence`, which waits for the step that is going on (tenths of a second) and lets no other begin. Every

@@ -1,8 +1,8 @@
 """Records sent by a process of their own: MLflow takes its time under Python's lock, and the next run starts meanwhile.
 
-Lives here: :class:`UploadsApart` and, in that process, :func:`serve`: :class:`~mtexp.tracking.background.Uploads` at the
-other end of a pipe, with its steps and its silence. May touch: multiprocessing, one thread that listens. The process
-ends with this one, however that ends: the pipe says so.
+Lives here: :class:`UploadsApart` and, in that process, :func:`serve`: :class:`~mtexp.tracking.background.Uploads` at
+the other end of a pipe, with its steps and its silence. May touch: multiprocessing, one thread that listens. The
+process ends with this one, however that ends: the pipe says so.
 """
 
 from __future__ import annotations
