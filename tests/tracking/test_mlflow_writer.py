@@ -187,7 +187,7 @@ def test_an_unregistered_metric_is_refused(tmp_path: Path, tracking: TrackingSpe
     """A typo in a metric does not become a new column in MLflow."""
     record, samples = example(metrics={"sttp": 1.0})
     save(record, tmp_path, samples)
-    with pytest.raises(TrackingError, match=r"metric sttp is not in mtexp\.tracking\.keys"):
+    with pytest.raises(TrackingError, match=r"metric sttp is not in mtexp\.records\.keys"):
         log_record(tmp_path, tracking)
 
 
