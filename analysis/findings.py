@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from mtexp.metrics.bootstrap import Interval
+from mtexp.metrics.clock import CLOCK_LIMIT
 from mtexp.metrics.repeats import FEWEST_RUNS, Estimate, geometric_mean
-from mtexp.metrics.verdict import CLOCK_LIMIT
 
 from . import tables
 from .estimates import RUN, TIMER

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtexp.metrics.clock import CLOCK_LIMIT
 from mtexp.metrics.latency import insufficient
-from mtexp.metrics.verdict import CLOCK_LIMIT
 from mtexp.records import keys
 
 from .baseline_runs import Measured
@@ -53,10 +53,7 @@ def _power_capped_pct(frame: pd.DataFrame) -> pd.Series[float]:
 
 
 def power_limited(results: Results) -> tuple[int, int]:
-    """Runs whose clocks the power cap lowered, and those among them whose SM clock fell below the limit of a verdict.
-
-    Without the cap the latter would be INVALID (:data:`mtexp.metrics.verdict.CLOCK_LIMIT` of the median).
-    """
+    """Runs whose clocks the power cap lowered, and those among them whose SM clock fell below 95 % of its median."""
     runs = results.data.runs
     capped = _power_capped_pct(runs) > 0
     clock = runs.reindex(columns=["gpu_sm_clock_mhz_min", "gpu_sm_clock_mhz_median"]).astype(np.float64)

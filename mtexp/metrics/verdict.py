@@ -1,4 +1,4 @@
-"""VALID or INVALID, with every reason and its remedy. Lives here: Finding, Evidence, judge. Pure.
+"""VALID or INVALID, with every reason and its remedy. Lives here: Evidence, judge. Pure.
 
 One rule is one function from the evidence to its findings. A fact that could not be measured is None or empty in the
 evidence, and its rule stays silent: what a host cannot see is no reason to reject a run.
@@ -6,55 +6,30 @@ evidence, and its rule stays silent: what a host cannot see is no reason to reje
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from mtexp.metrics.clock import CLOCK_LIMIT, POWER_CAP, THROTTLE_BITS, ClockLoss, clock_findings
 from mtexp.metrics.drift import DRIFT_LIMIT_PCT, Drift
+from mtexp.metrics.finding import INVALID, VALID, Finding, sentences, verdict_of
 from mtexp.metrics.latency import PERCENTILES, insufficient, min_iterations
 
-VALID, INVALID = "VALID", "INVALID"
+__all__ = [
+    "CLOCK_LIMIT",
+    "INVALID",
+    "POWER_CAP",
+    "THROTTLE_BITS",
+    "VALID",
+    "Evidence",
+    "Finding",
+    "TenantEvidence",
+    "judge",
+    "sentences",
+    "verdict_of",
+]
+
 OVERLAP_LIMIT_PCT = 95.0
-CLOCK_LIMIT = 0.95
 BASELINE_DRIFT_LIMIT_PCT = 5.0
-_ALIKE = 3
-
-POWER_CAP = 0x4
-THROTTLE_BITS: Mapping[int, str] = {
-    0x8: "hardware slowdown",
-    0x20: "software thermal slowdown",
-    0x40: "hardware thermal slowdown",
-    0x80: "hardware power brake",
-}
-"""NVML's clocks-event reasons that make a run INVALID."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing found: what it is, what was expected, what to do."""
-
-    level: str
-    """``invalid`` (the run enters no aggregate), ``warning`` or ``note``."""
-    code: str
-    """Short, stable, lower case with hyphens: for tags and queries."""
-    message: str
-    """Names the tenant it is about."""
-    remedy: str = ""
-    tenant: str = ""
-    """Id of the tenant it is about; empty = the run."""
-
-    def __str__(self) -> str:
-        """One line, ``level: message. remedy``."""
-        return " ".join(f"{self.level}: {self.message.rstrip().removesuffix('.')}. {self.remedy}".split())
-
-
-def sentences(findings: Iterable[Finding]) -> Iterator[str]:
-    """Each finding as one line; of a kind the first three and how many more: 48 tenants may each have one."""
-    for (level, code), alike in itertools.groupby(findings, key=lambda finding: (finding.level, finding.code)):
-        said = list(alike)
-        yield from map(str, said[:_ALIKE])
-        if len(said) > _ALIKE:
-            yield f"{level}: {len(said) - _ALIKE} more tenants like these ({code}); the record has them all."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +73,8 @@ class Evidence:
     """Processes on the device that are none of this run's, e.g. ``python (pid 4711)``."""
     throttle_bits: int = 0
     """NVML's clocks-event reasons seen in the window, or whose cumulative counter grew in it."""
-    sm_clock_min_mhz: float | None = None
-    sm_clock_median_mhz: float | None = None
+    clock: ClockLoss | None = None
+    """What the run lacked of the SM clock that it should have had."""
     xid_errors: tuple[int, ...] = ()
     findings: tuple[Finding, ...] = field(default=())
     """Findings of other parts, the proof of the sharing mode above all; they are judged along."""
@@ -114,11 +89,6 @@ def judge(evidence: Evidence) -> tuple[str, tuple[Finding, ...]]:
     order = {"invalid": 0, "warning": 1, "note": 2}
     findings.sort(key=lambda finding: order[finding.level])
     return verdict_of(findings), tuple(findings)
-
-
-def verdict_of(findings: Iterable[Finding]) -> str:
-    """``INVALID`` with at least one finding of level ``invalid``, else ``VALID``."""
-    return INVALID if any(finding.level == "invalid" for finding in findings) else VALID
 
 
 def _failed(evidence: Evidence) -> Iterator[Finding]:
@@ -169,36 +139,8 @@ def _foreign(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _throttled(evidence: Evidence) -> Iterator[Finding]:
-    reasons = [name for bit, name in THROTTLE_BITS.items() if evidence.throttle_bits & bit]
-    if reasons:
-        yield Finding(
-            "invalid",
-            "throttling",
-            f"the device throttled while measuring: {', '.join(reasons)}; expected none",
-            "Let it cool down, check its cooling and power supply, then repeat the run.",
-        )
-    if evidence.throttle_bits & POWER_CAP:
-        yield Finding(
-            "warning",
-            "power-limited",
-            "the power cap lowered the clocks while measuring; part of a slowdown may be the cap, not the neighbours",
-            "See slowdown_clock for that part; lock the clocks below the cap (nvidia-smi -lgc) to take it out.",
-        )
-
-
 def _clock(evidence: Evidence) -> Iterator[Finding]:
-    low, median = evidence.sm_clock_min_mhz, evidence.sm_clock_median_mhz
-    if evidence.throttle_bits & POWER_CAP:
-        return  # the cause is known and labelled power-limited: under load the cap moves the clock all the time
-    if low is not None and median is not None and low < CLOCK_LIMIT * median:
-        yield Finding(
-            "invalid",
-            "clock-drop",
-            f"the SM clock fell to {low:.0f} MHz, {100 * low / median:.1f} % of its median of {median:.0f} MHz; "
-            f"expected at least {100 * CLOCK_LIMIT:g} %",
-            "Warm up longer, or lock the clocks (nvidia-smi -lgc), then repeat the run.",
-        )
+    yield from clock_findings(evidence.clock, evidence.throttle_bits)
 
 
 def _xid(evidence: Evidence) -> Iterator[Finding]:
@@ -315,7 +257,6 @@ RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _failed,
     _overlap,
     _foreign,
-    _throttled,
     _clock,
     _xid,
     _baseline_drift,

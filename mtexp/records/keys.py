@@ -233,6 +233,13 @@ _RUN_METRICS = (
     ("start_skew_ms", "ms", LOWER, "last first start less first first start"),
     ("energy_j", "J", LOWER, "energy of the device over the window"),
     ("energy_j_per_request", "J", LOWER, "energy over the window / iterations in it"),
+    (
+        "clock_lost_pct",
+        "%",
+        LOWER,
+        "SM clock lost against the baselines' (without one: the run's best), not to the cap",
+    ),
+    ("clock_lost_power_cap_pct", "%", LOWER, "SM clock lost to the power cap, against the same clock"),
     ("kernel_overlap_pct", "%", NONE, "time with kernels of two or more tenants / time with any"),
     ("gpu_idle_pct", "%", LOWER, "share of the traced window without a kernel of any tenant (profile)"),
     ("telemetry_period_ms", "ms", LOWER, "time between two telemetry samples in the window, median"),

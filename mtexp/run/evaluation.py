@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.errors import MtexpError
+from mtexp.metrics.clock import ClockLoss, lost
 from mtexp.metrics.drift import drift
 from mtexp.metrics.interference import saturated
 from mtexp.metrics.samples import Samples
@@ -75,7 +76,8 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
     window = common_window(list(samples.values())) if len(samples) == len(spec.tenants) else None
     telemetry = _telemetry(folder, window)
     summary = _summary(spec, samples, window, telemetry, compared)
-    evidence = _evidence(spec, measured, samples, window, telemetry)
+    clock = _clock(origin, telemetry, compared)
+    evidence = replace(_evidence(spec, measured, samples, window, telemetry), clock=clock)
     verdict, findings = judge(_with_baselines(evidence, spec, measured, compared))
     own_process = spec.sharing.mode != "streams"
     return RunRecord(
@@ -93,7 +95,7 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
         environment=_environment(origin, measured),
         window=None if window is None else {"t0_ns": window.t0_ns, "t1_ns": window.t1_ns},
         tenants=tuple(_tenant(t, measured, summary, telemetry, compared, own_process) for t in spec.tenants),
-        metrics=summary.metrics | _costs(measured, window),
+        metrics=summary.metrics | _clock_metrics(clock) | _costs(measured, window),
         telemetry=telemetry.values,
         telemetry_notes=telemetry.notes,
         sharing=measured.proof,
@@ -159,11 +161,23 @@ def _evidence(
         iterations_key="profiler.iterations" if spec.kind == "profile" else "measure.iterations",
         foreign_processes=tuple(dict.fromkeys((*measured.foreign_before, *measured.foreign_after))),
         throttle_bits=telemetry.throttle_bits,
-        sm_clock_min_mhz=telemetry.sm_clock_min_mhz,
-        sm_clock_median_mhz=telemetry.sm_clock_median_mhz,
         xid_errors=telemetry.xid_errors,
         findings=tuple(findings),
     )
+
+
+def _clock(origin: Origin, telemetry: TelemetrySummary, compared: Comparison) -> ClockLoss | None:
+    """What the run lacks of its baselines' clock: the highest of them, where one is slower by its own power."""
+    baselines_mhz = [a.baseline.sm_clock_mhz for a in compared.alone.values() if a.baseline.sm_clock_mhz is not None]
+    set_to = (origin.environment.get(key) for key in ("application_sm_clock_mhz", "max_sm_clock_mhz"))
+    highest_mhz = min((mhz for mhz in set_to if mhz), default=None)
+    return lost(telemetry.clock, max(baselines_mhz, default=None), highest_mhz)
+
+
+def _clock_metrics(clock: ClockLoss | None) -> dict[str, float]:
+    if clock is None:
+        return {}
+    return {"clock_lost_pct": clock.lost_pct, "clock_lost_power_cap_pct": clock.capped_lost_pct}
 
 
 def _recompiled(measured: Measurement) -> Iterator[Finding]:

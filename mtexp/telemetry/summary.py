@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtexp.metrics.clock import ClockPolls
 from mtexp.telemetry.gpu import CONTEXT_SWITCHES, COUNTERS, ENERGY_COLUMN, RARE_COUNTERS
 from mtexp.telemetry.probes import GPM
 from mtexp.telemetry.table import Samples, load
@@ -68,8 +69,8 @@ class TelemetrySummary:
     """Seconds in the window by kind: ``power_cap``, ``thermal``, ``sync_boost``, ``sw_thermal`` ..."""
     throttle_bits: int = 0
     """Clocks-event reasons polled in the window, or whose counter grew in it."""
-    sm_clock_min_mhz: float | None = None
-    sm_clock_median_mhz: float | None = None
+    clock: ClockPolls = field(default_factory=lambda: ClockPolls(np.empty(0), np.empty(0, dtype=np.int64)))
+    """The SM clock in the window, poll by poll."""
     xid_errors: tuple[int, ...] = ()
     """While sampling, which is a little longer than the window."""
     absent: dict[str, str] = field(default_factory=dict)
@@ -132,8 +133,7 @@ def summarise(samples: Samples, t0_ns: int, t1_ns: int) -> TelemetrySummary:
         power_source=samples.notes.get("power_source", ""),
         throttled_s={_kind(name): values[name] for name in THROTTLE_COUNTERS if name in values},
         throttle_bits=_throttle_bits(_found(columns.get(REASONS), inside), values),
-        sm_clock_min_mhz=float(clocks.min()) if clocks.size else None,
-        sm_clock_median_mhz=float(np.median(clocks)) if clocks.size else None,
+        clock=_clock_polls(samples, inside),
         xid_errors=tuple(data for _, kind, data in samples.notes.get("events", ()) if kind == EVENT_XID),
         absent=absent,
         no_context_switches="" if _SWITCHES in columns else next((absent[n] for n in _NO_SWITCHES if n in absent), ""),
@@ -226,6 +226,20 @@ def _throttle_bits(polled: NDArray[np.float64], values: Mapping[str, float]) -> 
         if values.get(name, 0.0) > _GREW_S:
             bits |= bit
     return bits
+
+
+def _clock_polls(samples: Samples, inside: NDArray[np.bool_]) -> ClockPolls:
+    """Return the polls of the SM clock that lie inside, with the reasons polled, or counted since the poll before."""
+    none = np.full(len(samples.times_ns), np.nan)
+    clock = samples.columns.get(SM_CLOCK, none)
+    reasons = np.nan_to_num(samples.columns.get(REASONS, none)).astype(np.int64)
+    for name, bit in THROTTLE_COUNTERS.items():
+        counter = samples.columns.get(name, none)
+        there = ~np.isnan(counter)
+        grew = np.diff(counter[there], prepend=counter[there][:1]) > _GREW_S
+        reasons[np.flatnonzero(there)[grew]] |= bit
+    polled = inside & ~np.isnan(clock)
+    return ClockPolls(clock[polled], reasons[polled])
 
 
 def _kind(column: str) -> str:

@@ -306,3 +306,19 @@ def test_the_memory_of_a_process_is_that_of_no_tenant_of_several(mode: str, know
     spec = replace(RUN, sharing=replace(RUN.sharing, mode=mode))
     found = record(measurement(facts_after=facts), spec=spec)
     assert ["memory_peak_mib" in tenant.metrics for tenant in found.tenants] == [known] * 2
+
+
+def test_the_clock_is_judged_against_the_baselines(tmp_path: Path) -> None:
+    """The run's telemetry and the clock that its baselines carry reach the rule; what was lost is a figure."""
+    measured = measurement()
+    table = Table({FAST: ("gpu_sm_clock_mhz", "gpu_throttle_reasons")})
+    start_ns = int(measured.samples["a"].start_ns.min())
+    for time_ns in range(start_ns - 50 * MS, start_ns + 3000 * MS, 50 * MS):
+        table.append(time_ns, {FAST: [1200.0, 0.0]})
+    table.write(tmp_path / TELEMETRY, {})
+    fast = replace(ALONE, baseline=replace(ALONE.baseline, sm_clock_mhz=1980.0))
+
+    found = record(measured, Comparison(alone={"a": fast, "b": ALONE}), folder=tmp_path)
+    assert (found.verdict, codes(found)) == ("INVALID", {"clock-drop"})
+    assert found.metrics["clock_lost_pct"] == pytest.approx(100 * (1 - 1200 / 1980))
+    assert record(measured, BOTH, folder=tmp_path).verdict == "VALID"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import mtexp.testing
-from mtexp.metrics.verdict import POWER_CAP, THROTTLE_BITS
+from mtexp.metrics.clock import POWER_CAP, THROTTLE_BITS
 from mtexp.telemetry.summary import read
 from mtexp.telemetry.table import load
 from mtexp.testing.nvml import FakeGpu

@@ -58,7 +58,7 @@ def test_what_was_not_sampled_is_absent():
     found = summarise(_samples([0, 1], {"gpu_power_w": [np.nan, np.nan]}), 0, 1 * S)
 
     assert _of(found, "gpu") == {}
-    assert (found.energy_j, found.energy_source, found.sm_clock_min_mhz) == (None, "", None)
+    assert (found.energy_j, found.energy_source, found.clock.mhz.size) == (None, "", 0)
 
 
 def test_averages_belong_to_the_middle_of_their_interval():
@@ -149,11 +149,23 @@ def test_throttling_outside_the_window_is_not_its_fault():
     assert summarise(samples, 1 * S, 2 * S).throttle_bits == 0x5
 
 
-def test_sm_clock_minimum_and_median():
-    """The verdict compares the lowest clock with the median."""
-    found = summarise(_samples([0, 1, 2, 3], {"gpu_sm_clock_mhz": [1980, 1980, 1500, 345]}), 0, 2 * S)
+def test_each_poll_of_the_clock_has_the_reasons_since_the_poll_before():
+    """A cap between two polls, which only its counter saw, belongs to the later one; what is outside is left out."""
+    found = summarise(
+        _samples(
+            [0, 1, 2, 3, 4],
+            {
+                "gpu_sm_clock_mhz": [1980, 1700, np.nan, 1500, 345],
+                "gpu_throttle_reasons": [0, 0, 4, 0x20, 0],
+                "gpu_throttled_power_cap_s": [0, 0.01, 0.01, 0.01, 0.01],
+            },
+        ),
+        0,
+        3 * S,
+    )
 
-    assert (found.sm_clock_min_mhz, found.sm_clock_median_mhz) == (1500, 1980)
+    assert found.clock.mhz.tolist() == [1980, 1700, 1500]
+    assert found.clock.reasons.tolist() == [0, 0x4, 0x20]
 
 
 def test_xids_and_reasons_for_absence_come_along():
