@@ -39,9 +39,9 @@ def main() -> None:
             for run in range(runs):
                 common.note(f"{count} tenants, run {run + 1} of {runs}")
                 samples = tenants.measure(spec, device).samples.values()
-                skew_ms, overlap_pct = _of_run(samples)
+                skew_ms, share_pct = _of_run(samples)
                 skews_ms.append(skew_ms)
-                overlaps_pct.append(overlap_pct)
+                overlaps_pct.append(share_pct)
             controls_ms = barrier_skews_ms(count, runs)
             _add(report, f"{count} tenants, start skew", skews_ms, "<= 1 (p99)")
             _add(report, f"{count} tenants, control: multiprocessing.Barrier", controls_ms)
@@ -50,11 +50,11 @@ def main() -> None:
 
 
 def _of_run(samples: Any) -> tuple[float, float]:
-    from mtexp.metrics.window import common_window, overlap_pct
+    from mtexp.metrics.window import common_window, window_share_pct
 
     every = list(samples)
     starts_ns = [int(s.measured.start_ns.min()) for s in every]
-    return (max(starts_ns) - min(starts_ns)) / 1e6, overlap_pct(common_window(every), every)
+    return (max(starts_ns) - min(starts_ns)) / 1e6, window_share_pct(common_window(every), every)
 
 
 def _add(report: common.Report, name: str, skews_ms: list[float], target: str = "") -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtexp.metrics import interference
+from mtexp.metrics.activity import active_together_pct, activity
 from mtexp.metrics.bootstrap import (
     DRAWS,
     PERCENTILE_DRAWS,
@@ -23,7 +24,7 @@ from mtexp.metrics.bootstrap import (
 from mtexp.metrics.drift import drift
 from mtexp.metrics.latency import insufficient, latency_statistics, percentile_name, supported
 from mtexp.metrics.samples import Floats, Samples
-from mtexp.metrics.window import Series, Window, overlap_pct
+from mtexp.metrics.window import Series, Window, window_share_pct
 
 Metrics = dict[str, float]
 
@@ -85,7 +86,8 @@ def summarise_tenant(
     metrics: Metrics = {"iterations_measured": len(samples.measured), "iterations_in_window": 0}
     if window is None:
         return metrics
-    metrics["overlap_pct"] = overlap_pct(window, [samples])
+    metrics["overlap_pct"] = activity(samples, window).active_pct
+    metrics["window_share_pct"] = window_share_pct(window, [samples])
     kept = window.keep(samples)
     if len(kept) == 0:
         return metrics
@@ -133,8 +135,10 @@ def summarise_run(
     for name, tenant in tenants.items():
         if tenant.partitioned is not None and "throughput_rps" in own[name]:
             own[name] |= _progress(own[name], tenant.partitioned, "_partitioned")
-    run: Metrics = {"overlap_pct": overlap_pct(window, [t.samples for t in tenants.values()])}
+    run: Metrics = {"overlap_pct": 0.0}
     if window is not None:
+        run["overlap_pct"] = active_together_pct([activity(t.samples, window) for t in tenants.values()])
+        run["window_share_pct"] = window_share_pct(window, [t.samples for t in tenants.values()])
         run |= {"window_s": window.length_s} | _totals(own, energy_j) | _start_skew(tenants)
         series = {name: Series.of(t.samples, window) for name, t in tenants.items()}
         run |= _interference(own, series, {name: t.alone for name, t in tenants.items()}, "", draws, seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from mtexp.metrics.activity import OVERLAP_LIMIT_PCT, Activity, activity_findings
 from mtexp.metrics.clock import CLOCK_LIMIT, POWER_CAP, THROTTLE_BITS, ClockLoss, clock_findings
 from mtexp.metrics.drift import DRIFT_LIMIT_PCT, Drift
 from mtexp.metrics.finding import INVALID, VALID, Finding, sentences, verdict_of
@@ -28,7 +29,6 @@ __all__ = [
     "verdict_of",
 ]
 
-OVERLAP_LIMIT_PCT = 95.0
 BASELINE_DRIFT_LIMIT_PCT = 5.0
 
 
@@ -43,8 +43,10 @@ class TenantEvidence:
     """Iterations measured, in the window or not."""
     kept: int = 0
     """Iterations in the window."""
-    overlap_pct: float = 0.0
+    window_share_pct: float = 0.0
     """Window as a share of the time this tenant measured."""
+    activity: Activity | None = None
+    """When it was stopped in the window; None without a window."""
     drift: Drift | None = None
     saturated: bool = False
     """An open-loop tenant that did not keep up."""
@@ -63,7 +65,7 @@ class Evidence:
     tenants: tuple[TenantEvidence, ...]
     overlap: str = "sustained"
     """``sustained`` or ``fixed``."""
-    overlap_pct: float = 0.0
+    window_share_pct: float = 0.0
     """Window as a share of the longest tenant's measuring time; 0 without a window."""
     percentiles: tuple[float, ...] = ()
     """Percentiles the user demands."""
@@ -106,7 +108,7 @@ def _failed(evidence: Evidence) -> Iterator[Finding]:
 def _overlap(evidence: Evidence) -> Iterator[Finding]:
     if any(tenant.failure for tenant in evidence.tenants):
         return  # that is the reason, not another one
-    if evidence.overlap_pct <= 0:
+    if evidence.window_share_pct <= 0:
         without = [tenant.id for tenant in evidence.tenants if not tenant.measured]
         why = f"{', '.join(without)} measured no iteration" if without else "their measuring times do not overlap"
         yield Finding(
@@ -115,18 +117,20 @@ def _overlap(evidence: Evidence) -> Iterator[Finding]:
             f"there is no time in which every tenant measured: {why}",
             f"Ask for more ({evidence.iterations_key}), or use measure.overlap=sustained.",
         )
-    elif evidence.overlap_pct < OVERLAP_LIMIT_PCT:
-        longest = min(evidence.tenants, key=lambda tenant: tenant.overlap_pct).id
+        return
+    if evidence.window_share_pct < OVERLAP_LIMIT_PCT:
+        longest = min(evidence.tenants, key=lambda tenant: tenant.window_share_pct).id
         sustained = evidence.overlap == "sustained"
         yield Finding(
             "invalid" if sustained else "warning",
-            "overlap",
-            f"all tenants ran together for {evidence.overlap_pct:.1f} % of the time that {longest} measured; "
+            "window-share",
+            f"all tenants measured together for {evidence.window_share_pct:.1f} % of the time that {longest} measured; "
             f"expected at least {OVERLAP_LIMIT_PCT:g} %",
             f"Raise {evidence.iterations_key}: start and end then weigh less."
             if sustained
             else "Iterations outside the window are tail and enter no statistic; measure.overlap=sustained has none.",
         )
+    yield from activity_findings({t.id: t.activity for t in evidence.tenants if t.activity is not None})
 
 
 def _foreign(evidence: Evidence) -> Iterator[Finding]:
@@ -205,7 +209,7 @@ def _percentiles(evidence: Evidence) -> Iterator[Finding]:
 def _few(evidence: Evidence) -> Iterator[Finding]:
     needed = min_iterations(50)
     for tenant in evidence.tenants:
-        if not tenant.failure and evidence.overlap_pct > 0 and tenant.kept < needed:
+        if not tenant.failure and evidence.window_share_pct > 0 and tenant.kept < needed:
             yield Finding(
                 "invalid" if tenant.kept == 0 else "warning",
                 "few-iterations",

@@ -101,10 +101,10 @@ def measuring_ns(samples: Samples) -> int:
     return int(measured.end_ns.max() - measured.start_ns.min()) if len(measured) else 0
 
 
-def overlap_pct(window: Window | None, tenants: Sequence[Samples]) -> float:
+def window_share_pct(window: Window | None, tenants: Sequence[Samples]) -> float:
     """Window as a share of the longest measuring time of ``tenants``, in percent; 0 without a window.
 
-    Given one tenant, that tenant's overlap; given all of them, the run's.
+    Given one tenant, that tenant's share; given all of them, the run's.
     """
     longest_ns = max((measuring_ns(samples) for samples in tenants), default=0)
     if window is None or longest_ns == 0:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.errors import MtexpError
+from mtexp.metrics.activity import activity
 from mtexp.metrics.clock import ClockLoss, lost
 from mtexp.metrics.drift import drift
 from mtexp.metrics.interference import saturated
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Measured, RunSummary, summarise_run
 from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, judge
-from mtexp.metrics.window import Window, common_window, overlap_pct
+from mtexp.metrics.window import Window, common_window, window_share_pct
 from mtexp.profiling.cost_model import launch_bound_pct
 from mtexp.records import salvage
 from mtexp.records.record import RunRecord, TenantRecord
@@ -153,10 +154,13 @@ def _evidence(
     findings = [*measured.findings, *_recompiled(measured), *_without_switches(spec, telemetry)]
     if measured.failure is not None and not measured.failed_tenant:
         findings.append(Finding("invalid", "interrupted" if measured.stop else "host", str(measured.failure)))
+    tenants = tuple(_tenant_evidence(t.id, measured, samples.get(t.id), window) for t in spec.tenants)
+    if spec.kind == "profile":  # a profiler stops tenants as it starts and writes
+        tenants = tuple(replace(tenant, activity=None) for tenant in tenants)
     return Evidence(
-        tenants=tuple(_tenant_evidence(t.id, measured, samples.get(t.id), window) for t in spec.tenants),
+        tenants=tenants,
         overlap=spec.measure.overlap,
-        overlap_pct=overlap_pct(window, list(samples.values())),
+        window_share_pct=window_share_pct(window, list(samples.values())),
         percentiles=spec.measure.percentiles,
         iterations_key="profiler.iterations" if spec.kind == "profile" else "measure.iterations",
         foreign_processes=tuple(dict.fromkeys((*measured.foreign_before, *measured.foreign_after))),
@@ -240,7 +244,8 @@ def _tenant_evidence(
         failure=failure,
         measured=len(samples.measured),
         kept=len(kept),
-        overlap_pct=overlap_pct(window, [samples]),
+        window_share_pct=window_share_pct(window, [samples]),
+        activity=activity(samples, window),
         drift=drift(kept.latency_ms, kept.start_ns),
         saturated=kept.open_loop and saturated(kept),
         samples_full=tenant in measured.full,

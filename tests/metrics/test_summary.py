@@ -41,6 +41,7 @@ def test_tenant_alone_has_latency_and_throughput_only() -> None:
             "iterations_measured": 3,
             "iterations_in_window": 3,
             "overlap_pct": 100,
+            "window_share_pct": 100,
             "throughput_rps": 50,
             "latency_mean_ms": 20,
             "latency_stdev_ms": 10,
@@ -128,7 +129,7 @@ def test_a_tenant_without_kept_iterations_has_counts_only(window: Window | None)
     metrics = summarise_tenant(closed_loop([50, 50]), window, _alone(10))
     assert metrics["iterations_measured"] == 2
     assert metrics["iterations_in_window"] == 0
-    assert not set(metrics) - {"iterations_measured", "iterations_in_window", "overlap_pct"}
+    assert not set(metrics) - {"iterations_measured", "iterations_in_window", "overlap_pct", "window_share_pct"}
 
 
 def test_one_open_loop_request_has_no_rate() -> None:
@@ -154,7 +155,7 @@ def test_run_of_two() -> None:
     assert run["fairness"] == pytest.approx(2 / 3, rel=0.03)
     assert run["jain_fairness"] == pytest.approx(25 / 26, rel=0.02)
     assert run["start_skew_ms"] == 1
-    assert run["overlap_pct"] > 98
+    assert run["window_share_pct"] > 98
     assert run["window_s"] == pytest.approx(8, rel=0.02)
     requests = a["iterations_in_window"] + found.tenants["b"]["iterations_in_window"]
     assert run["throughput_rps"] == pytest.approx(requests / run["window_s"])
@@ -223,7 +224,10 @@ def test_a_single_iteration_has_figures_but_no_interval() -> None:
 
 @pytest.mark.parametrize(
     ("window", "expected"),
-    [(None, {"overlap_pct"}), (Window(T0 + MS, T0 + 2 * MS), {"overlap_pct", "window_s", "start_skew_ms"})],
+    [
+        (None, {"overlap_pct"}),
+        (Window(T0 + MS, T0 + 2 * MS), {"overlap_pct", "window_share_pct", "window_s", "start_skew_ms"}),
+    ],
 )
 def test_a_run_of_which_nothing_is_kept(window: Window | None, expected: set[str]) -> None:
     """No window, or none of anyone's iterations in it: no figure but those."""

@@ -9,9 +9,9 @@ import pytest
 from mtexp.metrics.drift import Drift
 from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, judge
 
-A = TenantEvidence(id="a", measured=1000, kept=998, overlap_pct=99.5)
-B = TenantEvidence(id="b", measured=700, kept=700, overlap_pct=99.9)
-GOOD = Evidence(tenants=(A, B), overlap_pct=99.5)
+A = TenantEvidence(id="a", measured=1000, kept=998, window_share_pct=99.5)
+B = TenantEvidence(id="b", measured=700, kept=700, window_share_pct=99.9)
+GOOD = Evidence(tenants=(A, B), window_share_pct=99.5)
 
 
 def _with(**change: Any) -> Evidence:
@@ -29,9 +29,9 @@ def test_a_clean_run_is_valid_without_a_word() -> None:
 
 INVALID = [
     (_tenant(failure="killed by signal 9"), "tenant-failed", "killed by signal 9"),
-    (_with(overlap_pct=94.9), "overlap", r"94\.9 % of the time that a measured; expected at least 95 %"),
-    (_with(overlap_pct=0.0), "no-window", "do not overlap"),
-    (_with(overlap_pct=0.0, tenants=(A, replace(B, measured=0, kept=0))), "no-window", "b measured no iteration"),
+    (_with(window_share_pct=94.9), "window-share", r"94\.9 % of the time that a measured; expected at least 95 %"),
+    (_with(window_share_pct=0.0), "no-window", "do not overlap"),
+    (_with(window_share_pct=0.0, tenants=(A, replace(B, measured=0, kept=0))), "no-window", "b measured no iteration"),
     (_with(foreign_processes=("python (pid 4711)",)), "foreign-process", "4711"),
     (_with(throttle_bits=0x8), "throttling", "hardware slowdown"),
     (_with(throttle_bits=0x20), "throttling", "software thermal"),
@@ -66,7 +66,7 @@ def test_what_makes_a_run_invalid(evidence: Evidence, code: str, message: str) -
 
 
 WARNING = [
-    (_with(overlap="fixed", overlap_pct=40.0), "overlap", "40.0 %"),
+    (_with(overlap="fixed", window_share_pct=40.0), "window-share", "40.0 %"),
     (_with(throttle_bits=0x4), "power-limited", "power cap"),
     (_tenant(drift=Drift(3.0, 2.0, True)), "drift", "+3.0 %"),
     (_tenant(saturated=True), "saturated", "b arrived faster"),
@@ -89,7 +89,7 @@ def test_what_a_reader_is_warned_of(evidence: Evidence, code: str, message: str)
 
 def test_the_remedy_names_the_key_that_asks_for_more() -> None:
     """A profiling pass has its own: the timed run's would change nothing of it."""
-    for low in (_with(overlap_pct=94.0), _with(overlap_pct=0.0), _tenant(kept=10)):
+    for low in (_with(window_share_pct=94.0), _with(window_share_pct=0.0), _tenant(kept=10)):
         for key in ("measure.iterations", "profiler.iterations"):
             _, findings = judge(replace(low, iterations_key=key))
             assert key in findings[0].remedy
@@ -98,7 +98,7 @@ def test_the_remedy_names_the_key_that_asks_for_more() -> None:
 @pytest.mark.parametrize(
     "evidence",
     [
-        _with(overlap_pct=95.0),
+        _with(window_share_pct=95.0),
         _tenant(baseline_drift_pct=5.0),
         _tenant(baseline_drift_pct=-5.0),
         _tenant(drift=Drift(1.9, -1.9, True)),
@@ -132,7 +132,7 @@ def test_a_demanded_percentile_asks_for_what_the_window_loses_too() -> None:
 
 def test_a_failed_tenant_is_the_reason_not_its_consequences() -> None:
     """No second finding that nothing overlapped."""
-    failed = _with(overlap_pct=0.0, tenants=(A, TenantEvidence(id="b", failure="out of memory")))
+    failed = _with(window_share_pct=0.0, tenants=(A, TenantEvidence(id="b", failure="out of memory")))
     verdict, findings = judge(failed)
     assert verdict == "INVALID"
     assert [finding.code for finding in findings if finding.level == "invalid"] == ["tenant-failed"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 
 from mtexp.metrics.samples import Samples
-from mtexp.metrics.window import Series, Window, common_window, measuring_ns, overlap_pct
+from mtexp.metrics.window import Series, Window, common_window, measuring_ns, window_share_pct
 from tests.strategies import MS, closed_loop, mixes, open_loop
 
 T0 = 10**15
@@ -22,9 +22,9 @@ def test_window_runs_from_the_last_first_start_to_the_first_last_end() -> None:
     assert window.mask(early).tolist() == [False] * 3 + [True] * 7
     assert window.mask(late).tolist() == [True, True, False, False]
     assert window.throughput_rps(early) == pytest.approx(7 / 0.075)
-    assert overlap_pct(window, [early]) == pytest.approx(75)
-    assert overlap_pct(window, [late]) == pytest.approx(100 * 75 / 120)
-    assert overlap_pct(window, [early, late]) == pytest.approx(62.5)
+    assert window_share_pct(window, [early]) == pytest.approx(75)
+    assert window_share_pct(window, [late]) == pytest.approx(100 * 75 / 120)
+    assert window_share_pct(window, [early, late]) == pytest.approx(62.5)
 
 
 def test_warm_up_neither_opens_the_window_nor_counts_in_it() -> None:
@@ -41,7 +41,7 @@ def test_sustained_neighbours_cost_the_window_at_most_an_iteration() -> None:
     slow = closed_loop([100] * 10)
     window = common_window([fast, slow])
     assert window is not None
-    assert overlap_pct(window, [fast, slow]) > 99
+    assert window_share_pct(window, [fast, slow]) > 99
     assert window.mask(slow).all()
 
 
@@ -59,7 +59,7 @@ def test_sustained_neighbours_cost_the_window_at_most_an_iteration() -> None:
 def test_without_common_time_there_is_no_window(tenants: list[Samples]) -> None:
     """No overlap is None and 0 %, not a window of negative length."""
     assert common_window(tenants) is None
-    assert overlap_pct(None, tenants) == 0
+    assert window_share_pct(None, tenants) == 0
 
 
 def test_a_window_that_ends_before_it_starts_is_refused() -> None:
@@ -76,8 +76,8 @@ def test_window_lies_within_every_tenants_span(tenants: list[Samples]) -> None:
     for samples in tenants:
         measured = samples.measured
         assert measured.start_ns.min() <= window.t0_ns < window.t1_ns <= measured.end_ns.max()
-    assert 0 < overlap_pct(window, tenants) <= 100
-    assert all(overlap_pct(window, tenants) <= overlap_pct(window, [samples]) for samples in tenants)
+    assert 0 < window_share_pct(window, tenants) <= 100
+    assert all(window_share_pct(window, tenants) <= window_share_pct(window, [samples]) for samples in tenants)
 
 
 @given(mixes)

@@ -211,7 +211,7 @@ def test_a_short_capture_says_how_to_ask_for_a_longer_one(tmp_path, monkeypatch)
     monkeypatch.setattr("mtexp.metrics.verdict.OVERLAP_LIMIT_PCT", 101.0)
     spec = spec_of("torch", profiler=ProfilerSpec(kind="torch", iterations=3))
     record, _ = pass_of(spec, tmp_path)
-    (found,) = (f for f in record.findings if f.code == "overlap")
+    (found,) = (f for f in record.findings if f.code == "window-share")
     assert (found.level, record.verdict) == ("invalid", "INVALID")
     assert found.remedy == "Raise profiler.iterations: start and end then weigh less."
 

@@ -322,3 +322,18 @@ def test_the_clock_is_judged_against_the_baselines(tmp_path: Path) -> None:
     assert (found.verdict, codes(found)) == ("INVALID", {"clock-drop"})
     assert found.metrics["clock_lost_pct"] == pytest.approx(100 * (1 - 1200 / 1980))
     assert record(measured, BOTH, folder=tmp_path).verdict == "VALID"
+
+
+def test_a_tenant_that_stops_for_part_of_the_window_is_found() -> None:
+    """INVALID, and ``overlap_pct`` is the share of the window in which both were at work."""
+    latencies = np.full(60, 20.0)
+    latencies[30] = 1200.0
+    measured = measurement(samples={"a": closed_loop(np.full(120, 20.0)), "b": closed_loop(latencies)})
+
+    found = record(measured)
+
+    assert found.verdict == "INVALID"
+    assert "overlap" in codes(found)
+    assert found.metrics["overlap_pct"] == pytest.approx(50, abs=1.5)
+    assert [t.metrics["overlap_pct"] for t in found.tenants] == [100, pytest.approx(50, abs=1.5)]
+    assert found.metrics["window_share_pct"] > 99

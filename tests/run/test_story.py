@@ -45,7 +45,7 @@ CHILD_METRICS = {
     "memory_peak_mib",
 }
 INTERVALS = ("stp", "antt", "jain_fairness", "fairness")
-RUN_METRICS = {"throughput_rps", "overlap_pct", "window_s", *INTERVALS} | {
+RUN_METRICS = {"throughput_rps", "overlap_pct", "window_share_pct", "window_s", *INTERVALS} | {
     f"{key}_ci_{end}" for key in INTERVALS for end in ("low", "high")
 }
 ARTIFACTS = {"iterations.parquet", "telemetry.parquet", "config.yaml", "environment.json", "record.json", "logs"}
