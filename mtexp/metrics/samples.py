@@ -5,7 +5,7 @@ All instants are ``time.monotonic_ns()`` of one host, so that tenants can be com
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-WARMUP, MEASURE = 0, 1
+WARMUP, MEASURE, ALONE, EDGE = 0, 1, 2, 3
+"""Phases: before the barrier; measured (in a crossover run: while all tenants were active); measured alone, in a block
+of one tenant; measured and not counted, at the edge of a block."""
 _NS_PER_MS = 1e6
+
+_ABSENT: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +30,7 @@ class Samples:
     """
 
     phase: NDArray[np.uint8]
-    """0 warm-up, 1 measured."""
+    """:data:`WARMUP`, :data:`MEASURE`, :data:`ALONE` or :data:`EDGE`."""
     arrival_ns: NDArray[np.int64]
     """Intended arrival; in closed loop equal to ``start_ns``."""
     start_ns: NDArray[np.int64]
@@ -35,8 +39,17 @@ class Samples:
     """When the first token was there; 0 = none."""
     gpu_time_ns: NDArray[np.int64]
     """Span between CUDA events; -1 = none."""
+    enqueue_ns: NDArray[np.int64] = field(default_factory=lambda: _ABSENT)
+    """When the host had enqueued the whole request; 0 = not stamped."""
+    block: NDArray[np.int64] = field(default_factory=lambda: _ABSENT)
+    """Block of a crossover run; -1 = none."""
+    round: NDArray[np.int64] = field(default_factory=lambda: _ABSENT)
+    """Round of a crossover run; -1 = none."""
 
     def __post_init__(self) -> None:
+        for name, none in (("enqueue_ns", 0), ("block", -1), ("round", -1)):
+            if getattr(self, name) is _ABSENT:
+                object.__setattr__(self, name, np.full(self.phase.shape, none, dtype=np.int64))
         shapes = {f.name: getattr(self, f.name).shape for f in fields(self)}
         if len(set(shapes.values())) != 1 or len(self.phase.shape) != 1:
             raise ValueError(f"samples need one-dimensional columns of equal length, found {shapes}")
@@ -65,6 +78,11 @@ class Samples:
         return np.where(self.gpu_time_ns < 0, np.nan, self.gpu_time_ns / _NS_PER_MS)
 
     @property
+    def enqueue_ms(self) -> Floats:
+        """Start to the end of enqueueing: what the host does for a request; NaN where it was not stamped."""
+        return np.where(self.enqueue_ns == 0, np.nan, (self.enqueue_ns - self.start_ns) / _NS_PER_MS)
+
+    @property
     def wait_ms(self) -> Floats:
         """Latency less gpu time; NaN where there is no gpu time."""
         return self.latency_ms - self.gpu_time_ms
@@ -88,7 +106,7 @@ class Samples:
 
     @property
     def measured(self) -> Samples:
-        """The iterations after the barrier."""
+        """The iterations after the barrier; of a crossover run, those that count while all tenants were active."""
         return self.select(self.phase == MEASURE)
 
     def select(self, mask: Mask) -> Samples:

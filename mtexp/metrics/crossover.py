@@ -1,0 +1,388 @@
+"""Slowdowns from blocks of time alone and together, in turns, in the same processes. May touch: numpy, scipy.
+
+A run is made of rounds. In each round every tenant has one block of time alone (with many tenants, some of them have),
+and all tenants have one block together, in random order. Within a round the state of the host and of the device hardly
+changes, so the comparison is made there: the log ratio of the mean latencies together and alone. A figure is the mean
+over rounds, and its interval comes from the spread of the rounds, or of groups of rounds that had the same CPU cores.
+
+The first request of a block finds cold caches and is left out, and so are the requests after the block's end, which
+only keep the neighbours company.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from mtexp.metrics.bootstrap import LEVEL, Interval
+from mtexp.metrics.interference import jain_fairness_rows
+from mtexp.metrics.samples import ALONE, EDGE, MEASURE, Floats, Mask, Samples
+
+MIN_REQUESTS = 3
+"""Requests of a tenant that a block needs: the first is left out, and a mean of one is no mean."""
+MIN_UNITS = 10
+"""Rounds (or groups of rounds) of every tenant before the stopping rule is asked. An interval that is looked at after
+every round, until it is narrow, would be too narrow if it were asked from two rounds on. From ten on, the final 95 %
+intervals hold the truth in 93 to 98 % of simulated runs, whatever the spread of the rounds and the target
+(``tests/metrics/test_crossover.py``)."""
+_DRAWS = 2000
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One stretch of time with one set of active tenants."""
+
+    block: int
+    """Its number in the run, from 0."""
+    round: int
+    group: int
+    """Rounds of one group have the same CPU cores."""
+    active: tuple[str, ...]
+    """Ids of the tenants that issued requests; the others slept."""
+    start_ns: int
+    end_ns: int
+    """Requests that start before this instant count."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rounds:
+    """Mean latency (or cycle) of every tenant in every round; NaN = no block, or one with too few requests."""
+
+    tenants: tuple[str, ...]
+    alone_ms: Floats
+    """Shape (rounds, tenants)."""
+    together_ms: Floats
+    """Shape (rounds, tenants)."""
+    group: Integers
+    """Shape (rounds,): the group of each round."""
+
+    @cached_property
+    def log_ratios(self) -> Floats:
+        """log(together / alone), shape (rounds, tenants)."""
+        ratios: Floats = np.log(self.together_ms / self.alone_ms)
+        return ratios
+
+    @cached_property
+    def complete(self) -> Integers:
+        """Rounds in which each tenant was measured both alone and together, shape (tenants,)."""
+        counts: Integers = np.isfinite(self.log_ratios).sum(axis=0)
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What tenants do to each other, each figure with its 95 % interval."""
+
+    slowdown: dict[str, Interval]
+    """By tenant; a tenant that was measured in no round is absent."""
+    normalized_progress: dict[str, Interval]
+    run: dict[str, Interval]
+    """``stp``, ``antt``, ``jain_fairness``, ``fairness``; empty when a tenant is absent."""
+
+    @property
+    def half_width_pct(self) -> float:
+        """The widest of the intervals of the slowdowns and of STP: half of it as a share of the figure, in percent."""
+        widths = [interval.half_width_pct for interval in self.slowdown.values()]
+        return max([*widths, self.run["stp"].half_width_pct]) if "stp" in self.run else math.inf
+
+
+# --- from requests to rounds ------------------------------------------------------------------------------------------
+
+
+def counted(start_ns: Integers, block: Block, together_ns: int) -> Mask:
+    """Which requests of one tenant in one block count.
+
+    Args:
+        start_ns: Start of each of its requests in the block, shape (n,), ascending.
+        block: The block.
+        together_ns: When the last of the active tenants had started: before that some neighbours were missing.
+    """
+    mask: Mask = (start_ns >= together_ns) & (start_ns < block.end_ns)
+    mask[:1] = False
+    return mask
+
+
+def mark(samples: Mapping[str, Samples], blocks: Sequence[Block]) -> dict[str, Samples]:
+    """Return ``samples`` with the block, the round and the phase of every measured request.
+
+    The phase is :data:`~mtexp.metrics.samples.MEASURE` for requests that count in a block of all tenants, ``ALONE`` for
+    those that count in a block of one, ``EDGE`` for the first of a block and those after its end.
+
+    Args:
+        samples: By tenant id, as measured.
+        blocks: Of the run, in order.
+    """
+    if not blocks:
+        return dict(samples)
+    everyone = len(samples)
+    opens_ns = np.array([block.start_ns for block in blocks])
+    owner = {name: np.searchsorted(opens_ns, own.start_ns, side="right") - 1 for name, own in samples.items()}
+    for name, own in samples.items():
+        owner[name][own.phase != MEASURE] = -1
+    phases = {name: np.where(own.phase == MEASURE, EDGE, own.phase).astype(np.uint8) for name, own in samples.items()}
+    for number, block in enumerate(blocks):
+        rows = {name: _rows(owner[name], number) for name in block.active if name in samples}
+        began = [int(samples[name].start_ns[place.start]) for name, place in rows.items() if place.start < place.stop]
+        if len(began) < len(block.active):
+            continue  # somebody failed before it began
+        phase = MEASURE if len(block.active) == everyone else ALONE
+        for name, place in rows.items():
+            mask = counted(samples[name].start_ns[place], block, max(began))
+            phases[name][place][mask] = phase
+    rounds = np.array([*(block.round for block in blocks), -1])  # the last one is for requests of no block
+    numbers = np.array([*(block.block for block in blocks), -1])
+    return {
+        name: replace(own, phase=phases[name], block=numbers[owner[name]], round=rounds[owner[name]])
+        for name, own in samples.items()
+    }
+
+
+def _rows(owner: Integers, number: int) -> slice:
+    """Rows of the requests of one block; they follow each other."""
+    first, last = np.searchsorted(owner, [number, number + 1])
+    return slice(int(first), int(last))
+
+
+def rounds_of(samples: Mapping[str, Samples], blocks: Sequence[Block], value: Callable[[Samples], Floats]) -> Rounds:
+    """Means of ``value`` (of each request, shape (n,)) by round, over the requests that count.
+
+    A block in which a tenant has fewer than two requests that count says nothing of it.
+
+    Args:
+        samples: By tenant id, as :func:`mark` returns them.
+        blocks: Of the run, in order.
+        value: What to average, e.g. the latency in ms.
+    """
+    count = 1 + max((block.round for block in blocks), default=-1)
+    group = np.zeros(count, dtype=np.int64)
+    for block in blocks:
+        group[block.round] = block.group
+    columns = {phase: np.full((count, len(samples)), np.nan) for phase in (ALONE, MEASURE)}
+    for column, own in enumerate(samples.values()):
+        values = value(own)
+        for phase, cells in columns.items():
+            kept = own.phase == phase
+            if kept.any():
+                cells[:, column] = _means(own.round[kept], values[kept], count)
+    return Rounds(tuple(samples), columns[ALONE], columns[MEASURE], group)
+
+
+def _means(rounds: Integers, values: Floats, count: int) -> Floats:
+    requests = np.bincount(rounds, minlength=count)
+    sums = np.bincount(rounds, weights=values, minlength=count)
+    return np.where(requests >= MIN_REQUESTS - 1, sums / np.maximum(requests, 1), np.nan)
+
+
+# --- from rounds to figures -------------------------------------------------------------------------------------------
+
+
+def compare(latency: Rounds, cycle: Rounds | None = None, *, level: float = LEVEL, seed: int = 0) -> Comparison:
+    """Slowdown and normalized progress of every tenant, STP, ANTT, Jain's index and fairness, with their intervals.
+
+    A tenant's figure is exp(mean of the log ratios of its rounds). Its interval is a t interval: rounds of one group
+    share their cores, so the unit is the group, with the number of groups - 1 degrees of freedom; where every round is
+    a group of its own, that is the usual t interval over rounds. Intervals of STP and ANTT follow by linearisation
+    (the delta method) of the same sum over groups, which keeps what tenants of one round have in common. Fairness is a
+    function of the difference between two tenants' log ratios: its interval is the range that all pairwise intervals,
+    with Bonferroni's correction, allow. That of Jain's index comes from draws of the tenants' means.
+
+    Args:
+        latency: Mean latencies by round.
+        cycle: Mean cycles by round, for normalized progress and all that is made of it; None = those of ``latency``.
+        level: Of the intervals.
+        seed: Of the draws for Jain's index.
+    """
+    slowed = _Means.of(latency.log_ratios, latency.group)
+    progressed = slowed if cycle is None else _Means.of(cycle.log_ratios, cycle.group)
+    there = [i for i in range(len(latency.tenants)) if latency.complete[i] and np.isfinite(progressed.mean[i])]
+    slowdown = {latency.tenants[i]: slowed.exponential(i, 1.0, level) for i in there}
+    progress = {latency.tenants[i]: progressed.exponential(i, -1.0, level) for i in there}
+    if len(there) < len(latency.tenants) or not there:
+        return Comparison(slowdown, progress, {})
+    run = {
+        "stp": progressed.total(-1.0, level),
+        "antt": slowed.total(1.0, level, mean=True),
+        "jain_fairness": progressed.jain(seed, level),
+        "fairness": progressed.fairness(level),
+    }
+    return Comparison(slowdown, progress, run)
+
+
+def enough(latency: Rounds, target_pct: float, cycle: Rounds | None = None) -> bool:
+    """The stopping rule: the intervals of every slowdown and of STP are at most +- ``target_pct`` percent.
+
+    It may be asked after every round, from :data:`MIN_UNITS` units of every tenant on.
+    """
+    if latency.complete.size == 0 or _units(latency).min() < MIN_UNITS:
+        return False
+    return compare(latency, cycle).half_width_pct <= target_pct
+
+
+def _units(rounds: Rounds) -> Integers:
+    """Groups in which each tenant was measured, shape (tenants,)."""
+    seen = np.isfinite(rounds.log_ratios)
+    return np.array([np.unique(rounds.group[column]).size for column in seen.T], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Means:
+    """Means over rounds and the sum, over groups, that each mean's error is."""
+
+    mean: Floats
+    """Shape (tenants,)."""
+    errors: Floats
+    """Shape (groups, tenants): what each group adds to the error of each mean; a column sums to 0."""
+    groups: Integers
+    """Groups in which each tenant was measured, shape (tenants,)."""
+
+    @classmethod
+    def of(cls, values: Floats, group: Integers) -> _Means:
+        seen = np.isfinite(values)
+        counts = seen.sum(axis=0)
+        filled = np.where(seen, values, 0.0)
+        mean = np.where(counts > 0, filled.sum(axis=0) / np.maximum(counts, 1), np.nan)
+        names, index = np.unique(group, return_inverse=True)
+        member = np.zeros((names.size, group.size))
+        member[index, np.arange(group.size)] = 1.0
+        errors = member @ np.where(seen, (values - mean) / np.maximum(counts, 1), 0.0)
+        groups = ((member @ seen) > 0).sum(axis=0)
+        return cls(mean, errors, groups)
+
+    def reach(self, errors: Floats, groups: int, level: float) -> float:
+        """Half the width of the t interval of a quantity to whose error the groups add ``errors``, shape (groups,)."""
+        if groups < 2:
+            return math.inf
+        spread = math.sqrt(float((errors**2).sum()) * groups / (groups - 1))
+        return _critical(groups - 1, level) * spread
+
+    def exponential(self, tenant: int, sign: float, level: float) -> Interval:
+        """exp(sign * mean) of one tenant."""
+        reach = self.reach(self.errors[:, tenant], int(self.groups[tenant]), level)
+        value = sign * float(self.mean[tenant])
+        return Interval(math.exp(value), math.exp(value - reach), _exp(value + reach))
+
+    def total(self, sign: float, level: float, *, mean: bool = False) -> Interval:
+        """The sum (or the mean) over tenants of exp(sign * mean)."""
+        parts = np.exp(sign * self.mean) / (self.mean.size if mean else 1)
+        value = float(parts.sum())
+        reach = self.reach(self.errors @ parts, int(self.groups.min()), level)
+        return Interval(value, max(0.0, value - reach), value + reach)
+
+    def fairness(self, level: float) -> Interval:
+        """Smallest NP / largest NP: exp(-(largest - smallest mean log ratio))."""
+        tenants = self.mean.size
+        if tenants == 1:
+            return Interval(1.0, 1.0, 1.0)
+        first, second = np.triu_indices(tenants, k=1)
+        apart = np.abs(self.mean[first] - self.mean[second])
+        groups = int(self.groups.min())
+        if groups < 2:
+            return Interval(math.exp(-apart.max()), 0.0, 1.0)
+        spread = np.sqrt(((self.errors[:, first] - self.errors[:, second]) ** 2).sum(axis=0) * groups / (groups - 1))
+        reach = _critical(groups - 1, 1 - (1 - level) / first.size) * spread
+        widest, narrowest = float((apart + reach).max()), max(0.0, float((apart - reach).max()))
+        return Interval(math.exp(-float(apart.max())), math.exp(-widest), math.exp(-narrowest))
+
+    def jain(self, seed: int, level: float) -> Interval:
+        """Jain's index of exp(-mean); noise alone makes equal tenants look unequal, and the upper end allows for it."""
+        groups = int(self.groups.min())
+        value = float(jain_fairness_rows(np.exp(-self.mean)))
+        if groups < 2:
+            return Interval(value, 0.0, 1.0)
+        rng = np.random.Generator(np.random.SFC64(seed))
+        signs = rng.standard_normal((_DRAWS, self.errors.shape[0])) * math.sqrt(groups / (groups - 1))
+        scale = np.sqrt((groups - 1) / rng.chisquare(groups - 1, _DRAWS))[:, None]
+        noise = signs @ self.errors * scale
+        tail = (1 - level) / 2
+        low, high = np.quantile(jain_fairness_rows(np.exp(-self.mean + noise)), [tail, 1 - tail])
+        by_noise = np.quantile(jain_fairness_rows(np.exp(noise)), tail)
+        return Interval(value, min(value, float(low)), min(1.0, max(float(high), value / float(by_noise))))
+
+
+def _critical(freedom: int, level: float) -> float:
+    """Two-sided critical value of Student's t."""
+    return float(stdtrit(freedom, (1 + level) / 2))
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def mean_interval(values: Floats, group: Integers) -> Interval:
+    """The mean over rounds of ``values`` (shape (rounds,), NaN = none) with its t interval over groups.
+
+    Raises:
+        ValueError: No value.
+    """
+    if not np.isfinite(values).any():
+        raise ValueError("the interval of a mean needs at least one value, found none")
+    means = _Means.of(values[:, None], group)
+    reach = means.reach(means.errors[:, 0], int(means.groups[0]), LEVEL)
+    return Interval(float(means.mean[0]), float(means.mean[0]) - reach, float(means.mean[0]) + reach)
+
+
+# --- what the host adds -----------------------------------------------------------------------------------------------
+
+
+def host_noise_pct(alone_ms: Floats) -> float | None:
+    """Spread of a tenant's alone blocks: the SD of the logarithm of their mean latencies, in percent.
+
+    Alone blocks run the same work on the same device: what differs is the state of the host (and the clock).
+
+    Args:
+        alone_ms: Mean latency of each alone block, shape (n,), NaN = none.
+    """
+    there = alone_ms[np.isfinite(alone_ms)]
+    return 100 * float(np.log(there).std(ddof=1)) if there.size > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A slowdown as a sum: 1 + ``host`` + ``wait`` + ``kernels``, in units of the latency alone.
+
+    The host issues a request and its kernels (``enqueue``); the device may begin at once, and ends after the host.
+    ``host`` is what enqueueing takes longer. What the device needs after the last kernel was enqueued is the rest of
+    the latency, and its growth is ``wait`` + ``kernels``: ``wait``, at most, is what passed before the device began
+    with the request; ``kernels`` is all other growth, kernels that run longer and gaps between kernels while another
+    tenant's run. The time stamps cannot tell those two apart. A full launch queue makes the host wait for the device:
+    that counts as ``host``.
+    """
+
+    host: float
+    wait: float
+    kernels: float
+
+
+def split(alone: Samples, together: Samples) -> Split | None:
+    """Split the slowdown of a tenant, or None where enqueueing or the device's span was not stamped.
+
+    Args:
+        alone: The requests that count in its alone blocks.
+        together: Those that count in the blocks of all.
+    """
+    parts = [_parts(samples) for samples in (alone, together)]
+    if any(part is None for part in parts):
+        return None
+    (latency_ms, enqueue_ms, wait_ms), (latency_2, enqueue_2, wait_2) = parts  # type: ignore[misc]
+    host = (enqueue_2 - enqueue_ms) / latency_ms
+    device = (latency_2 - latency_ms) / latency_ms - host
+    wait = min(max(0.0, (wait_2 - wait_ms) / latency_ms), max(0.0, device))
+    return Split(host, wait, device - wait)
+
+
+def _parts(samples: Samples) -> tuple[float, float, float] | None:
+    """Mean latency, enqueue time and wait, in ms."""
+    there = np.isfinite(samples.enqueue_ms) & np.isfinite(samples.wait_ms)
+    if not there.any():
+        return None
+    columns = samples.latency_ms[there], samples.enqueue_ms[there], samples.wait_ms[there]
+    latency_ms, enqueue_ms, wait_ms = (float(column.mean()) for column in columns)
+    return latency_ms, enqueue_ms, wait_ms
