@@ -182,7 +182,7 @@ def _open_loop(kept: Samples) -> Metrics:
     if not kept.open_loop:
         return {}
     metrics: Metrics = {"saturated": float(interference.saturated(kept))} | _statistics("service", kept.service_ms)
-    if len(kept) > 1:
+    if len(kept) > 1 and kept.arrival_ns[-1] > kept.arrival_ns[0]:  # a burst has no rate
         metrics["offered_rps"] = interference.offered_rps(kept)
     return metrics
 

@@ -6,7 +6,7 @@ evidence, and its rule stays silent: what a host cannot see is no reason to reje
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mtexp.metrics.activity import OVERLAP_LIMIT_PCT, Activity, activity_findings
@@ -87,10 +87,14 @@ def judge(evidence: Evidence) -> tuple[str, tuple[Finding, ...]]:
 
     INVALID with at least one finding of level ``invalid``; warnings and notes leave a run VALID.
     """
-    findings = [*evidence.findings, *(finding for rule in RULES for finding in rule(evidence))]
+    findings = in_order([*evidence.findings, *(finding for rule in RULES for finding in rule(evidence))])
+    return verdict_of(findings), findings
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings, the gravest first."""
     order = {"invalid": 0, "warning": 1, "note": 2}
-    findings.sort(key=lambda finding: order[finding.level])
-    return verdict_of(findings), tuple(findings)
+    return tuple(sorted(findings, key=lambda finding: order[finding.level]))
 
 
 def _failed(evidence: Evidence) -> Iterator[Finding]:

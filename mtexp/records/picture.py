@@ -33,6 +33,8 @@ def draw_run(directory: Path) -> None:
         write_latency_plot(directory, read_samples(directory / ITERATIONS), models, record.window)
     except (RecordError, OSError) as error:
         log.warning("No picture of the run. %s", error)
+    except Exception as error:  # noqa: BLE001  nobody foresaw it, and the record is worth more than its picture
+        log.warning("No picture of %s. %s: %s (please report it)", directory, type(error).__name__, error)
 
 
 def write_latency_plot(

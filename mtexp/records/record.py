@@ -26,6 +26,7 @@ from typing import IO, Any
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
+from mtexp.records.leftovers import BEGUN, release_unused_room, remove_leftovers
 from mtexp.records.validation import build, parse
 from mtexp.spec import REQUESTS, SWEEP_NAME, RunSpec
 
@@ -34,7 +35,8 @@ FORMAT_VERSION = 1
 
 RECORD, ITERATIONS, TELEMETRY = "record.json", "iterations.parquet", "telemetry.parquet"
 ENVIRONMENT, CONFIG = "environment.json", "config.yaml"
-BEGUN = "begun.json"
+NO_FIGURES = "no-figures"
+"""Code of the finding of a record that was saved before its figures were computed."""
 
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_TENANTS = 1024
@@ -154,17 +156,21 @@ def write_aside(path: Path) -> Iterator[IO[bytes]]:
         aside.unlink(missing_ok=True)
 
 
-def save(record: RunRecord, directory: Path, samples: Mapping[str, Samples], *, config: str = "") -> RunRecord:
+def save(
+    record: RunRecord, directory: Path, samples: Mapping[str, Samples], *, config: str = "", final: bool = True
+) -> RunRecord:
     """Write ``record`` and its samples to ``directory`` so that it is there wholly or not at all.
 
     Numbers that are not finite are left out, with a finding that names them: what could not be measured is absent.
-    The buffers that the samples come from are removed afterwards; on a full disk before, theirs is the room it takes.
+    The buffers that the samples come from are removed once record and samples are on disk. On a full disk only their
+    unused room is given up; if that is not enough they stay, for :mod:`mtexp.records.salvage` to read.
 
     Args:
         record: What to write.
         directory: Created when absent; ``telemetry.parquet`` and ``logs/`` are already in it.
         samples: Samples by tenant id; a tenant without any may be absent.
         config: The composed configuration as YAML; empty = do not write ``config.yaml``.
+        final: False for a record whose figures are still to be computed (:func:`save_figures`): the buffers stay.
 
     Returns:
         The record as written.
@@ -179,10 +185,30 @@ def save(record: RunRecord, directory: Path, samples: Mapping[str, Samples], *, 
         raise RecordError(f"could not make {directory}: {error.strerror or error}") from error
     try:
         _write(record, data, directory, samples, config)
-    except RecordError:
-        if not _remove_buffers(directory):
+    except RecordError as error:
+        if not release_unused_room(directory):
             raise
-        _write(record, data, directory, samples, config)
+        try:
+            _write(record, data, directory, samples, config)
+        except RecordError:
+            later = f"The samples are kept in {directory}/*.bin: python -m mtexp.tracking.upload makes a record of them"
+            raise RecordError(f"{error}. {later}") from error
+    if final:
+        remove_leftovers(directory)
+    return record
+
+
+def save_figures(record: RunRecord, directory: Path) -> RunRecord:
+    """Write ``record`` in place of the one without figures that :func:`save` has left with the samples.
+
+    Returns:
+        The record as written.
+
+    Raises:
+        RecordError: The directory cannot be written; the record without figures and the buffers stay.
+    """
+    data, record = _storable(record)
+    _write_json(directory / RECORD, data)
     remove_leftovers(directory)
     return record
 
@@ -197,9 +223,13 @@ def _write(
     if config:
         with write_aside(directory / CONFIG) as file:
             file.write(config.encode())
-    for name, value in ((ENVIRONMENT, data["environment"]), (RECORD, data)):
-        with write_aside(directory / name) as file:
-            file.write(json.dumps(value, indent=1, allow_nan=False).encode())
+    _write_json(directory / ENVIRONMENT, data["environment"])
+    _write_json(directory / RECORD, data)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with write_aside(path) as file:
+        file.write(json.dumps(value, indent=1, allow_nan=False).encode())
 
 
 def fresh(directory: Path) -> Path:
@@ -223,20 +253,6 @@ def fresh(directory: Path) -> Path:
             raise RecordError(f"could not make {place}: {error.strerror or error}") from error
         else:
             return place
-
-
-def remove_leftovers(directory: Path) -> None:
-    """Remove what only a run without a record needs: its buffers, and the note that it has begun."""
-    _remove_buffers(directory)
-    (directory / BEGUN).unlink(missing_ok=True)
-
-
-def _remove_buffers(directory: Path) -> int:
-    """Remove the buffers; returns how many there were."""
-    paths = list(directory.glob("*.bin"))
-    for path in paths:
-        path.unlink(missing_ok=True)
-    return len(paths)
 
 
 def _storable(record: RunRecord) -> tuple[dict[str, Any], RunRecord]:

@@ -22,20 +22,22 @@ from typing import Any
 import filelock
 
 from mtexp.errors import RecordError
+from mtexp.metrics.guarded import Attempts, summarise_guarded
 from mtexp.metrics.samples import Samples
-from mtexp.metrics.summary import Measured, summarise_run
-from mtexp.metrics.verdict import Finding
+from mtexp.metrics.summary import Measured
+from mtexp.metrics.verdict import Finding, in_order
 from mtexp.metrics.window import common_window
+from mtexp.records.leftovers import BEGUN, remove_leftovers
 from mtexp.records.record import (
-    BEGUN,
+    ITERATIONS,
     MAX_RECORD_BYTES,
+    NO_FIGURES,
     RECORD,
     RunRecord,
     find_records,
     fresh,
     from_bytes,
     load,
-    remove_leftovers,
     save,
     write_aside,
 )
@@ -103,6 +105,8 @@ def salvage(*folders: Path, ended: bool = False) -> Iterator[Salvage]:
             found = Salvage(directory, "is being salvaged by somebody else, left alone")
         except (RecordError, OSError) as error:
             found = Salvage(directory, f"NOT salvaged: {error}", ok=False)
+        except Exception as error:  # noqa: BLE001  one folder never keeps the others from being salvaged
+            found = Salvage(directory, f"NOT salvaged: {type(error).__name__}: {error}. Please report it", ok=False)
         yield found
 
 
@@ -122,16 +126,32 @@ def _salvaged(directory: Path) -> Salvage:
     _, record, config = _read(directory)
     place = directory
     if (directory / RECORD).is_file():
-        with suppress(RecordError):  # killed after its record was written
-            if load(directory).record_id == record.record_id:
-                remove_leftovers(directory)
-                return Salvage(directory, "its record was complete", made=True)
-        place = fresh(directory)  # a folder in which another run has left a record
-    samples = dict(_samples(record, directory))
+        own = _own_record(directory, record)
+        if own is None:
+            place = fresh(directory)  # a folder in which another run has left a record
+        elif not any(finding.code == NO_FIGURES for finding in own.findings):  # killed after its record was written
+            remove_leftovers(directory)
+            return Salvage(directory, "its record was complete", made=True)
+    samples = dict(_samples(record, directory)) or _saved_samples(place)
     save(_as_far_as_it_came(record, samples), place, samples, config=config)
     remove_leftovers(directory)
     count = sum(len(rows.measured) for rows in samples.values())
     return Salvage(place, f"was killed; now a FAILED record with {count} measured iterations", made=True)
+
+
+def _own_record(directory: Path, begun: RunRecord) -> RunRecord | None:
+    """The record in ``directory`` if it is of the run that had ``begun``."""
+    with suppress(RecordError):
+        record = load(directory)
+        return record if record.record_id == begun.record_id else None
+    return None
+
+
+def _saved_samples(directory: Path) -> dict[str, Samples]:
+    """The samples beside a record without figures, should the buffers be gone; none where there are none."""
+    from mtexp.records.samples_file import read_samples  # pyarrow
+
+    return read_samples(directory / ITERATIONS) if (directory / ITERATIONS).is_file() else {}
 
 
 def _samples(record: RunRecord, directory: Path) -> Iterator[tuple[str, Samples]]:
@@ -160,7 +180,8 @@ def _as_far_as_it_came(record: RunRecord, samples: Mapping[str, Samples]) -> Run
     measured = {
         tenant: Measured(samples=rows, new_tokens=new_tokens.get(tenant, 0)) for tenant, rows in samples.items()
     }
-    summary = summarise_run(measured, window, seed=spec.seed)
+    attempts = Attempts()
+    summary = summarise_guarded(measured, window, attempts, seed=spec.seed)
     tenants = tuple(
         replace(t, metrics=summary.tenants.get(t.id, {}), insufficient=summary.insufficient.get(t.id, ()))
         for t in record.tenants
@@ -178,7 +199,13 @@ def _as_far_as_it_came(record: RunRecord, samples: Mapping[str, Samples]) -> Run
         window=None if window is None else {"t0_ns": window.t0_ns, "t1_ns": window.t1_ns},
         tenants=tenants,
         metrics=summary.metrics,
-        findings=(*record.findings, Finding("warning", "salvaged", "made from what a killed run has left", remedy)),
+        findings=in_order(
+            (
+                *(finding for finding in record.findings if finding.code != NO_FIGURES),
+                Finding("warning", "salvaged", "made from what a killed run has left", remedy),
+                *attempts.findings,
+            )
+        ),
     )
 
 

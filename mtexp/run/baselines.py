@@ -63,6 +63,8 @@ def alone_of(record: RunRecord, samples: Mapping[str, Samples], folder: Path, se
     if record.verdict != "VALID" or record.window is None:
         return None
     (tenant,) = record.tenants
+    if not tenant.metrics.keys() >= {"throughput_rps", "latency_mean_ms"}:
+        return None  # its figures could not be computed: a finding of its record says why
     window = Window(record.window["t0_ns"], record.window["t1_ns"])
     ref = BaselineRef(
         record_id=record.record_id,

@@ -13,14 +13,15 @@ from mtexp.errors import MtexpError
 from mtexp.metrics.activity import activity
 from mtexp.metrics.clock import ClockLoss, lost
 from mtexp.metrics.drift import drift
+from mtexp.metrics.guarded import Attempts, summarise_guarded
 from mtexp.metrics.interference import saturated
 from mtexp.metrics.samples import Samples
-from mtexp.metrics.summary import Measured, RunSummary, summarise_run
-from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, judge
+from mtexp.metrics.summary import Measured, RunSummary
+from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, in_order, judge, verdict_of
 from mtexp.metrics.window import Window, common_window, window_share_pct
 from mtexp.profiling.cost_model import launch_bound_pct
 from mtexp.records import salvage
-from mtexp.records.record import RunRecord, TenantRecord
+from mtexp.records.record import NO_FIGURES, RunRecord, TenantRecord, save, save_figures
 from mtexp.records.salvage import KILLED
 from mtexp.run.baselines import Alone
 from mtexp.run.measurement import TELEMETRY, Measurement
@@ -58,9 +59,19 @@ def begin(spec: RunSpec, folder: Path, origin: Origin, config: str = "") -> Orig
 
     See :mod:`mtexp.records.salvage`.
     """
-    killed = evaluate(spec, Measurement(failure=MtexpError(KILLED)), folder, Comparison(), origin)
+    killed = without_figures(spec, Measurement(failure=MtexpError(KILLED)), origin)
     salvage.begin(killed, folder, config=config)
     return replace(origin, record_id=killed.record_id)
+
+
+def without_figures(spec: RunSpec, measured: Measurement, origin: Origin) -> RunRecord:
+    """The record of a measurement before any figure is computed: what it was, how it ended, and no figure at all.
+
+    It is INVALID: nobody has judged it. :func:`evaluate` makes the record that takes its place.
+    """
+    remedy = "resume=true runs the point again. Every sample that was measured is in iterations.parquet."
+    pending = Finding("invalid", NO_FIGURES, "no figures were computed of this run", remedy)
+    return _record(spec, measured, origin, findings=(*_of_failure(measured), pending))
 
 
 def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin) -> RunRecord:
@@ -73,14 +84,35 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
         compared: Baselines.
         origin: Where the record belongs.
     """
-    samples = {t.id: measured.samples[t.id] for t in spec.tenants if t.id in measured.samples}
-    window = common_window(list(samples.values())) if len(samples) == len(spec.tenants) else None
-    telemetry = _telemetry(folder, window)
-    summary = _summary(spec, samples, window, telemetry, compared)
-    clock = _clock(origin, telemetry, compared)
-    evidence = replace(_evidence(spec, measured, samples, window, telemetry), clock=clock)
-    verdict, findings = judge(_with_baselines(evidence, spec, measured, compared))
-    own_process = spec.sharing.mode != "streams"
+    samples, window = measured.samples, _window(spec, measured)
+    attempts = Attempts()
+    telemetry = attempts.of("the summary of the telemetry", lambda: _telemetry(folder, window), TelemetrySummary())
+    summary = _summary(spec, samples, window, telemetry, compared, attempts)
+    clock = attempts.of("the clock lost to limits", lambda: _clock(origin, telemetry, compared), None)
+
+    def judged() -> tuple[str, tuple[Finding, ...]]:
+        evidence = replace(_evidence(spec, measured, samples, window, telemetry), clock=clock)
+        return judge(_with_baselines(evidence, spec, measured, compared))
+
+    _, findings = attempts.of(
+        "the verdict",
+        judged,
+        ("INVALID", (*measured.findings, *_of_failure(measured))),
+        level="invalid",
+    )
+    tenants = tuple(_tenant(t, measured, summary, telemetry, compared, spec, attempts) for t in spec.tenants)
+    return replace(
+        _record(spec, measured, origin, findings=in_order((*findings, *attempts.findings))),
+        tenants=tenants,
+        metrics=summary.metrics | _clock_metrics(clock) | _costs(measured, window),
+        telemetry=telemetry.values,
+        telemetry_notes=telemetry.notes,
+    )
+
+
+def _record(spec: RunSpec, measured: Measurement, origin: Origin, *, findings: tuple[Finding, ...]) -> RunRecord:
+    """The record with its findings and without any figure."""
+    window = _window(spec, measured)
     return RunRecord(
         record_id=origin.record_id or uuid.uuid4().hex,
         kind=spec.kind,
@@ -95,16 +127,44 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
         clock=tuple(measured.clock),
         environment=_environment(origin, measured),
         window=None if window is None else {"t0_ns": window.t0_ns, "t1_ns": window.t1_ns},
-        tenants=tuple(_tenant(t, measured, summary, telemetry, compared, own_process) for t in spec.tenants),
-        metrics=summary.metrics | _clock_metrics(clock) | _costs(measured, window),
-        telemetry=telemetry.values,
-        telemetry_notes=telemetry.notes,
+        tenants=tuple(_bare_tenant(t, measured) for t in spec.tenants),
         sharing=measured.proof,
-        verdict=verdict,
+        verdict=verdict_of(findings),
         findings=findings,
         profile_of=origin.profile_of,
         attempt=origin.attempt,
     )
+
+
+def _window(spec: RunSpec, measured: Measurement) -> Window | None:
+    samples = measured.samples
+    return common_window(list(samples.values())) if len(samples) == len(spec.tenants) else None
+
+
+def _of_failure(measured: Measurement) -> Iterator[Finding]:
+    if measured.failure is not None and not measured.failed_tenant:
+        yield Finding("invalid", "interrupted" if measured.stop else "host", str(measured.failure))
+
+
+def keep(
+    spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin, config: str
+) -> RunRecord:
+    """Write the record: first what was measured, then, in its place, the record with figures and verdict.
+
+    Args:
+        spec: What was measured.
+        measured: What came of it.
+        folder: The run's directory.
+        compared: Baselines.
+        origin: Where the record belongs, with its id.
+        config: The composed configuration, as YAML.
+
+    Raises:
+        RecordError: The directory cannot be written.
+    """
+    bare = without_figures(spec, measured, origin)
+    save(bare, folder, measured.samples, config=config, final=False)
+    return save_figures(evaluate(spec, measured, folder, compared, replace(origin, record_id=bare.record_id)), folder)
 
 
 def _telemetry(folder: Path, window: Window | None) -> TelemetrySummary:
@@ -120,6 +180,7 @@ def _summary(
     window: Window | None,
     telemetry: TelemetrySummary,
     compared: Comparison,
+    attempts: Attempts,
 ) -> RunSummary:
     tenants = {}
     for tenant in spec.tenants:
@@ -134,7 +195,9 @@ def _summary(
             new_tokens=tenant.workload.new_tokens if tenant.workload.kind == "generate" else 0,
         )
     sm_clock_mhz = telemetry.values.get("gpu_sm_clock_mhz_mean")
-    return summarise_run(tenants, window, energy_j=telemetry.energy_j, sm_clock_mhz=sm_clock_mhz, seed=spec.seed)
+    return summarise_guarded(
+        tenants, window, attempts, energy_j=telemetry.energy_j, sm_clock_mhz=sm_clock_mhz, seed=spec.seed
+    )
 
 
 def _slo_ms(tenant: TenantSpec, alone: Alone | None) -> float:
@@ -151,9 +214,7 @@ def _evidence(
     window: Window | None,
     telemetry: TelemetrySummary,
 ) -> Evidence:
-    findings = [*measured.findings, *_recompiled(measured), *_without_switches(spec, telemetry)]
-    if measured.failure is not None and not measured.failed_tenant:
-        findings.append(Finding("invalid", "interrupted" if measured.stop else "host", str(measured.failure)))
+    findings = (*measured.findings, *_recompiled(measured), *_without_switches(spec, telemetry), *_of_failure(measured))
     tenants = tuple(_tenant_evidence(t.id, measured, samples.get(t.id), window) for t in spec.tenants)
     if spec.kind == "profile":  # a profiler stops tenants as it starts and writes
         tenants = tuple(replace(tenant, activity=None) for tenant in tenants)
@@ -166,7 +227,7 @@ def _evidence(
         foreign_processes=tuple(dict.fromkeys((*measured.foreign_before, *measured.foreign_after))),
         throttle_bits=telemetry.throttle_bits,
         xid_errors=telemetry.xid_errors,
-        findings=tuple(findings),
+        findings=findings,
     )
 
 
@@ -258,11 +319,37 @@ def _tenant(
     summary: RunSummary,
     telemetry: TelemetrySummary,
     compared: Comparison,
-    own_process: bool,
+    spec: RunSpec,
+    attempts: Attempts,
 ) -> TenantRecord:
-    failed = tenant.id in measured.failed_tenant.split(",")
-    before, after = measured.facts_before.get(tenant.id, {}), measured.facts_after.get(tenant.id, {})
-    metrics = dict(summary.tenants.get(tenant.id, {}))
+    alone, partitioned = compared.alone.get(tenant.id), compared.partitioned.get(tenant.id)
+    own = summary.tenants.get(tenant.id, {})
+    metrics = attempts.of(
+        f"memory, tokens and launch-bound share of {tenant.id}",
+        lambda: _completed(tenant, own, measured, telemetry, compared, spec),
+        own,
+        tenant=tenant.id,
+    )
+    return replace(
+        _bare_tenant(tenant, measured),
+        metrics=metrics,
+        insufficient=summary.insufficient.get(tenant.id, ()),
+        baseline=alone.ref if alone else None,
+        partitioned_baseline=partitioned.ref if partitioned else None,
+    )
+
+
+def _completed(
+    tenant: TenantSpec,
+    own: Mapping[str, float],
+    measured: Measurement,
+    telemetry: TelemetrySummary,
+    compared: Comparison,
+    spec: RunSpec,
+) -> dict[str, float]:
+    """The figures of a tenant with those that do not come of its samples."""
+    own_process = spec.sharing.mode != "streams"
+    metrics, after = dict(own), measured.facts_after.get(tenant.id, {})
     metrics |= telemetry.tenants.get(tenant.id, {})
     if own_process and "memory_peak_mib" in after:  # of the process: what each of several tenants has is not known
         metrics["memory_peak_mib"] = after["memory_peak_mib"]
@@ -270,23 +357,25 @@ def _tenant(
         metrics["tokens_per_s"] = tenant.workload.tokens * metrics["throughput_rps"]
     if tenant.id in compared.drift_pct:
         metrics["baseline_drift_pct"] = compared.drift_pct[tenant.id]
-    alone, partitioned = compared.alone.get(tenant.id), compared.partitioned.get(tenant.id)
+    alone = compared.alone.get(tenant.id)
     if "busy_ms" in after and "latency_mean_ms" in metrics:
         metrics["launch_bound_pct"] = launch_bound_pct(after["busy_ms"], metrics["latency_mean_ms"])
     elif alone is not None and alone.launch_bound_pct is not None:
         metrics["launch_bound_pct"] = alone.launch_bound_pct
+    return metrics
+
+
+def _bare_tenant(tenant: TenantSpec, measured: Measurement) -> TenantRecord:
+    """A tenant without its figures: how it ended, and what it said of itself."""
+    failed = tenant.id in measured.failed_tenant.split(",")
     return TenantRecord(
         id=tenant.id,
         model=tenant.model.name,
         status="FAILED" if failed else "FINISHED",
         error=str(measured.failure) if failed else "",
         phase=getattr(measured.failure, "phase", "") if failed else "",
-        metrics=metrics,
-        insufficient=summary.insufficient.get(tenant.id, ()),
-        facts_before=before,
-        facts_after=after,
-        baseline=alone.ref if alone else None,
-        partitioned_baseline=partitioned.ref if partitioned else None,
+        facts_before=measured.facts_before.get(tenant.id, {}),
+        facts_after=measured.facts_after.get(tenant.id, {}),
     )
 
 

@@ -207,7 +207,8 @@ def _foreign(context: _Context, sharing: SharingMode, tenants: TenantGroup) -> t
 def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: TenantGroup) -> list[ProcessJob]:
     """One job a process, as the sharing mode groups the tenants."""
     spec, folder = context.spec, context.folder
-    board, samples = tenants.allocate([t.id for t in spec.tenants], spec.measure.max_iterations)
+    rows = spec.measure.warmup + spec.measure.max_iterations
+    board, samples = tenants.allocate([t.id for t in spec.tenants], rows)
     by_id = {
         tenant.id: TenantJob(tenant=tenant, slot=slot, samples=str(samples[slot]))
         for slot, tenant in enumerate(spec.tenants)

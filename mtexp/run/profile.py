@@ -29,7 +29,7 @@ from mtexp.profiling.result import ProfileResult, collect, collect_torch, write_
 from mtexp.records import record as records
 from mtexp.records.record import RunRecord
 from mtexp.run.baselines import baseline_spec
-from mtexp.run.evaluation import Comparison, Origin, evaluate
+from mtexp.run.evaluation import Comparison, Origin, evaluate, without_figures
 from mtexp.run.measurement import CAPTURE_S, Measurement, measure
 from mtexp.run.profile_session import Session
 from mtexp.sharing import open_sharing
@@ -94,7 +94,7 @@ def _failed(the_pass: _Pass, reason: str) -> Path | None:
     """Say why there is no profile, and leave a record that says so too."""
     log.warning("No profile; the timed results stand. %s", reason)
     nothing = Measurement(failure=ProfilerError(reason))
-    record = evaluate(the_pass.spec, nothing, the_pass.out, Comparison(), the_pass.origin)
+    record = without_figures(the_pass.spec, nothing, the_pass.origin)
     with contextlib.suppress(RecordError):  # what cannot be written is the reason already
         records.save(replace(record, findings=(Finding("invalid", "no-profile", reason),)), the_pass.out, {})
         return the_pass.out

@@ -18,7 +18,7 @@ from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
 from mtexp.records import record as records
 from mtexp.records.record import RunRecord
 from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
-from mtexp.run.evaluation import Comparison, Origin, begin, evaluate
+from mtexp.run.evaluation import Comparison, Origin, begin, keep
 from mtexp.run.measurement import Measurement, measure
 from mtexp.run.profile import profile
 from mtexp.spec import RunSpec
@@ -146,9 +146,8 @@ class _Point:
     def _keep(
         self, spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin
     ) -> tuple[RunRecord, Future[Upload]]:
-        """Judge, write the record, have it sent; then let an interrupt go on."""
-        record = evaluate(spec, measured, folder, compared, origin)
-        record = records.save(record, folder, measured.samples, config=self.job.config)
+        """Write what was measured, judge it, write that, have it sent; then let an interrupt go on."""
+        record = keep(spec, measured, folder, compared, origin, self.job.config)
         self.job.progress("tracking")
         if measured.hurried:
             self.uploads.abandon()

@@ -6,6 +6,7 @@ The loop writes through ``memoryview``s (a store is some 30 ns), the parent read
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from mtexp.metrics.samples import Samples
 COLUMNS = ("arrival_ns", "start_ns", "end_ns", "first_token_ns", "gpu_time_ns")
 _WORD = 8
 _SLOT = 8  # words: one cache line a tenant, so that tenants do not invalidate each other's
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
 _PREFAULTED = 8192  # rows touched before the window; later ones cost one minor fault per 512 iterations and column
 
 
@@ -79,7 +81,7 @@ class SampleBuffer:
     def __init__(self, path: Path, capacity: int = 0, *, create: bool = False) -> None:
         if not create:
             capacity = path.stat().st_size // _WORD // len(COLUMNS) - _SLOT
-        self.capacity = capacity
+        self.path, self.capacity = path, capacity
         self._map = _map(path, len(COLUMNS) * (capacity + _SLOT), create)
         words = memoryview(self._map).cast("q")
         self.header = words[:_SLOT]
@@ -90,6 +92,23 @@ class SampleBuffer:
         """Touch the first rows so that the loop takes no page fault for them."""
         for column in self.columns.values():
             np.frombuffer(column, dtype=np.int64)[:_PREFAULTED] = 0
+
+    def release_unused(self) -> bool:
+        """Give the room of rows that were never written back to the disk; the rows that were stay as they are.
+
+        Returns:
+            Whether the file system did it: tmpfs, ext4, xfs and btrfs do.
+        """
+        libc, done = ctypes.CDLL(None, use_errno=True), True
+        rows = self.header[0]
+        with self.path.open("r+b") as file:
+            for number in range(len(COLUMNS)):
+                first = len(COLUMNS) * _SLOT + number * self.capacity
+                where, length = (ctypes.c_int64(_WORD * words) for words in (first + rows, self.capacity - rows))
+                if length.value:
+                    mode = ctypes.c_int(_KEEP_SIZE | _PUNCH_HOLE)
+                    done &= libc.fallocate(ctypes.c_int(file.fileno()), mode, where, length) == 0
+        return done
 
     def samples(self) -> Samples:
         """A copy of the rows written so far."""

@@ -65,15 +65,16 @@ class Loop:
         if row == last:
             progress[1] = 1
 
-    def measure_open(self, arrivals_ns: Sequence[int]) -> None:
-        """Requests at the given instants, served in order, until the stop flag or the last arrival.
+    def measure_open(self, arrivals_ns: Sequence[int], start_ns: int = 0) -> None:
+        """Requests at the given instants after ``start_ns``, served in order, until the stop flag or the last arrival.
 
         A request that comes while the last one is served waits in the queue; its latency counts from its arrival.
         """
         words, progress = self.board.words, self.board.slot(self.slot)
         arrivals = self.buffer.columns["arrival_ns"]
         first = self.rows
-        for arrival_ns in arrivals_ns[: self.buffer.capacity - first]:
+        for offset_ns in arrivals_ns[: self.buffer.capacity - first]:
+            arrival_ns = start_ns + offset_ns
             if not _wait(arrival_ns, words, progress):
                 return
             arrivals[self.rows] = arrival_ns

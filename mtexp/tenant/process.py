@@ -177,6 +177,8 @@ class _Tenant:
         self.parameters = 0
         self.busy_ms: float | None = None
         self.thread_id = 0
+        self.arrivals_ns: list[int] = []
+        """Of an open-loop tenant, after the start: drawn while it builds, since drawing takes milliseconds."""
         self.loop: Loop
 
     def build(self) -> None:
@@ -193,6 +195,8 @@ class _Tenant:
             request = tracing.marked(request, nvtx, self.spec, warmup, prepared.module)
             self.loop = Loop(request, self.device.timer(), self.buffer, self.board, self.slot)
         self.buffer.prefault()
+        if self.spec.arrival.kind != "closed":
+            self.arrivals_ns = arrivals.arrival_instants_ns(self.spec.arrival, 0, self.process.measure.max_iterations)
 
     def measure(self, start_ns: int) -> None:
         """Iterate from ``start_ns`` until the run's stop flag, or N times in the fixed protocol."""
@@ -201,13 +205,12 @@ class _Tenant:
         spin_ns = START_SPIN_NS if alone else SPIN_NS  # threads of one process would keep each other from starting
         closed = arrival.kind == "closed"
         iterations = measure.iterations if measure.overlap == "fixed" else None
-        instants = [] if closed else arrivals.arrival_instants_ns(arrival, start_ns, measure.max_iterations)
         with tracing.traced_phase(self.process, self.id):
             sleep_until(start_ns, spin_ns)
             if closed:
                 self.loop.measure_closed(iterations)
             else:
-                self.loop.measure_open(instants)
+                self.loop.measure_open(self.arrivals_ns, start_ns)
 
     def probe_busy(self) -> None:
         """Device time of a request whose kernels were all queued before the first one ran: the host out of the way.

@@ -7,6 +7,7 @@ the marker ``upload.pending`` in a record directory (not sent yet). Sending a re
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
 from mtexp.tracking.store import Step, check_store
 from mtexp.tracking.uri import option, redact, resolve_uri
+
+log = logging.getLogger(__name__)
 
 PENDING = "upload.pending"
 
@@ -56,6 +59,9 @@ def log_or_defer(record_dir: Path, tracking: TrackingSpec, step: Step = nullcont
         (record_dir / PENDING).unlink(missing_ok=True)
     except (MtexpError, OSError) as error:
         return deferred(record_dir, tracking, redact(str(error)))
+    except Exception as error:  # one record never keeps the others from being sent
+        log.debug("%s was not sent", record_dir, exc_info=True)
+        return deferred(record_dir, tracking, redact(f"{type(error).__name__}: {error} (please report it)"))
     return Upload(record_dir, run_id)
 
 
@@ -97,6 +103,9 @@ def upload(folders: Sequence[Path], *, uri: str = "", experiment: str = "") -> I
             tracking = load(directory).run_spec.tracking
         except RecordError as error:
             yield Upload(directory, reason=str(error))
+            continue
+        except Exception as error:  # noqa: BLE001  one record never keeps the others from being sent
+            yield Upload(directory, reason=f"{type(error).__name__}: {error} (please report it)")
             continue
         tracking = replace(tracking, uri=uri, experiment=experiment or tracking.experiment)
         yield log_or_defer(directory, tracking)

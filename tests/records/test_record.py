@@ -22,6 +22,7 @@ from mtexp.records.samples_file import MAX_TELEMETRY_COLUMNS, SCHEMA, read_itera
 from mtexp.telemetry.gpu import GpuProbe
 from mtexp.telemetry.probes import GPM, CpuProbe, Probes
 from mtexp.telemetry.table import Table
+from mtexp.tenant.buffers import SampleBuffer
 from mtexp.testing.records import example, stored
 from mtexp.tracking.content import epoch_ms, evenly, iso_ms, parent_content, tenant_content
 
@@ -145,6 +146,27 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"x\.json: No space left on device. Make room"):
         no_space()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_full_disk_never_costs_the_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tried again with the room they do not use; where that is not enough they stay, and the message says for what."""
+    record, samples = example()
+    buffer = SampleBuffer(tmp_path / "samples-0.bin", 100, create=True)
+    buffer.header[0] = 7
+    tried: list[int] = []
+
+    def full(*args: Any) -> None:
+        tried.append(SampleBuffer(tmp_path / "samples-0.bin").header[0])
+        raise RecordError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mtexp.records.samples_file.write_iterations", full)
+        with pytest.raises(RecordError, match=r"\.bin: python -m mtexp.tracking.upload"):
+            save(record, tmp_path, samples)
+    assert tried == [7, 7]
+    assert SampleBuffer(tmp_path / "samples-0.bin").header[0] == 7
+    save(record, tmp_path, samples)
+    assert not list(tmp_path.glob("*.bin"))
 
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path) -> None:

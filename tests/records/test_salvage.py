@@ -224,6 +224,40 @@ def test_what_is_no_note_or_no_buffer_is_said(tmp_path: Path, capsys: pytest.Cap
     assert "NOT salvaged" in capsys.readouterr().out
 
 
+def test_a_folder_that_nobody_foresaw_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tracking: TrackingSpec
+) -> None:
+    """Whatever one folder raises is said of that folder; the next one is salvaged, and sent."""
+    _begun(tmp_path / "a", seed=1)
+    _begun(tmp_path / "b", seed=2)
+    real = salvage._salvaged
+
+    def broken(directory: Path) -> salvage.Salvage:
+        if directory.name == "a":
+            raise ZeroDivisionError("nobody foresaw this")
+        return real(directory)
+
+    monkeypatch.setattr(salvage, "_salvaged", broken)
+    assert main([str(tmp_path), "--uri", tracking.uri]) == 1
+    out = capsys.readouterr().out
+    assert "a: NOT salvaged: ZeroDivisionError: nobody foresaw this" in out
+    assert "1 of 1 records are in MLflow" in out
+
+
+def test_a_burst_is_salvaged(tmp_path: Path) -> None:
+    """All arrivals at one instant: a FAILED record without an offered rate."""
+    _, samples = _begun(tmp_path / "run")
+    for slot, rows in enumerate(samples.values()):
+        path = tmp_path / "run" / f"samples-{slot}.bin"
+        path.unlink()
+        _fill(path, replace(rows, arrival_ns=np.full(len(rows), int(rows.start_ns.min()))))
+    (found,) = salvage.salvage(tmp_path)
+    assert found.ok
+    record = load(tmp_path / "run")
+    assert all("offered_rps" not in tenant.metrics for tenant in record.tenants)
+    assert "no-offered-rate" in {finding.code for finding in record.findings}
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -123,6 +123,59 @@ def test_a_record_that_cannot_be_sent_does_not_keep_the_next_back(tmp_path: Path
     assert second.run_id
 
 
+@pytest.mark.parametrize("where", ["picture", "store"])
+def test_what_nobody_foresaw_is_a_reason_of_that_record(
+    tmp_path: Path, tracking: TrackingSpec, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Matplotlib's own errors, MLflow's own: nothing is raised where results are read, and the next one is sent."""
+    uploads = Uploads()
+    broken = tmp_path / "broken"
+
+    def picture(directory: Path, *args: Any) -> Path:
+        raise ValueError("nobody foresaw this")
+
+    def log_record(directory: Path, *args: Any) -> str:
+        if directory == broken:
+            raise ValueError("nobody foresaw this")
+        return "run"
+
+    if where == "picture":
+        monkeypatch.setattr("mtexp.records.picture.write_latency_plot", picture)
+    else:
+        monkeypatch.setattr("mtexp.tracking.upload.log_record", log_record)
+    for seed, folder in enumerate((broken, tmp_path / "whole")):
+        stored(folder, seed=seed)
+        uploads.send(folder, tracking, draw=True)
+    uploads.drain()
+    first, second = uploads.results()
+    assert bool(first.run_id) is (where == "picture")
+    assert where == "picture" or "ValueError: nobody foresaw this" in first.reason
+    assert second.run_id
+    assert list(pending(tmp_path)) == ([] if where == "picture" else [broken])
+
+
+def test_the_command_goes_on_after_what_nobody_foresaw(
+    tmp_path: Path, tracking: TrackingSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One record of two is sent, the other is named; exit code 1."""
+    from mtexp.tracking import upload
+
+    for seed, name in enumerate("ab"):
+        stored(tmp_path / name, seed=seed)
+    real = upload.load
+
+    def load(directory: Path) -> Any:
+        if directory.name == "a":
+            raise ZeroDivisionError("nobody foresaw this")
+        return real(directory)
+
+    monkeypatch.setattr(upload, "load", load)
+    assert upload.main([str(tmp_path), "--uri", tracking.uri]) == 1
+    out = capsys.readouterr().out
+    assert "ZeroDivisionError: nobody foresaw this" in out
+    assert "1 of 2 records are in MLflow" in out
+
+
 def test_a_slow_store_is_waited_for(uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than a few records, with their samples, wait in memory."""
 

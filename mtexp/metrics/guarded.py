@@ -1,0 +1,113 @@
+"""Figures whose failure is a finding. Lives here: Attempts, summarise_guarded. May touch: numpy.
+
+A run is measured once and may have taken hours: an error in a formula must not cost its record, nor the figures beside
+the one that failed. Whatever is computed after a measurement is computed through :class:`Attempts`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mtexp.metrics.summary import Measured, RunSummary, insufficient_keys, summarise_run, summarise_tenant
+from mtexp.metrics.verdict import Finding
+from mtexp.metrics.window import Window
+
+T = TypeVar("T")
+FAILED = "figure-failed"
+"""Code of the finding of a figure that could not be computed."""
+
+
+class Attempts:
+    """Computes figures and collects a finding for each one that fails."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+
+    def of(self, what: str, compute: Callable[[], T], otherwise: T, *, level: str = "warning", tenant: str = "") -> T:
+        """Return ``compute()``; ``otherwise``, and a finding that names ``what``, when it raises.
+
+        Args:
+            what: Names the figures, for the finding.
+            compute: Computes them.
+            otherwise: Their value when they cannot be computed.
+            level: Of the finding: ``invalid`` where the verdict rests on the figures.
+            tenant: Whose figures they are; empty = the run's.
+        """
+        try:
+            return compute()
+        except Exception as error:  # noqa: BLE001  nobody foresaw it, and the samples are worth more than the figure
+            self.findings.append(_failed(what, error, level, tenant))
+            return otherwise
+
+
+def _failed(what: str, error: Exception, level: str, tenant: str) -> Finding:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    text = " ".join(str(error).split())[:300]
+    return Finding(
+        level,
+        FAILED,
+        f"{what} could not be computed: {type(error).__name__}: {text} ({where})",
+        "Every sample is in iterations.parquet. Please report this with the record.",
+        tenant,
+    )
+
+
+def summarise_guarded(
+    tenants: Mapping[str, Measured], window: Window | None, attempts: Attempts, **options: Any
+) -> RunSummary:
+    """:func:`summarise_run`; if it raises, the figures of each tenant that has some, and a finding for what failed.
+
+    Args:
+        tenants: By tenant id.
+        window: The run's.
+        attempts: Gets the findings.
+        options: Of :func:`summarise_run`.
+    """
+    for name, tenant in tenants.items():
+        if window is not None and tenant.samples.open_loop:
+            _note_of_burst(name, tenant, window, attempts)
+    nothing = RunSummary({}, {}, {})
+    summary = attempts.of(
+        "STP, ANTT, fairness, totals and intervals", lambda: summarise_run(tenants, window, **options), nothing
+    )
+    if summary is not nothing:
+        return summary
+    sm_clock_mhz = options.get("sm_clock_mhz")
+    own = {name: attempts.of(*_alone(name, t, window, sm_clock_mhz), tenant=name) for name, t in tenants.items()}
+    return RunSummary({}, own, {name: insufficient_keys(metrics) for name, metrics in own.items()})
+
+
+def _alone(
+    name: str, tenant: Measured, window: Window | None, sm_clock_mhz: float | None
+) -> tuple[str, Callable[[], dict[str, float]], dict[str, float]]:
+    """What to attempt for one tenant: its figures without those that compare it with the others of the run."""
+    return (
+        f"the figures of {name}",
+        lambda: summarise_tenant(
+            tenant.samples,
+            window,
+            tenant.alone,
+            slo_ms=tenant.slo_ms,
+            new_tokens=tenant.new_tokens,
+            sm_clock_mhz=sm_clock_mhz,
+        ),
+        {"iterations_measured": float(len(tenant.samples.measured))},
+    )
+
+
+def _note_of_burst(name: str, tenant: Measured, window: Window, attempts: Attempts) -> None:
+    kept = attempts.of(f"the arrivals of {name}", lambda: window.keep(tenant.samples), None, tenant=name)
+    if kept is not None and len(kept) > 1 and kept.arrival_ns.min() == kept.arrival_ns.max():
+        attempts.findings.append(
+            Finding(
+                "note",
+                "no-offered-rate",
+                f"all {len(kept)} requests of {name} in the window arrived at one instant: they have no rate",
+                "Use a trace with arrivals at different instants if the offered rate matters.",
+                name,
+            )
+        )
