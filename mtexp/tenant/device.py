@@ -89,7 +89,7 @@ class CudaDevice:
         properties = torch.cuda.get_device_properties(0)
         facts = {
             "device_name": properties.name,
-            "gpu_uuid": _uuid(properties),
+            "gpu_uuid": gpu_uuid(properties),
             "sm_count": properties.multi_processor_count,
             "cuda_version": torch.version.cuda,
             "stream_id": int(torch.cuda.current_stream().cuda_stream),
@@ -97,7 +97,7 @@ class CudaDevice:
             "memory_reserved_mib": torch.cuda.memory_reserved() / _MIB,
             "memory_peak_mib": torch.cuda.max_memory_allocated() / _MIB,
         }
-        mps_enabled = _device_attribute(_MPS_ENABLED)
+        mps_enabled = device_attribute(_MPS_ENABLED)
         if mps_enabled is not None:
             facts["mps_enabled"] = mps_enabled
         return facts
@@ -122,13 +122,13 @@ class _CudaTimer:
         return int(self._first.elapsed_time(self._last) * 1e6)
 
 
-def _uuid(properties: Any) -> str:
+def gpu_uuid(properties: Any) -> str:
     """NVML's spelling of the device UUID, MIG instances included."""
     uuid = str(properties.uuid)
     return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 
 
-def _device_attribute(attribute: int) -> int | None:
+def device_attribute(attribute: int) -> int | None:
     """A CUdevice_attribute of device 0, or None where this driver does not know it."""
     value = ctypes.c_int(-1)
     status = ctypes.CDLL("libcuda.so.1").cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)

@@ -11,8 +11,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from mtexp.errors import MtexpError
 from mtexp.spec import ModelSpec, TenantSpec
+from mtexp.tenant.weights import DTYPES, Pool, filled_from
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "tf32": torch.float32}
+__all__ = ["DTYPES", "ModelUnavailable", "build_model", "count_parameters"]
 
 
 class ModelUnavailable(MtexpError):
@@ -23,6 +24,7 @@ def build_model(tenant: TenantSpec, device: torch.device) -> torch.nn.Module:
     """Build ``tenant``'s model with its weights on ``device`` in the run's precision, in evaluation mode.
 
     Encoders are the bare model (``AutoModel``), decoders carry their language-model head (``AutoModelForCausalLM``).
+    Random weights have the distributions of the library's own initialisation, and depend on the seed alone.
 
     Raises:
         ModelUnavailable: Pretrained weights are offline, gated or missing.
@@ -35,7 +37,7 @@ def build_model(tenant: TenantSpec, device: torch.device) -> torch.nn.Module:
     if spec.weights == "pretrained":
         model = _pretrained(factory, spec, dtype).to(device)
     else:
-        with device:  # weights are made on the device: no copy, no host memory
+        with device, filled_from(Pool(tenant.seed, device)):  # made on the device: no copy, no host memory
             model = factory.from_config(_config(spec), dtype=dtype, attn_implementation=spec.attn_implementation)
     return model.eval()
 

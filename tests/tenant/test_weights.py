@@ -1,0 +1,67 @@
+"""Random weights: the library's distributions, whatever the device's own generator would give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tenant_specs import tenant
+
+from mtexp.tenant.models import build_model
+from mtexp.tenant.weights import POOL, Pool, checksum, filled_from
+
+CPU = torch.device("cpu")
+
+
+def test_weights_do_not_depend_on_the_generator_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = build_model(tenant("bert_base"), CPU)
+    seed = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda number: seed(number + 1))  # as another SM count would be
+    second = build_model(tenant("bert_base"), CPU)
+    assert checksum(first.parameters()) == checksum(second.parameters())
+    assert checksum(first.parameters()) != checksum(build_model(tenant("bert_base", seed=1), CPU).parameters())
+
+
+@pytest.mark.parametrize("kind", ["bert_base", "distilgpt2", "llama_3_2_1b", "mistral_7b", "deberta_v3_base"])
+def test_weights_have_the_distributions_of_the_library(kind: str) -> None:
+    model = build_model(tenant(kind), CPU)
+    for name, weight in model.named_parameters():
+        values = weight.detach().float()
+        if "norm" in name.lower() or ".ln_" in name:
+            assert set(values.flatten().tolist()) <= {0.0, 1.0}, name
+        elif name.endswith("bias"):
+            assert not values.any(), name
+        elif values.numel() > 1000:
+            assert 0.005 < float(values.std()) < 0.03, name
+            assert abs(float(values.mean())) < 0.005, name
+
+
+def test_seeds_and_tensors_differ() -> None:
+    pool, other = Pool(1, CPU), Pool(2, CPU)
+    first, second, third = (p.normal_(torch.empty(64, 64)) for p in (pool, pool, other))
+    assert checksum([first]) != checksum([second])
+    assert checksum([first]) != checksum([third])
+
+
+def test_a_tensor_larger_than_the_pool_has_no_two_equal_rows() -> None:
+    filled = Pool(0, CPU).normal_(torch.empty(2 * POOL // 1000, 1000))
+    assert len(torch.unique(filled[:, 0])) > 0.99 * len(filled)
+    assert abs(float(filled.std()) - 1) < 1e-3
+    assert abs(float(filled.mean())) < 1e-3
+
+
+def test_a_part_of_a_tensor_can_be_filled() -> None:
+    whole = torch.zeros(8, 8)
+    with filled_from(Pool(0, CPU)):
+        torch.nn.init.normal_(whole[:, 2:4])
+        torch.nn.init.uniform_(whole[:, 6:], 1.0, 2.0)
+    assert whole[:, 2:4].all()
+    assert not whole[:, :2].any()
+    assert bool(((whole[:, 6:] >= 1) & (whole[:, 6:] <= 2)).all())
+
+
+def test_a_checksum_sees_one_changed_bit_wherever_it_is() -> None:
+    for count in (1, 7, 8, 1001):
+        weight = torch.arange(count, dtype=torch.float16)
+        before = checksum([weight, weight[count // 2 :]])
+        weight.view(torch.int16)[-1] += 1
+        assert checksum([weight, weight[count // 2 :]]) != before
