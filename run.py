@@ -4,8 +4,11 @@ import sys
 
 if __name__ == "__main__":  # tenants started from the forkserver import this file again: nothing may happen then
     try:
+        from mtexp.terminal.output import enter, protect
+
+        protect()  # before the seconds that the rest takes to import
         from mtexp.terminal.cli import main
 
-        sys.exit(main())
+        sys.exit(enter(main))
     except KeyboardInterrupt:  # while it was imported
         sys.exit(130)

@@ -23,6 +23,7 @@ import pandas as pd
 from mtexp.metrics.bootstrap import Interval, percentile_interval
 from mtexp.metrics.latency import min_iterations, percentile_ms, percentile_name
 from mtexp.metrics.samples import Floats
+from mtexp.terminal.output import enter
 
 from .data import VALID, DataError
 from .frames import rows_of
@@ -375,4 +376,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter(main))

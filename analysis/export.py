@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from mtexp.errors import RecordError
 from mtexp.records import keys
 from mtexp.records.samples_file import MAX_ROWS
+from mtexp.terminal.output import enter
 
 from .data import SAMPLE_COLUMNS, Dataset
 from .options import add_source, read, refusing
@@ -283,4 +284,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter(main))

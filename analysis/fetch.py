@@ -26,6 +26,7 @@ from mtexp.errors import MtexpError
 from mtexp.records import keys
 from mtexp.records.record import ITERATIONS, TELEMETRY
 from mtexp.spec import TrackingSpec
+from mtexp.terminal.output import enter
 from mtexp.tracking.query import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
 
@@ -377,4 +378,4 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter(main))

@@ -20,6 +20,7 @@ import plotly.graph_objects as go
 from mtexp.errors import RecordError
 from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
+from mtexp.terminal.output import enter
 
 from . import markdown, tables
 from .capacity import capacities
@@ -349,4 +350,4 @@ def _name(data: Dataset) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter(main))

@@ -19,6 +19,7 @@ from mtexp.errors import RecordError
 from mtexp.profiling.cost_model import DEVICES, device_peaks
 from mtexp.profiling.figures import roofline
 from mtexp.profiling.ncu_roofline import RooflineRow
+from mtexp.terminal.output import enter
 
 from .frames import rows_of
 from .options import refusing
@@ -76,4 +77,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter(main))

@@ -27,6 +27,7 @@ import numpy as np
 
 from mtexp.errors import MtexpError
 from mtexp.profiling.kernels import Int64, Kernels, read_nsys_sqlite
+from mtexp.terminal.output import enter
 
 TIME_SLICING_NOTE = (
     "Under time slicing a kernel that waits for its slice still spans from its start to its end, so overlapping spans "
@@ -332,4 +333,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter(main))

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,12 +40,13 @@ from mtexp.records.record import find_records
 from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
-from mtexp.terminal.signals import Ended, signals_as_ctrl_c
+from mtexp.terminal.output import protect
+from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
 
 if TYPE_CHECKING:
     from mtexp.tracking.background import Uploads
 
-OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, REFUSED = 0, 1, 2
 """Exit codes; ended by a signal it is 128 and the signal's number."""
 
 JOB = "job.json"
@@ -60,13 +62,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 all finished and tracked, 1 a run failed or is not in MLflow, 2 refused, 130 interrupted, 143 ended by SIGTERM.
     """
-    try:
-        return _main(argv)
-    except KeyboardInterrupt:  # before the runs or after them
-        return INTERRUPTED
+    with signals_as_ctrl_c():
+        try:
+            return _main(argv)
+        except KeyboardInterrupt as stop:  # before the runs or after them
+            return _interrupted(stop)
+        except Exception:
+            if ended_by():  # a signal in the middle of something that did not expect one
+                return 128 + ended_by()
+            raise
+
+
+def _interrupted(stop: KeyboardInterrupt) -> int:
+    """Return the exit code: 130 after Ctrl-C, 128 and its number after another signal."""
+    return 128 + (stop.signum if isinstance(stop, Ended) else signal.SIGINT)
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    protect()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parse_command_line(arguments)
     if args.help:
@@ -105,17 +118,21 @@ def _launched(planned: Plan) -> int:
     """Have Hydra run the points, and every record sent; the exit code so far."""
     counted = len(planned.points) if planned.serial and not planned.search else 0  # by the bar; 0 = none is shown
     try:
-        with signals_as_ctrl_c(), _whole_errors(), console.sweep_bar(counted):
+        with _whole_errors(), console.sweep_bar(counted):
             try:
-                return _hydra(planned.argv)
+                code = _hydra(planned.argv)
+                check()
+                return code
             finally:
                 _drain()
                 _uploads().close()
     except KeyboardInterrupt as stop:
-        return 128 + stop.signum if isinstance(stop, Ended) else INTERRUPTED
+        return _interrupted(stop)
     except OSError as error:  # Hydra could not write the folder of a point: none after it can run
+        check()
         sys.stderr.write(f"{_cannot_write(planned.folder, error)}\n")
     except Exception as error:  # every launcher has errors of its own for a process that has gone
+        check()
         if planned.serial:
             raise
         text = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -225,6 +242,8 @@ def _job(composed: Any) -> str:
 
     from mtexp.run.runner import shared_runner
 
+    check()
+    protect()  # another process than main's has streams of its own
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers say "loky", which tenants lack
     config = to_config(composed)

@@ -7,8 +7,6 @@ they are drawn by rich; in a file or a pipe they are plain aligned lines.
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,26 +37,12 @@ def _console() -> Console:
 
 
 def say(text: str) -> None:
-    """Print one line; where the terminal has gone, none."""
-    try:
-        if sys.stdout.isatty():
-            _console().print(text, markup=False)
-        else:
-            sys.stdout.write(f"{text}\n")
-            sys.stdout.flush()
-    except OSError:
-        if not lose_terminal():
-            raise
-
-
-def lose_terminal() -> bool:
-    """Send to nowhere what would go to a terminal that is gone, where each line is an error; False if none is gone."""
-    lost = [fd for fd in (1, 2) if stat.S_ISCHR(os.fstat(fd).st_mode) and not os.isatty(fd)]
-    null = os.open(os.devnull, os.O_WRONLY)
-    for fd in lost:
-        os.dup2(null, fd)
-    os.close(null)
-    return bool(lost)
+    """Print one line."""
+    if sys.stdout.isatty():
+        _console().print(text, markup=False)
+    else:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
 
 def phase(text: str) -> None:

@@ -1,4 +1,8 @@
-"""Signals that end a command line in order. May touch: the signal handlers of this process, the console."""
+"""Signals that end a command line in order. May touch: the signal handlers of this process.
+
+A signal raises in whatever runs at that instant, which may be a library that catches everything. So it is also noted:
+:func:`check` raises it again before the next point of a sweep, and :func:`ended_by` tells at the end.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mtexp.terminal import console
+_received: list[int] = []
 
 
 class Ended(KeyboardInterrupt):
@@ -19,18 +23,34 @@ class Ended(KeyboardInterrupt):
         super().__init__(signal.Signals(signum).name)
 
 
+def check() -> None:
+    """Raise once more what a signal has raised; does nothing where none has come."""
+    if _received:
+        _raise(_received[0])
+
+
+def ended_by() -> int:
+    """Return the first signal that has come, 0 where none has."""
+    return _received[0] if _received else 0
+
+
+def _raise(signum: int) -> None:
+    raise KeyboardInterrupt if signum == signal.SIGINT else Ended(signum)
+
+
 @contextmanager
 def signals_as_ctrl_c() -> Iterator[None]:
-    """Treat SIGTERM (a scheduler) and SIGHUP (a terminal that is gone, unless under nohup) like Ctrl-C."""
+    """Treat SIGTERM (a scheduler) and SIGHUP (a terminal that is gone, unless under nohup) like Ctrl-C; note all."""
 
     def end(signum: int, frame: FrameType | None) -> None:
-        console.lose_terminal()
-        raise Ended(signum)
+        _received.append(signum)
+        _raise(signum)
 
     before = {}
+    _received.clear()
     if threading.current_thread() is threading.main_thread():
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) is signal.SIG_DFL:
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
                 before[signum] = signal.signal(signum, end)
     try:
         yield

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
+from mtexp.terminal.output import enter
 
 VIEW = "mtexp"
 _COLUMNS = {
@@ -79,4 +80,4 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: RET503  execv 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter(main))

@@ -19,6 +19,7 @@ from mtexp.errors import MtexpError, RecordError, TrackingError
 from mtexp.records.record import RECORD, find_records, load, write_aside
 from mtexp.records.salvage import is_running, salvage
 from mtexp.spec import TrackingSpec
+from mtexp.terminal.output import enter
 from mtexp.tracking.mlflow_writer import log_record
 from mtexp.tracking.store import Step, check_store
 from mtexp.tracking.uri import option, redact, resolve_uri
@@ -157,4 +158,4 @@ def _send_all(folders: Sequence[Path], *, uri: str, experiment: str, ended: bool
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter(main))

@@ -1,10 +1,11 @@
-"""The terminal is closed while tenants measure: every process of it gets SIGHUP, every line to it is an error."""
+"""Terminals and readers that go away while tenants measure, and interrupts that a library catches."""
 
 from __future__ import annotations
 
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from mtexp.records.record import load
-from mtexp.terminal import console
 from tests.run.run_helpers import ENDLESS, SMALL, Workplace, kind
 
 pytestmark = pytest.mark.process
@@ -60,8 +60,45 @@ def test_a_terminal_that_is_closed_ends_the_run_in_order(workplace: Workplace) -
     assert sent.data.tags["mtexp.failure"] == "interrupted: SIGHUP"
 
 
-def test_only_a_terminal_is_given_up(capfd: pytest.CaptureFixture[str]) -> None:
-    """What goes to a file or a pipe goes on: a full disk there is still an error."""
-    assert not console.lose_terminal()
-    console.say("still here")
-    assert capfd.readouterr().out == "still here\n"
+def test_ctrl_c_after_the_reader_has_gone_ends_the_sweep(workplace: Workplace) -> None:
+    """``run.py -m ... 2>&1 | tee log``: the reader dies of the same Ctrl-C, and first."""
+    command = [sys.executable, str(RUN), "-m", *SMALL, "mix=bert_base,distilgpt2", "baseline=skip", "sweep=s", *ENDLESS]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        assert run.stdout is not None
+        assert any(b"measuring" in line for line in run.stdout)
+        run.stdout.close()
+        time.sleep(0.3)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(90) == 130
+    finally:
+        run.kill()
+    (place,) = (workplace.folder / "multirun/s").rglob("record.json")
+    assert load(place.parent).failure == "interrupted: Ctrl-C"
+    (sent,) = workplace.mlflow_runs(kind("mix"))
+    assert sent.data.tags["mtexp.failure"] == "interrupted: Ctrl-C"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_interrupt_that_a_library_catches_ends_the_sweep_all_the_same(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """Hydra's YAML writer, in the middle of something: swallowed, or turned into an error of its own."""
+    from hydra.core import utils
+
+    write = utils._save_config
+
+    def interrupted(*arguments: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            if not kept:
+                raise UnboundLocalError("value") from None
+        write(*arguments)
+
+    monkeypatch.setattr(utils, "_save_config", interrupted)
+    ran = workplace.run("-m", "mix=bert_base,distilgpt2", "baseline=skip", "sweep=s")
+    assert ran.code == 130
+    assert "Traceback" not in ran.err
+    assert not workplace.records()

@@ -1,0 +1,82 @@
+"""Output that never decides what becomes of a run. Lives here: :func:`protect`, :func:`enter`. May touch: fds 0 to 2.
+
+A reader that ends first (``| head``), a terminal that is closed, a full disk behind ``>``: each costs the lines that
+could not be written, and nothing else. Every command of mtexp starts with :func:`enter`.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TextIO
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+_MAY_RECOVER = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PATIENCE_S = 1.0
+"""How long a pipe that does not block may stay full before a piece of output is dropped."""
+
+
+def enter(main: Callable[[], int]) -> int:
+    """Run a command with its output protected; returns its exit code, 130 after Ctrl-C."""
+    protect()
+    try:
+        return main()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def protect() -> None:
+    r"""Let no write to stdout or stderr fail from here on; what somebody has put in their place stays.
+
+    A character that the terminal cannot show is written as ``\xb5``. A closed stdin, stdout or stderr becomes
+    ``/dev/null``: the next file that is opened would otherwise take its place, and get the output.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  as long as the process
+        elif stream is getattr(sys, f"__{name}__") and not isinstance(stream, _Stream):
+            safe = _safe(stream, line_buffering=name == "stderr" or stream.isatty())
+            setattr(sys, name, safe)
+            setattr(sys, f"__{name}__", safe)
+
+
+class _Stream(io.TextIOWrapper):
+    """A text stream whose writes do not fail."""
+
+
+class _File(io.FileIO):
+    """Standard output or error: a write that fails loses its bytes; where no other can succeed, nothing is tried."""
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+            while written is None and select.select([], [self], [], _PATIENCE_S)[1]:
+                written = super().write(data)
+        except OSError as error:
+            written = None
+            if error.errno not in _MAY_RECOVER:
+                self._give_up()
+        return memoryview(data).nbytes if written is None else written
+
+    def _give_up(self) -> None:
+        with suppress(OSError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+
+
+def _safe(stream: TextIO, *, line_buffering: bool) -> _Stream:
+    with suppress(OSError):
+        stream.flush()
+    file = _File(stream.fileno(), "w", closefd=False)
+    return _Stream(io.BufferedWriter(file), stream.encoding, "backslashreplace", line_buffering=line_buffering)

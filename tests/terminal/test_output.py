@@ -1,0 +1,90 @@
+"""Output that goes nowhere costs lines, and nothing else: readers that end, closed streams, other encodings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUN = ROOT / "run.py"
+NOT_FOR_USERS = {"mtexp/tenant/__main__.py", "mtexp/testing/mps.py", "mtexp/run/profile_session.py"} | {
+    "mtexp/sharing/guardian.py"
+}
+COMMAND = """
+import sys
+from mtexp.terminal.output import enter
+def main():
+    for i in range(3000):
+        sys.stdout.write(f"{i} ms ± 1 µs\\n")
+        sys.stderr.write(f"{i} ± \\n")
+    sys.stdout.flush()
+    open("done", "w").close()
+    return 7
+if __name__ == "__main__":
+    sys.exit(enter(main))
+"""
+
+
+def _gone() -> int:
+    """The writing end of a pipe that nobody reads."""
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    return ours
+
+
+def _run(folder: Path, **streams: object) -> subprocess.CompletedProcess[bytes]:
+    (folder / "command.py").write_text(COMMAND)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "command.py"]
+    return subprocess.run(command, cwd=folder, env=environment, check=False, timeout=60, **streams)  # type: ignore[call-overload]
+
+
+def test_every_command_is_entered_with_its_output_protected() -> None:
+    """Whatever a user can start by name."""
+    files = [RUN, *ROOT.glob("mtexp/**/*.py"), *ROOT.glob("analysis/**/*.py")]
+    commands = {str(f.relative_to(ROOT)): f.read_text() for f in files if 'if __name__ == "__main__"' in f.read_text()}
+    assert {"run.py", "mtexp/tracking/upload.py", "analysis/fetch.py"} <= set(commands)
+    bare = {name for name, text in commands.items() if "sys.exit(enter(main))" not in text}
+    assert bare == NOT_FOR_USERS
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_reader_that_has_gone_costs_lines_only(tmp_path: Path, both: bool) -> None:
+    """``command | head -0``, with and without ``2>&1``: its own exit code, and no word about it."""
+    pipe = _gone()
+    ran = _run(tmp_path, stdout=pipe, stderr=pipe if both else subprocess.PIPE)
+    assert ran.returncode == 7
+    assert (tmp_path / "done").exists()
+    if not both:
+        assert b"rror" not in ran.stderr
+        assert ran.stderr.count(b"\n") == 3000
+
+
+def test_a_full_disk_behind_the_output_costs_lines_only(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        ran = _run(tmp_path, stdout=full, stderr=full)
+    assert ran.returncode == 7
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_streams_that_are_closed(tmp_path: Path, closed: tuple[int, ...]) -> None:
+    """``>&-``: nothing that is opened later may take the place of the output."""
+
+    def close() -> None:
+        for fd in closed:
+            os.close(fd)
+
+    ran = _run(tmp_path, preexec_fn=close)
+    assert ran.returncode == 7
+    assert (tmp_path / "done").read_bytes() == b""
+
+
+def test_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:
+    ran = _run(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert ran.returncode == 7
+    assert ran.stdout.splitlines()[0] == rb"0 ms \xb1 1 \xb5s"
