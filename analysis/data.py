@@ -100,15 +100,21 @@ class Dataset:
         """
         rows = self._rows.get((record_id, tenant), [])
         rows = rows[self._columns["in_window"][rows]] if len(rows) else rows
+        if len(rows) < 2:
+            return None
+        arrivals_ns, starts_ns, ends_ns = (self._columns[name][rows] for name in ("arrival_ns", "start_ns", "end_ns"))
+        closed = bool((arrivals_ns == starts_ns).all())
+        if closed:  # older records count a first request that started with the window
+            later = starts_ns > self._t0_ns[record_id]
+            rows, starts_ns, ends_ns = rows[later], starts_ns[later], ends_ns[later]
         values = self._columns[column][rows]
         if len(values) < 2 or not np.isfinite(values).all():
             return None
         if column != "latency_ms":
             return Series.closed(values)
-        arrivals_ns, ends_ns = (self._columns[name][rows] for name in ("arrival_ns", "end_ns"))
-        open_loop = bool((arrivals_ns != self._columns["start_ns"][rows]).any())
-        t0_ns = int(self._t0_ns[record_id])
-        cycle_ms = np.diff(ends_ns, prepend=t0_ns) / 1e6 if open_loop else values
+        if closed:
+            return Series.consecutive(starts_ns, ends_ns)
+        cycle_ms = np.diff(ends_ns, prepend=int(self._t0_ns[record_id])) / 1e6
         rps = self._throughput[record_id, tenant]
         return Series(values, cycle_ms, rps) if rps > 0 else None
 

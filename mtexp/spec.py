@@ -133,7 +133,7 @@ class MeasureSpec:
     """The measurement protocol."""
 
     iterations: int = 100
-    """Fewest measured iterations of each tenant."""
+    """Fewest measured iterations of each tenant, after the first, which is left out."""
     warmup: int = 10
     overlap: str = "sustained"
     """``sustained`` (all measure until all have their iterations) or ``fixed`` (N each, then idle)."""

@@ -151,7 +151,7 @@ class MeasureConfig:
     """The measurement protocol."""
 
     iterations: int = 100
-    """Fewest measured iterations of each tenant."""
+    """Fewest measured iterations of each tenant, after the first, which is left out."""
     warmup: int = 10
     """Iterations before the barrier, kept and flagged."""
     overlap: Overlap = Overlap.sustained

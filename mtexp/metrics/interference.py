@@ -49,7 +49,7 @@ def normalized_progress(throughput_shared: ArrayLike, throughput_alone: ArrayLik
 def slowdown(latency_mean_shared: ArrayLike, latency_mean_alone: ArrayLike) -> Floats:
     """S_i = mean latency shared / mean latency alone, elementwise; 1 = undisturbed. Both of one shape.
 
-    Of means, not medians: only for them is S_i = 1 / NP_i in closed loop.
+    Of means, not medians: only for them is S_i = 1 / NP_i in closed loop, but for the gaps between requests.
     """
     shared, alone = _checked_pair("latency_mean_shared", latency_mean_shared, "latency_mean_alone", latency_mean_alone)
     return shared / alone
@@ -141,8 +141,13 @@ def wait(latency_ms: ArrayLike, gpu_time_ms: ArrayLike) -> float:
     return float(np.mean(latencies - spans))
 
 
-def energy_per_request(energy_j: float, requests: int) -> float:
-    """Energy of the device over the window / requests of all tenants that it kept, in J."""
+def energy_per_request(energy_j: float, requests: float) -> float:
+    """Energy of the device over the window / requests that the window holds, in J.
+
+    Args:
+        energy_j: Over the whole window.
+        requests: Of all tenants, with fractions: window / mean cycle, summed over tenants.
+    """
     return float(_checked("energy_j", energy_j) / _checked("requests", requests))
 
 
@@ -178,12 +183,6 @@ def slo_attainment_pct(latency_ms: ArrayLike, slo_ms: float) -> float:
     """Share of requests whose latency (shape (n,)) is at most ``slo_ms``, in percent."""
     within = _checked("latency_ms", latency_ms) <= _checked("slo_ms", slo_ms)
     return 100 * float(np.mean(within))
-
-
-def goodput_rps(latency_ms: ArrayLike, slo_ms: float, window_s: float) -> float:
-    """Requests a second of window whose latency (shape (n,)) is at most ``slo_ms``."""
-    within = _checked("latency_ms", latency_ms) <= _checked("slo_ms", slo_ms)
-    return float(np.count_nonzero(within) / _checked("window_s", window_s))
 
 
 def offered_rps(samples: Samples) -> float:

@@ -34,7 +34,7 @@ class Baseline:
     """What a tenant did alone."""
 
     series: Series
-    """Of its window; ``Series.whole(samples)``."""
+    """Of its window."""
     sm_clock_mhz: float | None = None
     """Mean SM clock in its window."""
 
@@ -96,7 +96,7 @@ def summarise_tenant(
     if slo_ms > 0:
         metrics["slo_ms"] = slo_ms
         metrics["slo_attainment_pct"] = interference.slo_attainment_pct(kept.latency_ms, slo_ms)
-        metrics["goodput_rps"] = interference.goodput_rps(kept.latency_ms, slo_ms, window.length_s)
+        metrics["goodput_rps"] = metrics["throughput_rps"] * metrics["slo_attainment_pct"] / 100
     if not metrics.get("saturated"):
         metrics |= _latencies(kept, new_tokens)
     if alone is not None:
@@ -139,7 +139,7 @@ def summarise_run(
     if window is not None:
         run["overlap_pct"] = active_together_pct([activity(t.samples, window) for t in tenants.values()])
         run["window_share_pct"] = window_share_pct(window, [t.samples for t in tenants.values()])
-        run |= {"window_s": window.length_s} | _totals(own, energy_j) | _start_skew(tenants)
+        run |= {"window_s": window.length_s} | _totals(own, window, energy_j) | _start_skew(tenants)
         series = {name: Series.of(t.samples, window) for name, t in tenants.items()}
         run |= _interference(own, series, {name: t.alone for name, t in tenants.items()}, "", draws, seed)
         partitioned = {name: t.partitioned for name, t in tenants.items()}
@@ -215,19 +215,18 @@ def _progress(metrics: Metrics, alone: Baseline, suffix: str) -> Metrics:
     return found
 
 
-def _totals(own: Mapping[str, Metrics], energy_j: float | None) -> Metrics:
-    kept = sum(int(metrics["iterations_in_window"]) for metrics in own.values())
-    if kept == 0:
+def _totals(own: Mapping[str, Metrics], window: Window, energy_j: float | None) -> Metrics:
+    if not any(metrics["iterations_in_window"] for metrics in own.values()):
         return {}
     totals: Metrics = {"throughput_rps": sum(metrics.get("throughput_rps", 0.0) for metrics in own.values())}
     served = [metrics for metrics in own.values() if "slo_ms" in metrics]
     if served:
         totals["goodput_rps"] = sum(metrics["goodput_rps"] for metrics in served)
-        requests = sum(metrics["iterations_in_window"] for metrics in served)
-        within = sum(metrics["iterations_in_window"] * metrics["slo_attainment_pct"] for metrics in served)
-        totals["slo_attainment_pct"] = within / requests
+        served_rps = sum(metrics["throughput_rps"] for metrics in served)
+        totals["slo_attainment_pct"] = 100 * totals["goodput_rps"] / served_rps
     if energy_j is not None and energy_j > 0:
-        totals |= {"energy_j": energy_j, "energy_j_per_request": interference.energy_per_request(energy_j, kept)}
+        requests = totals["throughput_rps"] * window.length_s  # with fractions: those that an edge cuts count in part
+        totals |= {"energy_j": energy_j, "energy_j_per_request": interference.energy_per_request(energy_j, requests)}
     return totals
 
 

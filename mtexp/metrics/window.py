@@ -2,8 +2,13 @@
 
 t0 is the latest first start, t1 the earliest last end over the tenants' measured iterations. Only iterations fully
 inside enter a statistic: outside it a tenant has fewer neighbours than the run claims. Under sustained overlap every
-tenant still runs at t1, so the window loses a share of an iteration at either edge; under the fixed protocol it ends
-with the fastest tenant, and the rest of the others is tail.
+tenant still runs at t1; under the fixed protocol the window ends with the fastest tenant, and the rest of the others is
+tail.
+
+Closed loop: an iteration must start *after* t0, which leaves out the first iteration of every tenant, from latency and
+throughput alike: it follows a pause and is slower than later ones. Throughput is the inverse of
+the mean cycle, (last end - first start of the kept iterations) / their number. It does not depend on where the window
+cuts an iteration, which a count over the window's length does: that count is low by up to two iterations a tenant.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtexp.metrics.samples import MEASURE, Floats, Mask, Samples
 
@@ -33,8 +39,9 @@ class Window:
         return (self.t1_ns - self.t0_ns) / 1e9
 
     def mask(self, samples: Samples) -> Mask:
-        """Which iterations are measured and fully inside; bool, shape (n,)."""
-        inside: Mask = (samples.start_ns >= self.t0_ns) & (samples.end_ns <= self.t1_ns) & (samples.phase == MEASURE)
+        """Which iterations are measured and fully inside, in closed loop without the first; bool, shape (n,)."""
+        after_t0 = samples.start_ns >= self.t0_ns if samples.open_loop else samples.start_ns > self.t0_ns
+        inside: Mask = after_t0 & (samples.end_ns <= self.t1_ns) & (samples.phase == MEASURE)
         return inside
 
     def keep(self, samples: Samples) -> Samples:
@@ -42,8 +49,23 @@ class Window:
         return samples.select(self.mask(samples))
 
     def throughput_rps(self, samples: Samples) -> float:
-        """Iterations kept a second of window."""
-        return int(np.count_nonzero(self.mask(samples))) / self.length_s
+        """Iterations a second of one tenant; 0 where the window keeps none.
+
+        Closed loop: 1 / mean cycle. Open loop: iterations kept over the window's length.
+        """
+        return Series.of(samples, self).throughput_rps
+
+
+def cycles_ms(start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> Floats:
+    """Time that each of several consecutive closed-loop iterations took of its tenant, in ms; shape (n,).
+
+    From start to next start, for the last one from start to end. The mean is (last end - first start) / n.
+
+    Args:
+        start_ns: Shape (n,), in the order served.
+        end_ns: Shape (n,).
+    """
+    return np.diff(start_ns, append=end_ns[-1:]) / 1e6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,35 +75,40 @@ class Series:
     latency_ms: Floats
     """Shape (n,), in the order served."""
     cycle_ms: Floats
-    """Shape (n,): the time each iteration took of the tenant, whose mean is the inverse of throughput. In closed loop
-    that is its latency; in open loop, the time since the iteration before it ended."""
+    """Shape (n,): the time each iteration took of the tenant. Closed loop: :func:`cycles_ms`, whose mean is the inverse
+    of throughput. Open loop: the time since the iteration before it ended."""
     throughput_rps: float
 
     @classmethod
     def closed(cls, latency_ms: Floats) -> Series:
-        """Back-to-back iterations of these latencies (shape (n,), n >= 1)."""
+        """Back-to-back iterations of these latencies (shape (n,), n >= 1), without gaps."""
         return cls(latency_ms, latency_ms, 1e3 / float(np.mean(latency_ms)))
 
     @classmethod
+    def consecutive(cls, start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> Series:
+        """Consecutive closed-loop iterations with these time stamps, each of shape (n,), n >= 1."""
+        cycle_ms = cycles_ms(start_ns, end_ns)
+        return cls((end_ns - start_ns) / 1e6, cycle_ms, 1e3 / float(cycle_ms.mean()))
+
+    @classmethod
     def of(cls, samples: Samples, window: Window) -> Series:
-        """What ``window`` keeps of ``samples``; empty if it keeps nothing."""
+        """What ``window`` keeps of ``samples``; empty, with throughput 0, if it keeps nothing."""
         kept = window.keep(samples)
-        latency_ms = kept.latency_ms
-        cycle_ms = latency_ms
-        if kept.open_loop:
-            cycle_ms = np.diff(kept.end_ns, prepend=window.t0_ns) / 1e6
-        return cls(latency_ms, cycle_ms, len(kept) / window.length_s)
+        if len(kept) and not samples.open_loop:
+            return cls.consecutive(kept.start_ns, kept.end_ns)
+        cycle_ms = np.diff(kept.end_ns, prepend=window.t0_ns) / 1e6
+        return cls(kept.latency_ms, cycle_ms, len(kept) / window.length_s)
 
     @classmethod
     def whole(cls, samples: Samples) -> Series:
-        """All measured iterations of a tenant that ran alone, or that were kept already.
+        """The measured iterations of a tenant that ran alone; in closed loop without the first.
 
         Raises:
             ValueError: There is none.
         """
         window = common_window([samples])
-        if window is None:
-            raise ValueError("a baseline needs measured iterations, found none")
+        if window is None or not window.mask(samples).any():
+            raise ValueError("a baseline needs two measured iterations (the first is left out), found fewer")
         return cls.of(samples, window)
 
 

@@ -171,7 +171,7 @@ _TENANT_METRICS = (
     *_statistics("service", "ms", "start to end of device work"),
     *_statistics("ttft", "ms", "time to first token"),
     *_statistics("tpot", "ms", "time per output token after the first"),
-    ("throughput_rps", "rps", HIGHER, "iterations in the window a second"),
+    ("throughput_rps", "rps", HIGHER, "closed loop: 1 / mean cycle; open loop: requests served a second"),
     (
         "tokens_per_s",
         "1/s",
@@ -234,7 +234,7 @@ _RUN_METRICS = (
     ("window_s", "s", NONE, "time in which every tenant was measuring"),
     ("start_skew_ms", "ms", LOWER, "last first start less first first start"),
     ("energy_j", "J", LOWER, "energy of the device over the window"),
-    ("energy_j_per_request", "J", LOWER, "energy over the window / iterations in it"),
+    ("energy_j_per_request", "J", LOWER, "energy over the window / requests it holds, with fractions"),
     (
         "clock_lost_pct",
         "%",

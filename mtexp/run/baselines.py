@@ -174,7 +174,7 @@ class Baselines:
         stored = find_baseline(name, run.tracking, max_age_h=run.baseline.max_age_h)
         if stored is None:
             return None
-        baseline = Baseline(Series.whole(stored.samples), stored.sm_clock_mhz)
+        baseline = Baseline(stored.series, stored.sm_clock_mhz)
         return Alone(stored.ref, baseline, stored.launch_bound_pct, iso_ms(stored.started_at))
 
     def _measured(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> Alone | None:

@@ -10,7 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mtexp.metrics.bootstrap import relative_half_width_pct
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
 from mtexp.sharing import SharingMode, open_sharing
-from mtexp.spec import RunSpec
+from mtexp.spec import MeasureSpec, RunSpec
 from mtexp.telemetry import Sampler, foreign_processes, open_sampler
 from mtexp.tenant.job import ProcessJob, TenantJob
 
@@ -207,7 +207,7 @@ def _foreign(context: _Context, sharing: SharingMode, tenants: TenantGroup) -> t
 def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: TenantGroup) -> list[ProcessJob]:
     """One job a process, as the sharing mode groups the tenants."""
     spec, folder = context.spec, context.folder
-    rows = spec.measure.warmup + spec.measure.max_iterations
+    rows = spec.measure.warmup + protocol(spec).max_iterations
     board, samples = tenants.allocate([t.id for t in spec.tenants], rows)
     by_id = {
         tenant.id: TenantJob(tenant=tenant, slot=slot, samples=str(samples[slot]))
@@ -221,7 +221,7 @@ def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: Ten
             board=str(board),
             log=str(folder / "logs" / f"{_name(group)}.log"),
             runtime=spec.runtime,
-            measure=spec.measure,
+            measure=protocol(spec),
             environment=sharing.environment(group),
             cores=cores.processes[index],
             probe_busy=spec.kind == "baseline" and spec.runtime == "gpu",
@@ -230,6 +230,17 @@ def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: Ten
         )
         for index, group in enumerate(sharing.groups())
     ]
+
+
+def protocol(spec: RunSpec) -> MeasureSpec:
+    """What the tenants are asked for: one iteration more, for the first of each is left out of its figures.
+
+    A profiler's pass has no such figures: it measures as many as it is asked for.
+    """
+    rule = spec.measure
+    if spec.kind == "profile":
+        return rule
+    return replace(rule, iterations=rule.iterations + 1, max_iterations=rule.max_iterations + 1)
 
 
 def _nvtx(spec: RunSpec) -> str:
@@ -244,7 +255,7 @@ def _name(group: Sequence[str]) -> str:
 
 def _enough(spec: RunSpec, tenants: TenantGroup) -> Callable[[int, int, float], bool]:
     """The stopping rule: iterations and time together, or an interval narrow enough, with a cap; traces end sooner."""
-    rule = spec.measure
+    rule = protocol(spec)
     traced = spec.kind == "profile" and spec.profiler.kind != "ncu"
     last_look: dict[int, float] = {}
 
@@ -258,7 +269,7 @@ def _enough(spec: RunSpec, tenants: TenantGroup) -> Callable[[int, int, float], 
         if elapsed_s - last_look.get(slot, 0.0) < _CI_EVERY_S:
             return False
         last_look[slot] = elapsed_s
-        latency_ms = tenants.sample(slot).measured.latency_ms
+        latency_ms = tenants.sample(slot).measured.latency_ms[1:]
         return relative_half_width_pct(latency_ms, rule.until_ci_statistic) <= rule.until_ci_pct
 
     return enough

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mtexp.errors import RecordError, TrackingError
-from mtexp.metrics.samples import Samples
-from mtexp.metrics.window import Window
+from mtexp.metrics.window import Series, Window
 from mtexp.records import keys
 from mtexp.records.record import ITERATIONS, RECORD, BaselineRef, RunRecord, find_records, load
 from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash
@@ -41,7 +40,7 @@ class StoredBaseline(NamedTuple):
     """A baseline that was measured before."""
 
     ref: BaselineRef
-    samples: Samples
+    series: Series
     """Its iterations inside the window."""
     sm_clock_mhz: float | None
     launch_bound_pct: float | None
@@ -198,6 +197,9 @@ def _stored_baseline(directory: Path, path: Path, run: Run, record_id: str, name
     tenant = record.tenants[0]
     if missing := {"throughput_rps", "latency_mean_ms"} - set(tenant.metrics):
         raise RecordError(f"{directory}: the baseline has no {', '.join(sorted(missing))}")
+    series = Series.of(samples[tenant.id], Window(record.window["t0_ns"], record.window["t1_ns"]))
+    if not series.latency_ms.size:
+        raise RecordError(f"{directory}: the window of the baseline has no iteration after the first")
     ref = BaselineRef(
         record_id=record.record_id,
         baseline_hash=name,
@@ -208,7 +210,7 @@ def _stored_baseline(directory: Path, path: Path, run: Run, record_id: str, name
     )
     return StoredBaseline(
         ref,
-        Window(record.window["t0_ns"], record.window["t1_ns"]).keep(samples[tenant.id]),
+        series,
         record.telemetry.get(keys.telemetry_summary("gpu_sm_clock_mhz", "mean")),
         tenant.metrics.get("launch_bound_pct"),
         record.started_at,

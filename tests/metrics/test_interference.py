@@ -13,7 +13,6 @@ from mtexp.metrics.interference import (
     clock_attribution,
     energy_per_request,
     fairness,
-    goodput_rps,
     jain_fairness,
     normalized_progress,
     offered_rps,
@@ -163,7 +162,6 @@ def test_service_levels() -> None:
     """Attainment is a share of requests, goodput a rate over the window; the level itself is kept."""
     latency_ms = [8.0, 10.0, 12.0, 50.0]
     assert slo_attainment_pct(latency_ms, 10) == 50
-    assert goodput_rps(latency_ms, 10, 0.5) == 4
 
 
 def test_a_tenant_that_cannot_keep_up_is_saturated() -> None:

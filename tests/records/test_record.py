@@ -86,7 +86,7 @@ def test_iterations_are_tidy_and_typed(tmp_path: Path) -> None:
     assert rows["model"].unique().tolist() == ["bert_base"]
     assert rows["ttft_ms"].isna().all()
     assert record.window is not None
-    inside = (rows["start_ns"] >= record.window["t0_ns"]) & (rows["end_ns"] <= record.window["t1_ns"])
+    inside = (rows["start_ns"] > record.window["t0_ns"]) & (rows["end_ns"] <= record.window["t1_ns"])
     assert (rows["in_window"] == (inside & (rows["iteration"] >= 0))).all()
 
 

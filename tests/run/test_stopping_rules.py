@@ -31,11 +31,11 @@ def rule(latency_ms: np.ndarray | None = None, **measure: float | str):
 
 
 def test_iterations_and_time_are_needed_together() -> None:
-    """Neither alone is enough."""
+    """Neither alone is enough; the first iteration, which counts in no figure, is not one of the hundred."""
     enough, _ = rule(iterations=100, min_time_s=2.0)
-    assert not enough(0, 99, 10.0)
+    assert not enough(0, 100, 10.0)
     assert not enough(0, 1000, 1.9)
-    assert enough(0, 100, 2.0)
+    assert enough(0, 101, 2.0)
 
 
 @pytest.mark.parametrize(("kind", "profiler", "ends"), [("profile", "nsys", True), ("profile", "ncu", False)])
@@ -59,6 +59,12 @@ def test_until_ci_waits_for_a_narrow_interval() -> None:
     assert narrow(0, 4000, 1.0)
 
 
+def test_until_ci_does_not_wait_for_a_slow_first_iteration() -> None:
+    """It counts in no figure, and so not in the interval that ends the run."""
+    enough, _ = rule(np.array([1000.0] + [10.0] * 50), iterations=20, until_ci_pct=2.0)
+    assert enough(0, 51, 1.0)
+
+
 @pytest.mark.parametrize("statistic", ["p50", "p90", "p99"])
 def test_until_ci_of_a_percentile_needs_iterations_for_it(statistic: str) -> None:
     """However little the latencies spread, a percentile is not believed before it is supported."""
@@ -72,8 +78,8 @@ def test_until_ci_of_a_percentile_needs_iterations_for_it(statistic: str) -> Non
 def test_until_ci_has_a_cap() -> None:
     """``max_iterations`` ends it, narrow or not."""
     enough, _ = rule(np.array([1.0, 1000.0] * 20), iterations=20, until_ci_pct=0.1, max_iterations=500)
-    assert not enough(0, 499, 1.0)
-    assert enough(0, 500, 1.0)
+    assert not enough(0, 500, 1.0)
+    assert enough(0, 501, 1.0)
 
 
 def test_the_interval_is_looked_at_ten_times_a_second() -> None:
@@ -87,5 +93,5 @@ def test_the_interval_is_looked_at_ten_times_a_second() -> None:
 def test_without_until_ci_nobody_reads_the_samples() -> None:
     """The plain rule costs two comparisons."""
     enough, tenants = rule(iterations=10)
-    assert enough(0, 10, 0.1)
+    assert enough(0, 11, 0.1)
     assert tenants.looks == 0

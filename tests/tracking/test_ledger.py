@@ -39,7 +39,7 @@ def test_a_baseline_is_found_by_its_hash_with_its_samples(tmp_path: Path, tracki
     assert found.ref.throughput_rps == record.tenants[0].metrics["throughput_rps"]
     assert record.window is not None
     kept = Window(record.window["t0_ns"], record.window["t1_ns"]).keep(example(["bert_base"], kind="baseline")[1]["t0"])
-    np.testing.assert_array_equal(found.samples.end_ns, kept.end_ns)
+    np.testing.assert_array_equal(found.series.latency_ms, kept.latency_ms)
 
 
 def test_a_baseline_of_another_host_comes_from_the_artifacts(tmp_path: Path, tracking: TrackingSpec) -> None:
