@@ -199,6 +199,7 @@ _TENANT_METRICS = (
     ("drift_pct", "%", NONE, "Theil-Sen change of latency over the window"),
     ("thirds_change_pct", "%", NONE, "last third of the window against the first"),
     ("baseline_drift_pct", "%", NONE, "baseline after the mix against before"),
+    ("baseline_noise_pct", "%", LOWER, "how far noise alone moves the baseline from one run to the next (95 %)"),
     ("launch_bound_pct", "%", LOWER, "share of a baseline request in which the GPU waits for launches"),
     ("gpu_busy_pct", "%", HIGHER, "gpu time / latency"),
     ("slo_ms", "ms", NONE, "service level"),

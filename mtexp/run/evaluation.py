@@ -39,6 +39,8 @@ class Comparison:
     partitioned: Mapping[str, Alone] = field(default_factory=dict)
     drift_pct: Mapping[str, float] = field(default_factory=dict)
     """Mean latency of the baseline after the mix against before (``baseline.recheck``), in percent."""
+    noise_pct: Mapping[str, float] = field(default_factory=dict)
+    """How far noise alone moves it, in percent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +278,12 @@ def _with_baselines(evidence: Evidence, spec: RunSpec, measured: Measurement, co
     started_s = {name: alone.started_ms / 1e3 for name, alone in compared.alone.items() if alone.started_ms}
     ages_s = {name: measured.clock[0][1] / 1e9 - at_s for name, at_s in started_s.items()}
     tenants = tuple(
-        replace(t, baseline_drift_pct=compared.drift_pct.get(t.id), baseline_age_s=ages_s.get(t.id))
+        replace(
+            t,
+            baseline_drift_pct=compared.drift_pct.get(t.id),
+            baseline_noise_pct=compared.noise_pct.get(t.id, 0.0),
+            baseline_age_s=ages_s.get(t.id),
+        )
         for t in evidence.tenants
     )
     remedy = "See the verdict of that baseline; the next run measures it again."
@@ -357,6 +364,8 @@ def _completed(
         metrics["tokens_per_s"] = tenant.workload.tokens * metrics["throughput_rps"]
     if tenant.id in compared.drift_pct:
         metrics["baseline_drift_pct"] = compared.drift_pct[tenant.id]
+        if tenant.id in compared.noise_pct:
+            metrics["baseline_noise_pct"] = compared.noise_pct[tenant.id]
     alone = compared.alone.get(tenant.id)
     if "busy_ms" in after and "latency_mean_ms" in metrics:
         metrics["launch_bound_pct"] = launch_bound_pct(after["busy_ms"], metrics["latency_mean_ms"])

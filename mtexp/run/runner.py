@@ -15,6 +15,7 @@ from pathlib import Path
 from mtexp.errors import HostError
 from mtexp.host import Device, cpu_device, environment, lease
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
+from mtexp.metrics.drift import recheck_noise_pct
 from mtexp.records import record as records
 from mtexp.records.record import RunRecord
 from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
@@ -122,13 +123,14 @@ class _Point:
         progress(f"{spec.mix} on {self.device}, {_sharing(spec)}")
         measured = self._measure(spec, folder)
         drift: dict[str, float] = {}
+        noise: dict[str, float] = {}
         try:
             if spec.baseline.recheck and measured.failure is None:
-                self._recheck(spec, alone, drift)
+                self._recheck(spec, alone, drift, noise)
             if not measured.hurried:
                 alone, partitioned = linked(alone), linked(partitioned)
         finally:  # an interrupt of these does not cost the run its record
-            compared = Comparison(alone=alone, partitioned=partitioned, drift_pct=drift)
+            compared = Comparison(alone=alone, partitioned=partitioned, drift_pct=drift, noise_pct=noise)
             record, _ = self._keep(spec, measured, folder, compared, origin)
         return record
 
@@ -166,19 +168,24 @@ class _Point:
         record, sent = self._keep(spec, measured, folder, Comparison(), origin)
         return alone_of(record, measured.samples, folder, sent)
 
-    def _recheck(self, spec: RunSpec, alone: dict[str, Alone], drift_pct: dict[str, float]) -> None:
-        """Measure the baselines once more; ``drift_pct`` gets the change of each tenant's mean latency."""
+    def _recheck(
+        self, spec: RunSpec, alone: dict[str, Alone], drift_pct: dict[str, float], noise_pct: dict[str, float]
+    ) -> None:
+        """Measure the baselines once more: how far each mean latency moved, and how far noise alone moves it."""
         again: dict[str, Alone | None] = {}
         for tenant in spec.tenants:
             if tenant.id not in alone:
                 continue
-            before = alone[tenant.id].ref
-            name = before.baseline_hash
+            before = alone[tenant.id]
+            name = before.ref.baseline_hash
             if name not in again:
                 again[name] = self._measure_alone(baseline_spec(tenant, spec), name, "rechecks")
             after = again[name]
             if after is not None:
-                drift_pct[tenant.id] = 100 * (after.ref.latency_mean_ms / before.latency_mean_ms - 1)
+                drift_pct[tenant.id] = 100 * (after.ref.latency_mean_ms / before.ref.latency_mean_ms - 1)
+                noise_pct[tenant.id] = recheck_noise_pct(
+                    before.baseline.series.latency_ms, after.baseline.series.latency_ms, before.launch_bound_pct
+                )
 
 
 def _candidates(spec: RunSpec) -> list[Device]:

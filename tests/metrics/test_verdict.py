@@ -43,6 +43,8 @@ INVALID = [
     (_tenant(baseline_drift_pct=6, baseline_age_s=41.3), "baseline-drift", r"\+6\.0 % from 41 s before the mix"),
     (_tenant(baseline_drift_pct=6, baseline_age_s=8000), "baseline-drift", r"\+6\.0 % from 2 h before the mix"),
     (_tenant(baseline_drift_pct=6, baseline_age_s=6e5), "baseline-drift", r"\+6\.0 % from 7 days before the mix"),
+    (_tenant(baseline_drift_pct=-25, baseline_noise_pct=30), "baseline-drift", r"expected at most 30 %"),
+    (_tenant(baseline_drift_pct=40, baseline_noise_pct=30), "baseline-drift", r"\+40\.0 %"),
     (_tenant(kept=0), "few-iterations", "b has 0 iterations"),
     (
         _with(findings=(Finding("invalid", "not-shared", "not under MPS", "Shorten the pipe directory."),)),
@@ -144,3 +146,11 @@ def test_the_gravest_comes_first() -> None:
     verdict, findings = judge(_with(findings=(note, warning), throttle_bits=0x40 | 0x4))
     assert verdict == "INVALID"
     assert [finding.level for finding in findings] == ["invalid", "warning", "warning", "note"]
+
+
+def test_a_change_of_the_baseline_that_noise_explains_is_a_note() -> None:
+    """In either direction as a ratio: 30 % more and 23 % less are as far apart."""
+    for pct in (29.0, -22.0):
+        verdict, findings = judge(_tenant(baseline_drift_pct=pct, baseline_noise_pct=30.0))
+        assert verdict == "VALID"
+        assert [(f.level, f.code) for f in findings] == [("note", "baseline-noise")]
