@@ -1,6 +1,6 @@
 """Starting, watching and stopping tenant processes. May touch: subprocess, multiprocessing, signals; never torch."""
 
-from mtexp.launch.cores import CorePlan, by_physical_core, leased_cores, plan_cores
+from mtexp.launch.cores import CorePlan, by_physical_core, leased_cores, missing_cores, plan_cores
 from mtexp.launch.group import TenantGroup
 from mtexp.launch.starters import ForkserverStarter, InterpreterStarter, Starter
 
@@ -12,5 +12,6 @@ __all__ = [
     "TenantGroup",
     "by_physical_core",
     "leased_cores",
+    "missing_cores",
     "plan_cores",
 ]

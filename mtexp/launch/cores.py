@@ -27,6 +27,8 @@ class CorePlan:
     parent: tuple[int, ...]
     held_by_others: int = 0
     """Cores that other runs of this host held, when that is why there were not enough."""
+    missing: int = 0
+    """Cores that this process lacks to pin every tenant, whatever other runs hold."""
     on_shared_cores: int = 0
     """Tenants whose physical core another tenant, or another run, has a thread of as well."""
 
@@ -36,6 +38,16 @@ class CorePlan:
         return bool(self.parent)
 
 
+def missing_cores(tenants: int, available: Sequence[int] | None = None) -> int:
+    """How many cores more so many tenants need to be pinned: one each, one for the sampler, one for the parent.
+
+    Args:
+        tenants: All tenants of the run.
+        available: Cores; by default those that this process may use.
+    """
+    return max(0, tenants + 2 - len(os.sched_getaffinity(0) if available is None else available))
+
+
 def plan_cores(tenants_per_process: Sequence[int], available: Sequence[int], *, pin: bool = True) -> CorePlan:
     """Give every tenant one core, the sampler one, the parent the rest; tenants get the last of ``available``.
 
@@ -43,8 +55,9 @@ def plan_cores(tenants_per_process: Sequence[int], available: Sequence[int], *, 
     like interference on the GPU.
     """
     tenants = sum(tenants_per_process)
-    if not pin or len(available) < tenants + 2:
-        return CorePlan(processes=((),) * len(tenants_per_process), sampler=(), parent=())
+    missing = missing_cores(tenants, available) if pin else 0
+    if not pin or missing:
+        return CorePlan(processes=((),) * len(tenants_per_process), sampler=(), parent=(), missing=missing)
     own = iter(available[-tenants:])
     rest = available[:-tenants]
     processes = tuple(tuple(next(own) for _ in range(count)) for count in tenants_per_process)
@@ -84,8 +97,9 @@ def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True) -> Ite
         HostError: The lease directory cannot be used.
     """
     available = sorted(os.sched_getaffinity(0))
-    if not plan_cores(tenants_per_process, available, pin=pin).pinned:
-        yield plan_cores(tenants_per_process, available, pin=False)
+    plan = plan_cores(tenants_per_process, available, pin=pin)
+    if not plan.pinned:
+        yield plan
         return
 
     def choose(free: Sequence[int]) -> tuple[CorePlan, Sequence[int]]:
@@ -96,7 +110,7 @@ def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True) -> Ite
         if plan.pinned:
             plan = replace(plan, on_shared_cores=sum(used[physical] > 1 for physical in own))
         else:
-            plan = replace(plan, held_by_others=len(held))
+            plan = replace(plan, held_by_others=len(held), missing=0)
         return plan, [core for own in (*plan.processes, plan.sampler) for core in own]
 
     with lease_cores(available, choose) as plan:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.errors import ConfigError
+from mtexp.launch import missing_cores
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series, Window
@@ -107,7 +108,9 @@ def with_rates(run: RunSpec, alone: Mapping[str, Alone]) -> RunSpec:
 def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False) -> RunSpec:
     """The run that measures ``tenant`` alone: closed loop, the whole device, no sharing.
 
-    On MIG it is alone on an instance like its own: a GPU that is cut into instances cannot be used as a whole.
+    On MIG it is alone on an instance like its own: a GPU that is cut into instances cannot be used as a whole. It is
+    pinned to a CPU core only where all tenants of ``run`` can be: a baseline with a core of its own beside a run that
+    has none would show contention for CPU cores as interference on the GPU.
 
     Args:
         tenant: One tenant of ``run``.
@@ -126,7 +129,13 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
         mix=tenant.model.name,
         tenants=(alone,),
         sharing=sharing,
-        measure=replace(run.measure, min_time_s=time_s, until_ci_pct=0.0, overlap="sustained"),
+        measure=replace(
+            run.measure,
+            min_time_s=time_s,
+            until_ci_pct=0.0,
+            overlap="sustained",
+            pin_cores=run.measure.pin_cores and not missing_cores(len(run.tenants)),
+        ),
         profiler=ProfilerSpec(),
         baseline=BaselineSpec(mode="skip"),
         repetition=0,

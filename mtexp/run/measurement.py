@@ -154,7 +154,7 @@ def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement
         TenantGroup(context.starter, spec.deadlines, context.folder, release=sharing.release) as tenants,
     ):
         result.cores = cores
-        result.findings += _about_cores(cores)
+        result.findings += _about_cores(cores, len(spec.tenants))
         try:
             progress(f"starting {len(spec.tenants)} tenants")
             tenants.start(_jobs(context, sharing, cores, tenants))
@@ -213,6 +213,7 @@ def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: Ten
         tenant.id: TenantJob(tenant=tenant, slot=slot, samples=str(samples[slot]))
         for slot, tenant in enumerate(spec.tenants)
     }
+    everywhere = tuple(sorted(os.sched_getaffinity(0)))  # said to each: the forkserver may have been pinned itself
     return [
         ProcessJob(
             name=_name(group),
@@ -223,7 +224,7 @@ def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: Ten
             runtime=spec.runtime,
             measure=protocol(spec),
             environment=sharing.environment(group),
-            cores=cores.processes[index],
+            cores=cores.processes[index] or everywhere,
             probe_busy=spec.kind == "baseline" and spec.runtime == "gpu",
             nvtx=_nvtx(spec),
             torch_trace=context.trace_folder,
@@ -275,14 +276,21 @@ def _enough(spec: RunSpec, tenants: TenantGroup) -> Callable[[int, int, float], 
     return enough
 
 
-def _about_cores(cores: CorePlan) -> list[Finding]:
-    """What to say where tenants are not pinned because of other runs, or pinned to threads of one physical core."""
+def _about_cores(cores: CorePlan, tenants: int) -> list[Finding]:
+    """What to say where tenants are not pinned for want of cores, or pinned to threads of one physical core."""
     if cores.held_by_others:
         found = (
             f"other runs on this host hold {cores.held_by_others} CPU cores: too few are left to pin each tenant to one"
         )
         remedy = "Run fewer side by side, or set measure.pin_cores=false for all."
         return [Finding("warning", "cores-held", found, remedy)]
+    if cores.missing and tenants > 1:  # a tenant alone contends with nobody
+        found = (
+            f"no tenant is pinned to a CPU core of its own: {cores.missing} cores more are needed for {tenants} "
+            "tenants, sampler and parent; contention for CPU cores looks like interference on the GPU"
+        )
+        remedy = "Run fewer tenants, or use more cores; baselines of this run are not pinned either."
+        return [Finding("warning", "cores-few", found, remedy)]
     if cores.on_shared_cores:
         found = (
             f"{cores.on_shared_cores} tenants share a physical CPU core with another tenant or run, as threads of it: "

@@ -99,7 +99,8 @@ class Sampler:
         if self._probe is None:
             return self
         self._connection, theirs = self._context.Pipe()
-        arguments = (theirs, self._probe, self._path, self._periods_ns, self._core)
+        cores = sorted(os.sched_getaffinity(0)) if self._core is None else [self._core]
+        arguments = (theirs, self._probe, self._path, self._periods_ns, cores)
         self._process = self._context.Process(target=_serve, args=arguments, name="mtexp-sampler", daemon=True)
         self._process.start()
         theirs.close()
@@ -168,14 +169,13 @@ class Sampler:
 # --- the child --------------------------------------------------------------------------------------------------------
 
 
-def _serve(connection: Connection, probe: Probe, path: Path, periods_ns: Mapping[str, int], core: int | None) -> None:
+def _serve(connection: Connection, probe: Probe, path: Path, periods_ns: Mapping[str, int], cores: list[int]) -> None:
     """Sample until told to stop or until the parent is gone, then write the file."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone: nobody to tell
         try:
-            if core is not None:
-                os.sched_setaffinity(0, {core})
+            os.sched_setaffinity(0, cores)  # the forkserver may have been started by a thread that was pinned
             probe.open()
         except (MtexpError, OSError) as error:
             connection.send(("failed", str(error)))

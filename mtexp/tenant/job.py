@@ -51,7 +51,7 @@ class ProcessJob:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Set before CUDA starts; an empty value unsets the variable."""
     cores: tuple[int, ...] = ()
-    """CPU cores to pin to; empty = not pinned."""
+    """CPU cores that it may use; empty = those of the process that starts it."""
     probe_busy: bool = False
     """After the window, time requests whose kernels are already queued (launch-bound detection)."""
     nvtx: str = ""

@@ -113,9 +113,9 @@ def test_a_run_that_finds_too_few_cores_free_says_whose_fault_it_is(sixteen: Pat
                 assert third.pinned
         assert first.held_by_others == 0
     with leased_cores([1] * 15) as alone:
-        assert (alone.pinned, alone.held_by_others) == (False, 0)
+        assert (alone.pinned, alone.held_by_others, alone.missing) == (False, 0, 1)
     with leased_cores([1], pin=False) as unpinned:
-        assert (unpinned.pinned, unpinned.held_by_others) == (False, 0)
+        assert (unpinned.pinned, unpinned.held_by_others, unpinned.missing) == (False, 0, 0)
 
 
 def test_leases_of_cores_are_open_to_every_user(sixteen: Path) -> None:

@@ -22,6 +22,7 @@ from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.spec import ArrivalSpec, BaselineSpec, ModelSpec, MpsLimits, RunSpec, TenantSpec, spec_hash
 from mtexp.telemetry.probes import FAST
 from mtexp.telemetry.table import Table
+from mtexp.tracking.ledger import baseline_hash
 from mtexp.tracking.upload import Upload
 from tests.strategies import MS, closed_loop
 
@@ -266,6 +267,17 @@ def test_a_baseline_of_this_process_grows_old_too(monkeypatch: pytest.MonkeyPatc
         for _ in range(3):
             assert set(baselines.of(run, {}, measure)) == {"a", "b"}
         assert len(tried) == measured
+
+
+@pytest.mark.parametrize(("cores", "pinned"), [(4, True), (3, False)])
+def test_a_baseline_is_pinned_as_its_mix_is(monkeypatch: pytest.MonkeyPatch, cores: int, pinned: bool) -> None:
+    """Two tenants, sampler and parent need four cores; with three nobody is pinned, and the baseline's hash knows."""
+    monkeypatch.setattr("mtexp.launch.cores.os.sched_getaffinity", lambda pid: set(range(cores)))
+    alone = baseline_spec(RUN.tenants[0], RUN)
+    assert alone.measure.pin_cores is pinned
+    solo = baseline_spec(RUN.tenants[0], replace(RUN, tenants=RUN.tenants[:1]))
+    names = {baseline_hash(spec.tenants[0], spec, {}) for spec in (alone, solo)}
+    assert len(names) == (1 if pinned else 2)
 
 
 def test_a_second_interrupt_is_told_from_the_first() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.forkserver
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mtexp.launch import CorePlan
+from mtexp.launch import CorePlan, ForkserverStarter
 from mtexp.run import measurement
 from mtexp.tracking import upload
 from tests.run.run_helpers import Workplace, kind
@@ -45,7 +46,8 @@ def test_a_sampler_that_dies_costs_the_telemetry_only(workplace: Workplace, monk
 
 
 @pytest.mark.parametrize(
-    ("code", "plan"), [("cores-held", {"held_by_others": 3}), ("cores-shared", {"on_shared_cores": 2})]
+    ("code", "plan"),
+    [("cores-held", {"held_by_others": 3}), ("cores-shared", {"on_shared_cores": 2}), ("cores-few", {"missing": 3})],
 )
 def test_tenants_without_cores_of_their_own_are_told(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, code: str, plan: dict[str, int]
@@ -58,6 +60,25 @@ def test_tenants_without_cores_of_their_own_are_told(
     (finding,) = [f for f in workplace.records("outputs/s")["."].findings if f.code == code]
     assert f"{next(iter(plan.values()))} " in finding.message
     assert finding.message in ran.out + ran.err
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing to be confined to")
+def test_what_is_not_pinned_may_use_every_core_whatever_the_forkserver_was_started_on(workplace: Workplace) -> None:
+    """A run before may have pinned the thread that started the forkserver: its children would inherit that."""
+    everywhere = os.sched_getaffinity(0)
+    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    server._stop()
+    try:
+        os.sched_setaffinity(0, {min(everywhere)})
+        ForkserverStarter().warm()
+        os.sched_setaffinity(0, everywhere)
+        ran = workplace.run(*POINT, "measure.pin_cores=false")
+    finally:
+        os.sched_setaffinity(0, everywhere)
+        server._stop()
+    assert ran.code == 0, ran.err
+    (tenant,) = workplace.records("outputs/s")["."].tenants
+    assert set(tenant.facts_before["cores"]) == everywhere
 
 
 def test_an_unreachable_mlflow_loses_nothing(workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
