@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtexp.commands import command_line
 from mtexp.metrics.bootstrap import Interval, percentile_interval
 from mtexp.metrics.latency import min_iterations, percentile_ms, percentile_name
 from mtexp.metrics.samples import Floats
@@ -301,7 +302,7 @@ def _unmeasured(results: Results, models: Sequence[str], points: Sequence[Mappin
     found = []
     if missing := [sharing for sharing in sharings if (asked, sharing) not in there]:
         how = " or ".join(_how(sharing) for sharing in missing)
-        found.append(f"{token} under {', '.join(missing)}: python run.py mix={token} {how}")
+        found.append(f"{token} under {', '.join(missing)}: {command_line('run')} mix={token} {how}")
     for model in dict.fromkeys(models):
         for extra in range(1, _EXTRA + 1):
             more = tuple(sorted([*models, *[model] * extra]))
@@ -355,7 +356,7 @@ def _number(what: str, text: str, allowed: str) -> float:
 @refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the advice; exit code 1 when no measured mix keeps every level, 2 when nothing can be said."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.advise", description="Which mix to serve, and how.")
+    parser = argparse.ArgumentParser(prog=command_line("advise"), description="Which mix to serve, and how.")
     parser.add_argument("--models", required=True, help="comma-separated, e.g. bert_base,mistral_7b")
     parser.add_argument("--slo-ms", required=True, metavar="MODEL=MS,...", help="service level of each model")
     parser.add_argument("--percentile", metavar="P", help="of latency, to judge by, e.g. 99; default what is supported")

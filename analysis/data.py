@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtexp.commands import command_line
 from mtexp.errors import MtexpError
 from mtexp.metrics.window import Series
 from mtexp.records import keys
@@ -191,7 +192,7 @@ def select(dataset: Dataset, *, include_invalid: bool = False) -> Dataset:
     if runs.empty:
         raise DataError(
             f"{dataset.source}: {len(dataset.baselines)} baselines, but no run of a mix. "
-            "Measure one, e.g. python run.py mix=pair, or ask for more runs"
+            f"Measure one, e.g. {command_line('run')} mix=pair, or ask for more runs"
         )
     keep = runs if include_invalid else runs[~bad]
     if keep.empty:

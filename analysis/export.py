@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mtexp.commands import command_line
 from mtexp.errors import RecordError
 from mtexp.records import keys
 from mtexp.records.samples_file import MAX_ROWS
@@ -270,7 +271,7 @@ def _of(frame: pd.DataFrame, record_ids: Collection[str]) -> pd.DataFrame:
 @refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export runs; the exit code is 2 when there is nothing to export."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.export", description="Runs as small committed files.")
+    parser = argparse.ArgumentParser(prog=command_line("export"), description="Runs as small committed files.")
     add_source(parser)
     parser.add_argument("folder", type=Path, metavar="DIR", help="where to write")
     options = parser.parse_args(arguments)

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pandas as pd
 
+from mtexp.commands import command_line
 from mtexp.errors import MtexpError
 from mtexp.records import keys
 from mtexp.records.record import ITERATIONS, TELEMETRY
@@ -134,7 +135,7 @@ def _opened(uri: str | None, experiment: str) -> Iterator[Store]:
         with open_store(TrackingSpec(uri=uri or "", experiment=experiment), write=False) as store:
             yield store
     except NoStoreError as error:
-        remedy = "Run something first (python run.py), or name the store with MLFLOW_TRACKING_URI or uri=."
+        remedy = f"Run something first ({command_line('run')}), or name the store with MLFLOW_TRACKING_URI or uri=."
         raise NoStoreError(f"{error}. {remedy}") from None
 
 
@@ -158,9 +159,8 @@ def _parents(store: Store, query: str, columns: Sequence[str] | None) -> list[Ru
 def _nothing(store: Store, query: str, complete: str) -> str:
     there = list(search(store, complete, ("mix", keys.KIND)))
     if not there:
-        return (
-            f"no complete run in {store.uri} yet: run something (python run.py), or look into another store with uri="
-        )
+        remedy = f"run something ({command_line('run')}), or look into another store with uri="
+        return f"no complete run in {store.uri} yet: {remedy}"
     mixes = sorted({run.data.params.get("mix", "") for run in there})
     kinds = sorted({run.data.tags.get(keys.KIND, "") for run in there})
     nothing = f"no run of {len(there)} in {store.uri} matches {query!r}"
@@ -344,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    parser = argparse.ArgumentParser(prog="python -m analysis.fetch", description="Runs that match, as a table.")
+    parser = argparse.ArgumentParser(prog=command_line("fetch"), description="Runs that match, as a table.")
     parser.add_argument("query", nargs="?", default="", help="MLflow filter, e.g. \"params.mix = 'mixed'\"")
     parser.add_argument("--uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db here")
     parser.add_argument("--experiment", default="mtexp")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from mtexp.commands import command_line
 from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.clock import CLOCK_LIMIT
 from mtexp.metrics.repeats import FEWEST_RUNS, Estimate, geometric_mean
@@ -375,4 +376,4 @@ def _over(pairs: Sequence[Any]) -> str:
 
 
 def _missing(question: str, what: str, how: str) -> Answer:
-    return Answer(question, f"Not measured: this needs {what}, e.g. python run.py -m {how}.", False)
+    return Answer(question, f"Not measured: this needs {what}, e.g. {command_line('run')} -m {how}.", False)

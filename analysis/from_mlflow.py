@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from mtexp.commands import command_line
 from mtexp.records import keys
 
 from . import fetch
@@ -30,7 +31,8 @@ def sweeps(query: str, uri: str | None, experiment: str) -> list[str]:
     names = fetch.runs(query, uri=uri, experiment=experiment, columns=["sweep", "start_time"])
     names = names.dropna(subset="sweep").sort_values("start_time", ascending=False)
     if names.empty:
-        raise DataError("no run belongs to a sweep yet: python run.py -m mix=enc_only,dec_only,mixed makes one")
+        example = f"{command_line('run')} -m mix=enc_only,dec_only,mixed"
+        raise DataError(f"no run belongs to a sweep yet: {example} makes one")
     return [str(name) for name in names["sweep"].unique()]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
+from mtexp.commands import command_line
 from mtexp.errors import RecordError
 from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
@@ -318,7 +319,7 @@ def log_to_mlflow(results: Results, files: Sequence[Path], *, uri: str | None, e
 @refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a report; the exit code is 2 when there is nothing it can be made of."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", description="One HTML report of runs.")
+    parser = argparse.ArgumentParser(prog=command_line("report"), description="One HTML report of runs.")
     add_source(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: reports/NAME)")
     parser.add_argument("--title", default="", help="of the page")

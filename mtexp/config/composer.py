@@ -7,6 +7,8 @@ composed here is the one that the job will see.
 from __future__ import annotations
 
 import argparse
+import re
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
@@ -24,16 +26,21 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, setup_globals
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mtexp.commands import command_line
 from mtexp.config import schema, tokens
+from mtexp.errors import ConfigError
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+CONF_DIR = (Path(__file__).resolve().parents[1] / "conf").resolve()
+"""``mtexp/conf``: in a checkout a link to ``conf/``, in an installed package a folder."""
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+_SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 
 
 @cache
@@ -46,14 +53,40 @@ def set_up() -> None:
 
 
 def composer_of(args: argparse.Namespace) -> Composer:
-    """Return the composer that ``--config-path``, ``--config-name`` and ``--config-dir`` ask for."""
-    return Composer(args.config_path or CONF_DIR, args.config_name or CONFIG_NAME, args.config_dir)
+    """Return the composer that ``--config-path``, ``--config-name``, ``--config-dir`` and ``hydra.searchpath`` ask for.
+
+    Raises:
+        ConfigError: A folder named there does not exist, or ``hydra.searchpath`` is not a list.
+    """
+    for option, folder in (("--config-dir", args.config_dir), ("--config-path", args.config_path)):
+        if folder is not None and not Path(folder).is_dir():
+            raise ConfigError(option, folder, "a folder with groups such as mix/NAME.yaml", "There is no such folder.")
+    composer = Composer(args.config_path or CONF_DIR, args.config_name or CONFIG_NAME, args.config_dir)
+    for text in args.overrides:
+        if _SEARCHPATH.match(text):
+            composer.search(text)
+    return composer
+
+
+def with_tokens(argv: Sequence[str]) -> list[str]:
+    """Return ``argv`` with tokens (``mix=bert_base*2``) last in any ``hydra.searchpath`` of the user.
+
+    Hydra replaces the one of ``conf/config.yaml``, which has them, by the user's.
+    """
+    source = f"{tokens.TokenSource.scheme()}://"
+    return [
+        re.sub(r"(\[?)\s*\]$", lambda end: f"{end[1] or ','}{source}]", text)
+        if _SEARCHPATH.match(text) and source not in text
+        else text
+        for text in argv
+    ]
 
 
 def parse_command_line(argv: Sequence[str]) -> argparse.Namespace:
     """Return Hydra's arguments: ``overrides``, ``multirun``, ``help``, ``cfg``, ``config_dir`` ..."""
-    namespace: argparse.Namespace = get_args_parser().parse_args(list(argv))
-    return namespace
+    parser = get_args_parser()
+    parser.prog = command_line("run")
+    return parser.parse_intermixed_args(list(argv))  # a flag may follow an override
 
 
 class Composer:
@@ -67,8 +100,31 @@ class Composer:
             path = f"file://{Path(extra).absolute()}"
             search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
         self._loader = ConfigLoaderImpl(config_search_path=search_path)
+        self._repository: IConfigRepository = self._loader.repository
         self._parser = OverridesParser.create(config_loader=self._loader)
         self._parsed: dict[str, Override] = {}
+
+    def search(self, text: str) -> None:
+        """List groups and choices also from the folders of ``text``, an override ``hydra.searchpath=[file:///DIR]``.
+
+        Composing needs no such call: Hydra finds them by the override itself.
+
+        Raises:
+            ConfigError: It is not a list, or a folder does not exist.
+        """
+        key, _, value = text.partition("=")
+        allowed = "a list of folders such as [file:///home/me/conf]"
+        repository = CachingConfigRepository(self._loader.repository)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a source that is not there: refused below
+            try:
+                self._loader._process_config_searchpath(self._name, [self.parse(text)], repository)
+            except HydraException as error:
+                raise ConfigError(key, value, allowed, f"{error}.") from error
+        for source in repository.get_sources():
+            if not source.available():
+                raise ConfigError(key, value, allowed, f"{source.scheme()}://{source.path} does not exist.")
+        self._repository = repository
 
     def parse(self, text: str) -> Override:
         """Parse one override; remembers what it parsed.
@@ -87,6 +143,7 @@ class Composer:
         )
         with open_dict(config):
             hydra = config.pop("hydra")
+        name_mix(config, hydra)
         return config, hydra
 
     def is_group(self, key: str) -> bool:
@@ -105,17 +162,13 @@ class Composer:
         """Return ``hydra.help.template`` with the groups and choices filled in (Hydra's own -h takes a second)."""
         _, hydra = self.load([])
         groups = "\n".join(f"{group}: {', '.join(self.options(group))}" for group in self.groups())
-        return Template(hydra.help.template).safe_substitute(APP_CONFIG_GROUPS=groups)
+        return Template(hydra.help.template).safe_substitute(APP_CONFIG_GROUPS=groups, COMMAND=command_line("run"))
 
     def split(self, arguments: Sequence[str], params: dict[str, Any]) -> list[list[str]]:
         """Return the points that Hydra's basic sweeper makes of the command line and ``hydra.sweeper.params``."""
         texts = [f"{key}={value}" for key, value in params.items()] + list(arguments)
         points: list[list[str]] = BasicSweeper.split_arguments([self.parse(t) for t in texts], max_batch_size=None)[0]
         return points
-
-    @property
-    def _repository(self) -> ConfigRepository:
-        return self._loader.repository
 
 
 def apply_values(overrides: Sequence[Override], config: DictConfig) -> None:
@@ -143,8 +196,16 @@ def compose_job(loader: ConfigLoader, master: DictConfig, overrides: Sequence[st
     """Return the configuration that a job of a running sweep will see."""
     composed = loader.load_sweep_config(master, list(overrides))
     with open_dict(composed):
-        composed.pop("hydra")
+        hydra = composed.pop("hydra")
+    name_mix(composed, hydra)
     return to_config(composed)
+
+
+def name_mix(composed: DictConfig, hydra: DictConfig) -> None:
+    """Give a mix without ``name`` the name of its file."""
+    choice = hydra.runtime.choices.get("mix")
+    if choice and not composed.mix.name:
+        composed.mix.name = str(choice).rpartition("/")[2]
 
 
 def to_config(composed: DictConfig) -> schema.Config:

@@ -16,8 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mtexp.commands import command_line
 from mtexp.config.capacity import SWEEPER, search_rule
-from mtexp.config.composer import Composer, composer_of, parse_command_line, to_config
+from mtexp.config.composer import Composer, composer_of, parse_command_line, to_config, with_tokens
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware, elsewhere, probe
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
@@ -73,8 +74,12 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
         Refused: With up to five problems.
         TrackingError: The MLflow store cannot be one.
     """
+    argv = with_tokens(argv)
     args = parse_command_line(argv)
-    composer = composer_of(args)
+    try:
+        composer = composer_of(args)
+    except ConfigError as error:
+        raise Refused([error]) from error
     typed = [f"+{text}" if text.startswith("experiment=") else text for text in args.overrides]
     overrides = _with_sweep(typed)
     _check(composer, overrides)
@@ -153,7 +158,7 @@ def _check_sweep(composer: Composer, overrides: Sequence[str], *, multirun: bool
             continue
         value = value_text(override)
         if not multirun:
-            remedy = "Add -m to run every value (python run.py -m ...), or write a list as [a,b]."
+            remedy = f"Add -m to run every value ({command_line('run')} -m ...), or write a list as [a,b]."
             raise Refused([ConfigError(key, value, "one value in a single run", remedy)])
         if key.lstrip("+") in ("experiment", "repetitions", "sweep"):
             remedy = "Start one sweep after the other, or use +experiment=report, which holds the study."

@@ -18,6 +18,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from mtexp.commands import command_line
 from mtexp.config.checks import nearest
 from mtexp.config.composer import Composer
 from mtexp.config.schema import Config
@@ -30,7 +31,7 @@ _TOKENS = {
     "mix": "or models joined as in bert_base*2+llama_3_2_1b",
     "mps_settings": "or a percentage such as 30pct",
 }
-_HELP = "python run.py -h lists groups, choices and examples."
+_HELP = f"{command_line('run')} -h lists groups, choices and examples."
 _PLUGINS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "ray_aws": "ray"}
 """Choices of hydra/launcher that come with a plugin -> the extra of mtexp that installs it."""
 

@@ -104,7 +104,7 @@ class MixConfig:
     """The tenants of one run."""
 
     name: str = ""
-    """Name of the mix, or the token it was made from."""
+    """Name of the mix, or the token it was made from; empty = the name of its file."""
     models: str = ""
     """The models that go by that name, as a token; a mix whose models were swapped is called by its own."""
     tenants: dict[str, TenantConfig] = field(default_factory=dict)

@@ -65,7 +65,7 @@ class SectionedComposer:
             narrow = section in _SECTIONS and "$" not in text and text not in self._wide
             if narrow and not (override.is_delete() and section == override.key_or_group):
                 by_section.setdefault(section, []).append(text)
-            elif not override.is_hydra_override():
+            elif not override.is_hydra_override() or override.key_or_group == "hydra.searchpath":
                 common.append(text)
         return tuple(common), by_section
 

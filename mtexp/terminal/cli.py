@@ -20,16 +20,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtexp.commands import command_line
 from mtexp.config.composer import (
     CONF_DIR,
     CONFIG_NAME,
     VERSION_BASE,
     composer_of,
+    name_mix,
     parse_command_line,
     set_up,
     to_config,
     to_yaml,
     trust_plan,
+    with_tokens,
 )
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware, probe
@@ -86,7 +89,7 @@ def _main(argv: Sequence[str] | None) -> int:
         console.say(composer_of(args).help())
         return OK
     if args.hydra_help or args.cfg or args.info or args.shell_completion:
-        return _hydra(arguments)
+        return _hydra(with_tokens(arguments))
     try:
         planned = plan(arguments, hardware=_hardware)
     except MtexpError as error:
@@ -246,6 +249,7 @@ def _job(composed: Any) -> str:
     protect()  # another process than main's has streams of its own
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers say "loky", which tenants lack
+    name_mix(composed, HydraConfig.get())
     config = to_config(composed)
     job, folder = HydraConfig.get().job, Path(HydraConfig.get().runtime.output_dir)
     outcome: dict[str, Any] = {"status": "FAILED"}
@@ -388,12 +392,12 @@ def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unse
     tracking = planned.points[0].spec.tracking
     uri = resolve_uri(tracking)
     if unsent:
-        command = f"python -m mtexp.tracking.upload {shlex.quote(str(planned.folder))}{option(tracking)}"
+        command = f"{command_line('upload')} {shlex.quote(str(planned.folder))}{option(tracking)}"
         console.say(f"{unsent} of the records are not in MLflow. To send them: {command}")
     if sqlite_path(uri) is None:
         where = f"MLflow at {uri}"
     elif not tracking.uri and Path("Makefile").is_file() and sqlite_path(uri) == Path.cwd() / "mlflow.db":
         where = "make ui"
     else:
-        where = f"python -m mtexp.tracking.ui --uri {shlex.quote(uri)}"
+        where = f"{command_line('ui')} --uri {shlex.quote(uri)}"
     console.say(f"Runs are in {planned.folder}. To look at them: {where}")

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mtexp.commands import command_line
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
 from mtexp.terminal.output import enter
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: RET503  execv 
     from mtexp.tracking.store import open_store
     from mtexp.tracking.uri import is_server, resolve_uri
 
-    parser = argparse.ArgumentParser(prog="python -m mtexp.tracking.ui", description=(__doc__ or "").partition(":")[0])
+    parser = argparse.ArgumentParser(prog=command_line("ui"), description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--uri", default="", help="default: MLFLOW_TRACKING_URI, else mlflow.db here")
     parser.add_argument("--experiment", default="mtexp")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows it to your network")

@@ -15,6 +15,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mtexp.commands import command_line
 from mtexp.errors import MtexpError, RecordError, TrackingError
 from mtexp.records.record import RECORD, find_records, load, write_aside
 from mtexp.records.salvage import is_running, salvage
@@ -72,7 +73,7 @@ def deferred(record_dir: Path, tracking: TrackingSpec, reason: str) -> Upload:
     with suppress(MtexpError):  # a directory that cannot be written is the reason already
         if marker.is_file():
             _mark(marker, reason)
-    later = f"python -m mtexp.tracking.upload {shlex.quote(str(record_dir))}{option(tracking)}"
+    later = f"{command_line('upload')} {shlex.quote(str(record_dir))}{option(tracking)}"
     return Upload(record_dir, reason=f"{reason.rstrip('.')}. Later: {later}")
 
 
@@ -117,9 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The exit code is 1 if one could not be sent, 2 if there was none or no such store can be, 130 after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m mtexp.tracking.upload", description=(__doc__ or "").partition(":")[0]
-    )
+    parser = argparse.ArgumentParser(prog=command_line("upload"), description=(__doc__ or "").partition(":")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="searched for record.json")
     parser.add_argument("--uri", default="", help="default: MLFLOW_TRACKING_URI, else mlflow.db here")
     parser.add_argument("--experiment", default="", help="default: the one each record names")

@@ -1,0 +1,51 @@
+"""The commands of mtexp, by name, and how the reader of a message types them. Pure: no import that takes time.
+
+A new command is one line in :data:`COMMANDS`; its module has ``main(arguments) -> exit code``.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What ``mtexp NAME`` runs."""
+
+    module: str
+    """Module with ``main(arguments) -> exit code``."""
+    checkout: str
+    """What does the same in a checkout, where nothing needs to be installed as a command."""
+    summary: str
+    """One line for ``mtexp -h``."""
+
+
+COMMANDS = {
+    "run": Command("mtexp.terminal.cli", "python run.py", "measure a mix, or with -m sweep over several"),
+    "report": Command("mtexp.analysis.report", "python -m analysis.report", "write an HTML report of runs"),
+    "fetch": Command("mtexp.analysis.fetch", "python -m analysis.fetch", "print runs as a table"),
+    "advise": Command("mtexp.analysis.advise", "python -m analysis.advise", "say what may share a GPU"),
+    "export": Command("mtexp.analysis.export", "python -m analysis.export", "write runs as a few small files"),
+    "upload": Command("mtexp.tracking.upload", "python -m mtexp.tracking.upload", "send records to MLflow"),
+    "ui": Command("mtexp.tracking.ui", "python -m mtexp.tracking.ui", "open the MLflow UI on the runs"),
+}
+
+
+def command_line(name: str) -> str:
+    """Return how to type the command ``name`` here, e.g. ``python run.py`` or ``mtexp run``.
+
+    Users read back the form that they use: the console command, ``python -m mtexp``, or the scripts of a checkout.
+    """
+    started = Path(sys.argv[0])
+    if started.name == "mtexp":
+        return f"mtexp {name}"
+    if started.parts[-2:] == ("mtexp", "__main__.py"):
+        return f"python -m mtexp {name}"
+    return COMMANDS[name].checkout if _in_checkout() else f"mtexp {name}"
+
+
+def _in_checkout() -> bool:
+    root = Path(__file__).resolve().parents[1]
+    return (root / "run.py").is_file() and (root / "pyproject.toml").is_file()
