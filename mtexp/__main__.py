@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from mtexp import __version__
 from mtexp.commands import COMMANDS
+from mtexp.terminal.output import enter
 
-REFUSED, INTERRUPTED = 2, 130
+REFUSED = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,16 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         sys.stderr.write(_unknown(name) if name else usage())
         return REFUSED
-    try:
-        code: int = importlib.import_module(COMMANDS[name].module).main(rest)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    code: int = importlib.import_module(COMMANDS[name].module).main(rest)
     return code
+
+
+def console() -> int:
+    """The entry point of the installed command."""
+    return enter(main)
 
 
 def usage() -> str:
     """Return the text of ``mtexp -h``."""
-    lines = [f"  {name:<8} {command.summary}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<9} {command.summary}" for name, command in COMMANDS.items()]
     return (
         "mtexp measures what several transformer models do to each other on one GPU.\n\n"
         "usage: mtexp COMMAND ...\n\n" + "\n".join(lines) + "\n\n"
@@ -54,4 +57,4 @@ def _unknown(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter(main))

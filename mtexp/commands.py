@@ -29,6 +29,11 @@ COMMANDS = {
     "advise": Command("mtexp.analysis.advise", "python -m analysis.advise", "say what may share a GPU"),
     "export": Command("mtexp.analysis.export", "python -m analysis.export", "write runs as a few small files"),
     "upload": Command("mtexp.tracking.upload", "python -m mtexp.tracking.upload", "send records to MLflow"),
+    "numerics": Command(
+        "mtexp.sharing.numerics",
+        "python -m mtexp.sharing.numerics",
+        "find MPS percentages that compute wrong results",
+    ),
     "ui": Command("mtexp.tracking.ui", "python -m mtexp.tracking.ui", "open the MLflow UI on the runs"),
 }
 

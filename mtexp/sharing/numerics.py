@@ -23,11 +23,13 @@ from typing import Any
 
 import yaml
 
+from mtexp.commands import command_line
 from mtexp.errors import MtexpError
 from mtexp.sharing.numerics_run import Checker, Options, Report, Row, Target, model_specs, serve
+from mtexp.terminal.output import enter
 
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
-_MODELS = Path(__file__).resolve().parents[2] / "conf" / "models"
+_MODELS = Path(__file__).resolve().parents[1] / "conf" / "models"
 _LARGEST = 2**20
 _NAME, _CELL = 38, 9
 
@@ -62,7 +64,7 @@ def _interrupted(number: int, frame: object) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mtexp.sharing.numerics",
+        prog=command_line("numerics"),
         description="Which CUDA MPS percentages compute right results on this machine.",
         epilog="Exit code: 0 all right, 1 something is wrong, 2 it cannot be checked.",
     )
@@ -233,4 +235,4 @@ def _worst(rows: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(enter(main))

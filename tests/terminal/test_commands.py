@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import mtexp.tracking.upload
-from mtexp.__main__ import main
+from mtexp.__main__ import console, main
 from mtexp.commands import COMMANDS, command_line
 
 ROOT = Path(__file__).parents[2]
 _PROBE = """
 import sys
-from mtexp.__main__ import main
+from mtexp.__main__ import console, main
 code = main(["-h"])
 heavy = {"hydra", "numpy", "pandas", "mlflow", "torch", "rich"} & set(sys.modules)
 sys.exit(f"imported: {heavy}" if heavy else code)
@@ -57,12 +57,18 @@ def test_an_interrupted_command_ends_with_130(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(mtexp.tracking.upload, "main", interrupted)
-    assert main(["upload", "DIR"]) == 130
+    monkeypatch.setattr(sys, "argv", ["mtexp", "upload", "DIR"])
+    assert console() == 130
 
 
 @pytest.mark.parametrize(
     ("arguments", "hint"),
-    [(["reprot"], "mtexp report"), (["mix=pair"], "mtexp run mix=pair"), (["-m", "mix=a,b"], "mtexp run"), ([], "usage")],
+    [
+        (["reprot"], "mtexp report"),
+        (["mix=pair"], "mtexp run mix=pair"),
+        (["-m", "mix=a,b"], "mtexp run"),
+        ([], "usage"),
+    ],
 )
 def test_an_unknown_command_is_refused_with_a_hint(arguments, hint, capsys):
     assert main(arguments) == 2
