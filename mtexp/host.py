@@ -8,11 +8,13 @@ place that speaks NVML; it builds the :class:`Device` defined here, so that noth
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
 import platform
 import pwd
+import re
 import signal
 import subprocess
 import time
@@ -137,6 +139,7 @@ def environment(device: Device, *, project: Path | None = None) -> dict[str, Any
         "python_version": platform.python_version(),
         "mtexp_version": __version__,
         "torch_version": packages.get("torch"),
+        "torch_cuda_version": _torch_cuda_version(),
         "transformers_version": packages.get("transformers"),
         "packages": packages,
         "cpu_model": _cpu_model(),
@@ -160,6 +163,17 @@ def _version(distribution: str) -> str | None:  # milliseconds each where many a
     with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(distribution)
     return None
+
+
+@cache
+def _torch_cuda_version() -> str | None:
+    """The CUDA version that torch is built with, read off its ``version.py``: importing torch takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    text = _read(Path(spec.origin).with_name("version.py"))
+    found = re.search(r"""^cuda\b[^=\n]*=\s*['"]([0-9.]+)['"]""", text, re.MULTILINE)
+    return found[1] if found else None
 
 
 def _read(path: Path) -> str:

@@ -135,12 +135,6 @@ def tail_inflation(latency_shared: ArrayLike, latency_alone: ArrayLike, percenti
     return tail / percentile_slowdown(latency_shared, latency_alone, 50.0)
 
 
-def wait(latency_ms: ArrayLike, gpu_time_ms: ArrayLike) -> float:
-    """Mean of latency - gpu time, ms: what the CUDA-event span does not see. Both shape (n,)."""
-    latencies, spans = _checked_pair("latency_ms", latency_ms, "gpu_time_ms", gpu_time_ms)
-    return float(np.mean(latencies - spans))
-
-
 def energy_per_request(energy_j: float, requests: float) -> float:
     """Energy of the device over the window / requests that the window holds, in J.
 

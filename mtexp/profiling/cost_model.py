@@ -107,28 +107,32 @@ def _peaks(name: str, half: float, tf32: float, fp32: float, gb_per_s: float, so
     return Peaks(name, {p: v * 1e12 for p, v in values.items() if v}, gb_per_s * 1e9, source)
 
 
-DEVICES: tuple[tuple[str, Peaks], ...] = (
+DEVICES: tuple[tuple[str, Peaks], ...] = (  # the whole name that the driver gives, without NVIDIA
     (r"B200", _peaks("B200", 2250, 1125, 75, 8000, "NVIDIA Blackwell architecture brief (HGX B200)")),
-    (r"GH200", _peaks("GH200", 989.4, 494.7, 67, 4000, "NVIDIA GH200 datasheet (96 GB HBM3)")),
+    (r"GH200 480GB", _peaks("GH200", 989.4, 494.7, 67, 4000, "NVIDIA GH200 datasheet (96 GB HBM3)")),
     (r"H200 NVL", _peaks("H200 NVL", 835.5, 417.5, 60, 4800, "NVIDIA H200 datasheet (NVL)")),
     (r"H200", _peaks("H200 SXM", 989.4, 494.7, 67, 4800, "NVIDIA H200 datasheet (SXM)")),
     (r"H100 NVL", _peaks("H100 NVL", 835.5, 417.5, 60, 3900, "NVIDIA H100 datasheet (NVL)")),
     (r"H100 PCIe", _peaks("H100 PCIe", 756, 378, 51, 2000, "NVIDIA H100 datasheet (PCIe)")),
-    (r"H100", _peaks("H100 SXM", 989.4, 494.7, 67, 3350, "NVIDIA H100 datasheet (SXM)")),
-    (r"A100.*PCI.*80|A100 80GB PCI", _peaks("A100 PCIe 80GB", 312, 156, 19.5, 1935, "NVIDIA A100 datasheet")),
-    (r"A100.*80", _peaks("A100 SXM 80GB", 312, 156, 19.5, 2039, "NVIDIA A100 datasheet")),
-    (r"A100", _peaks("A100 40GB", 312, 156, 19.5, 1555, "NVIDIA A100 datasheet")),
+    (r"H100 80GB HBM3", _peaks("H100 SXM", 989.4, 494.7, 67, 3350, "NVIDIA H100 datasheet (SXM)")),
+    (r"A100[- ](80GB PCIe|PCIE-80GB)", _peaks("A100 PCIe 80GB", 312, 156, 19.5, 1935, "NVIDIA A100 datasheet")),
+    (r"A100-SXM4-80GB", _peaks("A100 SXM 80GB", 312, 156, 19.5, 2039, "NVIDIA A100 datasheet")),
+    (r"A100-(SXM4|PCIE)-40GB", _peaks("A100 40GB", 312, 156, 19.5, 1555, "NVIDIA A100 datasheet")),
     (r"A10G", _peaks("A10G", 70, 35, 35, 600, "AWS G5 / NVIDIA A10G product brief")),
-    (r"A10\b", _peaks("A10", 125, 62.5, 31.2, 600, "NVIDIA A10 datasheet")),
+    (r"A10", _peaks("A10", 125, 62.5, 31.2, 600, "NVIDIA A10 datasheet")),
     (r"L40S", _peaks("L40S", 362, 183, 91.6, 864, "NVIDIA L40S datasheet")),
-    (r"L40\b", _peaks("L40", 181, 90.5, 90.5, 864, "NVIDIA L40 datasheet")),
-    (r"L4\b", _peaks("L4", 121, 60, 30.3, 300, "NVIDIA L4 datasheet")),
+    (r"L40", _peaks("L40", 181, 90.5, 90.5, 864, "NVIDIA L40 datasheet")),
+    (r"L4", _peaks("L4", 121, 60, 30.3, 300, "NVIDIA L4 datasheet")),
 )
 
 
 def device_peaks(device_name: str) -> Peaks | None:
-    """Peaks of the device that NVML or CUDA calls ``device_name``; None for one that is not in the table."""
-    return next((peaks for pattern, peaks in DEVICES if re.search(pattern, device_name)), None)
+    """Peaks of the device that NVML or CUDA calls ``device_name``; None for one that is not in the table.
+
+    The whole name must be known: an RTX A1000 is no A100, and an instance of a GPU (MIG) has a share of its peaks.
+    """
+    model = device_name.removeprefix("NVIDIA ").strip()
+    return next((peaks for pattern, peaks in DEVICES if model == peaks.name or re.fullmatch(pattern, model)), None)
 
 
 def shape_of(model: ModelSpec) -> Shape:
@@ -219,11 +223,6 @@ def decode_cost(shape: Shape, batch: int, context: int, element: int) -> Cost:
     flops = batch * (2 * shape.weights + 2 * shape.head + 4 * context * shape.q * shape.layers)
     cache = 2 * element * batch * (context + 1) * shape.k * shape.layers
     return Cost(float(flops), float(weight_bytes + cache), float(weight_bytes))
-
-
-def floor_ms(cost: Cost, peaks: Peaks, precision: str) -> tuple[float, float]:
-    """Time (ms) that compute alone and memory alone would take at the device's peaks."""
-    return 1e3 * cost.flops / peaks.flops[precision], 1e3 * cost.bytes / peaks.bytes_per_s
 
 
 def bound_by(intensity: float, ridge: float, launch_bound_pct: float | None = None) -> str:

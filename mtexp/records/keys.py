@@ -71,6 +71,7 @@ ENVIRONMENT_TAGS = {
     "driver_version": "mtexp.driver",
     "cuda_version": "mtexp.cuda",
     "torch_version": "mtexp.torch",
+    "torch_cuda_version": "mtexp.torch_cuda",
     "transformers_version": "mtexp.transformers",
     "python_version": "mtexp.python",
     "mtexp_version": "mtexp.version",

@@ -28,7 +28,7 @@ from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.spec import RunSpec, TenantSpec, spec_hash, to_json
 from mtexp.telemetry import TelemetrySummary, read
 
-_REPORTED_ONCE = ("torch_version", "transformers_version", "cuda_version")
+_REPORTED_ONCE = ("torch_version", "transformers_version", "torch_cuda_version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ LOGS = ("mps-control.log", "mps-server.log")
 """What the guardian leaves in the run's log folder."""
 
 _STALE_S = 60.0
+_LOGS = ".logs"
 _TAIL_LINES = 8
 
 
@@ -232,10 +233,13 @@ def _take_lock(directory: Path) -> int:
 def sweep_stale(root: Path = SHORT) -> list[Path]:
     """Remove private directories of this user whose guardian was killed, with the daemons in them; return them.
 
+    Their logs are kept beside them, in ``<directory>.logs``: they say why, and the run that wanted them is gone.
     A guardian holds a lock in its directory, so what is in use is never touched.
     """
     swept = []
     for directory in sorted(root.glob(f"mtexp-{os.getuid()}-*")):
+        if directory.suffix == _LOGS:
+            continue
         with contextlib.suppress(OSError):  # in use (the lock), or gone meanwhile
             found = directory.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
@@ -244,8 +248,13 @@ def sweep_stale(root: Path = SHORT) -> list[Path]:
                 continue  # being made
             os.close(_take_lock(directory))
             guardian.kill_processes(str(directory))
-            for problem in guardian.save_and_remove(str(directory), os.devnull):
+            logs = directory.with_suffix(_LOGS)
+            logs.mkdir(mode=0o700, exist_ok=True)
+            for problem in guardian.save_and_remove(str(directory), str(logs)):
                 log.warning("MPS: %s", problem)
+            if not any(logs.iterdir()):
+                logs.rmdir()
             swept.append(directory)
-            log.warning("MPS: removed %s, left by a run that was killed together with its guardian", directory)
+            kept = f"; its logs are in {logs}" if logs.is_dir() else ""
+            log.warning("MPS: removed %s, left by a run that was killed together with its guardian%s", directory, kept)
     return swept

@@ -12,8 +12,6 @@ from mtexp.telemetry.nvml import (
     find_devices,
     foreign_processes,
     mig_device,
-    mig_instances,
-    mig_profiles_possible,
     processes,
 )
 from mtexp.telemetry.sampler import Sampler, open_sampler
@@ -28,8 +26,6 @@ __all__ = [
     "find_devices",
     "foreign_processes",
     "mig_device",
-    "mig_instances",
-    "mig_profiles_possible",
     "open_sampler",
     "processes",
     "read",

@@ -168,22 +168,6 @@ def chosen(devices: Sequence[Device], wanted: str) -> list[Device]:
 # --- MIG --------------------------------------------------------------------------------------------------------------
 
 
-def mig_instances(parent_uuid: str, lib: Any = pynvml) -> list[MigInstance]:
-    """Return the MIG instances that exist on a GPU, in NVML's order; [] where MIG is off or unknown to it.
-
-    Raises:
-        HostError: NVML does not start, or there is no such GPU.
-    """
-    with session(lib):
-        return list(_instances(lib, handles(lib, parent_uuid)[1], parent_uuid))
-
-
-def mig_profiles_possible(parent_uuid: str, lib: Any = pynvml) -> list[str]:
-    """Return the names of the GPU instance profiles that an administrator could create; [] where there is no MIG."""
-    with session(lib):
-        return list(_profiles(lib, handles(lib, parent_uuid)[1]))
-
-
 def mig_device(parent: Device, instance: MigInstance) -> Device:
     """Return ``instance`` of ``parent`` as a device of its own."""
     name = f"{parent.name} MIG {instance.profile}"

@@ -40,11 +40,6 @@ class Board:
         self._map = _map(path, _SLOT * (1 + tenants), create)
         self.words = memoryview(self._map).cast("q")
 
-    @property
-    def stopped(self) -> bool:
-        """True once the tenants were told to stop measuring."""
-        return bool(self.words[0])
-
     def stop(self) -> None:
         """Tell every tenant to stop after its current iteration."""
         self.words[0] = 1

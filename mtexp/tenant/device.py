@@ -91,7 +91,7 @@ class CudaDevice:
             "device_name": properties.name,
             "gpu_uuid": gpu_uuid(properties),
             "sm_count": properties.multi_processor_count,
-            "cuda_version": torch.version.cuda,
+            "torch_cuda_version": torch.version.cuda,
             "stream_id": int(torch.cuda.current_stream().cuda_stream),
             "memory_allocated_mib": torch.cuda.memory_allocated() / _MIB,
             "memory_reserved_mib": torch.cuda.memory_reserved() / _MIB,

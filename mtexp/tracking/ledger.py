@@ -30,7 +30,8 @@ DEVICE_KEYS = ("gpu_name", "gpu_uuid", "driver_version")
 """Of an environment: the GPU a result belongs to."""
 CPU_KEYS = ("host", "cpu_model", "cpu_count")
 """Of an environment: the CPU a result belongs to."""
-LIBRARY_KEYS = ("cuda_version", "torch_version", "transformers_version")
+LIBRARY_KEYS = ("cuda_version", "torch_version", "torch_cuda_version", "transformers_version")
+"""Of an environment: what a result was computed with. ``cuda_version`` is the driver's, another than torch's."""
 
 _CANDIDATES = 5
 """Newest baselines looked at before giving up: the record of one may be gone."""

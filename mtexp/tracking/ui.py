@@ -52,10 +52,10 @@ def experiment_tags() -> dict[str, str]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:  # noqa: RET503  execv does not return
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: RET503  execve does not return
     """Print the address of the runs and become ``mlflow ui``; exit code 2 when nothing was tracked."""
     from mtexp.tracking.store import open_store
-    from mtexp.tracking.uri import is_server, resolve_uri
+    from mtexp.tracking.uri import full, is_server, resolve_uri
 
     parser = argparse.ArgumentParser(prog=command_line("ui"), description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--uri", default="", help="default: MLFLOW_TRACKING_URI, else mlflow.db here")
@@ -76,8 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: RET503  execv 
         return 0
     sys.stdout.write(f"The runs: http://{options.host}:{options.port}/{page}\n")
     sys.stdout.flush()
-    command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", options.host, "--port", str(options.port)]
-    os.execv(sys.executable, [sys.executable, "-m", *command])
+    command = ["mlflow", "ui", "--host", options.host, "--port", str(options.port)]
+    # the URI may hold a password: an environment is the user's own, a command line is everybody's (ps)
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": full(tracking)}
+    os.execve(sys.executable, [sys.executable, "-m", *command], environment)
 
 
 if __name__ == "__main__":

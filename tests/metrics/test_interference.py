@@ -22,7 +22,6 @@ from mtexp.metrics.interference import (
     slowdown,
     stp,
     tail_inflation,
-    wait,
 )
 from tests.strategies import closed_loop, open_loop, progresses, ratios
 
@@ -115,7 +114,7 @@ def test_a_baseline_of_zero_is_refused(function: Callable[..., object]) -> None:
         function([1.0], [0.0])
 
 
-@pytest.mark.parametrize("function", [slowdown, normalized_progress, wait])
+@pytest.mark.parametrize("function", [slowdown, normalized_progress])
 @pytest.mark.parametrize("alone", [[1.0], [1.0, 2.0, 3.0], 1.0])
 def test_tenants_without_a_baseline_of_their_own_are_refused(function: Callable[..., object], alone: object) -> None:
     """Nothing is broadcast: the message names both and their shapes."""
@@ -132,9 +131,8 @@ def test_tail_inflation_compares_the_tail_with_the_middle() -> None:
     assert tail_inflation(longer, alone) == pytest.approx(2)
 
 
-def test_wait_and_energy() -> None:
-    """Wait is what the event span misses; energy is shared by all requests of the window."""
-    assert wait([6.2, 6.4], [1.0, 1.2]) == pytest.approx(5.2)
+def test_energy_is_shared_by_all_requests() -> None:
+    """Of the window, of all tenants."""
     assert energy_per_request(120.0, 60) == pytest.approx(2)
     with pytest.raises(ValueError, match="requests"):
         energy_per_request(120.0, 0)

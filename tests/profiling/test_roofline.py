@@ -3,8 +3,13 @@ from dataclasses import replace
 import pytest
 
 from mtexp.errors import ConfigError
-from mtexp.profiling.cost_model import bound_by, device_peaks, floor_ms, launch_bound_pct, request_cost, shape_of
+from mtexp.profiling.cost_model import bound_by, device_peaks, launch_bound_pct, request_cost, shape_of
 from mtexp.spec import ModelSpec, WorkloadSpec
+
+
+def floor_ms(cost, peaks, precision):
+    """Time that compute alone, and memory alone, would take at the peaks."""
+    return 1e3 * cost.flops / peaks.flops[precision], 1e3 * cost.bytes / peaks.bytes_per_s
 
 
 def bert(layers, hidden, heads, architecture="bert", **more):
@@ -134,6 +139,10 @@ def test_what_has_no_transformer_shape_has_no_roofline():
         ("NVIDIA A100-SXM4-80GB", 312, 2039),
         ("NVIDIA A100 80GB PCIe", 312, 1935),
         ("NVIDIA A100-SXM4-40GB", 312, 1555),
+        ("NVIDIA A100-PCIE-40GB", 312, 1555),
+        ("H100 SXM", 989.4, 3350),
+        ("NVIDIA H100 NVL", 989.4 * 835.5 / 989.4, 3900),
+        ("NVIDIA A10", 125, 600),
         ("NVIDIA L4", 121, 300),
         ("NVIDIA L40S", 362, 864),
     ],
@@ -146,7 +155,19 @@ def test_a_device_is_found_by_the_name_its_driver_gives(name, tflops, gb_per_s):
 
 def test_an_unknown_device_has_no_peaks():
     """Nothing is invented for it."""
-    assert device_peaks("NVIDIA GeForce GT 710") is None
+    for name in (
+        "NVIDIA GeForce GT 710",
+        "NVIDIA RTX A1000",
+        "NVIDIA RTX A1000 Laptop GPU",
+        "NVIDIA H200 MIG 1g.18gb",
+        "NVIDIA H20",
+        "NVIDIA GB200",
+        "NVIDIA A10M",
+        "GRID A100-10C",
+        "NVIDIA H800",
+        "",
+    ):
+        assert device_peaks(name) is None, name
 
 
 def test_the_bound_is_launch_first_then_by_the_ridge():

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,8 +98,11 @@ def test_guardian_killed(managed):
     assert guardian.mps_processes(directory) == []
 
 
-def test_what_a_killed_run_and_guardian_left_is_swept(stub, root, tmp_path):
-    """A directory nobody holds is removed with the daemon in it; one in use, or just being made, is not touched."""
+def test_what_a_killed_run_and_guardian_left_is_swept(stub, root, tmp_path, caplog):
+    """A directory nobody holds is removed with the daemon in it; one in use, or just being made, is not touched.
+
+    The logs of the daemon stay, and the warning says where.
+    """
     installed = stub()
     private = daemon.PrivateDaemon(installed.control, "GPU-1", tmp_path, root=root)
     private.start()
@@ -107,9 +111,20 @@ def test_what_a_killed_run_and_guardian_left_is_swept(stub, root, tmp_path):
     assert daemon.sweep_stale(root) == []
     private._guardian.kill()
     private._guardian.communicate()
+    log = private.directory / "log" / "control.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text("the last words of the daemon\n")
     assert daemon.sweep_stale(root) == [private.directory]
     assert guardian.mps_processes(str(private.directory)) == []
     fresh.rmdir()
+    logs = private.directory.with_suffix(".logs")
+    assert "the last words of the daemon" in (logs / "mps-control.log").read_text()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert str(logs) in said
+    assert "null" not in said
+    assert daemon.sweep_stale(root) == []
+    assert logs.is_dir()
+    shutil.rmtree(logs)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,6 @@ def test_nvml_is_shut_down_after_every_question():
     nvml.find_devices(lib, {})
     nvml.facts(A, lib)
     nvml.processes(A, lib)
-    nvml.mig_instances(A, lib)
     with pytest.raises(HostError, match="nvidia-smi -L"):
         nvml.facts("GPU-unknown", lib)
 
@@ -118,7 +117,7 @@ def test_facts_that_are_refused_are_absent():
 
 def test_mig_instances_are_listed_with_profile_and_parent():
     """Tenants can be placed by UUID or by profile name."""
-    found = nvml.mig_instances(A, _host(mig_mode=1, instances=(LARGE, SMALL)))
+    found = list(nvml.find_devices(_host(mig_mode=1, instances=(LARGE, SMALL)))[0].mig_instances)
 
     assert [(i.uuid, i.profile, i.gi_id, i.memory_mib, i.parent_uuid) for i in found] == [
         (LARGE.uuid, "3g.71gb", 1, 71_680, A),
@@ -141,13 +140,15 @@ def test_a_mig_instance_is_a_device_when_it_is_named():
 @pytest.mark.parametrize("mode", [0, None])
 def test_no_mig_no_instances(mode):
     """MIG off, or a GPU without it, is an empty list and no error."""
-    assert nvml.mig_instances(A, _host(mig_mode=mode, instances=(SMALL,))) == []
+    (device, *_) = nvml.find_devices(_host(mig_mode=mode, instances=(SMALL,)))
+    assert device.mig_instances == ()
 
 
 def test_possible_profiles_for_the_remedy():
     """What an administrator could create is known; a GPU without MIG offers nothing."""
-    assert nvml.mig_profiles_possible(A, _host())[:2] == ["1g.18gb", "2g.35gb"]
-    assert nvml.mig_profiles_possible(A, _host(mig_mode=None)) == []
+    with_mig, without = (nvml.find_devices(_host(mig_mode=mode))[0] for mode in (0, None))
+    assert with_mig.mig_profiles[:2] == ("1g.18gb", "2g.35gb")
+    assert without.mig_profiles == ()
 
 
 def test_foreign_processes_are_all_but_ours():

@@ -73,9 +73,9 @@ def test_tenants_have_words_of_their_own_on_the_board(tmp_path: Path) -> None:
     assert [parent.measured(i) for i in range(3)] == [0, 5, 0]
     assert [parent.done(i) for i in range(3)] == [False, True, False]
     assert [parent.signs(i) for i in range(3)] == [0, 5, 4]
-    assert not child.stopped
+    assert not child.words[0]
     parent.stop()
-    assert child.stopped
+    assert child.words[0]
     assert [parent.measured(i) for i in range(3)] == [0, 5, 0]
 
 

@@ -112,7 +112,18 @@ def test_what_changes_a_baseline_changes_its_hash(other: TenantSpec) -> None:
     assert baseline_hash(other, _RUN, ENVIRONMENT) != baseline_hash(_TENANT, _RUN, ENVIRONMENT)
 
 
-@pytest.mark.parametrize("key", ["gpu_uuid", "gpu_name", "driver_version", "torch_version", "transformers_version"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "gpu_uuid",
+        "gpu_name",
+        "driver_version",
+        "cuda_version",
+        "torch_version",
+        "torch_cuda_version",
+        "transformers_version",
+    ],
+)
 def test_a_baseline_is_never_reused_across_devices_and_libraries(key: str) -> None:
     """Another GPU, driver, torch or transformers is another baseline."""
     assert baseline_hash(_TENANT, _RUN, {**ENVIRONMENT, key: "x"}) != baseline_hash(_TENANT, _RUN, ENVIRONMENT)

@@ -1,7 +1,11 @@
 """The way to the MLflow UI: loopback unless told otherwise, and on mtexp's own columns."""
 
+import importlib.util
 import json
 import os
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 from mtexp.spec import TrackingSpec
 from mtexp.tracking import ui
@@ -22,7 +26,7 @@ def test_it_listens_on_loopback_and_opens_the_shared_view(tmp_path, capsys, monk
     with open_store(TrackingSpec(uri=uri), write=True) as store:
         tags = store.client.get_experiment(store.experiment_id).tags
     started = []
-    monkeypatch.setattr(os, "execv", lambda program, argv: started.append(argv))
+    monkeypatch.setattr(os, "execve", lambda program, argv, environment: started.append(argv))
 
     ui.main(["--uri", uri, "--port", "5123"])
 
@@ -33,3 +37,27 @@ def test_it_listens_on_loopback_and_opens_the_shared_view(tmp_path, capsys, monk
     columns = json.loads(tags[f"mlflow.sharedViewState.{ui.VIEW}"])["selectedColumns"]
     assert "metrics.`stp`" in columns
     assert "tags.`mtexp.verdict`" in columns
+
+
+def test_a_password_reaches_the_ui_by_environment_only(capsys, monkeypatch):
+    """MLflow can log in to the database; neither the command line nor what is printed shows how."""
+    secret = "postgresql://user:hush-hush@db.example/mlflow"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
+    started = []
+    monkeypatch.setattr(os, "execve", lambda program, argv, environment: started.append((argv, environment)))
+    monkeypatch.setattr(
+        "mtexp.tracking.store.open_store", lambda *args, **options: nullcontext(SimpleNamespace(experiment_id="1"))
+    )
+    ui.main([])
+    ((argv, environment),) = started
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == secret
+    assert "hush-hush" not in " ".join(argv) + "".join(capsys.readouterr())
+    assert "postgresql" not in " ".join(argv)
+
+
+def test_mlflow_takes_the_store_from_the_environment():
+    """The option of ``mlflow ui`` has that variable (read, not imported: importing it takes ten seconds)."""
+    source = Path(importlib.util.find_spec("mlflow").origin).parent / "cli" / "__init__.py"
+    text = source.read_text()
+    option = text[text.index('"--backend-store-uri"') :]
+    assert 'envvar="MLFLOW_BACKEND_STORE_URI"' in option[: option.index(")")]
