@@ -26,7 +26,6 @@ from typing import IO, Any
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
-from mtexp.records.leftovers import BEGUN, release_unused_room, remove_leftovers
 from mtexp.records.validation import build, parse
 from mtexp.spec import REQUESTS, SWEEP_NAME, RunSpec
 
@@ -35,6 +34,7 @@ FORMAT_VERSION = 1
 
 RECORD, ITERATIONS, TELEMETRY = "record.json", "iterations.parquet", "telemetry.parquet"
 ENVIRONMENT, CONFIG = "environment.json", "config.yaml"
+BEGUN = "begun.json"
 NO_FIGURES = "no-figures"
 """Code of the finding of a record that was saved before its figures were computed."""
 
@@ -162,8 +162,7 @@ def save(
     """Write ``record`` and its samples to ``directory`` so that it is there wholly or not at all.
 
     Numbers that are not finite are left out, with a finding that names them: what could not be measured is absent.
-    The buffers that the samples come from are removed once record and samples are on disk. On a full disk only their
-    unused room is given up; if that is not enough they stay, for :mod:`mtexp.records.salvage` to read.
+    The buffers that the samples come from are removed once record and samples are on disk, never before.
 
     Args:
         record: What to write.
@@ -183,16 +182,7 @@ def save(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"could not make {directory}: {error.strerror or error}") from error
-    try:
-        _write(record, data, directory, samples, config)
-    except RecordError as error:
-        if not release_unused_room(directory):
-            raise
-        try:
-            _write(record, data, directory, samples, config)
-        except RecordError:
-            later = f"The samples are kept in {directory}/*.bin: python -m mtexp.tracking.upload makes a record of them"
-            raise RecordError(f"{error}. {later}") from error
+    _write(record, data, directory, samples, config)
     if final:
         remove_leftovers(directory)
     return record
@@ -253,6 +243,13 @@ def fresh(directory: Path) -> Path:
             raise RecordError(f"could not make {place}: {error.strerror or error}") from error
         else:
             return place
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what only a run without a record needs: its buffers, and the note that it has begun."""
+    for path in directory.glob("*.bin"):
+        path.unlink(missing_ok=True)
+    (directory / BEGUN).unlink(missing_ok=True)
 
 
 def _storable(record: RunRecord) -> tuple[dict[str, Any], RunRecord]:

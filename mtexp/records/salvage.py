@@ -27,8 +27,8 @@ from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Measured
 from mtexp.metrics.verdict import Finding, in_order
 from mtexp.metrics.window import common_window
-from mtexp.records.leftovers import BEGUN, remove_leftovers
 from mtexp.records.record import (
+    BEGUN,
     ITERATIONS,
     MAX_RECORD_BYTES,
     NO_FIGURES,
@@ -38,9 +38,10 @@ from mtexp.records.record import (
     fresh,
     from_bytes,
     load,
-    save,
+    remove_leftovers,
     write_aside,
 )
+from mtexp.records.room import save_in_room
 from mtexp.records.validation import parse
 from mtexp.tenant.buffers import SampleBuffer
 
@@ -133,7 +134,7 @@ def _salvaged(directory: Path) -> Salvage:
             remove_leftovers(directory)
             return Salvage(directory, "its record was complete", made=True)
     samples = dict(_samples(record, directory)) or _saved_samples(place)
-    save(_as_far_as_it_came(record, samples), place, samples, config=config)
+    save_in_room(_as_far_as_it_came(record, samples), place, samples, config=config)
     remove_leftovers(directory)
     count = sum(len(rows.measured) for rows in samples.values())
     return Salvage(place, f"was killed; now a FAILED record with {count} measured iterations", made=True)

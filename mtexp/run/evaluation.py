@@ -21,7 +21,8 @@ from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, in_order, j
 from mtexp.metrics.window import Window, common_window, window_share_pct
 from mtexp.profiling.cost_model import launch_bound_pct
 from mtexp.records import salvage
-from mtexp.records.record import NO_FIGURES, RunRecord, TenantRecord, save, save_figures
+from mtexp.records.record import NO_FIGURES, RunRecord, TenantRecord, save_figures
+from mtexp.records.room import save_in_room
 from mtexp.records.salvage import KILLED
 from mtexp.run.baselines import Alone
 from mtexp.run.measurement import TELEMETRY, Measurement
@@ -165,7 +166,7 @@ def keep(
         RecordError: The directory cannot be written.
     """
     bare = without_figures(spec, measured, origin)
-    save(bare, folder, measured.samples, config=config, final=False)
+    save_in_room(bare, folder, measured.samples, config=config, final=False)
     return save_figures(evaluate(spec, measured, folder, compared, replace(origin, record_id=bare.record_id)), folder)
 
 

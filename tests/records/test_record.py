@@ -18,6 +18,7 @@ from mtexp.errors import RecordError, TrackingError
 from mtexp.metrics.verdict import Finding
 from mtexp.records import record as records
 from mtexp.records.record import BaselineRef, RunRecord, find_records, fresh, from_bytes, load, save
+from mtexp.records.room import save_in_room
 from mtexp.records.samples_file import MAX_TELEMETRY_COLUMNS, SCHEMA, read_iterations, read_samples, read_telemetry
 from mtexp.telemetry.gpu import GpuProbe
 from mtexp.telemetry.probes import GPM, CpuProbe, Probes
@@ -162,10 +163,10 @@ def test_a_full_disk_never_costs_the_buffers(tmp_path: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr("mtexp.records.samples_file.write_iterations", full)
         with pytest.raises(RecordError, match=r"\.bin: python -m mtexp.tracking.upload"):
-            save(record, tmp_path, samples)
+            save_in_room(record, tmp_path, samples)
     assert tried == [7, 7]
     assert SampleBuffer(tmp_path / "samples-0.bin").header[0] == 7
-    save(record, tmp_path, samples)
+    save_in_room(record, tmp_path, samples)
     assert not list(tmp_path.glob("*.bin"))
 
 

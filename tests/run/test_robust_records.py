@@ -13,8 +13,7 @@ import pytest
 from mtexp.metrics.guarded import FAILED
 from mtexp.metrics.samples import Samples
 from mtexp.records import salvage
-from mtexp.records.leftovers import BEGUN
-from mtexp.records.record import ITERATIONS, NO_FIGURES, load
+from mtexp.records.record import BEGUN, ITERATIONS, NO_FIGURES, load
 from mtexp.records.samples_file import read_samples
 from mtexp.run import evaluation
 from mtexp.run.baselines import alone_of
