@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from mtexp.errors import MtexpError
 from mtexp.metrics.activity import activity
@@ -17,19 +14,18 @@ from mtexp.metrics.guarded import Attempts, summarise_guarded
 from mtexp.metrics.interference import saturated
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Measured, RunSummary
-from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, in_order, judge, verdict_of
-from mtexp.metrics.window import Window, common_window, window_share_pct
+from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, in_order, judge
+from mtexp.metrics.window import Window, window_share_pct
 from mtexp.profiling.cost_model import launch_bound_pct
 from mtexp.records import salvage
-from mtexp.records.record import NO_FIGURES, RunRecord, TenantRecord, save_figures
+from mtexp.records.record import RunRecord, TenantRecord, save_figures
 from mtexp.records.room import save_in_room
 from mtexp.records.salvage import KILLED
+from mtexp.run.bare_record import Origin, bare_tenant, of_failure, record_of, window_of, without_figures
 from mtexp.run.baselines import Alone
 from mtexp.run.measurement import TELEMETRY, Measurement
-from mtexp.spec import RunSpec, TenantSpec, spec_hash, to_json
+from mtexp.spec import RunSpec, TenantSpec
 from mtexp.telemetry import TelemetrySummary, read
-
-_REPORTED_ONCE = ("torch_version", "transformers_version", "torch_cuda_version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +40,6 @@ class Comparison:
     """How far noise alone moves it, in percent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where a record belongs; nothing of it changes a figure."""
-
-    sweep: str = ""
-    attempt: int = 1
-    baseline_hash: str = ""
-    profile_of: str = ""
-    record_id: str = ""
-    """Of the record to be made; empty = a new one."""
-    environment: Mapping[str, Any] = field(default_factory=dict)
-
-
 def begin(spec: RunSpec, folder: Path, origin: Origin, config: str = "") -> Origin:
     """Leave in ``folder`` what a run needs to be recorded should it be killed; returns ``origin`` with its record's id.
 
@@ -65,16 +48,6 @@ def begin(spec: RunSpec, folder: Path, origin: Origin, config: str = "") -> Orig
     killed = without_figures(spec, Measurement(failure=MtexpError(KILLED)), origin)
     salvage.begin(killed, folder, config=config)
     return replace(origin, record_id=killed.record_id)
-
-
-def without_figures(spec: RunSpec, measured: Measurement, origin: Origin) -> RunRecord:
-    """The record of a measurement before any figure is computed: what it was, how it ended, and no figure at all.
-
-    It is INVALID: nobody has judged it. :func:`evaluate` makes the record that takes its place.
-    """
-    remedy = "resume=true runs the point again. Every sample that was measured is in iterations.parquet."
-    pending = Finding("invalid", NO_FIGURES, "no figures were computed of this run", remedy)
-    return _record(spec, measured, origin, findings=(*_of_failure(measured), pending))
 
 
 def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin) -> RunRecord:
@@ -87,7 +60,7 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
         compared: Baselines.
         origin: Where the record belongs.
     """
-    samples, window = measured.samples, _window(spec, measured)
+    samples, window = measured.samples, window_of(spec, measured)
     attempts = Attempts()
     telemetry = attempts.of("the summary of the telemetry", lambda: _telemetry(folder, window), TelemetrySummary())
     summary = _summary(spec, samples, window, telemetry, compared, attempts)
@@ -100,53 +73,17 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
     _, findings = attempts.of(
         "the verdict",
         judged,
-        ("INVALID", (*measured.findings, *_of_failure(measured))),
+        ("INVALID", (*measured.findings, *of_failure(measured))),
         level="invalid",
     )
     tenants = tuple(_tenant(t, measured, summary, telemetry, compared, spec, attempts) for t in spec.tenants)
     return replace(
-        _record(spec, measured, origin, findings=in_order((*findings, *attempts.findings))),
+        record_of(spec, measured, origin, findings=in_order((*findings, *attempts.findings))),
         tenants=tenants,
         metrics=summary.metrics | _clock_metrics(clock) | _costs(measured, window),
         telemetry=telemetry.values,
         telemetry_notes=telemetry.notes,
     )
-
-
-def _record(spec: RunSpec, measured: Measurement, origin: Origin, *, findings: tuple[Finding, ...]) -> RunRecord:
-    """The record with its findings and without any figure."""
-    window = _window(spec, measured)
-    return RunRecord(
-        record_id=origin.record_id or uuid.uuid4().hex,
-        kind=spec.kind,
-        sweep=origin.sweep,
-        spec=to_json(spec),
-        spec_hash=spec_hash(spec),
-        baseline_hash=origin.baseline_hash,
-        status="FAILED" if measured.failure else "FINISHED",
-        failure=str(measured.failure or ""),
-        started_at=_iso(measured.clock[0][1]),
-        ended_at=_iso(measured.clock[-1][1]),
-        clock=tuple(measured.clock),
-        environment=_environment(origin, measured),
-        window=None if window is None else {"t0_ns": window.t0_ns, "t1_ns": window.t1_ns},
-        tenants=tuple(_bare_tenant(t, measured) for t in spec.tenants),
-        sharing=measured.proof,
-        verdict=verdict_of(findings),
-        findings=findings,
-        profile_of=origin.profile_of,
-        attempt=origin.attempt,
-    )
-
-
-def _window(spec: RunSpec, measured: Measurement) -> Window | None:
-    samples = measured.samples
-    return common_window(list(samples.values())) if len(samples) == len(spec.tenants) else None
-
-
-def _of_failure(measured: Measurement) -> Iterator[Finding]:
-    if measured.failure is not None and not measured.failed_tenant:
-        yield Finding("invalid", "interrupted" if measured.stop else "host", str(measured.failure))
 
 
 def keep(
@@ -217,7 +154,7 @@ def _evidence(
     window: Window | None,
     telemetry: TelemetrySummary,
 ) -> Evidence:
-    findings = (*measured.findings, *_recompiled(measured), *_without_switches(spec, telemetry), *_of_failure(measured))
+    findings = (*measured.findings, *_recompiled(measured), *_without_switches(spec, telemetry), *of_failure(measured))
     tenants = tuple(_tenant_evidence(t.id, measured, samples.get(t.id), window) for t in spec.tenants)
     if spec.kind == "profile":  # a profiler stops tenants as it starts and writes
         tenants = tuple(replace(tenant, activity=None) for tenant in tenants)
@@ -339,7 +276,7 @@ def _tenant(
         tenant=tenant.id,
     )
     return replace(
-        _bare_tenant(tenant, measured),
+        bare_tenant(tenant, measured),
         metrics=metrics,
         insufficient=summary.insufficient.get(tenant.id, ()),
         baseline=alone.ref if alone else None,
@@ -375,35 +312,9 @@ def _completed(
     return metrics
 
 
-def _bare_tenant(tenant: TenantSpec, measured: Measurement) -> TenantRecord:
-    """A tenant without its figures: how it ended, and what it said of itself."""
-    failed = tenant.id in measured.failed_tenant.split(",")
-    return TenantRecord(
-        id=tenant.id,
-        model=tenant.model.name,
-        status="FAILED" if failed else "FINISHED",
-        error=str(measured.failure) if failed else "",
-        phase=getattr(measured.failure, "phase", "") if failed else "",
-        facts_before=measured.facts_before.get(tenant.id, {}),
-        facts_after=measured.facts_after.get(tenant.id, {}),
-    )
-
-
 def _costs(measured: Measurement, window: Window | None) -> dict[str, float]:
     """How long the run took, and how much of that it did not measure."""
     wall_s = (measured.clock[-1][0] - measured.clock[0][0]) / 1e9
     if window is None:
         return {"wall_s": wall_s}
     return {"wall_s": wall_s, "overhead_s": wall_s - (window.t1_ns - window.t0_ns) / 1e9}
-
-
-def _environment(origin: Origin, measured: Measurement) -> dict[str, Any]:
-    facts = next(iter((measured.facts_after or measured.facts_before).values()), {})
-    found = {key: facts[key] for key in _REPORTED_ONCE if facts.get(key)} | dict(origin.environment)
-    if measured.cores is not None:
-        found["cores_pinned"] = measured.cores.pinned
-    return found
-
-
-def _iso(realtime_ns: int) -> str:
-    return datetime.fromtimestamp(realtime_ns / 1e9, UTC).isoformat(timespec="milliseconds")

@@ -28,8 +28,9 @@ from mtexp.profiling.ncu_roofline import RooflineRow, kernel_rows, roofline_row
 from mtexp.profiling.result import ProfileResult, collect, collect_torch, write_rooflines
 from mtexp.records import record as records
 from mtexp.records.record import RunRecord
+from mtexp.run.bare_record import Origin, without_figures
 from mtexp.run.baselines import baseline_spec
-from mtexp.run.evaluation import Comparison, Origin, evaluate, without_figures
+from mtexp.run.evaluation import Comparison, evaluate
 from mtexp.run.measurement import CAPTURE_S, Measurement, measure
 from mtexp.run.profile_session import Session
 from mtexp.sharing import open_sharing

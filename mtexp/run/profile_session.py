@@ -23,7 +23,8 @@ from mtexp.errors import RecordError
 from mtexp.host import Device
 from mtexp.launch import InterpreterStarter
 from mtexp.records import record as records
-from mtexp.run.evaluation import Comparison, Origin, evaluate
+from mtexp.run.bare_record import Origin
+from mtexp.run.evaluation import Comparison, evaluate
 from mtexp.run.measurement import measure
 from mtexp.spec import RunSpec, from_json, to_json
 

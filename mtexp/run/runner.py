@@ -18,8 +18,9 @@ from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
 from mtexp.metrics.drift import recheck_noise_pct
 from mtexp.records import record as records
 from mtexp.records.record import RunRecord
+from mtexp.run.bare_record import Origin
 from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
-from mtexp.run.evaluation import Comparison, Origin, begin, keep
+from mtexp.run.evaluation import Comparison, begin, keep
 from mtexp.run.measurement import Measurement, measure
 from mtexp.run.profile import profile
 from mtexp.spec import RunSpec

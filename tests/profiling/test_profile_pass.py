@@ -18,7 +18,7 @@ from mtexp.host import Device
 from mtexp.launch import ForkserverStarter
 from mtexp.records import record as records
 from mtexp.run import profile
-from mtexp.run.evaluation import Origin
+from mtexp.run.bare_record import Origin
 from mtexp.run.profile_session import Session
 from mtexp.spec import (
     ArrivalSpec,

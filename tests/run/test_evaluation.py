@@ -16,8 +16,9 @@ from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
 from mtexp.records import keys
 from mtexp.records.record import BaselineRef, RunRecord, load, save
+from mtexp.run.bare_record import Origin
 from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
-from mtexp.run.evaluation import Comparison, Origin, evaluate
+from mtexp.run.evaluation import Comparison, evaluate
 from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.spec import ArrivalSpec, BaselineSpec, ModelSpec, MpsLimits, RunSpec, TenantSpec, spec_hash
 from mtexp.telemetry.probes import FAST

@@ -16,8 +16,9 @@ from mtexp.records import salvage
 from mtexp.records.record import BEGUN, ITERATIONS, NO_FIGURES, load
 from mtexp.records.samples_file import read_samples
 from mtexp.run import evaluation
+from mtexp.run.bare_record import Origin
 from mtexp.run.baselines import alone_of
-from mtexp.run.evaluation import Comparison, Origin, begin, keep
+from mtexp.run.evaluation import Comparison, begin, keep
 from mtexp.run.measurement import TELEMETRY
 from mtexp.spec import ArrivalSpec
 from mtexp.tenant.buffers import COLUMNS, SampleBuffer

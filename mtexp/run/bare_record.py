@@ -1,0 +1,107 @@
+"""The record of a measurement before any figure is computed. May touch: what is in the measurement.
+
+Written to disk first (:func:`mtexp.run.evaluation.keep`), so that an error in a formula costs no sample.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from mtexp.metrics.verdict import Finding, verdict_of
+from mtexp.metrics.window import Window, common_window
+from mtexp.records.record import NO_FIGURES, RunRecord, TenantRecord
+from mtexp.run.measurement import Measurement
+from mtexp.spec import RunSpec, TenantSpec, spec_hash, to_json
+
+_REPORTED_ONCE = ("torch_version", "transformers_version", "torch_cuda_version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a record belongs; nothing of it changes a figure."""
+
+    sweep: str = ""
+    attempt: int = 1
+    baseline_hash: str = ""
+    profile_of: str = ""
+    record_id: str = ""
+    """Of the record to be made; empty = a new one."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+def without_figures(spec: RunSpec, measured: Measurement, origin: Origin) -> RunRecord:
+    """The record of a measurement before any figure is computed: what it was, how it ended, and no figure at all.
+
+    It is INVALID: nobody has judged it. :func:`evaluate` makes the record that takes its place.
+    """
+    remedy = "resume=true runs the point again. Every sample that was measured is in iterations.parquet."
+    pending = Finding("invalid", NO_FIGURES, "no figures were computed of this run", remedy)
+    return record_of(spec, measured, origin, findings=(*of_failure(measured), pending))
+
+
+def record_of(spec: RunSpec, measured: Measurement, origin: Origin, *, findings: tuple[Finding, ...]) -> RunRecord:
+    """The record with its findings and without any figure."""
+    window = window_of(spec, measured)
+    return RunRecord(
+        record_id=origin.record_id or uuid.uuid4().hex,
+        kind=spec.kind,
+        sweep=origin.sweep,
+        spec=to_json(spec),
+        spec_hash=spec_hash(spec),
+        baseline_hash=origin.baseline_hash,
+        status="FAILED" if measured.failure else "FINISHED",
+        failure=str(measured.failure or ""),
+        started_at=_iso(measured.clock[0][1]),
+        ended_at=_iso(measured.clock[-1][1]),
+        clock=tuple(measured.clock),
+        environment=_environment(origin, measured),
+        window=None if window is None else {"t0_ns": window.t0_ns, "t1_ns": window.t1_ns},
+        tenants=tuple(bare_tenant(t, measured) for t in spec.tenants),
+        sharing=measured.proof,
+        verdict=verdict_of(findings),
+        findings=findings,
+        profile_of=origin.profile_of,
+        attempt=origin.attempt,
+    )
+
+
+def window_of(spec: RunSpec, measured: Measurement) -> Window | None:
+    """The common window of all tenants of ``spec``; None if one has no samples, or they never measured together."""
+    samples = measured.samples
+    return common_window(list(samples.values())) if len(samples) == len(spec.tenants) else None
+
+
+def of_failure(measured: Measurement) -> Iterator[Finding]:
+    """Why the run ended early, where that was no tenant's fault."""
+    if measured.failure is not None and not measured.failed_tenant:
+        yield Finding("invalid", "interrupted" if measured.stop else "host", str(measured.failure))
+
+
+def bare_tenant(tenant: TenantSpec, measured: Measurement) -> TenantRecord:
+    """A tenant without its figures: how it ended, and what it said of itself."""
+    failed = tenant.id in measured.failed_tenant.split(",")
+    return TenantRecord(
+        id=tenant.id,
+        model=tenant.model.name,
+        status="FAILED" if failed else "FINISHED",
+        error=str(measured.failure) if failed else "",
+        phase=getattr(measured.failure, "phase", "") if failed else "",
+        facts_before=measured.facts_before.get(tenant.id, {}),
+        facts_after=measured.facts_after.get(tenant.id, {}),
+    )
+
+
+def _environment(origin: Origin, measured: Measurement) -> dict[str, Any]:
+    facts = next(iter((measured.facts_after or measured.facts_before).values()), {})
+    found = {key: facts[key] for key in _REPORTED_ONCE if facts.get(key)} | dict(origin.environment)
+    if measured.cores is not None:
+        found["cores_pinned"] = measured.cores.pinned
+    return found
+
+
+def _iso(realtime_ns: int) -> str:
+    return datetime.fromtimestamp(realtime_ns / 1e9, UTC).isoformat(timespec="milliseconds")
