@@ -2,9 +2,9 @@
 
 import sys
 
-if __name__ == "__main__":  # tenants started from the forkserver import this file again: nothing may happen then
+if __name__ == "__main__":  # the workers of a launcher may import this file again
     try:
-        from mtexp.terminal.output import enter, protect
+        from mtexp.output import enter, protect
 
         protect()  # before the seconds that the rest takes to import
         from mtexp.terminal.cli import main

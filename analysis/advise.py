@@ -24,7 +24,7 @@ from mtexp.commands import command_line
 from mtexp.metrics.bootstrap import Interval, percentile_interval
 from mtexp.metrics.latency import min_iterations, percentile_ms, percentile_name
 from mtexp.metrics.samples import Floats
-from mtexp.terminal.output import enter
+from mtexp.output import enter
 
 from .data import VALID, DataError
 from .frames import rows_of

@@ -29,9 +29,9 @@ import pyarrow.parquet as pq
 
 from mtexp.commands import command_line
 from mtexp.errors import RecordError
+from mtexp.output import enter
 from mtexp.records import keys
 from mtexp.records.samples_file import MAX_ROWS
-from mtexp.terminal.output import enter
 
 from .data import SAMPLE_COLUMNS, Dataset
 from .options import add_source, read, refusing

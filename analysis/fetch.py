@@ -24,10 +24,10 @@ import pandas as pd
 
 from mtexp.commands import command_line
 from mtexp.errors import MtexpError
+from mtexp.output import enter
 from mtexp.records import keys
 from mtexp.records.record import ITERATIONS, TELEMETRY
 from mtexp.spec import TrackingSpec
-from mtexp.terminal.output import enter
 from mtexp.tracking.query import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
 

@@ -19,9 +19,9 @@ import plotly.graph_objects as go
 
 from mtexp.commands import command_line
 from mtexp.errors import RecordError
+from mtexp.output import enter
 from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
-from mtexp.terminal.output import enter
 
 from . import markdown, tables
 from .capacity import capacities

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from mtexp.errors import RecordError
+from mtexp.output import enter
 from mtexp.profiling.cost_model import DEVICES, device_peaks
 from mtexp.profiling.figures import roofline
 from mtexp.profiling.ncu_roofline import RooflineRow
-from mtexp.terminal.output import enter
 
 from .frames import rows_of
 from .options import refusing

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mtexp import __version__
 from mtexp.commands import COMMANDS
-from mtexp.terminal.output import enter
+from mtexp.output import enter
 
 REFUSED = 2
 

@@ -5,6 +5,7 @@ MtexpError                 anything a user can act on; ``run.py`` prints it with
 ├── HostError              the host cannot do what was asked (no GPU, no MPS binary, stale directory)
 │   └── LeaseBusy          another mtexp run is measuring on the device
 ├── TenantFailed           a tenant raised, died, or missed a deadline
+├── RunFailed              of the Python API: a run ended as FAILED; what was measured is in its result
 ├── TrackingError          MLflow could not be reached or refused
 ├── RecordError            a record, capture or trace from disk is not what it says it is
 └── ProfilerError          a profiler is missing, too old or refused
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class MtexpError(Exception):
@@ -81,6 +83,18 @@ class TenantFailed(MtexpError):
         if self.log is not None:
             text += f"; log: {self.log}"
         return text + "".join(f"\n  | {line}" for line in self.log_tail.splitlines())
+
+
+class RunFailed(MtexpError):
+    """A run that was started from Python ended as FAILED.
+
+    Args:
+        result: What was measured (:class:`mtexp.api.Result`); its folder has the record and the logs.
+    """
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+        super().__init__(f"{result.record.failure} (record and logs: {result.folder})")
 
 
 class TrackingError(MtexpError):

@@ -17,6 +17,7 @@ import pwd
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,7 @@ from datetime import UTC, datetime
 from functools import cache
 from multiprocessing import resource_tracker
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import filelock
@@ -225,6 +227,21 @@ def shielded() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def main_hidden() -> Iterator[None]:
+    """Keep multiprocessing from importing the main script again in a process that is started meanwhile.
+
+    Tenants use nothing of it. Imported again, a script without a ``__main__`` guard would start its runs
+    again, and one that came through stdin cannot be found.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 # --- lease ------------------------------------------------------------------------------------------------------------

@@ -244,6 +244,8 @@ class TrackingSpec:
     experiment: str = "mtexp"
     max_history: int = 10_000
     """Most points of one metric's history sent to MLflow; Parquet always has all."""
+    enabled: bool = True
+    """False (``tracking=none``): the record stays on disk; MLflow is neither asked nor imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,6 +176,9 @@ def _profiler(config: Config, tenants: tuple[TenantSpec, ...], device: Device) -
 
 def _baseline(config: Config) -> BaselineSpec:
     b = config.baseline
+    if b.mode is Baseline.require and config.tracking.store is Store.none:
+        remedy = "Use baseline=auto, or a store."
+        raise ConfigError("baseline", "require", "auto, skip with tracking=none (it keeps no baselines)", remedy)
     at_least("baseline.max_age_h", b.max_age_h, 0)
     at_least("baseline.min_time_s", b.min_time_s, 0)
     return BaselineSpec(**(vars(b) | {"mode": b.mode.name}))
@@ -190,7 +193,8 @@ def _tracking(config: Config) -> TrackingSpec:
     if t.store is Store.server and not t.uri and not os.environ.get("MLFLOW_TRACKING_URI"):
         remedy = "Set tracking.uri=http://HOST:PORT, or export MLFLOW_TRACKING_URI."
         raise ConfigError("tracking.uri", "(empty)", "the URI of a server with tracking=server", remedy)
-    return TrackingSpec(uri=t.uri, experiment=t.experiment, max_history=t.max_history)
+    enabled = t.store is not Store.none
+    return TrackingSpec(uri=t.uri, experiment=t.experiment, max_history=t.max_history, enabled=enabled)
 
 
 def _check_uri(text: str) -> None:

@@ -107,7 +107,8 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
         planned = [PlannedPoint(tuple(overrides), _to_spec(config, hardware()))]
     _check_folder(config, folder)
     for tracking in {point.spec.tracking for point in planned}:
-        check_store(tracking)
+        if tracking.enabled:
+            check_store(tracking)
     flags = ["--multirun"] if multirun and not args.multirun else []
     command = [*flags, *(a for a in argv if a not in args.overrides), *overrides]
     return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search)

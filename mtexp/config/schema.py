@@ -29,7 +29,7 @@ Shrink = Enum("Shrink", ["auto", "none", "always"])
 Launcher = Enum("Launcher", ["forkserver", "interpreter"])
 Profiler = Enum("Profiler", ["none", "nsys", "ncu", "torch"])
 Baseline = Enum("Baseline", ["auto", "require", "skip"])
-Store = Enum("Store", ["sqlite", "server"])
+Store = Enum("Store", ["sqlite", "server", "none"])
 SearchBy = Enum("SearchBy", ["load", "rate"])
 
 
@@ -299,7 +299,8 @@ class TrackingConfig:
     """Where results go."""
 
     store: Store = Store.sqlite
-    """``sqlite`` (a file here, unless ``uri`` or MLFLOW_TRACKING_URI says otherwise) or ``server`` (one must)."""
+    """``sqlite`` (a file here, unless ``uri`` or MLFLOW_TRACKING_URI says otherwise) or
+    ``server`` (one must), or ``none``: records stay on disk, MLflow is not used."""
     uri: str = ""
     """MLflow tracking URI, without credentials; empty = MLFLOW_TRACKING_URI, else SQLite in the current folder."""
     experiment: str = "mtexp"

@@ -18,7 +18,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from mtexp.host import shielded
+from mtexp.host import main_hidden, shielded
 from mtexp.spec import to_json
 from mtexp.tenant.job import ProcessJob
 
@@ -69,7 +69,7 @@ class ForkserverStarter:
 
         The signals of a terminal reach every process of it; the server and what it forks are this process's to end.
         """
-        with shielded():
+        with shielded(), main_hidden():
             multiprocessing.forkserver.ensure_running()
 
     def start(self, job: ProcessJob) -> Child:
@@ -80,7 +80,8 @@ class ForkserverStarter:
         """Fork a process that calls ``target``, a function of a module, with plain data."""
         self.warm()
         process = self.context.Process(target=target, args=arguments, name=name)
-        process.start()
+        with main_hidden():
+            process.start()
         return _ForkedChild(process)
 
 

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from mtexp.errors import MtexpError
+from mtexp.output import enter
 from mtexp.profiling.kernels import Int64, Kernels, read_nsys_sqlite
-from mtexp.terminal.output import enter
 
 TIME_SLICING_NOTE = (
     "Under time slicing a kernel that waits for its slice still spans from its start to its end, so overlapping spans "

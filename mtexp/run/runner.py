@@ -58,10 +58,11 @@ class Runner:
         self.behind = False
         """Whether somebody waits for ``uploads`` at the end; if not, whoever has run a job does."""
 
-    def warm(self) -> None:
-        """Import torch, in the forkserver, and MLflow, here, side by side."""
+    def warm(self, *, tracked: bool = True) -> None:
+        """Import torch, in the forkserver, and for runs that are tracked MLflow, here, side by side."""
         self._forkserver.warm()
-        import_mlflow()
+        if tracked:
+            import_mlflow()
 
     def send_apart(self) -> None:
         """From now on have a process of their own send records: it takes seconds to start, and spares later runs."""

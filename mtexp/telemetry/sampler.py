@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mtexp.errors import MtexpError
+from mtexp.host import main_hidden
 from mtexp.metrics.verdict import Finding
 from mtexp.spec import TelemetrySpec
 from mtexp.telemetry.gpu import GpuProbe
@@ -102,7 +103,8 @@ class Sampler:
         cores = sorted(os.sched_getaffinity(0)) if self._core is None else [self._core]
         arguments = (theirs, self._probe, self._path, self._periods_ns, cores)
         self._process = self._context.Process(target=_serve, args=arguments, name="mtexp-sampler", daemon=True)
-        self._process.start()
+        with main_hidden():
+            self._process.start()
         theirs.close()
         self._await("ready", READY_S)
         return self

@@ -39,11 +39,11 @@ from mtexp.config.hardware import Hardware, probe
 from mtexp.config.plan import Plan, plan
 from mtexp.config.schema import Config
 from mtexp.errors import MtexpError
+from mtexp.output import protect
 from mtexp.records.record import find_records
 from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
-from mtexp.terminal.output import protect
 from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
 
 if TYPE_CHECKING:
@@ -230,10 +230,11 @@ def _announce(planned: Plan) -> None:
         from mtexp.run.runner import shared_runner
 
         shared_runner().behind = True
-        if len(specs) >= RUNS_APART:
+        tracked = any(spec.tracking.enabled for spec in specs)
+        if len(specs) >= RUNS_APART and tracked:
             shared_runner().send_apart()
         if any(spec.launcher == "forkserver" for spec in specs):
-            shared_runner().warm()
+            shared_runner().warm(tracked=tracked)
 
 
 # --- one point --------------------------------------------------------------------------------------------------------
@@ -301,7 +302,7 @@ def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str) -> dict[
 
 def _told() -> int:
     """Say which records could not be sent, of those of which it is known by now and not said yet; return how many."""
-    unsent = [upload for upload in _uploads().results() if not upload.run_id]
+    unsent = [upload for upload in _uploads().results() if upload.reason]
     for upload in unsent:
         console.say(str(upload))
     return len(unsent)
@@ -390,6 +391,10 @@ def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unse
     if failed or missing:
         console.say(f"{failed} of {expected} runs failed, {missing} did not run")
     tracking = planned.points[0].spec.tracking
+    if not tracking.enabled:
+        report = f"{command_line('report')} --records {shlex.quote(str(planned.folder))}"
+        console.say(f"Runs are in {planned.folder} (tracking=none). To look at them: {report}")
+        return
     uri = resolve_uri(tracking)
     if unsent:
         command = f"{command_line('upload')} {shlex.quote(str(planned.folder))}{option(tracking)}"

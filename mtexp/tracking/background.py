@@ -50,9 +50,10 @@ class Uploads:
             tracking: Where to.
             draw: Draw the run's picture first, which is sent along.
         """
-        mark_pending(record_dir)
-        with suppress(TrackingError):  # no URI: sending it says so
-            tracking = pinned(tracking)
+        if tracking.enabled:
+            mark_pending(record_dir)
+            with suppress(TrackingError):  # no URI: sending it says so
+                tracking = pinned(tracking)
         sent = self.begin(record_dir, tracking, draw)
         self._waiting.append(sent)
         if len(self._waiting) > WAITING:

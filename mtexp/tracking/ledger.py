@@ -90,6 +90,8 @@ def find_baseline(name: str, tracking: TrackingSpec, *, max_age_h: float) -> Sto
     Samples come from the record's folder where it is on this host, else from the artifacts. None when there is no such
     baseline, or, with a warning, when MLflow cannot be asked: then it is measured anew.
     """
+    if not tracking.enabled:
+        return None
     since_ms = int((time.time() - max_age_h * 3600) * 1000)
     query = _query({keys.KIND: "baseline", keys.BASELINE_HASH: name, keys.VERDICT: "VALID"})
     query += f" AND attributes.start_time >= {since_ms}"
@@ -132,6 +134,8 @@ def finished(
         same = all(record.environment.get(key) == environment.get(key) for key in hardware)
         if record.kind != "baseline" and record.status == "FINISHED" and same and record.verdict in verdicts:
             done.add(record.spec_hash)
+    if not tracking.enabled:
+        return done
     tags: dict[str, Any] = {keys.RUNTIME: "gpu" if gpu else "cpu"}
     if gpu:
         tags |= {keys.DEVICE: environment.get("gpu_name"), keys.GPU_UUID: environment.get("gpu_uuid")}

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from mtexp.commands import command_line
 from mtexp.errors import TrackingError
+from mtexp.output import enter
 from mtexp.spec import TrackingSpec
-from mtexp.terminal.output import enter
 
 VIEW = "mtexp"
 _COLUMNS = {

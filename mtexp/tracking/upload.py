@@ -17,10 +17,10 @@ from pathlib import Path
 
 from mtexp.commands import command_line
 from mtexp.errors import MtexpError, RecordError, TrackingError
+from mtexp.output import enter
 from mtexp.records.record import RECORD, find_records, load, write_aside
 from mtexp.records.salvage import is_running, salvage
 from mtexp.spec import TrackingSpec
-from mtexp.terminal.output import enter
 from mtexp.tracking.mlflow_writer import log_record
 from mtexp.tracking.store import Step, check_store
 from mtexp.tracking.uri import option, redact, resolve_uri
@@ -36,9 +36,9 @@ class Upload:
 
     directory: Path
     run_id: str = ""
-    """Its MLflow run; empty when it could not be sent."""
+    """Its MLflow run; empty when it could not be sent, or was not to be."""
     reason: str = ""
-    """Why it could not be sent, and what to do."""
+    """Why it could not be sent, and what to do; empty when it was, or was not to be (``tracking=none``)."""
 
     def __str__(self) -> str:
         return f"{self.directory}: " + (f"in MLflow, run {self.run_id}" if self.run_id else f"NOT sent: {self.reason}")
@@ -55,7 +55,10 @@ def log_or_defer(record_dir: Path, tracking: TrackingSpec, step: Step = nullcont
 
     A record without a marker is in a store already, or nobody has asked for it to be: not being sent to this one does
     not change that. ``step`` is entered for each piece of the work (:func:`mtexp.tracking.mlflow_writer.log_record`).
+    With ``tracking=none`` nothing is sent.
     """
+    if not tracking.enabled:
+        return Upload(record_dir)
     try:
         run_id = log_record(record_dir, tracking, step)
         (record_dir / PENDING).unlink(missing_ok=True)
@@ -109,7 +112,7 @@ def upload(folders: Sequence[Path], *, uri: str = "", experiment: str = "") -> I
         except Exception as error:  # noqa: BLE001  one record never keeps the others from being sent
             yield Upload(directory, reason=f"{type(error).__name__}: {error} (please report it)")
             continue
-        tracking = replace(tracking, uri=uri, experiment=experiment or tracking.experiment)
+        tracking = replace(tracking, enabled=True, uri=uri, experiment=experiment or tracking.experiment)
         yield log_or_defer(directory, tracking)
 
 

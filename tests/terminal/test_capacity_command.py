@@ -56,7 +56,7 @@ class LoadedRunner:
     uploads: NoUploads = field(default_factory=NoUploads)
     behind: bool = False
 
-    def warm(self) -> None:
+    def warm(self, *, tracked=True) -> None:
         pass
 
     def run(self, job: Job) -> RunRecord:

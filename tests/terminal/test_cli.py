@@ -57,7 +57,7 @@ class FakeRunner:
     uploads: FakeUploads = field(default_factory=FakeUploads)
     behind: bool = False
 
-    def warm(self) -> None:
+    def warm(self, *, tracked=True) -> None:
         pass
 
     def run(self, job: Job) -> RunRecord:

@@ -16,7 +16,7 @@ NOT_FOR_USERS = {"mtexp/tenant/__main__.py", "mtexp/testing/mps.py", "mtexp/run/
 }
 COMMAND = """
 import sys
-from mtexp.terminal.output import enter
+from mtexp.output import enter
 def main():
     for i in range(3000):
         sys.stdout.write(f"{i} ms ± 1 µs\\n")
