@@ -149,6 +149,8 @@ class MeasureSpec:
     """Room for samples of each tenant; the cap of ``until_ci``."""
     pin_cores: bool = True
     """Pin tenants to disjoint cores where there are enough."""
+    foreign: str = "refuse"
+    """What busy processes of others on the device do to a run: ``refuse`` (INVALID), ``warn`` or ``ignore``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,6 +328,8 @@ def spec_hash(spec: RunSpec) -> str:
     for tenant in data["tenants"]:
         if tenant["arrival"]["load"]:
             tenant["arrival"]["rate_rps"] = 0.0
+    if data["measure"]["foreign"] == "refuse":  # younger than records whose hash must stay what it is
+        del data["measure"]["foreign"]
     for key in ("tracking", "deadlines", "lease_wait_s", "launcher", "search"):
         del data[key]
     return content_hash(data)

@@ -141,6 +141,7 @@ def _measure(config: Config) -> MeasureSpec:
         until_ci_statistic=m.until_ci_statistic.name,
         max_iterations=m.max_iterations,
         pin_cores=m.pin_cores,
+        foreign=m.foreign.name,
     )
 
 

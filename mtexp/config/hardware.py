@@ -18,15 +18,18 @@ class Hardware:
 
     cpu: Device
     gpus: tuple[Device, ...] = ()
+    lost: str = ""
+    """Why GPUs that are there cannot be used; empty = there are none of that kind."""
     mps_client_limit: int = MPS_CLIENT_LIMIT
     """Most tenants of one run."""
 
 
 def probe() -> Hardware:
     """Look for the devices of this host."""
-    from mtexp.telemetry.nvml import find_devices
+    from mtexp.telemetry.nvml import look_for_devices
 
-    return Hardware(cpu=cpu_device(), gpus=tuple(d for d in find_devices() if d.kind == "gpu"))
+    devices, lost = look_for_devices()
+    return Hardware(cpu=cpu_device(), gpus=tuple(devices), lost=lost)
 
 
 def hardware_of(device: Device | None) -> Hardware:
@@ -53,12 +56,21 @@ def choose_device(runtime: RuntimeConfig, hardware: Hardware) -> Device:
         ConfigError: A GPU was asked for that is not there.
     """
     wanted = runtime.device
+    if runtime.kind is RuntimeKind.auto and not hardware.gpus and hardware.lost:
+        raise ConfigError(
+            "runtime",
+            "auto",
+            f"cpu, or a GPU that answers ({hardware.lost})",
+            "Mend what nvidia-smi shows too; runtime=cpu measures small models on the CPU on purpose.",
+        )
     if runtime.kind is RuntimeKind.cpu or (runtime.kind is RuntimeKind.auto and not hardware.gpus):
         if wanted:
             raise ConfigError("runtime.device", wanted, "empty on the CPU", _gpu_remedy(hardware, "runtime=gpu"))
         return hardware.cpu
     if not hardware.gpus:
-        raise ConfigError("runtime", "gpu", "auto, cpu (no GPU was found here)", _gpu_remedy(hardware, "runtime=cpu"))
+        why = hardware.lost or "no GPU was found here"
+        allowed = f"cpu ({why})" if hardware.lost else f"auto, cpu ({why})"
+        raise ConfigError("runtime", "gpu", allowed, _gpu_remedy(hardware, "runtime=cpu"))
     if not wanted:
         return hardware.gpus[0]
     from mtexp.telemetry.nvml import chosen

@@ -21,6 +21,7 @@ Execution = Enum("Execution", ["eager", "cuda_graph", "compile"])
 Workload = Enum("Workload", ["forward", "prefill", "decode", "generate", "train"])
 Arrival = Enum("Arrival", ["closed", "poisson", "constant", "trace"])
 Overlap = Enum("Overlap", ["sustained", "fixed"])
+Foreign = Enum("Foreign", ["refuse", "warn", "ignore"])
 CiStatistic = Enum("CiStatistic", ["mean", "p50", "p90", "p95", "p99"])
 MpsMode = Enum("MpsMode", ["disabled", "managed", "external"])
 SharingMode = Enum("SharingMode", ["processes", "streams", "mig"])
@@ -167,6 +168,8 @@ class MeasureConfig:
     """Most iterations of a tenant; the cap of ``until_ci``."""
     pin_cores: bool = True
     """Pin tenants to disjoint cores where there are enough."""
+    foreign: Foreign = Foreign.refuse
+    """Busy processes of others on the device: ``refuse`` (the run is INVALID), ``warn`` or ``ignore``."""
 
 
 @dataclass(kw_only=True)

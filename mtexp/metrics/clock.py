@@ -72,6 +72,11 @@ class ClockLoss:
         """All that the power cap does not explain."""
         return self.throttled_lost_pct + self.other_lost_pct
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures of a record."""
+        return {"clock_lost_pct": self.lost_pct, "clock_lost_power_cap_pct": self.capped_lost_pct}
+
 
 def lost(polls: ClockPolls, baseline_mhz: float | None = None, highest_mhz: float | None = None) -> ClockLoss | None:
     """What ``polls`` lack of the clock that the run should have had; None without a poll.

@@ -14,6 +14,7 @@ from mtexp.metrics.activity import OVERLAP_LIMIT_PCT, Activity, activity_finding
 from mtexp.metrics.clock import CLOCK_LIMIT, POWER_CAP, THROTTLE_BITS, ClockLoss, clock_findings
 from mtexp.metrics.drift import DRIFT_LIMIT_PCT, Drift
 from mtexp.metrics.finding import INVALID, VALID, Finding, sentences, verdict_of
+from mtexp.metrics.foreign import Foreign, foreign_findings
 from mtexp.metrics.latency import PERCENTILES, insufficient, min_iterations
 
 __all__ = [
@@ -74,8 +75,8 @@ class Evidence:
     """Percentiles the user demands."""
     iterations_key: str = "measure.iterations"
     """Configuration key that asks for more iterations."""
-    foreign_processes: tuple[str, ...] = ()
-    """Processes on the device that are none of this run's, e.g. ``python (pid 4711)``."""
+    foreign: Foreign = field(default_factory=Foreign)
+    """Processes on the device that are none of this run's, and how they are judged."""
     throttle_bits: int = 0
     """NVML's clocks-event reasons seen in the window, or whose cumulative counter grew in it."""
     clock: ClockLoss | None = None
@@ -141,13 +142,7 @@ def _overlap(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _foreign(evidence: Evidence) -> Iterator[Finding]:
-    if evidence.foreign_processes:
-        yield Finding(
-            "invalid",
-            "foreign-process",
-            f"other processes used the device: {', '.join(evidence.foreign_processes)}; expected this run's alone",
-            "Stop them or choose another device, then repeat the run.",
-        )
+    yield from foreign_findings(evidence.foreign)
 
 
 def _clock(evidence: Evidence) -> Iterator[Finding]:

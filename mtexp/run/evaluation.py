@@ -24,6 +24,7 @@ from mtexp.records.salvage import KILLED
 from mtexp.run.bare_record import Origin, bare_tenant, of_failure, record_of, window_of, without_figures
 from mtexp.run.baselines import Alone
 from mtexp.run.measurement import TELEMETRY, Measurement
+from mtexp.run.strangers import foreign_notes, foreign_of
 from mtexp.spec import RunSpec, TenantSpec
 from mtexp.telemetry import TelemetrySummary, read
 
@@ -80,9 +81,9 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
     return replace(
         record_of(spec, measured, origin, findings=in_order((*findings, *attempts.findings))),
         tenants=tenants,
-        metrics=summary.metrics | _clock_metrics(clock) | _costs(measured, window),
+        metrics=summary.metrics | (clock.metrics if clock else {}) | _costs(measured, window),
         telemetry=telemetry.values,
-        telemetry_notes=telemetry.notes,
+        telemetry_notes=telemetry.notes | foreign_notes(spec, measured, telemetry),
     )
 
 
@@ -164,7 +165,7 @@ def _evidence(
         window_share_pct=window_share_pct(window, list(samples.values())),
         percentiles=spec.measure.percentiles,
         iterations_key="profiler.iterations" if spec.kind == "profile" else "measure.iterations",
-        foreign_processes=tuple(dict.fromkeys((*measured.foreign_before, *measured.foreign_after))),
+        foreign=foreign_of(spec, measured, telemetry),
         throttle_bits=telemetry.throttle_bits,
         xid_errors=telemetry.xid_errors,
         findings=findings,
@@ -177,12 +178,6 @@ def _clock(origin: Origin, telemetry: TelemetrySummary, compared: Comparison) ->
     set_to = (origin.environment.get(key) for key in ("application_sm_clock_mhz", "max_sm_clock_mhz"))
     highest_mhz = min((mhz for mhz in set_to if mhz), default=None)
     return lost(telemetry.clock, max(baselines_mhz, default=None), highest_mhz)
-
-
-def _clock_metrics(clock: ClockLoss | None) -> dict[str, float]:
-    if clock is None:
-        return {}
-    return {"clock_lost_pct": clock.lost_pct, "clock_lost_power_cap_pct": clock.capped_lost_pct}
 
 
 def _recompiled(measured: Measurement) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
 from mtexp.sharing import SharingMode, open_sharing
 from mtexp.spec import MeasureSpec, RunSpec
-from mtexp.telemetry import Sampler, foreign_processes, open_sampler
+from mtexp.telemetry import GpuProcess, Occupants, Sampler, identify, open_sampler, processes
 from mtexp.tenant.job import ProcessJob, TenantJob
 
 Facts = dict[str, dict[str, Any]]
@@ -47,8 +47,8 @@ class Measurement:
     proof: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     full: list[str] = field(default_factory=list)
-    foreign_before: tuple[str, ...] = ()
-    foreign_after: tuple[str, ...] = ()
+    occupants: Occupants = field(default_factory=Occupants)
+    """Who was on the device while the tenants were."""
     clock: list[tuple[int, int]] = field(default_factory=lambda: [_clock_pair()])
     """(monotonic ns, realtime ns) pairs, at the start and at the end."""
     cores: CorePlan | None = None
@@ -76,6 +76,8 @@ class _Context:
     progress: Progress
     trace_folder: str
     silence: Silence
+    listed_before: list[GpuProcess] = field(default_factory=list)
+    """Processes on the device before the run started anything."""
 
 
 def measure(
@@ -105,6 +107,7 @@ def measure(
     )
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
+        context.listed_before.extend(_listed(device))
         with open_sharing(spec, device, work_dir=folder) as sharing:
             _measure_in(context, sharing, result)
     except MtexpError as error:
@@ -165,12 +168,14 @@ def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement
                     progress("warming up")
                     tenants.begin_warm_up()
                     observed = sharing.observe()  # meanwhile: a device that waits for it would cool down
-                    result.foreign_before = _foreign(context, sharing, tenants)
+                    listed = _listed(context.device)
+                    result.occupants = _occupants(context, sharing, tenants, listed)
                     result.facts_before = tenants.warm_up()
                     progress("measuring")
                     tenants.measure(_enough(spec, tenants))
                     observed_after = sharing.observe()
-                    result.foreign_after = _foreign(context, sharing, tenants)
+                    listed += _listed(context.device)
+                    result.occupants = _occupants(context, sharing, tenants, listed)
                     tenants.begin_finish()
                     result.findings += sampler.stop()
                     result.facts_after = tenants.finish()
@@ -196,12 +201,19 @@ def _sampler(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: 
     )
 
 
-def _foreign(context: _Context, sharing: SharingMode, tenants: TenantGroup) -> tuple[str, ...]:
-    """Processes on the device that are none of this run's."""
+def _listed(device: Device) -> list[GpuProcess]:
+    return processes(device.uuid) if device.kind == "gpu" else []
+
+
+def _occupants(
+    context: _Context, sharing: SharingMode, tenants: TenantGroup, listed: Sequence[GpuProcess]
+) -> Occupants:
+    """Whose the processes on the device are."""
     if context.device.kind != "gpu":
-        return ()
-    ours = {os.getpid(), *tenants.pids, *sharing.pids()}
-    return tuple(str(process) for process in foreign_processes(context.device.uuid, ours))
+        return Occupants()
+    others = (os.getpid(), *sharing.pids())
+    external = context.spec.sharing.mps_mode == "external"
+    return identify(context.listed_before, listed, tenants.pids, others, external_mps=external)
 
 
 def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: TenantGroup) -> list[ProcessJob]:

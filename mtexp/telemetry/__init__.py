@@ -10,21 +10,22 @@ from mtexp.telemetry.nvml import (
     chosen,
     facts,
     find_devices,
-    foreign_processes,
     mig_device,
     processes,
 )
+from mtexp.telemetry.occupants import Occupants, identify
 from mtexp.telemetry.sampler import Sampler, open_sampler
 from mtexp.telemetry.summary import TelemetrySummary, read
 
 __all__ = [
     "GpuProcess",
+    "Occupants",
     "Sampler",
     "TelemetrySummary",
     "chosen",
     "facts",
     "find_devices",
-    "foreign_processes",
+    "identify",
     "mig_device",
     "open_sampler",
     "processes",

@@ -83,8 +83,8 @@ class GpuProbe:
     Args:
         uuid: Of the device. Power, clocks and throttling of a MIG instance are those of its GPU.
         tenants: Tenant id to pid, for the memory of each.
-        process_util: Also ask for the utilisation of each process. Under CUDA MPS NVML charges the server, so this
-            means something only without it.
+        process_util: Give the utilisation of each tenant a column. Under CUDA MPS NVML charges the server, so this
+            means something only without it. That of every process on the device is in the notes all the same.
         lib: The NVML module.
         clock_ns: The clock that GPM intervals are measured by.
     """
@@ -107,6 +107,7 @@ class GpuProbe:
         self._base: dict[str, float] = {}
         self._power_source = ""
         self._since_us = 0
+        self._process_polls: list[list[Any]] = []
 
     def columns(self) -> Mapping[str, tuple[str, ...]]:
         """Return all columns there could be; those that stay empty are not written."""
@@ -143,8 +144,16 @@ class GpuProbe:
         return {FAST: self._read_fast, GPM: self._read_gpm, RARE: self._read_rare}[group]()
 
     def notes(self) -> dict[str, Any]:
-        """Return ``absent`` (call, field or metric to the reason), ``events`` ([monotonic ns, type, data]), sources."""
-        return {"absent": dict(self._absent), "events": list(self._events), "power_source": self._power_source}
+        """Return ``absent`` (call, field or metric to the reason), ``events`` ([monotonic ns, type, data]), sources.
+
+        Also ``process_util``: [monotonic ns, [[pid, percent of the SMs' time since the poll before], ...]] a poll.
+        """
+        return {
+            "absent": dict(self._absent),
+            "events": list(self._events),
+            "power_source": self._power_source,
+            "process_util": list(self._process_polls),
+        }
 
     def close(self) -> None:
         """Free the samples and the event set, shut NVML down."""
@@ -302,24 +311,28 @@ class GpuProbe:
         row = [self._since_start(ENERGY_COLUMN, energy_mj) / 1000]
         row += [self._since_start(column, fields.get(field)) for column, (field, _) in RARE_COUNTERS.items()]
         row += self._process_memory_mib()
-        return row + self._process_util_pct() if self._process_util else row
+        util_pct = self._process_util_pct()
+        return row + [util_pct.get(pid, NAN) for pid in self._processes.values()] if self._process_util else row
 
     def _process_memory_mib(self) -> list[float]:
         held: dict[int, float] = {}
         for word in ("Compute", "MPSCompute"):
             for entry in self._ask(f"nvmlDeviceGet{word}RunningProcesses_v3", self._handle) or ():
-                if entry.usedGpuMemory is not None:
+                if entry.usedGpuMemory:  # 0 bytes: withheld in a container, for who has a context holds memory
                     held[entry.pid] = max(held.get(entry.pid, 0.0), entry.usedGpuMemory / 2**20)
         return [held.get(pid, NAN) for pid in self._processes.values()]
 
-    def _process_util_pct(self) -> list[float]:
-        """Return the mean SM utilisation of each process since the last call."""
-        samples = self._ask("nvmlDeviceGetProcessUtilization", self._handle, self._since_us) or ()
+    def _process_util_pct(self) -> dict[int, float]:
+        """Return the mean SM utilisation of each process since the last call, by pid, and keep it for the notes."""
+        samples = self._ask("nvmlDeviceGetProcessUtilization", self._handle, self._since_us)
         shares: dict[int, list[int]] = {}
-        for sample in samples:
+        for sample in samples or ():
             self._since_us = max(self._since_us, sample.timeStamp)
             shares.setdefault(sample.pid, []).append(sample.smUtil)
-        return [sum(found) / len(found) if (found := shares.get(pid)) else NAN for pid in self._processes.values()]
+        found = {pid: sum(of_pid) / len(of_pid) for pid, of_pid in shares.items()}
+        if found:
+            self._process_polls.append([self._clock_ns(), [[pid, round(pct, 2)] for pid, pct in found.items()]])
+        return found
 
     # --- errors -------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 CORES_PER_SM = {(7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64, (8, 6): 128, (8, 7): 128, (8, 9): 128, (9, 0): 128}
 """FP32 lanes of one SM by compute capability (CUDA C++ Programming Guide, arithmetic throughput); 10.x on: 128."""
 
+_HIDES_ALL = ("", "-1")
+"""Values of CUDA_VISIBLE_DEVICES by which no GPU is wanted."""
+
 COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}
 
 
@@ -39,11 +42,8 @@ class GpuProcess:
     name: str
     """Program and owner; never the command line, which may hold secrets. Empty when not visible from here."""
     memory_mib: float | None
-    """Device memory it holds; None where the driver does not say."""
-
-    def __str__(self) -> str:
-        held = "" if self.memory_mib is None else f", {self.memory_mib:.0f} MiB"
-        return f"pid {self.pid} ({self.name or 'not visible from here'}, {self.kind}{held})"
+    """Device memory it holds; None where the driver does not say. 0: a client of an MPS daemon of another GPU, which is
+    listed on every GPU of the host while it starts, or an answer that is withheld (containers)."""
 
 
 @contextmanager
@@ -97,25 +97,58 @@ def find_devices(lib: Any = pynvml, environ: Mapping[str, str] = os.environ) -> 
     ``CUDA_DEVICE_ORDER=PCI_BUS_ID``), UUIDs and their unique beginnings, MIG UUIDs. As in CUDA, an entry that names
     nothing hides what follows it.
     """
+    return look_for_devices(lib, environ)[0]
+
+
+def look_for_devices(lib: Any = pynvml, environ: Mapping[str, str] = os.environ) -> tuple[list[Device], str]:
+    """Return what :func:`find_devices` does, and why GPUs that are there cannot be used; empty = none is lost.
+
+    A host without the NVIDIA driver, and GPUs that ``CUDA_VISIBLE_DEVICES`` hides, are no reason.
+    """
+    lost: list[str] = []
+    if environ.get("CUDA_VISIBLE_DEVICES") in _HIDES_ALL:
+        return [], ""
     try:
         with session(lib):
-            gpus = [gpu for index in range(lib.nvmlDeviceGetCount()) if (gpu := _device(lib, index))]
+            gpus = [gpu for index in range(lib.nvmlDeviceGetCount()) if (gpu := _device(lib, index, lost))]
     except HostError as error:
         log.debug("no GPU: %s", error)
-        return []
-    return _visible(gpus, environ.get("CUDA_VISIBLE_DEVICES"))
+        code = getattr(error.__cause__, "value", None)
+        no_gpu = lib.NVML_ERROR_LIBRARY_NOT_FOUND, lib.NVML_ERROR_DRIVER_NOT_LOADED, lib.NVML_ERROR_GPU_NOT_FOUND
+        return [], "" if code in no_gpu else str(error)
+    except lib.NVMLError as error:
+        return [], f"NVML does not count its GPUs: {error}"
+    return _visible(gpus, environ.get("CUDA_VISIBLE_DEVICES")), "; ".join(lost)
 
 
-def _device(lib: Any, index: int) -> Device | None:
+def _device(lib: Any, index: int, lost: list[str]) -> Device | None:
+    """Return one GPU; None, and the reason in ``lost``, where it cannot be used."""
     try:
         handle = lib.nvmlDeviceGetHandleByIndex(index)
         uuid, name = _text(lib.nvmlDeviceGetUUID(handle)), _text(lib.nvmlDeviceGetName(handle))
-        memory_mib = lib.nvmlDeviceGetMemoryInfo(handle).total // 2**20
+        instances = _instances(lib, handle, uuid)
+        memory_mib = _memory_mib(lib, handle) or sum(instance.memory_mib for instance in instances)
+        if not memory_mib:
+            lib.nvmlDeviceGetMemoryInfo(handle)  # for its reason
     except lib.NVMLError as error:
         log.warning("GPU %d is left out: %s", index, error)
+        lost.append(f"GPU {index}: {error}")
         return None
     device = Device("gpu", index, uuid, name, memory_mib, _sm_count(lib, handle))
-    return replace(device, mig_instances=_instances(lib, handle, uuid), mig_profiles=_profiles(lib, handle))
+    return replace(device, mig_instances=instances, mig_profiles=_profiles(lib, handle))
+
+
+def _memory_mib(lib: Any, handle: Any) -> int | None:
+    """Return the memory of a device: the host's where it has none of its own (GB10, Jetson); None where it is secret.
+
+    In a container that was given a MIG instance, the memory of the whole GPU is.
+    """
+    try:
+        return int(lib.nvmlDeviceGetMemoryInfo(handle).total // 2**20)
+    except lib.NVMLError as error:
+        if error.value == lib.NVML_ERROR_NOT_SUPPORTED:
+            return int(psutil.virtual_memory().total // 2**20)
+        return None
 
 
 def _sm_count(lib: Any, handle: Any) -> int | None:
@@ -197,7 +230,7 @@ def _instance(lib: Any, handle: Any, parent_uuid: str) -> MigInstance:
         profile=_text(lib.nvmlDeviceGetName(handle)).partition("MIG ")[2],
         gi_id=lib.nvmlDeviceGetGpuInstanceId(handle),
         ci_id=lib.nvmlDeviceGetComputeInstanceId(handle),
-        memory_mib=attributes.memorySizeMB if attributes else lib.nvmlDeviceGetMemoryInfo(handle).total // 2**20,
+        memory_mib=attributes.memorySizeMB if attributes else _memory_mib(lib, handle) or 0,
         parent_uuid=parent_uuid,
         sm_count=attributes.multiprocessorCount if attributes else None,
     )
@@ -263,18 +296,6 @@ def processes(uuid: str, lib: Any = pynvml) -> list[GpuProcess]:
                 memory_mib = None if entry.usedGpuMemory is None else entry.usedGpuMemory / 2**20
                 found[entry.pid] = GpuProcess(entry.pid, kind, _process_name(entry.pid), memory_mib)
     return [found[pid] for pid in sorted(found)]
-
-
-def foreign_processes(uuid: str, ours: Collection[int], lib: Any = pynvml) -> list[GpuProcess]:
-    """Return the processes on the device whose pid is not in ``ours`` (tenants, our own CUDA MPS server).
-
-    One that holds no memory there has no context on it: clients of an MPS daemon of another GPU are listed on every GPU
-    of the host, with 0 MiB, while they start.
-
-    Raises:
-        HostError: NVML does not start, or there is no such GPU.
-    """
-    return [process for process in processes(uuid, lib) if process.pid not in ours and process.memory_mib != 0]
 
 
 def _process_name(pid: int) -> str:

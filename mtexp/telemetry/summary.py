@@ -41,6 +41,7 @@ _SWITCHES = "gpu_ctxsw_requests"
 _NO_SWITCHES = ("gpm context switches", "gpm", f"gpm {CONTEXT_SWITCHES[_SWITCHES]}")
 """Names in ``absent`` that say why there is no such column, the most telling first."""
 _GREW_S = 1e-6
+_AFTER_NS = 1_000_000_000
 _FEWEST_SAMPLES = 3
 """Readings inside the window, for an energy from the power alone or from the counter alone."""
 _LEAST_W = 1e-3
@@ -73,6 +74,8 @@ class TelemetrySummary:
     """The SM clock in the window, poll by poll."""
     xid_errors: tuple[int, ...] = ()
     """While sampling, which is a little longer than the window."""
+    process_util_pct: dict[int, float] | None = None
+    """Mean SM utilisation of each process that had any, by pid; None = the driver did not say."""
     absent: dict[str, str] = field(default_factory=dict)
     """Call, field or metric that did not answer, at least once, and why."""
     no_context_switches: str = ""
@@ -135,6 +138,7 @@ def summarise(samples: Samples, t0_ns: int, t1_ns: int) -> TelemetrySummary:
         throttle_bits=_throttle_bits(_found(columns.get(REASONS), inside), values),
         clock=_clock_polls(samples, inside),
         xid_errors=tuple(data for _, kind, data in samples.notes.get("events", ()) if kind == EVENT_XID),
+        process_util_pct=_process_util_pct(samples.notes.get("process_util", ()), t0_ns, t1_ns),
         absent=absent,
         no_context_switches="" if _SWITCHES in columns else next((absent[n] for n in _NO_SWITCHES if n in absent), ""),
     )
@@ -240,6 +244,14 @@ def _clock_polls(samples: Samples, inside: NDArray[np.bool_]) -> ClockPolls:
         reasons[np.flatnonzero(there)[grew]] |= bit
     polled = inside & ~np.isnan(clock)
     return ClockPolls(clock[polled], reasons[polled])
+
+
+def _process_util_pct(polls: Sequence[Any], t0_ns: int, t1_ns: int) -> dict[int, float] | None:
+    """Return the mean over the polls of the window and the one after it, which tells of its end."""
+    within = [dict(found) for at_ns, found in polls if t0_ns <= at_ns <= t1_ns + _AFTER_NS]
+    if not within:
+        return None
+    return {pid: sum(found.get(pid, 0.0) for found in within) / len(within) for pid in set().union(*within)}
 
 
 def _kind(column: str) -> str:

@@ -1,7 +1,8 @@
 """A fake of NVML, for tests of mtexp and of what is built on it: no GPU, no driver.
 
-Lives here: :class:`FakeNvml` with its :class:`FakeGpu` and :class:`FakeMig`; :func:`mtexp.testing.replay.replay` makes
-a fake GPU repeat a recording. May touch: constants and error classes of nvidia-ml-py.
+Lives here: :class:`FakeNvml`; the GPUs it is asked about are in :mod:`mtexp.testing.fake_gpu`, and
+:func:`mtexp.testing.replay.replay` makes one repeat a recording. May touch: constants and error classes of
+nvidia-ml-py.
 
 Values are given by the column names of the telemetry, so a test says ``{"gpu_power_w": 680}``; a column that is not
 given is not supported. A call that this fake does not know is refused with an AttributeError, never answered.
@@ -15,7 +16,6 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,8 +31,9 @@ from mtexp.telemetry.gpu import (
     POWER_INSTANT,
     RARE_COUNTERS,
 )
+from mtexp.testing.fake_gpu import FakeGpu, FakeMig, Values
 
-Values = Mapping[str, float]
+__all__ = ["STATE", "FakeGpu", "FakeMig", "FakeNvml", "Values"]
 
 _FIELDS: Mapping[int, tuple[str, float]] = {
     POWER_INSTANT: ("gpu_power_w", 1e3),
@@ -55,51 +56,6 @@ STATE: Mapping[str, Any] = {
     "nvmlDeviceGetCurrPcieLinkWidth": 16,
 }
 """Calls that every fake GPU answers the same, unless its ``codes`` refuse them."""
-
-
-@dataclass(eq=False)
-class FakeMig:
-    """One MIG instance."""
-
-    uuid: str
-    profile: str = "1g.18gb"
-    gi_id: int = 1
-    ci_id: int = 0
-    memory_mib: int = 18_000
-    sm_count: int = 16
-
-
-@dataclass(eq=False)
-class FakeGpu:
-    """One GPU and what it answers.
-
-    ``codes`` holds NVML return codes by the names that the sampler's notes use: a function
-    (``nvmlDeviceGetPowerUsage``), a field (``field 186``) or a GPM metric (``gpm 170``).
-    """
-
-    uuid: str = "GPU-00000000-0000-0000-0000-000000000000"
-    name: str = "NVIDIA H200"
-    memory_mib: int = 143_771
-    cores: int = 16_896
-    capability: tuple[int, int] = (9, 0)
-    gpm: bool = True
-    gpm_metrics_max: int = 210
-    """Highest GPM metric that the driver knows: a question with a higher one is refused whole."""
-    values: Values | Callable[[int], Values] = field(default_factory=dict)
-    """Telemetry by column name, or a function of the monotonic time in ns that returns it."""
-    codes: Mapping[str, int] = field(default_factory=dict)
-    compute: Sequence[tuple[int, int | None]] = ()
-    """(pid, bytes) of compute processes; None: the driver does not say how much."""
-    mps: Sequence[tuple[int, int | None]] = ()
-    graphics: Sequence[tuple[int, int | None]] = ()
-    process_util: Sequence[tuple[int, int]] = ()
-    """(pid, SM percent)."""
-    mig_mode: int | None = 0
-    """None: a GPU without MIG."""
-    instances: Sequence[FakeMig] = ()
-    profiles: Sequence[str] = ("1g.18gb", "2g.35gb", "3g.71gb", "4g.71gb", "7g.141gb")
-    events: list[tuple[int, int]] = field(default_factory=list)
-    """(type, data) not yet collected."""
 
 
 class FakeNvml:
@@ -129,7 +85,12 @@ class FakeNvml:
         self.calls.append(function)
         if not self.sessions:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_UNINITIALIZED)
-        if code := self._gpu(device).codes.get(function, 0) if device is not None else 0:
+        if device is None:
+            return
+        codes = dict(self._gpu(device).codes)
+        if isinstance(device, FakeGpu):
+            codes |= device.whole_gpu_codes
+        if code := codes.get(function, 0):
             raise pynvml.NVMLError(code)
 
     def _gpu(self, device: Any) -> FakeGpu:
@@ -199,6 +160,8 @@ class FakeNvml:
 
     def nvmlDeviceGetMemoryInfo(self, handle: Any, version: int | None = None) -> SimpleNamespace:
         self._check("nvmlDeviceGetMemoryInfo", handle)
+        if self._gpu(handle).unified_memory:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
         used_mib = self._now(self._gpu(handle)).get("gpu_memory_used_mib", 0.0)
         return SimpleNamespace(total=handle.memory_mib * 2**20, used=round(used_mib * 2**20))
 
@@ -257,22 +220,26 @@ class FakeNvml:
 
     def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: Any) -> list[SimpleNamespace]:
         self._check("nvmlDeviceGetComputeRunningProcesses_v3", handle)
-        return _entries(self._gpu(handle).compute)
+        return _entries(self._gpu(handle), self._gpu(handle).compute)
 
     def nvmlDeviceGetMPSComputeRunningProcesses_v3(self, handle: Any) -> list[SimpleNamespace]:
         self._check("nvmlDeviceGetMPSComputeRunningProcesses_v3", handle)
-        return _entries(self._gpu(handle).mps)
+        return _entries(self._gpu(handle), self._gpu(handle).mps)
 
     def nvmlDeviceGetGraphicsRunningProcesses_v3(self, handle: Any) -> list[SimpleNamespace]:
         self._check("nvmlDeviceGetGraphicsRunningProcesses_v3", handle)
-        return _entries(self._gpu(handle).graphics)
+        return _entries(self._gpu(handle), self._gpu(handle).graphics)
 
     def nvmlDeviceGetProcessUtilization(self, handle: Any, timeStamp: int) -> list[SimpleNamespace]:
         self._check("nvmlDeviceGetProcessUtilization", handle)
         now_us = self._clock_ns() // 1000
         if not self._gpu(handle).process_util or now_us <= timeStamp:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
-        return [SimpleNamespace(pid=pid, smUtil=sm, timeStamp=now_us) for pid, sm in self._gpu(handle).process_util]
+        gpu = self._gpu(handle)
+        return [
+            SimpleNamespace(pid=gpu.host_pids.get(pid, pid), smUtil=sm, timeStamp=now_us)
+            for pid, sm in gpu.process_util
+        ]
 
     # --- polled values ------------------------------------------------------------------------------------------------
 
@@ -381,5 +348,8 @@ def _answer(gpu: FakeGpu, name: str, value: float) -> tuple[int, float]:
     return code, 0.0 if code else value
 
 
-def _entries(found: Sequence[tuple[int, int | None]]) -> list[SimpleNamespace]:
-    return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in found]
+def _entries(gpu: FakeGpu, found: Sequence[tuple[int, int | None]]) -> list[SimpleNamespace]:
+    return [
+        SimpleNamespace(pid=gpu.host_pids.get(pid, pid), usedGpuMemory=0 if gpu.withholds_memory else used)
+        for pid, used in found
+    ]

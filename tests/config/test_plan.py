@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mtexp.config.problems import Refused
 from mtexp.config.schema import Config
 from mtexp.config.sections import SectionedComposer
 from mtexp.host import Device
+from mtexp.spec import spec_hash
 
 GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
 
@@ -60,6 +62,7 @@ MISTAKES = [
     ("workload.batch_size=1.5", "allowed: an integer", ""),
     ("measure.min_time_s=soon", "allowed: a number", ""),
     ("measure.pin_cores=perhaps", "allowed: true, false", ""),
+    ("measure.foreign=allow", "allowed: refuse, warn, ignore", ""),
     ("measure=3", "refused: measure=3", "MeasureConfig"),
     ("execution=cuda_grph", "allowed: eager, cuda_graph, compile", "Did you mean cuda_graph?"),
     ("mix.tenants.z.count=3", "keys of mix.tenants: a, b", "There is no mix.tenants.z."),
@@ -181,6 +184,25 @@ def test_devices_are_looked_for_once() -> None:
 
     plan(["-m", "mix=solo,pair", "seed=1,2,3"], hardware=probe)
     assert len(asked) == 1
+
+
+def test_a_gpu_that_cannot_be_used_is_no_reason_to_measure_on_the_cpu() -> None:
+    """``runtime=auto`` says what is wrong with it; ``runtime=cpu`` is a choice."""
+    broken = replace(hardware_of(None), lost="GPU 0: Insufficient Permissions")
+    for runtime in ("runtime=auto", "runtime=gpu"):
+        with pytest.raises(Refused, match="Insufficient Permissions"):
+            plan(["mix=solo", runtime], hardware=lambda: broken)
+    (point,) = plan(["mix=solo", "runtime=cpu"], hardware=lambda: broken).points
+    assert point.spec.runtime == "cpu"
+
+
+def test_the_rule_about_strangers_is_part_of_the_run() -> None:
+    """By default it is not in the name of what is measured, which older records have without it."""
+    (default,) = _plan("mix=solo").points
+    (named,) = _plan("mix=solo", "measure.foreign=refuse").points
+    (warned,) = _plan("mix=solo", "measure.foreign=warn").points
+    assert warned.spec.measure.foreign == "warn"
+    assert spec_hash(default.spec) == spec_hash(named.spec) != spec_hash(warned.spec)
 
 
 def test_another_sweeper_plans_what_is_fixed() -> None:

@@ -21,6 +21,7 @@ from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linke
 from mtexp.run.evaluation import Comparison, evaluate
 from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.spec import ArrivalSpec, BaselineSpec, ModelSpec, MpsLimits, RunSpec, TenantSpec, spec_hash
+from mtexp.telemetry import GpuProcess, Occupants
 from mtexp.telemetry.probes import FAST
 from mtexp.telemetry.table import Table
 from mtexp.tracking.ledger import baseline_hash
@@ -303,13 +304,54 @@ def test_the_window_of_the_record_is_that_of_the_samples() -> None:
     assert found.window["t1_ns"] == 10**15 + 2000 * MS
 
 
-@pytest.mark.parametrize("when", ["foreign_before", "foreign_after"])
-def test_a_process_of_somebody_else_at_either_end_of_the_window_is_invalid(when: str) -> None:
-    """Also one that has gone when the window ends: it was there for some of it."""
-    found = record(measurement(**{when: ("pid 7 (python of mallory, compute)",)}))
-    assert found.verdict == "INVALID"
-    (finding,) = [finding for finding in found.findings if finding.code == "foreign-process"]
-    assert "pid 7" in finding.message
+def _util(folder: Path, measured: Measurement, *pcts: tuple[int, float]) -> None:
+    """Telemetry with one poll of the utilisation of processes within the window."""
+    at_ns = int(measured.samples["a"].start_ns.min()) + 1000 * MS
+    write_telemetry(folder, measured, process_util=[[at_ns, [list(pct) for pct in pcts]]])
+
+
+@pytest.mark.parametrize(
+    ("pct", "code", "verdict"), [(60.0, "foreign-process", "INVALID"), (0.0, "foreign-idle", "VALID")]
+)
+def test_a_stranger_is_judged_by_its_utilisation(tmp_path: Path, pct: float, code: str, verdict: str) -> None:
+    """As telemetry has it of the window; the record says who it was and by which rule."""
+    stranger = GpuProcess(7, "compute", "python of mallory", 512.0)
+    occupants = Occupants(strangers=(stranger,), own=frozenset({1, 2}), same_pids=True)
+    measured = measurement(occupants=occupants)
+    _util(tmp_path, measured, (1, 90.0), (7, pct))
+
+    found = record(measured, spec=replace(RUN, runtime="gpu"), folder=tmp_path)
+
+    assert (found.verdict, codes(found)) == (verdict, {code})
+    assert found.telemetry_notes["foreign"] == {
+        "rule": "refuse",
+        "processes": [
+            {
+                "pid": 7,
+                "type": "C",
+                "name": "python of mallory",
+                "memory_mib": 512.0,
+                "util_pct": pct,
+                "busy": pct > 5,
+            }
+        ],
+        "not_attributable": 0,
+    }
+
+
+def test_a_stranger_that_came_and_went_within_the_window_is_found(tmp_path: Path) -> None:
+    """No list has it, its utilisation does; where pids are the host's, it may be a tenant and is not foreign."""
+    for same_pids, expected in ((True, {"foreign-process"}), (False, set())):
+        measured = measurement(occupants=Occupants(own=frozenset({1, 2}), same_pids=same_pids))
+        _util(tmp_path, measured, (1, 50.0), (77, 40.0))
+        assert codes(record(measured, spec=replace(RUN, runtime="gpu"), folder=tmp_path)) == expected
+
+
+def test_the_rule_about_strangers_is_the_runs(tmp_path: Path) -> None:
+    """``measure.foreign=warn``."""
+    spec = replace(RUN, measure=replace(RUN.measure, foreign="warn"))
+    found = record(measurement(occupants=Occupants(strangers=(GpuProcess(7, "compute", "", None),))), spec=spec)
+    assert (found.verdict, codes(found)) == ("VALID", {"foreign-process"})
 
 
 @pytest.mark.parametrize(("mode", "known"), [("processes", True), ("streams", False)])

@@ -273,3 +273,21 @@ def test_unknown_gpu_is_refused_with_nvml_shut_down(clock):
         GpuProbe("GPU-nowhere", {}, lib=lib).open()
 
     assert lib.sessions == 0
+
+
+def test_utilisation_of_every_process_is_kept_in_the_notes(reading, clock):
+    """Strangers too, and also under CUDA MPS; a device that does not answer leaves nothing."""
+    probe, read = reading(tenants={"a": 10}, process_util=[(10, 40), (99, 60)])
+    read(RARE)
+    assert probe.notes()["process_util"] == [[clock.now_ns, [[10, 40], [99, 60]]]]
+
+    refused = {"nvmlDeviceGetProcessUtilization": pynvml.NVML_ERROR_NOT_SUPPORTED}
+    probe, read = reading(process_util=[(10, 40)], codes=refused)
+    read(RARE)
+    assert probe.notes()["process_util"] == []
+
+
+def test_memory_that_is_withheld_is_absent(reading):
+    """0 bytes of a process that has a context are no figure."""
+    _, read = reading(tenants={"a": 10}, compute=[(10, 2**30)], withholds_memory=True)
+    assert math.isnan(read(RARE)["tenant_gpu_memory_mib/a"])

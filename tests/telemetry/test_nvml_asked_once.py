@@ -3,6 +3,7 @@
 import inspect
 import os
 
+import psutil
 import pynvml
 import pytest
 
@@ -84,6 +85,47 @@ def test_a_broken_gpu_is_left_out_with_a_warning(caplog):
     assert "GPU is lost" in caplog.text
 
 
+def test_a_gpu_that_shares_the_hosts_memory_has_the_hosts_memory():
+    """GB10, Jetson: NVML does not answer for its memory, and it is a GPU all the same."""
+    (device,) = nvml.find_devices(FakeNvml(FakeGpu(A, unified_memory=True)), {})
+
+    assert (device.kind, device.memory_mib) == ("gpu", psutil.virtual_memory().total // 2**20)
+
+
+def test_a_container_with_a_mig_instance_need_not_know_the_memory_of_its_gpu():
+    """Asking for that is not permitted there; the memory is that of the instances which are visible."""
+    denied = {"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_NO_PERMISSION}
+    lib = FakeNvml(FakeGpu(A, mig_mode=1, instances=(SMALL,), whole_gpu_codes=denied))
+
+    (device,) = nvml.find_devices(lib, {})
+
+    assert device.memory_mib == SMALL.memory_mib
+    assert [instance.uuid for instance in device.mig_instances] == [SMALL.uuid]
+
+
+@pytest.mark.parametrize(
+    ("lib", "why"),
+    [
+        (FakeNvml(init_code=pynvml.NVML_ERROR_LIBRARY_NOT_FOUND), ""),
+        (FakeNvml(init_code=pynvml.NVML_ERROR_DRIVER_NOT_LOADED), ""),
+        (FakeNvml(), ""),
+        (FakeNvml(init_code=pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH), "NVML does not start"),
+        (FakeNvml(FakeGpu(A, codes={"nvmlDeviceGetUUID": pynvml.NVML_ERROR_GPU_IS_LOST})), "GPU 0: GPU is lost"),
+        (
+            FakeNvml(FakeGpu(A, codes={"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_NO_PERMISSION})),
+            "GPU 0: Insufficient Permissions",
+        ),
+    ],
+)
+def test_a_gpu_that_is_there_and_cannot_be_used_has_a_reason(lib, why):
+    """A host without a GPU has none; unless its owner hides them all, which is no loss."""
+    devices, lost = nvml.look_for_devices(lib, {})
+
+    assert devices == []
+    assert lost.startswith(why) if why else not lost
+    assert nvml.look_for_devices(lib, {"CUDA_VISIBLE_DEVICES": ""}) == ([], "")
+
+
 def test_nvml_is_shut_down_after_every_question():
     """Nothing of NVML stays open in a process that forks tenants, also when a question fails."""
     lib = _host(compute=[(1, 1)])
@@ -151,33 +193,13 @@ def test_possible_profiles_for_the_remedy():
     assert without.mig_profiles == ()
 
 
-def test_foreign_processes_are_all_but_ours():
-    """Compute, MPS and graphics processes are looked at; tenants and our own MPS server are not foreign."""
-    lib = _host(compute=[(10, 2**30), (11, None)], mps=[(12, 2**20)], graphics=[(13, 2**20), (10, 5)])
-
-    found = nvml.foreign_processes(A, {12}, lib)
-
-    assert [(process.pid, process.kind, process.memory_mib) for process in found] == [
-        (10, "compute", 1024.0),
-        (11, "compute", None),
-        (13, "graphics", 1.0),
-    ]
-
-
-def test_a_process_that_holds_nothing_on_the_device_is_not_on_it():
-    """Seen on a host with two GPUs: clients of the MPS daemon of the other one, listed with 0 MiB while they start."""
-    lib = _host(mps=[(12, 0), (13, 2**20), (14, None)])
-
-    assert [process.pid for process in nvml.foreign_processes(A, set(), lib)] == [13, 14]
-
-
 def test_process_is_named_with_program_and_never_with_arguments():
     """The message says which program to stop; arguments can hold secrets."""
     (found,) = nvml.processes(A, _host(compute=[(os.getpid(), 2**30)]))
 
-    assert "python" in str(found) or "pytest" in str(found)
-    assert "telemetry" not in str(found)
-    assert "1024 MiB" in str(found)
+    assert "python" in found.name or "pytest" in found.name
+    assert "telemetry" not in found.name
+    assert found.memory_mib == 1024
 
 
 def test_fake_has_the_signatures_of_the_real_library():

@@ -288,3 +288,13 @@ def test_every_summary_name_is_in_the_registry():
     found = summarise(_samples([0, 1, 2], columns), 0, 2 * S)
 
     assert keys.unknown(found.values) == []
+
+
+def test_utilisation_of_processes_is_that_of_the_window():
+    """The poll after it tells of its end; one without a process counts as 0 for it; nothing asked is not 0."""
+    polls = [[0, [[7, 90]]], [2 * S, [[7, 10], [8, 40]]], [3 * S, [[8, 60]]], [6 * S, [[7, 90]]]]
+
+    found = summarise(_samples([0, 6], {}, process_util=polls), 1 * S, 25 * S // 10)
+
+    assert found.process_util_pct == {7: 5, 8: 50}
+    assert summarise(_samples([0, 6], {}), 1 * S, 2 * S).process_util_pct is None

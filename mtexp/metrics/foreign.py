@@ -1,0 +1,113 @@
+"""Processes of others on the device, and what they mean for a run. Lives here: Stranger, Foreign. Pure.
+
+A stranger that computes changes what is measured; the display server of a desktop, which hardly does, does not. What
+counts is the share of the SMs' time that NVML charges to a process while the tenants measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mtexp.metrics.finding import Finding
+
+BUSY_PCT = 5.0
+"""Mean SM utilisation over the window up to which a stranger is idle, as a desktop is on which nothing moves."""
+_GRAPHICS = "G"
+_LEVELS = {"refuse": "invalid", "warn": "warning"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """A process on the device that is surely none of the run's."""
+
+    pid: int
+    """As NVML numbers it."""
+    type: str
+    """``C`` compute, ``G`` graphics, ``M`` client or server of CUDA MPS, ``?`` seen by its utilisation only."""
+    name: str = ""
+    """Program and owner; empty = not visible from here."""
+    memory_mib: float | None = None
+    """None = the driver does not say."""
+    util_pct: float | None = None
+    """Mean SM utilisation over the window; None = the driver does not say."""
+
+    @property
+    def busy(self) -> bool | None:
+        """Whether it computed; None = not known."""
+        return None if self.util_pct is None else self.util_pct > BUSY_PCT
+
+    def __str__(self) -> str:
+        """``pid 7 (python of x, C, 512 MiB, 40 % busy)``."""
+        held = "" if self.memory_mib is None else f", {self.memory_mib:.0f} MiB"
+        used = ", utilisation not known" if self.util_pct is None else f", {self.util_pct:.0f} % busy"
+        return f"pid {self.pid} ({self.name or 'not visible from here'}, type {self.type}{held}{used})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """Who else was on the device, and the rule by which that is judged."""
+
+    rule: str = "refuse"
+    """``refuse``: a busy stranger makes the run INVALID; ``warn``; ``ignore``: the record has it, no finding does."""
+    strangers: tuple[Stranger, ...] = ()
+    not_attributable: int = 0
+    """Processes that are the run's or somebody else's: NVML numbers them otherwise than this pid namespace."""
+    own: int = 0
+    """Processes that the run has on the device."""
+    unlisted: bool = False
+    """NVML lists none of the run's processes, and nothing that came with them: it would not list others either."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record: the rule and what was found."""
+        found = [asdict(stranger) | {"busy": stranger.busy} for stranger in self.strangers]
+        return {"rule": self.rule, "processes": found, "not_attributable": self.not_attributable}
+
+
+def foreign_findings(foreign: Foreign) -> Iterator[Finding]:
+    """Judge strangers by the rule, and say once what could not be matched."""
+    if foreign.rule in _LEVELS:
+        yield from _strangers(foreign.strangers, _LEVELS[foreign.rule])
+    if foreign.not_attributable or foreign.unlisted:
+        yield Finding(
+            "note",
+            "not-attributable",
+            f"NVML numbers processes otherwise than here: {foreign.not_attributable} that came with the run's "
+            f"{foreign.own} processes cannot be told from them"
+            if foreign.not_attributable
+            else "NVML does not list the run's processes here, so it would not list others either",
+            "In a container, share the host's pids (docker run --pid=host) to have strangers found.",
+        )
+
+
+def _strangers(strangers: tuple[Stranger, ...], level: str) -> Iterator[Finding]:
+    """Busy ones, idle ones that hold a context, idle or unknown ones that only draw."""
+    busy = [s for s in strangers if s.busy or (s.busy is None and s.type != _GRAPHICS)]
+    idle = [s for s in strangers if s.busy is False and s.type != _GRAPHICS]
+    screens = [s for s in strangers if not s.busy and s.type == _GRAPHICS]
+    if busy:
+        yield Finding(
+            level,
+            "foreign-process",
+            f"other processes used the device: {_names(busy)}; expected this run's alone",
+            "Stop them or choose another device, then repeat the run; measure.foreign=warn keeps it all the same.",
+        )
+    if idle:
+        yield Finding(
+            "warning",
+            "foreign-idle",
+            f"other processes held a context on the device and were idle: {_names(idle)}",
+            "A second context alone may change a latency by some percent: stop them to be sure.",
+        )
+    if screens:
+        yield Finding(
+            "note" if all(s.busy is False for s in screens) else "warning",
+            "foreign-graphics",
+            f"processes that draw were on the device: {_names(screens)}",
+            "Let nothing move on a screen of this GPU while tenants measure.",
+        )
+
+
+def _names(strangers: list[Stranger]) -> str:
+    return ", ".join(map(str, strangers))

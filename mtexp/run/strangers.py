@@ -1,0 +1,44 @@
+"""Who else was on the device of a run: whose the processes are, joined with how busy each was. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mtexp.metrics.foreign import Foreign, Stranger
+from mtexp.run.measurement import Measurement
+from mtexp.spec import RunSpec
+from mtexp.telemetry import TelemetrySummary
+
+_PROCESS_TYPES = {"compute": "C", "graphics": "G", "mps": "M"}
+"""As nvidia-smi has them."""
+
+
+def foreign_of(spec: RunSpec, measured: Measurement, telemetry: TelemetrySummary) -> Foreign:
+    """Who else was on the device and how busy; a stranger that came and went within the window is seen by that only."""
+    there, util_pct = measured.occupants, telemetry.process_util_pct
+    strangers = [
+        Stranger(
+            pid=process.pid,
+            type=_PROCESS_TYPES.get(process.kind, "?"),
+            name=process.name,
+            memory_mib=process.memory_mib,
+            util_pct=None if util_pct is None else util_pct.get(process.pid, 0.0),
+        )
+        for process in there.strangers
+    ]
+    if there.same_pids and util_pct is not None:
+        listed = there.own.union(process.pid for process in there.strangers)
+        unseen = [Stranger(pid=pid, type="?", util_pct=pct) for pid, pct in util_pct.items() if pid not in listed | {0}]
+        strangers += [stranger for stranger in unseen if stranger.busy]
+    return Foreign(
+        rule=spec.measure.foreign,
+        strangers=tuple(strangers),
+        not_attributable=len(there.not_attributable),
+        own=len(measured.facts_before) if spec.sharing.mode != "streams" else 1,
+        unlisted=there.unlisted,
+    )
+
+
+def foreign_notes(spec: RunSpec, measured: Measurement, telemetry: TelemetrySummary) -> dict[str, Any]:
+    """What the record's notes on telemetry say of it; nothing on the CPU."""
+    return {"foreign": foreign_of(spec, measured, telemetry).to_json()} if spec.runtime == "gpu" else {}
