@@ -55,7 +55,7 @@ _KINDS = {"tag": ("tags", keys.TAGS), "parameter": ("params", keys.PARAMS), "met
 
 _SHOWN = (
     *("start_time", "run_name", "kind", "num_tenants", "device", "verdict"),
-    *("stp", "antt", "jain_fairness", "throughput_rps", "overlap_pct"),
+    *("stp", "antt", "fairness", "throughput_rps", "overlap_pct"),
 )
 
 

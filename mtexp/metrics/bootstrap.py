@@ -4,9 +4,9 @@ Iterations that follow each other resemble each other, so they are not resampled
 n^(1/3) (Kuensch 1989), on a circle (Politis and Romano 1992) so that every iteration is drawn equally often and the
 draws centre on what was measured. The shared run and the baseline are both resampled, and NP, slowdown, STP, ANTT, Jain
 and fairness of a draw come from the same resampled iterations; tenants with the same baseline share its draws. An
-interval is the 2.5 % and the 97.5 % quantile of the draws; for Jain and fairness its upper end allows for noise that
-makes equal tenants look unequal. All of this is about one run: what a fresh start of the same run would change, its
-iterations do not show (:mod:`mtexp.metrics.repeats`).
+interval is the 2.5 % and the 97.5 % quantile of the draws; Jain and fairness have the noise taken off that makes equal
+tenants look unequal (:mod:`mtexp.metrics.evenness`). All of this is about one run: what a
+fresh start of the same run would change, its iterations do not show (:mod:`mtexp.metrics.repeats`).
 On a first-order autoregression (0.5) with 100 iterations the intervals of means hold the truth in some 89 % of runs,
 with 1000 in some 93 %: with so few blocks n^(1/3) is short for a memory that long.
 
@@ -23,7 +23,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from mtexp.metrics.interference import antt_rows, fairness_rows, jain_fairness_rows, stp_rows
+from mtexp.metrics.evenness import Evenness, fairness_without_noise, jain_without_noise
+from mtexp.metrics.interference import antt_rows, stp_rows
 from mtexp.metrics.latency import PERCENTILES, percentile_ms, percentile_name
 from mtexp.metrics.samples import Floats
 from mtexp.metrics.window import Series
@@ -93,8 +94,8 @@ def interference_intervals(
     lone = np.array([baselines[series.latency_ms.tobytes()] for series in alone])
     slowdowns, progress = (with_others[:, 0] / lone[:, 0]).T, (with_others[:, 1] / lone[:, 1]).T
     run = {"stp": _interval(stp_rows(progress)), "antt": _interval(antt_rows(slowdowns))}
-    run["jain_fairness"] = _evenness_interval(jain_fairness_rows, progress)
-    run["fairness"] = _evenness_interval(fairness_rows, progress)
+    run["jain_fairness"] = _evenness_interval(jain_without_noise, progress)
+    run["fairness"] = _evenness_interval(fairness_without_noise, progress)
     tenants = (
         {"slowdown": _interval(slowed), "normalized_progress": _interval(progressed)}
         for slowed, progressed in zip(slowdowns.T, progress.T, strict=True)
@@ -146,16 +147,11 @@ def _interval(values: Floats) -> Interval:
     return Interval(float(values[0]), float(low), float(high))
 
 
-def _evenness_interval(formula: Callable[[Floats], Floats], progress: Floats) -> Interval:
-    """Of an index in [0, 1] of NP (rows as in :func:`_interval`, one column a tenant) that is 1 when all are alike.
-
-    Noise alone makes equal tenants look unequal, in what was measured and once more in every draw. So the upper end is
-    at least what was measured divided by the index that noise alone would reach in 97.5 % of cases.
-    """
-    plain = _interval(formula(progress))
-    noise_alone = float(np.quantile(formula(progress[1:] / progress[0]), (1 - LEVEL) / 2))
-    high = min(1.0, max(plain.high, plain.value / noise_alone))
-    return Interval(plain.value, min(plain.value, plain.low), high)
+def _evenness_interval(without_noise: Callable[[Floats, Floats], Evenness], progress: Floats) -> Interval:
+    """Of an index of NP, rows as in :func:`_interval`, one column a tenant."""
+    found = without_noise(progress[0], np.log(progress[1:] / progress[0]).T)
+    low, high = np.quantile(found.draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(found.value, float(low), float(high))
 
 
 def _draw_means(series: Series, rows: int, rng: np.random.Generator) -> Floats:

@@ -264,6 +264,7 @@ def _interference(
         joint = interference_intervals(list(series.values()), alone, draws=draws, seed=seed)
         for metrics, intervals in zip(own.values(), joint.tenants, strict=True):
             metrics |= _ends({f"{key}{suffix}": i for key, i in intervals.items() if f"{key}{suffix}" in metrics})
+        run |= {key: joint.run[key].value for key in ("jain_fairness", "fairness") if key in run}  # without the noise
         run |= _ends({key: i for key, i in joint.run.items() if key in run})
     return {_suffixed(key, suffix): value for key, value in run.items()}
 

@@ -39,7 +39,7 @@ _PROFILE_TABLE = (
 )
 """Of a profile, which has no latencies."""
 _HEADLINE = (
-    *(("STP", "stp"), ("ANTT", "antt"), ("Jain fairness", "jain_fairness"), ("overlap %", "overlap_pct")),
+    *(("STP", "stp"), ("ANTT", "antt"), ("fairness", "fairness"), ("overlap %", "overlap_pct")),
     *(("kernel overlap %", "kernel_overlap_pct"), ("GPU idle %", "gpu_idle_pct")),
 )
 
