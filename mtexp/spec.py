@@ -151,6 +151,8 @@ class MeasureSpec:
     """Pin tenants to disjoint cores where there are enough."""
     foreign: str = "refuse"
     """What busy processes of others on the device do to a run: ``refuse`` (INVALID), ``warn`` or ``ignore``."""
+    check_outputs: bool = True
+    """Check that every tenant computes what it should; nothing of it is in the window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,6 +332,7 @@ def spec_hash(spec: RunSpec) -> str:
             tenant["arrival"]["rate_rps"] = 0.0
     if data["measure"]["foreign"] == "refuse":  # younger than records whose hash must stay what it is
         del data["measure"]["foreign"]
+    del data["measure"]["check_outputs"]
     for key in ("tracking", "deadlines", "lease_wait_s", "launcher", "search"):
         del data[key]
     return content_hash(data)

@@ -142,6 +142,7 @@ def _measure(config: Config) -> MeasureSpec:
         max_iterations=m.max_iterations,
         pin_cores=m.pin_cores,
         foreign=m.foreign.name,
+        check_outputs=m.check_outputs,
     )
 
 

@@ -170,6 +170,8 @@ class MeasureConfig:
     """Pin tenants to disjoint cores where there are enough."""
     foreign: Foreign = Foreign.refuse
     """Busy processes of others on the device: ``refuse`` (the run is INVALID), ``warn`` or ``ignore``."""
+    check_outputs: bool = True
+    """Check that every tenant computes what it should: its layers before the warm-up, its outputs in the window."""
 
 
 @dataclass(kw_only=True)

@@ -58,6 +58,8 @@ class BaselineRef:
     """Its MLflow run; empty while it is not there."""
     throughput_rps: float
     latency_mean_ms: float
+    computed_with: str = ""
+    """Seed and checksums (:mod:`mtexp.records.computed`); empty in older records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from mtexp.launch import missing_cores
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series, Window
+from mtexp.records.computed import computed_with
 from mtexp.records.record import BaselineRef, RunRecord
 from mtexp.spec import (
     ArrivalSpec,
@@ -73,6 +74,7 @@ def alone_of(record: RunRecord, samples: Mapping[str, Samples], folder: Path, se
         path=str(folder.resolve()),
         throughput_rps=tenant.metrics["throughput_rps"],
         latency_mean_ms=tenant.metrics["latency_mean_ms"],
+        computed_with=computed_with(record.run_spec.tenants[0].seed, tenant.facts_after),
     )
     clock_mhz = record.telemetry.get("gpu_sm_clock_mhz_mean")
     baseline = Baseline(Series.of(samples[tenant.id], window), clock_mhz)

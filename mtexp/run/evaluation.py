@@ -24,6 +24,7 @@ from mtexp.records.salvage import KILLED
 from mtexp.run.bare_record import Origin, bare_tenant, of_failure, record_of, window_of, without_figures
 from mtexp.run.baselines import Alone
 from mtexp.run.measurement import TELEMETRY, Measurement
+from mtexp.run.outputs import output_findings
 from mtexp.run.strangers import foreign_notes, foreign_of
 from mtexp.spec import RunSpec, TenantSpec
 from mtexp.telemetry import TelemetrySummary, read
@@ -68,7 +69,7 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
     clock = attempts.of("the clock lost to limits", lambda: _clock(origin, telemetry, compared), None)
 
     def judged() -> tuple[str, tuple[Finding, ...]]:
-        evidence = replace(_evidence(spec, measured, samples, window, telemetry), clock=clock)
+        evidence = replace(_evidence(spec, measured, samples, window, telemetry, compared), clock=clock)
         return judge(_with_baselines(evidence, spec, measured, compared))
 
     _, findings = attempts.of(
@@ -154,8 +155,15 @@ def _evidence(
     samples: Mapping[str, Samples],
     window: Window | None,
     telemetry: TelemetrySummary,
+    compared: Comparison,
 ) -> Evidence:
-    findings = (*measured.findings, *_recompiled(measured), *_without_switches(spec, telemetry), *of_failure(measured))
+    findings = (
+        *measured.findings,
+        *output_findings(spec, measured, compared.alone),
+        *_recompiled(measured),
+        *_without_switches(spec, telemetry),
+        *of_failure(measured),
+    )
     tenants = tuple(_tenant_evidence(t.id, measured, samples.get(t.id), window) for t in spec.tenants)
     if spec.kind == "profile":  # a profiler stops tenants as it starts and writes
         tenants = tuple(replace(tenant, activity=None) for tenant in tenants)

@@ -80,6 +80,14 @@ def known_wrong(*, gpu: str, torch: str, cuda: str, precision: str, percentage: 
     return None
 
 
+def known_of(*, gpu: str, torch: str, cuda: str, precision: str) -> KnownShares | None:
+    """What was measured on such a GPU with such a stack in such a precision; None where nobody measured.
+
+    The arguments are those of :func:`known_wrong`.
+    """
+    return next((known for known in KNOWN if known.describes(gpu, torch, cuda, precision)), None)
+
+
 def _among(percentage: float, others: tuple[float, ...]) -> bool:
     return any(abs(percentage - other) < _SAME_PCT for other in others)
 

@@ -39,6 +39,9 @@ class CpuDevice:
         """The CPU has no streams."""
         return None
 
+    def forget_peak(self) -> None:
+        """The kernel keeps the peak of a process for good."""
+
     def facts(self) -> dict[str, Any]:
         """What this process knows of its device."""
         return {
@@ -83,6 +86,12 @@ class CudaDevice:
         if status != 0:
             raise RuntimeError(f"no CUDA stream: cuStreamCreate answered {status}")
         return torch.cuda.ExternalStream(handle.value)
+
+    def forget_peak(self) -> None:
+        """Give back what is not in use, and count the peak of memory from now on."""
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
     def facts(self) -> dict[str, Any]:
         """What this process knows of its device: the tenant's side of the sharing proof."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,13 @@ def ready(prepared: Prepared, execution: str) -> Request:
     return prepared.request
 
 
+def eagerly(execution: str) -> contextlib.AbstractContextManager[Any]:
+    """While entered, what :func:`compiler` has compiled runs as if it had not."""
+    if execution != "compile":
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")  # imports the compiler, which takes a second
+
+
 def compiled_graphs() -> int:
     """Graphs that torch.compile has compiled in this process so far; more after the window means it recompiled."""
     from torch._dynamo.utils import counters
@@ -63,11 +71,13 @@ def _captured(prepared: Prepared) -> Request:
                 for _ in range(_RUNS_BEFORE_CAPTURE):
                     prepared.request()
             torch.cuda.current_stream().wait_stream(side)
+            prepared.outputs.last = None
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 prepared.request()
     except RuntimeError as error:
         raise NotCapturable(_refusal(str(error).splitlines()[0])) from error
     replay = graph.replay
+    prepared.outputs.static, prepared.outputs.last = prepared.outputs.last, None
 
     def request() -> int:
         replay()

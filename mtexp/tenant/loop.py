@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.device import Timer
+from mtexp.tenant.outputs import Outputs
 
 SPIN_NS = 100_000  # a timer wakes some 60 us late: sleep until this long before the instant, then spin
 START_SPIN_NS = 5_000_000
@@ -28,11 +29,20 @@ def sleep_until(instant_ns: int, spin_ns: int = SPIN_NS) -> None:
 
 
 class Loop:
-    """One tenant's iterations: its request, its timer, where the samples go."""
+    """One tenant's iterations: its request, its timer, where the samples go, which outputs are kept."""
 
-    def __init__(self, request: Callable[[], int], timer: Timer, buffer: SampleBuffer, board: Board, slot: int) -> None:
+    def __init__(
+        self,
+        request: Callable[[], int],
+        timer: Timer,
+        buffer: SampleBuffer,
+        board: Board,
+        slot: int,
+        outputs: Outputs | None = None,
+    ) -> None:
         self.request, self.timer, self.buffer = request, timer, buffer
         self.board, self.slot = board, slot
+        self.outputs = outputs or Outputs()
         self.rows = 0
 
     def warm_up(self, iterations: int) -> None:
@@ -48,16 +58,19 @@ class Loop:
         first_tokens, gpu_times = columns["first_token_ns"], columns["gpu_time_ns"]
         words, progress, header = self.board.words, self.board.slot(self.slot), self.buffer.header
         request, begin, end, gpu_time_ns = self.request, self.timer.begin, self.timer.end, self.timer.gpu_time_ns
-        now = time.monotonic_ns
+        outputs, now = self.outputs, time.monotonic_ns
         row = first = self.rows
         last = self.buffer.capacity if iterations is None else min(first + iterations, self.buffer.capacity)
         while row < last and not words[0]:
+            outputs.last = None
             start = now()
             begin()
             token = request()
             end()
             stop = now()
             starts[row], ends[row], first_tokens[row], gpu_times[row] = start, stop, token, gpu_time_ns()
+            if row >= outputs.due:
+                outputs.keep()
             row += 1
             progress[0] = row - first
             header[0] = row
@@ -83,7 +96,8 @@ class Loop:
         progress[1] = 1
 
     def _once(self) -> None:
-        columns, row, timer = self.buffer.columns, self.rows, self.timer
+        columns, row, timer, outputs = self.buffer.columns, self.rows, self.timer, self.outputs
+        outputs.last = None
         start = time.monotonic_ns()
         timer.begin()
         token = self.request()
@@ -91,6 +105,8 @@ class Loop:
         stop = time.monotonic_ns()
         columns["start_ns"][row], columns["end_ns"][row] = start, stop
         columns["first_token_ns"][row], columns["gpu_time_ns"][row] = token, timer.gpu_time_ns()
+        if row >= outputs.due:
+            outputs.keep()
         self.rows = self.buffer.header[0] = row + 1
 
 

@@ -25,12 +25,12 @@ import transformers
 
 from mtexp.errors import MtexpError
 from mtexp.spec import from_json
-from mtexp.tenant import arrivals, execution, tracing
+from mtexp.tenant import arrivals, execution, outputs, tracing, weights
 from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
 from mtexp.tenant.job import Message, ProcessJob, TenantJob
 from mtexp.tenant.loop import SPIN_NS, START_SPIN_NS, Loop, sleep_until
-from mtexp.tenant.requests import prepare
+from mtexp.tenant.requests import Prepared, prepare
 
 _PR_SET_PDEATHSIG = 1
 _ORPHAN_S = 10.0  # what an orphan gets to finish its request; SIGKILL with work in flight can hurt other MPS clients
@@ -101,7 +101,7 @@ class TenantProcess:
 
     def warm_up(self, message: Message) -> None:
         """The warm-up iterations, all tenants at once."""
-        self._together(lambda tenant: tenant.loop.warm_up(self.job.measure.warmup))
+        self._together(lambda tenant: tenant.warm_up())
         gc.collect()  # takes tenths of a second: now, so that all can start to measure at one instant
         gc.freeze()
         self._answer("warm")
@@ -118,7 +118,8 @@ class TenantProcess:
             _send(self.connection, event="measured")
 
     def finish(self, message: Message) -> None:
-        """Everything that must not run inside the window: the busy probe, the facts after it."""
+        """Everything that must not run inside the window: outputs compared, the busy probe, the facts after it."""
+        self._together(lambda tenant: tenant.check_outputs())
         if self.job.probe_busy and isinstance(self.device, CudaDevice):
             self._together(lambda tenant: tenant.probe_busy())
         self._answer("finished")
@@ -176,6 +177,8 @@ class _Tenant:
         self.error: Exception | None = None
         self.parameters = 0
         self.busy_ms: float | None = None
+        self.known: dict[str, Any] = {}
+        """Facts that are found out once: what it computes with, and whether it computes right."""
         self.thread_id = 0
         self.arrivals_ns: list[int] = []
         """Of an open-loop tenant, after the start: drawn while it builds, since drawing takes milliseconds."""
@@ -190,13 +193,40 @@ class _Tenant:
             prepared = prepare(self.spec, self.device.torch_device, execution.compiler(self.spec.execution))
             if prepared.module is not None:
                 self.parameters = sum(p.numel() for p in prepared.module.parameters())
+                self.known = self._checked(prepared, prepared.module)
             request = execution.ready(prepared, self.spec.execution)
             warmup, nvtx = self.process.measure.warmup, self.process.nvtx
             request = tracing.marked(request, nvtx, self.spec, warmup, prepared.module)
-            self.loop = Loop(request, self.device.timer(), self.buffer, self.board, self.slot)
+            self.loop = Loop(request, self.device.timer(), self.buffer, self.board, self.slot, prepared.outputs)
         self.buffer.prefault()
         if self.spec.arrival.kind != "closed":
             self.arrivals_ns = arrivals.arrival_instants_ns(self.spec.arrival, 0, self.process.measure.max_iterations)
+
+    def _checked(self, prepared: Prepared, module: torch.nn.Module) -> dict[str, Any]:
+        """Name its weights and inputs, and check its layers (but not where a profiler would see it)."""
+        known: dict[str, Any] = {
+            "weights_checksum": weights.checksum(module.parameters()),
+            "inputs_checksum": weights.checksum(prepared.inputs),
+        }
+        if self.process.measure.check_outputs and not self.process.nvtx and not self.process.torch_trace:
+            training = self.spec.workload.kind == "train"
+            with execution.eagerly(self.spec.execution):
+                request = prepared.forward or prepared.request
+                known["layers_check"] = outputs.check_layers(request, self.spec.precision, training=training)
+            prepared.outputs.checked()
+            self.device.forget_peak()
+        return known
+
+    def warm_up(self) -> None:
+        """The warm-up iterations; the output of the last one is what those of the window are compared with."""
+        self.loop.warm_up(self.process.measure.warmup)
+        if self.process.measure.warmup:
+            self.loop.outputs.warm()
+
+    def check_outputs(self) -> None:
+        """Compare the outputs that were kept in the window."""
+        if found := self.loop.outputs.compare(self.spec.precision):
+            self.known["outputs_check"] = found
 
     def measure(self, start_ns: int) -> None:
         """Iterate from ``start_ns`` until the run's stop flag, or N times in the fixed protocol."""
@@ -205,6 +235,7 @@ class _Tenant:
         spin_ns = START_SPIN_NS if alone else SPIN_NS  # threads of one process would keep each other from starting
         closed = arrival.kind == "closed"
         iterations = measure.iterations if measure.overlap == "fixed" else None
+        self.loop.outputs.plan(self.loop.rows, measure.iterations, self.spec.seed)
         with tracing.traced_phase(self.process, self.id):
             sleep_until(start_ns, spin_ns)
             if closed:
@@ -246,6 +277,7 @@ class _Tenant:
             "torch_version": torch.__version__,
             "transformers_version": transformers.__version__,
         }
+        facts |= self.known
         if self.spec.execution == "compile":
             facts["compiled_graphs"] = execution.compiled_graphs()
         if self.busy_ms is not None:

@@ -1,14 +1,14 @@
 """What one iteration is: the request of each workload, as a callable. May touch: torch, transformers' caches.
 
 A request enqueues its device work and returns; the loop synchronises. It returns the host time (ns) of its first token
-where it has one (``generate``), else 0.
+where it has one (``generate``), else 0; what it computed is in :attr:`Outputs.last` until the next one starts.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers import StaticCache
 
 from mtexp.spec import TenantSpec
 from mtexp.tenant.models import DTYPES, build_model
+from mtexp.tenant.outputs import Outputs
 from mtexp.tenant.stressors import stressor_request
 
 Request = Callable[[], int]
@@ -30,6 +31,12 @@ class Prepared:
     """The model inside, for counting parameters and compiling."""
     not_capturable: str = ""
     """Why it cannot become a CUDA graph; empty = it may."""
+    outputs: Outputs = field(default_factory=Outputs)
+    """What the request gives."""
+    inputs: tuple[torch.Tensor, ...] = ()
+    """What it is given."""
+    forward: Request | None = None
+    """The forward pass of a request that also does something else (a training step); None = the request is one."""
 
 
 def prepare(tenant: TenantSpec, device: torch.device, compile_module: Callable[[Any], Any]) -> Prepared:
@@ -51,25 +58,29 @@ def _forward(model: Any, call: Any, tenant: TenantSpec, device: torch.device) ->
     """One whole forward pass over (batch_size, seq_len) tokens; a decoder gives logits of every position."""
     input_ids = random_tokens(model, tenant, device)
     options: dict[str, Any] = {"use_cache": False} if tenant.model.role == "decoder" else {}
+    outputs = Outputs()
 
     def request() -> int:
-        call(input_ids=input_ids, **options)
+        outputs.last = call(input_ids=input_ids, **options)
         return 0
 
-    return Prepared(request, model)
+    return Prepared(request, model, outputs=outputs, inputs=(input_ids,))
 
 
 def _prefill(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
     """Fill the KV cache from (batch_size, seq_len) tokens; logits of the last position only."""
     input_ids = random_tokens(model, tenant, device)
     cache = _Cache(model, tenant, tenant.workload.seq_len, device)
+    outputs = Outputs()
 
     def request() -> int:
         cache.rewind(0)
-        call(input_ids=input_ids, position_ids=cache.prompt, past_key_values=cache.cache, logits_to_keep=1)
+        outputs.last = call(
+            input_ids=input_ids, position_ids=cache.prompt, past_key_values=cache.cache, logits_to_keep=1
+        )
         return 0
 
-    return Prepared(request, model)
+    return Prepared(request, model, outputs=outputs, inputs=(input_ids,))
 
 
 def _decode(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
@@ -80,13 +91,14 @@ def _decode(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> 
     with torch.inference_mode():
         model(input_ids=input_ids, position_ids=cache.prompt, past_key_values=cache.cache, logits_to_keep=1)
     token, position = input_ids[:, -1:].clone(), cache.position(context)
+    outputs = Outputs()
 
     def request() -> int:
         cache.rewind(context)
-        call(input_ids=token, position_ids=position, past_key_values=cache.cache)
+        outputs.last = call(input_ids=token, position_ids=position, past_key_values=cache.cache)
         return 0
 
-    return Prepared(request, model)
+    return Prepared(request, model, outputs=outputs, inputs=(input_ids,))
 
 
 def _generate(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
@@ -96,6 +108,7 @@ def _generate(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -
     cache = _Cache(model, tenant, workload.seq_len + workload.new_tokens, device)
     positions = [cache.position(workload.seq_len + i) for i in range(workload.new_tokens - 1)]
     synchronize = torch.cuda.current_stream().synchronize if device.type == "cuda" else _nothing
+    outputs = Outputs(branching=True)
 
     def request() -> int:
         cache.rewind(0)
@@ -108,9 +121,11 @@ def _generate(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -
         for position in positions:
             logits = call(input_ids=token, position_ids=position, past_key_values=cache.cache).logits
             token = logits[:, -1:].argmax(-1)
+        outputs.last = logits
         return first_token_ns
 
-    return Prepared(request, model, not_capturable="generate hands its first token to the host in the middle")
+    reason = "generate hands its first token to the host in the middle"
+    return Prepared(request, model, not_capturable=reason, outputs=outputs, inputs=(input_ids,))
 
 
 def _train(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
@@ -120,6 +135,13 @@ def _train(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> P
     # eps: the default 1e-8 is 0 in fp16, where the step would divide by it
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, eps=1e-4)
     decoder = tenant.model.role == "decoder"
+    outputs = Outputs(changing=True)
+
+    def forward() -> int:
+        model.eval()  # dropout cannot be computed again
+        outputs.last = model(input_ids=input_ids, **({"use_cache": False} if decoder else {}))
+        model.train()
+        return 0
 
     def request() -> int:
         with torch.inference_mode(False), torch.enable_grad():
@@ -130,9 +152,12 @@ def _train(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> P
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+        outputs.last = loss
         return 0
 
-    return Prepared(request, model, not_capturable="the optimizer keeps its step count on the host")
+    reason = "the optimizer keeps its step count on the host"
+    inputs = (input_ids,)
+    return Prepared(request, model, not_capturable=reason, outputs=outputs, inputs=inputs, forward=forward)
 
 
 class _Cache:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 
 from mtexp.spec import TenantSpec
-from mtexp.tenant.models import DTYPES
+from mtexp.tenant.weights import DTYPES, Pool
 
 _MIB = 2**20
 
@@ -48,7 +48,10 @@ def stressor_request(tenant: TenantSpec, device: torch.device) -> Callable[[], i
 
 def _sm(tenant: TenantSpec, device: torch.device) -> Callable[[], object]:
     size = int(tenant.model.shape["size"])
-    left, right = (torch.randn(size, size, device=device, dtype=DTYPES[tenant.precision]) for _ in range(2))
+    pool = Pool(tenant.seed, device)
+    left, right = (
+        pool.normal_(torch.empty(size, size, device=device, dtype=DTYPES[tenant.precision])) for _ in range(2)
+    )
     out = torch.empty_like(left)
     return lambda: torch.mm(left, right, out=out)
 

@@ -29,7 +29,7 @@ class Fault:
     """What happens to a tenant, and when."""
 
     kind: str
-    """One of :data:`KINDS`."""
+    """One of :data:`KINDS`, or :data:`WRONG_OUTPUT`."""
     at: int
     """:data:`START` (before it connects), :data:`BUILD`, or the request before which it happens, counted from 0."""
     once: str = ""
@@ -71,7 +71,11 @@ def serve_faulty(data: dict[str, Any], faults: Mapping[str, Mapping[str, Any]]) 
         if fault is not None and fault.at == BUILD:
             _happen(fault)
         prepared = requests.prepare(tenant, device, compile_module)
-        return prepared if fault is None else replace(prepared, request=_faulty(prepared.request, fault))
+        if fault is None:
+            return prepared
+        if fault.kind == WRONG_OUTPUT:
+            return replace(prepared, request=_wrong(prepared, fault))
+        return replace(prepared, request=_faulty(prepared.request, fault))
 
     vars(process)["prepare"] = prepare
     process.serve(data)
@@ -88,6 +92,23 @@ def _faulty(request: Callable[[], int], fault: Fault) -> Callable[[], int]:
         return request()
 
     return faulty
+
+
+def _wrong(prepared: Any, fault: Fault) -> Callable[[], int]:
+    """The request, whose output has a wrong tile from request ``fault.at`` on."""
+    from mtexp.tenant.outputs import output_tensor
+
+    number = 0
+
+    def wrong() -> int:
+        nonlocal number
+        token: int = prepared.request()
+        if number >= fault.at:
+            output_tensor(prepared.outputs.last)[..., :16].fill_(1.0)
+        number += 1
+        return token
+
+    return wrong
 
 
 def _happen(fault: Fault) -> None:
@@ -131,6 +152,22 @@ def _device_fault() -> None:
     torch.cuda.synchronize()
 
 
+def _wrong_layers() -> None:
+    """From now on each matrix product in half precision has a wrong tile, as with a wrong kernel."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class WrongKernels(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            products = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.linear)
+            if func.overloadpacket in products and out.dtype in (torch.float16, torch.bfloat16):
+                out[..., :16].fill_(1.0)
+            return out
+
+    WrongKernels().__enter__()
+
+
 def _signalled(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
@@ -142,6 +179,9 @@ def _hang() -> None:
         time.sleep(3600)
 
 
+WRONG_OUTPUT = "wrong_output"
+"""Kind of a fault that no exception shows: the outputs have a wrong tile from request ``at`` on."""
+
 KINDS: Mapping[str, Callable[[], None]] = {
     "raise": _raise,
     "memory": _out_of_memory,
@@ -152,6 +192,8 @@ KINDS: Mapping[str, Callable[[], None]] = {
     "terminate": _signalled(signal.SIGTERM),
     "stop": _signalled(signal.SIGSTOP),
     "hang": _hang,
+    "wrong_layers": _wrong_layers,
 }
 """``raise`` an error; run out of ``memory`` or ``device_memory``; trap on the GPU (``device_fault``); ``segfault``; get
-SIGKILL (``kill``), SIGTERM (``terminate``) or SIGSTOP (``stop``) from outside; ``hang`` deaf to SIGTERM."""
+SIGKILL (``kill``), SIGTERM (``terminate``) or SIGSTOP (``stop``) from outside; ``hang`` deaf to SIGTERM; compute
+``wrong_layers`` (at :data:`BUILD`, in half precision)."""

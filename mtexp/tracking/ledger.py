@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mtexp.errors import RecordError, TrackingError
 from mtexp.metrics.window import Series, Window
 from mtexp.records import keys
+from mtexp.records.computed import computed_with
 from mtexp.records.record import ITERATIONS, RECORD, BaselineRef, RunRecord, find_records, load
 from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash
 from mtexp.tracking.query import search
@@ -63,7 +64,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
     model, measure, arrival = asdict(tenant.model), asdict(run.measure), asdict(tenant.arrival)
     for name in ("name", "role", "parameters"):
         del model[name]
-    for name in ("overlap", "percentiles", "max_iterations"):
+    for name in ("overlap", "percentiles", "max_iterations", "check_outputs"):
         del measure[name]
     if measure["foreign"] == "refuse":  # what another rule let pass is not compared with by a run that refuses it
         del measure["foreign"]
@@ -214,6 +215,7 @@ def _stored_baseline(directory: Path, path: Path, run: Run, record_id: str, name
         run_id=str(run.info.run_id),
         throughput_rps=tenant.metrics["throughput_rps"],
         latency_mean_ms=tenant.metrics["latency_mean_ms"],
+        computed_with=computed_with(record.run_spec.tenants[0].seed, tenant.facts_after),
     )
     return StoredBaseline(
         ref,
