@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.errors import HostError
-from mtexp.host import Device, lease, shielded
+from mtexp.host import Device, lease
+from mtexp.processes import Started, start_forkserver
 from mtexp.sharing import commands, control
 from mtexp.sharing.daemon import SHORT, PrivateDaemon, private_name, sweep_stale
 from mtexp.spec import ModelSpec, MpsLimits, from_json, to_json
@@ -142,8 +143,7 @@ class _Process:
 
     def __init__(self, context: BaseContext, target: Target, task: Mapping[str, Any]) -> None:
         self._here, there = context.Pipe()
-        self._process: Any = context.Process(target=target, args=(there, dict(task)))  # type: ignore[attr-defined]
-        self._process.start()
+        self._process = Started(context.Process(target=target, args=(there, dict(task))))  # type: ignore[attr-defined]
         there.close()
 
     def __enter__(self) -> _Process:
@@ -151,10 +151,9 @@ class _Process:
 
     def __exit__(self, *_: object) -> None:
         self._here.close()
-        self._process.join(5.0)
-        if self._process.is_alive():
+        if not self._process.wait(5.0):
             self._process.kill()
-            self._process.join()
+            self._process.wait(5.0)
 
     def hear(self) -> dict[str, Any]:
         """Return its next message.
@@ -168,8 +167,8 @@ class _Process:
         try:
             message: dict[str, Any] = self._here.recv()
         except (EOFError, ConnectionError):
-            self._process.join(5.0)
-            raise Failed(f"its process ended with exit code {self._process.exitcode}") from None
+            self._process.wait(5.0)
+            raise Failed(f"its process ended with exit code {self._process.exit_code()}") from None
         if message["event"] == "error":
             raise Failed(message["message"])
         return message
@@ -217,8 +216,7 @@ class Checker:
         """
         binary = control.find_binary()
         sweep_stale()
-        with shielded():
-            multiprocessing.forkserver.ensure_running()
+        start_forkserver()
         with tempfile.TemporaryDirectory(prefix="mtexp-numerics-") as folder, contextlib.ExitStack() as held:
             self._without_mps(folder, held)
             with _Daemon(binary, self.report.device["gpu_uuid"], Path(folder)) as daemon:

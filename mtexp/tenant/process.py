@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import transformers
 
+import mtexp
 from mtexp.errors import MtexpError
 from mtexp.spec import from_json
 from mtexp.tenant import arrivals, execution, outputs, tracing, weights
@@ -83,7 +84,7 @@ class TenantProcess:
             "measure": self.measure,
             "finish": self.finish,
         }
-        _send(self.connection, event="hello", name=self.job.name, pid=os.getpid())
+        _send(self.connection, event="hello", name=self.job.name, pid=os.getpid(), package=mtexp.__file__)
         while (message := _receive(self.connection))["do"] != "exit":
             self.phase = message["do"]
             commands[self.phase](message)

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mtexp.host import main_hidden, shielded
+from mtexp.processes import shielded, signals_postponed
 from mtexp.spec import TrackingSpec, from_json, to_json
 from mtexp.tracking.background import GIVING_UP_S, NOBODY_WAITS, Uploads
 from mtexp.tracking.upload import Upload, deferred
@@ -86,7 +86,7 @@ class UploadsApart(Uploads):
         self._connection, theirs = multiprocessing.Pipe()
         spawning = multiprocessing.get_context("spawn")
         self._process = spawning.Process(target=serve, args=(theirs,), name="mtexp-uploads", daemon=True)
-        with shielded(), main_hidden():
+        with signals_postponed(), shielded():
             self._process.start()
         theirs.close()  # or its end would not be seen
         self._listening, self._silent_since = True, -1
