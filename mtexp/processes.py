@@ -33,8 +33,6 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-import mtexp
-
 START_S = 120.0
 """Seconds in which a forkserver has started a process; the first one waits for its imports."""
 UNKNOWN = 255
@@ -76,7 +74,7 @@ def importing_alike() -> Mapping[str, str]:
     installed. The current folder is kept out: a ``calendar.py`` there would be taken for the standard library's.
     """
     environment = {"PYTHONSAFEPATH": "1"}
-    root = str(Path(mtexp.__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[1])
     if root not in {*site.getsitepackages(), sysconfig.get_path("purelib"), site.getusersitepackages()}:
         others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", root)]
         environment["PYTHONPATH"] = os.pathsep.join([root, *(os.path.abspath(path) for path in others)])

@@ -22,14 +22,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import mtexp
 from mtexp.errors import TenantFailed, interrupted_twice
 from mtexp.launch.starters import Child, Starter
 from mtexp.metrics.samples import Samples
 from mtexp.processes import signals_postponed
 from mtexp.spec import DeadlineSpec
 from mtexp.tenant.buffers import Board, SampleBuffer
-from mtexp.tenant.job import Message, ProcessJob
+from mtexp.tenant.job import PACKAGE, Message, ProcessJob
 
 _POLL_S = 0.01
 _LEAD_NS = 50_000_000  # between sending the start and the start: longer than any delivery
@@ -210,8 +209,8 @@ class TenantGroup:
 
     def _check_package(self, process: _Process, hello: Message) -> None:
         """Refuse a tenant that has imported another mtexp than this one: what it measures is not what is recorded."""
-        if hello["package"] != mtexp.__file__:
-            cause = f"it has imported {hello['package']} and not {mtexp.__file__}: install the one that is run"
+        if hello["package"] != PACKAGE:
+            cause = f"it has imported {hello['package']} and not {PACKAGE}: install the one that is run"
             raise self._failed(process, "start", cause)
 
     def _send_all(self, **message: Any) -> None:

@@ -23,13 +23,12 @@ import numpy as np
 import torch
 import transformers
 
-import mtexp
 from mtexp.errors import MtexpError
 from mtexp.spec import from_json
 from mtexp.tenant import arrivals, execution, outputs, tracing, weights
 from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
-from mtexp.tenant.job import Message, ProcessJob, TenantJob
+from mtexp.tenant.job import PACKAGE, Message, ProcessJob, TenantJob
 from mtexp.tenant.loop import SPIN_NS, START_SPIN_NS, Loop, sleep_until
 from mtexp.tenant.requests import Prepared, prepare
 
@@ -84,7 +83,7 @@ class TenantProcess:
             "measure": self.measure,
             "finish": self.finish,
         }
-        _send(self.connection, event="hello", name=self.job.name, pid=os.getpid(), package=mtexp.__file__)
+        _send(self.connection, event="hello", name=self.job.name, pid=os.getpid(), package=PACKAGE)
         while (message := _receive(self.connection))["do"] != "exit":
             self.phase = message["do"]
             commands[self.phase](message)

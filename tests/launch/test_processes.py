@@ -90,14 +90,19 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
 from mtexp.launch import ForkserverStarter
-import mtexp, multiprocessing.util
-def look(folder):
-    import calendar
-    open(folder + "/seen", "w").write(mtexp.__file__ + "\\n" + calendar.__file__)
+import multiprocessing.util
+from looking import look
 if __name__ == "__main__":
     child = ForkserverStarter().fork("x", look, {folder!r})
     assert child.wait(60), "did not end"
     print(child.exit_code(), multiprocessing.util.get_temp_dir())
+"""
+
+LOOKING = """
+import mtexp
+def look(folder):
+    import calendar
+    open(folder + "/seen", "w").write(mtexp.__file__ + "\\n" + calendar.__file__)
 """
 
 
@@ -107,6 +112,7 @@ def test_children_import_the_mtexp_that_runs_and_no_module_of_the_current_folder
     shutil.copytree(ROOT / "mtexp", checkout / "mtexp", ignore=shutil.ignore_patterns("__pycache__"))
     folder.mkdir()
     (folder / "calendar.py").write_text("raise SystemExit('the wrong calendar')\n")
+    (checkout / "looking.py").write_text(LOOKING)
     (checkout / "program.py").write_text(PROGRAM.format(root=str(checkout), folder=str(folder)))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(checkout / "program.py")]
@@ -120,6 +126,7 @@ def test_a_long_temporary_folder_does_not_keep_processes_from_starting(tmp_path:
     """Slurm and CI give each job one: multiprocessing's sockets would have addresses of more than 107 bytes."""
     long = tmp_path / ("x" * 100)
     long.mkdir()
+    (tmp_path / "looking.py").write_text(LOOKING)
     (tmp_path / "program.py").write_text(PROGRAM.format(root=str(ROOT), folder=str(tmp_path)))
     command = [sys.executable, str(tmp_path / "program.py")]
     done = subprocess.run(
