@@ -182,6 +182,8 @@ class _Tenant:
         self.thread_id = 0
         self.arrivals_ns: list[int] = []
         """Of an open-loop tenant, after the start: drawn while it builds, since drawing takes milliseconds."""
+        self.prepared: Prepared
+        """Kept because a CUDA graph holds addresses only: the weights and inputs that it reads must outlive it."""
         self.loop: Loop
 
     def build(self) -> None:
@@ -191,6 +193,7 @@ class _Tenant:
     def _build(self) -> None:
         with torch.cuda.stream(self.stream):
             prepared = prepare(self.spec, self.device.torch_device, execution.compiler(self.spec.execution))
+            self.prepared = prepared
             if prepared.module is not None:
                 self.parameters = sum(p.numel() for p in prepared.module.parameters())
                 self.known = self._checked(prepared, prepared.module)
