@@ -156,6 +156,11 @@ def environment(device: Device, *, project: Path | None = None) -> dict[str, Any
     return {key: value for key, value in known.items() if value not in (None, "", {})}
 
 
+def torch_versions() -> tuple[str, str]:
+    """The versions of torch and of the CUDA that it is built with, without importing it; empty where unknown."""
+    return _version("torch") or "", _torch_cuda_version() or ""
+
+
 @cache
 def _version(distribution: str) -> str | None:  # milliseconds each where many are installed
     with suppress(importlib.metadata.PackageNotFoundError):

@@ -20,7 +20,7 @@ from mtexp.config.schema import (
     Store,
 )
 from mtexp.config.tenants import tenant_specs
-from mtexp.config.tokens import parse_mix
+from mtexp.config.tokens import parse_mix, parse_percentage
 from mtexp.errors import ConfigError
 from mtexp.host import Device
 from mtexp.spec import (
@@ -233,6 +233,9 @@ def _sharing(config: Config, device: Device) -> SharingSpec:
     if mps.pipe_directory and mps.mode is not MpsMode.external:
         remedy = "Use mps_settings=external, or leave it empty: mtexp makes a directory of its own."
         raise ConfigError("mps_settings.pipe_directory", mps.pipe_directory, "empty without an external daemon", remedy)
+    if _mps_name(mps) == "0pct" or parse_percentage(mps.name) == 0:
+        remedy = "For no limit use mps_settings=default."
+        raise ConfigError("mps_settings", "0pct", "a share above 0 and at most 100 %", remedy)
     return SharingSpec(
         mode=mode.name,
         mps=_mps_name(mps),

@@ -21,6 +21,7 @@ from mtexp.config.capacity import SWEEPER, search_rule
 from mtexp.config.composer import Composer, composer_of, parse_command_line, quoted, to_config, with_tokens
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware, elsewhere, probe
+from mtexp.config.known import warnings
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
 from mtexp.config.schema import Config
 from mtexp.config.sections import SectionedComposer
@@ -61,6 +62,8 @@ class Plan:
     """The points run in this process, one after another."""
     search: bool = False
     """Each point is searched for its capacity: how many runs that takes is known at the end."""
+    warnings: tuple[str, ...] = ()
+    """What is known to go wrong, in sentences."""
 
 
 def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Plan:
@@ -102,9 +105,11 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
     if multirun:
         points = _points(composer, overrides, hydra)
         _check_points(composer, points)
-        planned = _convert(composer, points, hardware_for(launcher, hardware), search=search)
+        where = hardware_for(launcher, hardware)
+        planned = _convert(composer, points, where, search=search)
     else:
-        planned = [PlannedPoint(tuple(overrides), _to_spec(config, hardware()))]
+        where = hardware()
+        planned = [PlannedPoint(tuple(overrides), _to_spec(config, where))]
     place = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     _check_folder(config, folder, place)
     for tracking in {point.spec.tracking for point in planned}:
@@ -115,7 +120,8 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
     kept = [text for text in overrides if composer.parse(text).key_or_group != place]
     pinned = f"{place}={quoted(str(folder.absolute()))}"
     command = [*flags, *(a for a in argv if a not in args.overrides), *kept, pinned]
-    return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search)
+    known = warnings([point.spec for point in planned], where.gpus)
+    return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search, known)
 
 
 def hardware_for(launcher: str, hardware: Callable[[], Hardware] = probe) -> Hardware:

@@ -250,6 +250,9 @@ def _mps_limits(config: Config, key: str, tenant: TenantConfig) -> MpsLimits:
         name: _own(getattr(tenant, name), f"{key}.{name}", getattr(run, name), f"mps_settings.{name}")
         for name in ("active_thread_pct", "pinned_memory_limit", "priority", "sm_partition")
     }
+    if tenant.active_thread_pct == 0:
+        remedy = "Leave it out for the run's share, or write 100 for no limit."
+        raise ConfigError(f"{key}.active_thread_pct", 0, "above 0 and at most 100", remedy)
     if run.equal_share and tenant.active_thread_pct is None:
         named["active_thread_pct"] = ("mps_settings.active_thread_pct", _equal_share(config))
     return _checked_limits(config, named)

@@ -24,15 +24,16 @@ from mtexp.host import Device, lease
 from mtexp.processes import Started, start_forkserver
 from mtexp.sharing import commands, control
 from mtexp.sharing.daemon import SHORT, PrivateDaemon, private_name, sweep_stale
+from mtexp.sharing.known_numerics import FEWEST_SMS, SM_UNIT
 from mtexp.spec import ModelSpec, MpsLimits, from_json, to_json
 from mtexp.tenant import workarounds
 
 FORMAT = 1
 """Of the JSON report."""
 USUAL = (100.0, 50.0, 25.0, 33.33, 20.0, 75.0, 40.0, 80.0, 10.0, 12.5, 16.66, 14.28, 30.0, 60.0, 66.66, 70.0, 90.0)
-"""Percentages that people write, and equal shares of up to eight: checked first, and with whole models."""
+"""Percentages that people write, and equal shares of up to eight: checked first."""
 QUICK = (100.0, 50.0, 25.0, 33.33, 20.0, 75.0)
-_SM_UNIT, _FEWEST_SMS = 2, 8
+"""With whole models, unless percentages are given."""
 _ANSWER_S = 180.0
 """Longest silence of a process: importing torch and building a 7B model in float32 are the longest steps."""
 
@@ -271,7 +272,7 @@ class Checker:
             raise HostError(f"the control without CUDA MPS failed: {row.failure}")
 
     def _under_mps(self, percentage: float, folder: str, daemon: _Daemon) -> None:
-        whole = percentage in USUAL or bool(self._options.percentages)
+        whole = percentage in QUICK or bool(self._options.percentages)
         task = self._task(
             folder,
             environment=daemon.client(percentage),
@@ -397,7 +398,7 @@ def every_count(total: int) -> Iterator[float]:
 
     The driver rounds a percentage down to hardware units of two SMs, and gives no client fewer than eight.
     """
-    for count in range(total - _SM_UNIT, _FEWEST_SMS - 1, -_SM_UNIT):
+    for count in range(total - SM_UNIT, FEWEST_SMS - 1, -SM_UNIT):
         yield -(-count * 10_000 // total) / 100
 
 

@@ -206,6 +206,8 @@ def _announce(planned: Plan) -> None:
         console.say(f"{len(specs)} runs in {planned.folder}")
     if any(spec.runtime == "cpu" and spec.shrunk for spec in specs):
         console.say("No GPU in use: models are shrunk and run on the CPU (runtime.shrink=none forbids it).")
+    for warning in planned.warnings:
+        console.say(f"warning: {warning}")
     if planned.serial:
         from mtexp.run.runner import shared_runner
 
