@@ -44,6 +44,9 @@ VERDICT = "mtexp.verdict"
 VERDICT_REASONS = "mtexp.verdict_reasons"
 SPEC_HASH = "mtexp.spec_hash"
 BASELINE_HASH = "mtexp.baseline_hash"
+INTERVAL_SCOPE = "mtexp.interval_scope"
+WITHIN_RUN = "within_run"
+WITHIN_RUN_TEXT = "[ ] hold 95 % within this run; how much fresh runs differ is not in them"
 RECORD_ID = "mtexp.record_id"
 RECORD_PATH = "mtexp.record_path"
 FORMAT_VERSION = "mtexp.format_version"
@@ -89,6 +92,10 @@ _TAGS = (
     (VERDICT_REASONS, "why it is INVALID, and what to be careful about"),
     (SPEC_HASH, "names what was measured"),
     (BASELINE_HASH, "names everything that could change a baseline"),
+    (
+        INTERVAL_SCOPE,
+        "what ..._ci_low and ..._ci_high cover; within_run: iterations of this run, not what fresh runs differ by",
+    ),
     (RECORD_ID, "names the record on disk"),
     (RECORD_PATH, "folder of the record on the host that measured"),
     (FORMAT_VERSION, "format of the record"),
@@ -338,7 +345,11 @@ def telemetry_summary(name: str, statistic: str) -> str:
 
 
 def interval(name: str) -> tuple[str, str]:
-    """Names of the lower and upper end of a metric's 95 % interval."""
+    """Names of the lower and upper end of a metric's 95 % interval.
+
+    Of one run, in MLflow or in its record, it is an interval within the run (the tag :data:`INTERVAL_SCOPE`): it covers
+    what iterations vary by, and holds the mean of fresh runs of the same point far less often than 95 %.
+    """
     return f"{name}_ci_low", f"{name}_ci_high"
 
 

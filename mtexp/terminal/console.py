@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from mtexp.records.keys import WITHIN_RUN_TEXT
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -148,6 +150,8 @@ def _summary_lines(record: Mapping[str, Any]) -> Iterator[str]:
         parts.append(f"overlap {metrics['overlap_pct']:.1f} %")
     if parts:
         yield "  ".join(parts)
+    if any("[" in part for part in parts):
+        yield f"  {WITHIN_RUN_TEXT}"
 
 
 def _with_interval(label: str, key: str, metrics: Mapping[str, float]) -> str:

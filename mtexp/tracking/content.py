@@ -69,6 +69,7 @@ def parent_content(record: RunRecord, path: str, *, thinned: Mapping[str, int], 
     tags = {
         **_common_tags(record),
         keys.KIND: record.kind,
+        keys.INTERVAL_SCOPE: _interval_scope(record.metrics),
         keys.BASELINE_HASH: record.baseline_hash,
         keys.RECORD_PATH: path,
         keys.PROFILE_OF: record.profile_of,
@@ -96,6 +97,7 @@ def tenant_content(
         **_common_tags(record),
         keys.KIND: record.kind if record.kind == "profile" else keys.TENANT,  # a query for tenants is for measured ones
         keys.RUN_KIND: record.kind,
+        keys.INTERVAL_SCOPE: _interval_scope(tenant.metrics),
         keys.FAILURE: _tenant_failure(tenant),
         keys.INSUFFICIENT: ", ".join(tenant.insufficient),
         keys.REQUEST: own[0].workload.request if own and own[0].model.role != "stressor" else "",
@@ -111,6 +113,11 @@ def tenant_content(
     return RunContent(
         f"{tenant.id} {tenant.model}", tenant.status, _kept(tags), _kept(params), _known(tenant.metrics, params)
     )
+
+
+def _interval_scope(metrics: Mapping[str, float]) -> str:
+    """What the intervals among ``metrics`` cover; empty where there is none."""
+    return keys.WITHIN_RUN if any(name.endswith("_ci_low") for name in metrics) else ""
 
 
 def run_name(record: RunRecord, spec: RunSpec) -> str:
@@ -132,8 +139,10 @@ def run_name(record: RunRecord, spec: RunSpec) -> str:
 def description(record: RunRecord) -> str:
     """Return the run's description: verdict, headline figures, a table of its tenants (Markdown)."""
     figures = keys.current(record.metrics, _params(record.run_spec, record.run_spec.tenants).get("arrival", "closed"))
-    headline = [f"{label} {figures[key]:.3g}" for label, key in _HEADLINE if key in figures]
+    headline = [_headline(label, key, figures) for label, key in _HEADLINE if key in figures]
     lines = [" · ".join([f"**{record.verdict}**", *headline]), ""]
+    if any("[" in text for text in headline):
+        lines += [f"{keys.WITHIN_RUN_TEXT}.", ""]
     if record.failure:
         lines += [f"Failed: {' '.join(record.failure.split())}", ""]
     measured = {key for tenant in record.tenants for key in tenant.metrics}
@@ -149,6 +158,12 @@ def description(record: RunRecord) -> str:
     if record.findings:
         lines += ["", *(f"- {finding}" for finding in record.findings)]
     return "\n".join(lines)
+
+
+def _headline(label: str, key: str, figures: Mapping[str, float]) -> str:
+    low, high = (figures.get(end) for end in keys.interval(key))
+    text = f"{label} {figures[key]:.3g}"
+    return text if low is None or high is None else f"{text} [{low:.3g}, {high:.3g}]"
 
 
 def _cell(tenant: TenantRecord, key: str) -> str:
