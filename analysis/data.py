@@ -26,6 +26,7 @@ from mtexp.records.record import load as load_record
 from mtexp.tracking.content import RunContent, parent_content, tenant_content
 
 from . import fetch
+from .marks import marked
 
 VALID = "VALID"
 _MOST_SWEEPS = 5
@@ -187,6 +188,7 @@ def select(dataset: Dataset, *, include_invalid: bool = False) -> Dataset:
     Raises:
         DataError: Nothing is left, or the runs come from different devices, drivers or torch versions.
     """
+    dataset = marked(dataset)
     runs = dataset.runs
     bad = runs["verdict"] != VALID
     if runs.empty:

@@ -6,20 +6,22 @@ Lives here: :func:`estimates`. May touch: nothing outside its arguments. The for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mtexp.metrics.interference import antt_rows, fairness_rows, jain_fairness_rows, stp_rows
-from mtexp.metrics.repeats import Between, Estimate, Reading, between_errors, mean_errors, pooled, readings
+from mtexp.metrics.interference import antt_rows, stp_rows
+from mtexp.metrics.repeats import Estimate, Throws, Together, readings, run_errors
 from mtexp.metrics.samples import Floats
 
 from .baseline_runs import Alone, Measured
 from .data import Dataset
+from .fairness import Progress, true_fairness
 from .frames import rows_of
+from .spread import ALONE, Known, Readings, Repeated, learn
 
 RUN = -1
 """Position of a figure that is of the whole point."""
@@ -30,7 +32,6 @@ _MOST_LOG = 100.0
 (ratios of sums of exponentials) must fit a float. The quantiles of an interval lie far within."""
 Key = tuple[int, int, str]
 """Point, position of the tenant or :data:`RUN`, name of the figure."""
-Readings = Mapping[str, Reading]
 
 TIMER = "timer_slowdown"
 """What the CUDA-event timer would call the slowdown."""
@@ -38,8 +39,7 @@ _SLOWDOWNS = {"slowdown": "mean", TIMER: "gpu_time"} | {
     f"slowdown_{name}": name for name in ("p50", "p90", "p95", "p99")
 }
 _LIKE = ("model", "workload", "execution")
-"""What makes runs alike in how they differ."""
-_EVEN: dict[str, Callable[[Floats], Floats]] = {"jain_fairness": jain_fairness_rows, "fairness": fairness_rows}
+"""What makes runs alike in how they differ, beside the sharing mode and how full the device is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +51,7 @@ class Side:
     names: list[str]
     """Statistics that some tenant has in all of them."""
     errors: Floats
-    """Of the means over runs, shape (tenants, names, draws); the spread between few runs is not in them."""
-    between: Floats
-    """That spread, were every tenant on its own; the same shape."""
-    common: Floats
-    """That spread, were it the same throw for all tenants."""
+    """Of the means over runs, shape (tenants, names, draws)."""
 
     def has(self, tenant: int, name: str) -> bool:
         """Whether the tenant has the statistic in every run."""
@@ -65,11 +61,10 @@ class Side:
         """Mean over runs."""
         return float(np.mean([run[tenant][name].log for run in self.runs]))
 
-    def error(self, tenant: int, name: str, *, common: bool = False) -> Floats:
+    def error(self, tenant: int, name: str) -> Floats:
         """Draws of its error."""
-        index = self.names.index(name)
-        errors = self.errors[tenant, index] + (self.common if common else self.between)[tenant, index]
-        return np.clip(errors, -_MOST_LOG, _MOST_LOG)
+        errors: Floats = self.errors[tenant, self.names.index(name)]
+        return errors
 
 
 @dataclass(eq=False)
@@ -77,10 +72,8 @@ class _Study:
     """What the points of one dataset have in common."""
 
     data: Dataset
-    draws: int
-    rng: np.random.Generator
-    spreads: dict[tuple[str, str], Between | None] = field(default_factory=dict)
-    """By statistic and what was run (:func:`_kinds`)."""
+    throws: Throws
+    known: Known = field(default_factory=Known)
     read: dict[Measured, Readings | None] = field(default_factory=dict)
     sides: dict[tuple[Measured, ...], Side | None] = field(default_factory=dict)
 
@@ -92,32 +85,28 @@ class _Study:
             self.read[measured] = None if series is None else readings(series, **times)
         return self.read[measured]
 
-    def spread(self, name: str, tenant: Mapping[str, Any]) -> Between:
-        """Of the runs that are most like those of this tenant."""
-        known = (self.spreads.get((name, kind)) for kind in _kinds(tenant))
-        return next((spread for spread in known if spread), Between(0.0, 0))
-
-    def side(self, runs: Sequence[Sequence[Measured]], tenants: Sequence[Mapping[str, Any]]) -> Side | None:
+    def repeated(self, runs: Sequence[Sequence[Measured]], tenants: Sequence[Mapping[str, Any]]) -> Repeated | None:
         """Runs of the same tenants; None where samples of one are not there."""
         found = [[self.readings(measured) for measured in run] for run in runs]
         known = [[own for own in run if own is not None] for run in found]
-        if not known or any(len(run) != len(tenants) for run in known):
+        return None if not known or any(len(run) != len(tenants) for run in known) else Repeated(tenants, known)
+
+    def side(self, runs: Sequence[Sequence[Measured]], tenants: Sequence[Mapping[str, Any]]) -> Side | None:
+        """Runs of the same tenants with their errors; None where samples of one are not there."""
+        found = self.repeated(runs, tenants)
+        if found is None:
             return None
+        known = [list(run) for run in found.runs]
         whole = [name for own in zip(*known, strict=True) for name in own[0] if all(name in run for run in own)]
         names = list(dict.fromkeys(whole))
-        errors = mean_errors(known, names, self.draws, self.rng)
-        spreads = [[self.spread(name, tenant) for name in names] for tenant in tenants]
-        freedom = np.array([[own.freedom for own in row] for row in spreads])
-        each = [between_errors(len(known), own, self.draws, self.rng) for own in freedom]
-        signs = np.array([-1.0 if name == "throughput" else 1.0 for name in names])
-        sd = (signs * np.array([[own.sd for own in row] for row in spreads]))[:, :, None]
-        common = between_errors(len(known), freedom, self.draws, self.rng)
+        how = Together(self.known.tenants, [[self.known.follows(name, tenant) for name in names] for tenant in tenants])
+        errors = run_errors(known, names, self.known.spreads(found, names), how, self.throws)
         for tenant in range(len(tenants)):  # in closed loop throughput is the inverse of latency, errors too
             if all(
                 abs(run[tenant]["throughput"].log + run[tenant]["mean"].log - np.log(1e3)) < _CLOSED for run in known
             ):
                 errors[tenant, names.index("throughput")] = -errors[tenant, names.index("mean")]
-        return Side(known, names, errors, sd * np.array(each), sd * common)
+        return Side(known, names, np.clip(errors, -_MOST_LOG, _MOST_LOG))
 
     def alone(self, group: tuple[Measured, ...], tenant: Mapping[str, Any], name: str = "mean") -> Side | None:
         """A tenant alone, in those runs that have the statistic; the same draws whenever it is asked for."""
@@ -127,10 +116,22 @@ class _Study:
         return self.sides[group]
 
 
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Figures with what they err by."""
+
+    figures: Mapping[Key, Estimate]
+    """Every figure of the points and their tenants that there are samples for."""
+    progress: Mapping[int, Progress]
+    """Of the tenants of each point, for fairness of several points together."""
+    latency_alone_ms: Mapping[str, Estimate]
+    """Mean latency alone, by group of runs alone."""
+
+
 def estimates(
     data: Dataset, alone: Alone, points: pd.DataFrame, tenants: pd.DataFrame, *, draws: int, seed: int
-) -> tuple[dict[Key, Estimate], dict[str, Estimate]]:
-    """Every figure of the points and their tenants that there are samples for; mean latency of each baseline hash.
+) -> Estimates:
+    """Every figure of the points and their tenants that there are samples for.
 
     Args:
         data: Runs.
@@ -140,92 +141,138 @@ def estimates(
         draws: Draws of errors.
         seed: Of the draws.
     """
-    study = _Study(data, draws, np.random.Generator(np.random.SFC64(seed)))
+    study = _Study(data, Throws(draws, np.random.Generator(np.random.SFC64(seed))))
+    rows_alone = _alone_rows(alone)
+    modes = dict(zip(points["point"], points["sharing"], strict=True)) if len(points) else {}
     by_point: dict[int, list[dict[str, Any]]] = {}
     for tenant in rows_of(tenants.reindex(columns=["point", "position", "records", "ids", "compared", *_LIKE])):
-        by_point.setdefault(int(tenant["point"]), []).append(tenant)
-    study.spreads |= _spreads(study, alone, by_point.values())
+        number = int(tenant["point"])
+        by_point.setdefault(number, []).append(tenant | {"mode": modes[number]})
+    for rows in by_point.values():
+        fill = _fill(study, rows, rows_alone)
+        for row in rows:
+            row["fill"] = fill
+    study.known = learn(_repeated(study, alone, rows_alone, by_point.values()))
     found: dict[Key, Estimate] = {}
-    for point in rows_of(points.reindex(columns=["point", "energy_j_per_request"])):
+    progress: dict[int, Progress] = {}
+    for point in rows_of(points.reindex(columns=["point", "energy_j_per_request", "energy_counter_log"])):
         number = int(point["point"])
-        found |= {(number, *key): figure for key, figure in _together(study, by_point[number], point).items()}
-    rows = _by_measured(alone)
-    sides = {name: study.alone(group, rows[group[0]]) for name, group in alone.groups.items()}
-    return found, {name: _absolute(side, 0, "mean") for name, side in sides.items() if side is not None}
+        figures, own = _together(study, by_point[number], point, rows_alone)
+        found |= {(number, *key): figure for key, figure in figures.items()}
+        if own is not None:
+            progress[number] = own
+    sides = {name: study.alone(group, rows_alone[group[0]]) for name, group in alone.groups.items()}
+    return Estimates(found, progress, {n: _absolute(side, 0, "mean") for n, side in sides.items() if side is not None})
 
 
-# --- the spread between runs ------------------------------------------------------------------------------------------
+# --- which runs are alike ---------------------------------------------------------------------------------------------
 
 
-def _by_measured(alone: Alone) -> dict[Measured, Mapping[str, Any]]:
-    """The rows of models alone."""
-    rows = rows_of(alone.runs[["record_id", "tenant", *_LIKE]])
-    return {(str(row["record_id"]), str(row["tenant"])): row for row in rows}
+def _alone_rows(alone: Alone) -> dict[Measured, Mapping[str, Any]]:
+    """The rows of models alone, each with how full the device was: the part of latency that is no launching."""
+    rows = rows_of(alone.runs.reindex(columns=["record_id", "tenant", "launch_bound_pct", *_LIKE]))
+    by_run = {(str(row["record_id"]), str(row["tenant"])): row for row in rows}
+    for group in alone.groups.values():
+        shares = [by_run[measured]["launch_bound_pct"] for measured in group]
+        known = [float(share) for share in shares if pd.notna(share)]
+        fill = 1 - float(np.mean(known)) / 100 if known else np.nan
+        for measured in group:
+            by_run[measured] |= {"mode": ALONE, "fill": fill}
+    return dict(by_run)
 
 
-def _kinds(tenant: Mapping[str, Any]) -> tuple[str, ...]:
-    """Whose spread a tenant has: that of its model doing the same, of its model, of any."""
-    model = str(tenant["model"])
-    return f"{model} {tenant.get('workload')} {tenant.get('execution')}", model, ""
+def _fill(study: _Study, rows: Sequence[Mapping[str, Any]], alone: Mapping[Measured, Mapping[str, Any]]) -> float:
+    """Share of the device's time that the tenants of a point use: their rates times their busy time alone."""
+    total = 0.0
+    for row in rows:
+        group: tuple[Measured, ...] = row["compared"][0] if row["compared"] else ()
+        shared, own = study.readings((str(row["records"][0]), str(row["ids"][0]))), [study.readings(m) for m in group]
+        known = [reading["mean"].log for reading in own if reading is not None]
+        if shared is None or not known:
+            return np.nan
+        total += float(np.exp(shared["throughput"].log + np.mean(known)) / 1e3) * float(alone[group[0]]["fill"])
+    return total
 
 
-def _spreads(
-    study: _Study, alone: Alone, points: Iterable[list[dict[str, Any]]]
-) -> dict[tuple[str, str], Between | None]:
-    """By statistic and kind: of what was repeated, one tenant of each model of a point, and models alone."""
-    repeated: list[tuple[Mapping[str, Any], list[Measured]]] = []
+def _repeated(
+    study: _Study,
+    alone: Alone,
+    rows_alone: Mapping[Measured, Mapping[str, Any]],
+    points: Iterable[list[dict[str, Any]]],
+) -> Iterable[Repeated]:
+    """Runs of points and of models alone; those of one tenant that are a model alone are among the latter only."""
     for rows in points:
-        firsts = {_kinds(row)[0]: row for row in reversed(rows)}
-        repeated += [(row, list(zip(row["records"], row["ids"], strict=True))) for row in firsts.values()]
-    rows_alone = _by_measured(alone)
-    repeated += [(rows_alone[group[0]], list(group)) for group in alone.groups.values()]
-    logs: dict[tuple[str, str], list[list[float]]] = {}
-    for tenant, runs in repeated:
-        known = [own for own in map(study.readings, runs) if own is not None]
-        for name in dict.fromkeys(name for own in known for name in own):
-            values = [own[name].log for own in known if name in own]
-            for kind in _kinds(tenant):
-                logs.setdefault((name, kind), []).append(values)
-    return {key: pooled(groups) for key, groups in logs.items()}
+        runs = _runs(rows)
+        if any(measured not in rows_alone for run in runs for measured in run):
+            repeated = study.repeated(runs, rows)
+            if repeated is not None:
+                yield repeated
+    for group in alone.groups.values():
+        repeated = study.repeated([[measured] for measured in group], [rows_alone[group[0]]])
+        if repeated is not None:
+            yield repeated
+
+
+def _runs(rows: Sequence[Mapping[str, Any]]) -> list[list[Measured]]:
+    return [
+        [(str(row["records"][run]), str(row["ids"][run])) for row in rows] for run in range(len(rows[0]["records"]))
+    ]
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def _together(study: _Study, rows: list[dict[str, Any]], point: Mapping[str, Any]) -> dict[tuple[int, str], Estimate]:
+def _together(
+    study: _Study,
+    rows: list[dict[str, Any]],
+    point: Mapping[str, Any],
+    rows_alone: Mapping[Measured, Mapping[str, Any]],
+) -> tuple[dict[tuple[int, str], Estimate], Progress | None]:
     """Figures of the tenants of a point, and of all of them together; nothing where samples are missing."""
     count = len(rows[0]["records"])
-    runs = [[(str(row["records"][run]), str(row["ids"][run])) for row in rows] for run in range(count)]
+    runs = _runs(rows)
     shared = study.side(runs, rows)
     if shared is None:
-        return {}
-    found = {(i, "latency_mean_ms"): _absolute(shared, i, "mean") for i in range(len(rows))}
-    found |= {(RUN, key): figure for key, figure in _totals(shared, point).items()}
+        return {}, None
+    found: dict[tuple[int, str], Estimate] = {}
+    for i in range(len(rows)):
+        found[i, "latency_mean_ms"] = _absolute(shared, i, "mean")
+        if shared.has(i, "gpu_time"):
+            found[i, "gpu_time_mean_ms"] = _absolute(shared, i, "gpu_time")
+    found |= {(RUN, key): figure for key, figure in _totals(study, shared, point).items()}
     pairs = []
     for i, row in enumerate(rows):
         against: dict[str, list[Side]] = {}
         for name in (name for name in shared.names if shared.has(i, name)):
-            sides = [study.alone(group, row, name) for group in row["compared"]]
+            groups = [group for group in row["compared"] if group]
+            sides = [study.alone(group, rows_alone[group[0]], name) for group in groups]
             against[name] = [side for side in sides if side is not None]
         pair = _Pair(shared, {name: sides for name, sides in against.items() if len(sides) == count}, i)
         if "throughput" in pair.alone:
             pairs.append(pair)
             found |= {(i, key): figure for key, figure in pair.figures().items()}
-    if len(pairs) == len(rows):
-        found |= {(RUN, key): figure for key, figure in _of_all(pairs).items()}
-    return found
+    if len(pairs) < len(rows):
+        return found, None
+    progress = Progress(
+        np.array([pair.log("throughput") for pair in pairs]), np.array([pair.error("throughput") for pair in pairs])
+    )
+    return found | {(RUN, key): figure for key, figure in _of_all(pairs, progress).items()}, progress
 
 
-def _totals(shared: Side, point: Mapping[str, Any]) -> dict[str, Estimate]:
-    """Requests a second of all tenants, and the energy of one: it is taken to err as the time that it takes."""
+def _totals(study: _Study, shared: Side, point: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Requests a second of all tenants, and the energy of one.
+
+    Energy errs as the time that requests take and as the counter does, which is known where power was sampled beside
+    it: by how far the two lie apart. Elsewhere the error is not known.
+    """
     tenants = range(len(shared.runs[0]))
-    each = np.array([shared.log(i, "throughput") + shared.error(i, "throughput", common=True) for i in tenants])
+    each = np.array([shared.log(i, "throughput") + shared.error(i, "throughput") for i in tenants])
     value = sum(float(np.exp(shared.log(i, "throughput"))) for i in tenants)
     total = Estimate.of(value, np.exp(each).sum(axis=0))
     found = {"throughput_rps": total}
-    energy_j = float(point.get("energy_j_per_request", np.nan))
+    energy_j, counter = (float(point.get(name, np.nan)) for name in ("energy_j_per_request", "energy_counter_log"))
     if np.isfinite(energy_j):
-        found["energy_j_per_request"] = Estimate(energy_j, -total.errors)
+        found["energy_j_per_request"] = Estimate(energy_j, counter * study.throws.normal(()) - total.errors)
     return found
 
 
@@ -246,10 +293,10 @@ class _Pair:
         """Shared against alone, on logarithms."""
         return self.shared.log(self.tenant, name) - float(np.mean([side.log(0, name) for side in self.alone[name]]))
 
-    def error(self, name: str, *, common: bool = False) -> Floats:
+    def error(self, name: str) -> Floats:
         """Draws of its error."""
-        apart: Floats = np.mean([side.error(0, name) for side in self.alone[name]], axis=0)
-        return self.shared.error(self.tenant, name, common=common) - apart
+        alone: Floats = np.mean([side.error(0, name) for side in self.alone[name]], axis=0)
+        return self.shared.error(self.tenant, name) - alone
 
     def figures(self) -> dict[str, Estimate]:
         """Slowdowns and progress of the tenant."""
@@ -261,21 +308,13 @@ class _Pair:
         return found
 
 
-def _of_all(pairs: Sequence[_Pair]) -> dict[str, Estimate]:
-    """STP, ANTT, Jain and fairness.
-
-    Whether few runs differ in all tenants alike or in each on its own is not known: sums take the one and evenness the
-    other, which is what makes the interval wider.
-    """
-    progress = np.exp([pair.log("throughput") for pair in pairs])
+def _of_all(pairs: Sequence[_Pair], progress: Progress) -> dict[str, Estimate]:
+    """STP, ANTT, fairness."""
     slowdowns = np.exp([pair.log("mean") for pair in pairs])
-    up = np.exp([pair.error("throughput", common=True) for pair in pairs])
-    slower = np.exp([pair.error("mean", common=True) for pair in pairs])
-    apart = np.exp([pair.error("throughput") for pair in pairs]).T
-    found = {
-        "stp": Estimate.of(float(stp_rows(progress)), stp_rows((progress[:, None] * up).T)),
+    slower = np.exp([pair.error("mean") for pair in pairs])
+    each = np.exp(progress.logs)
+    return {
+        "stp": Estimate.of(float(stp_rows(each)), stp_rows((each[:, None] * np.exp(progress.errors)).T)),
         "antt": Estimate.of(float(antt_rows(slowdowns)), antt_rows((slowdowns[:, None] * slower).T)),
+        "fairness": true_fairness([progress]),
     }
-    for name, formula in _EVEN.items():
-        found[name] = Estimate.evenness(float(formula(progress)), formula(progress * apart), formula(apart))
-    return found

@@ -13,7 +13,7 @@ import pandas as pd
 from mtexp.records import keys
 
 from . import tables
-from .findings import Answer, findings
+from .findings import Answer, claim_limit, findings
 from .frames import rows_of
 from .page import number
 from .plots import FIGURES
@@ -34,15 +34,17 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
     parts = [f"# {title}", _measured(results)]
     if made_by:
         parts.append(f"This page is generated: `{made_by}` makes it again from the records beside it.")
-    parts += [_READ] if results.repeated else [_READ, ONCE]
+    parts += [read(results)] if results.repeated else [read(results), ONCE]
     for question in dict.fromkeys(answer.question for answer in answers):
         parts += [f"## {question}", *(_paragraph(a) for a in answers if a.question == question)]
     matrices = [(sharing, tables.matrix_pairs(results)) for sharing in results.sharings]
     parts += [block for sharing, found in matrices for block in _matrix(sharing, found)]
-    combinations = tables.combinations(results)
+    combinations = tables.combinations(results, claim_limit(results)[0])
     if len(combinations):
         parts += ["## Which combinations pay, by the lower end of STP", RANKED, _table(combinations, _COMBINATIONS)]
     parts += ["## Every mix", LEGEND, _table(tables.overview(results), _OVERVIEW)]
+    if len(results.impossible):
+        parts += ["## Impossible", IMPOSSIBLE, _table(tables.impossible(results), _OVERVIEW | {"reason": "why"})]
     parts += ["## Alone", _table(tables.baselines(results), _BASELINES)]
     shown = [figure for figure in FIGURES if figure.name in figures]
     if shown:
@@ -53,12 +55,31 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
     if len(data.invalid):
         count = len(data.invalid)
         parts.append(f"{count} INVALID {'run is' if count == 1 else 'runs are'} left out.")
+        verdicts = tables.verdicts(results)
+        wrong = verdicts[verdicts["verdict_reasons"].astype(str).str.contains("wrong-output")]
+        if len(wrong):
+            wrong = wrong.assign(verdict_reasons=wrong["verdict_reasons"].str.split(" | ", regex=False).str[0])
+            parts += ["## Left out because results are known to be wrong", _table(wrong, _VERDICTS)]
     return "\n\n".join(parts) + "\n"
 
 
-_READ = (
-    "Brackets hold 95 % intervals; a difference is claimed only where its interval leaves 1 out. Figures of fewer than "
-    "three runs take the spread between runs from what was repeated."
+def read(results: Results) -> str:
+    """How the figures of a page are to be read."""
+    limit, asked = claim_limit(results)
+    return (
+        "Brackets hold 95 % intervals over runs, each by itself. Their spread is that of the point's own runs, shrunk "
+        "to that of runs of the same model, sharing mode and load of the device; baselines of all GPUs of the kind "
+        f"count together. A difference is claimed only where it stands among all {asked} that this page asks "
+        f"(Benjamini and Hochberg, 5 % false claims at most: p at most {limit:.2g}). Averages are geometric means of "
+        "the mixes measured here, each mix counts once. Fairness has the noise of measuring taken off. Energy errs as "
+        "far as the counter and the sampled power lie apart."
+    )
+
+
+IMPOSSIBLE = (
+    "More STP than tenants, or a tenant that is faster beside others than alone, for certain: sharing cannot give "
+    "that, so the baselines are not of the same state. These points are in no ranking, average or figure. Measure "
+    "them again."
 )
 LEGEND = (
     "Spread: how far runs of the same lie apart in mean latency, of the tenant in which they differ most. Capped: "
@@ -66,9 +87,9 @@ LEGEND = (
     "loop have no STP: what they get done is what was asked of them."
 )
 RANKED = (
-    "Pays: the interval of STP is above 1 (yes), below (no), or holds it (open). Spread alone: how far runs alone "
-    "of one of the tenants lie apart in mean latency, which is what makes more STP than tenants possible. Capped: "
-    "share of the window in which the power cap lowered the clocks."
+    "Pays: STP is surely above 1 (yes), below (no), or neither (open), as a claim among all of this page. Spread "
+    "alone: how far runs alone of one of the tenants lie apart in mean latency, which is what makes more STP than "
+    "tenants possible. Capped: share of the window in which the power cap lowered the clocks."
 )
 ONCE = (
     "Nothing was measured twice: intervals hold the noise inside a run, not how runs differ. "
@@ -99,6 +120,7 @@ _COMBINATIONS = {
     "spread_alone_pct": "spread alone %",
     "power_capped_pct": "capped %",
 }
+_VERDICTS = {"mix": "mix", "sharing": "sharing", "num_tenants": "tenants", "verdict_reasons": "why"}
 _BASELINES = {
     "model": "model",
     "workload": "workload",
@@ -122,7 +144,7 @@ def _measured(results: Results) -> str:
         facts += [f"{label}{', '.join(values)}"] if values else []
     devices = runs["gpu_uuid"].nunique() if "gpu_uuid" in runs else 0
     if devices > 1:
-        facts[0] += f" ({devices} of them, each run beside baselines of its own)"
+        facts[0] += f" ({devices} of them)"
     return f"{len(runs)} runs of {len(results.points)} points on {', '.join(facts)}."
 
 

@@ -21,7 +21,9 @@ from mtexp.records import keys
 from .baseline_runs import Alone
 from .data import Dataset
 from .estimates import RUN, TIMER, Key, estimates
+from .fairness import Progress
 from .frames import rows_of
+from .intervals import text
 
 DRAWS = 4_000
 
@@ -66,7 +68,11 @@ class Results:
     figures: Mapping[Key, Estimate] = field(default_factory=dict)
     """What intervals come from, for ratios and averages that keep what figures have in common."""
     latency_alone_ms: Mapping[str, Estimate] = field(default_factory=dict)
-    """Mean latency alone, by baseline hash."""
+    """Mean latency alone, by group of runs alone."""
+    progress: Mapping[int, Progress] = field(default_factory=dict)
+    """Progress of the tenants of a point, for fairness of several points together."""
+    impossible: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Points that are in no table or figure because what they say cannot be: as :attr:`points`, with ``reason``."""
 
     def figure(self, row: Mapping[str, Any], key: str) -> Estimate | None:
         """A figure of a point, or of a tenant (a row that has a ``position``); None where it has no interval."""
@@ -106,6 +112,14 @@ def _sharing_mode(run: Mapping[str, Any]) -> str:
     return _MPS.get(settings) or f"MPS {settings.removesuffix('pct') + ' %' if settings.endswith('pct') else settings}"
 
 
+def _same_setting(runs: pd.DataFrame) -> pd.Series[Any]:
+    """Names of sharing modes; half of the SMs for each of two tenants is an equal share, where both were measured."""
+    names = runs["sharing_name"]
+    two = (runs["num_tenants"] == 2).fillna(False).astype(bool)
+    half, equal = two & (names == _MPS["half"]), two & (names == _MPS["equal_share"])
+    return names.mask(half, _MPS["equal_share"]) if equal.any() else names
+
+
 def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
     """Put the repetitions of each point together.
 
@@ -116,10 +130,11 @@ def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
     """
     alone = Alone.of(data)
     tenants = _described(data.tenants)
-    names = tenants.reindex(columns=["record_id", "baseline_hash", "arrival"]).fillna({"arrival": "closed"})
+    names = tenants.reindex(columns=["record_id", "baseline_hash"])
     tenants["compared"] = pd.Series([alone.compared(row) for row in rows_of(names)], tenants.index, dtype=object)
     runs = data.runs.copy()
     runs["sharing_name"] = [sharing_name(run) for run in rows_of(runs)]
+    runs["sharing_name"] = _same_setting(runs)
     by_record = {str(record): rows for record, rows in tenants.groupby("record_id", observed=True, sort=False)}
     members: dict[tuple[Any, ...], list[Any]] = {}
     for _, run in runs.sort_values("start_time", kind="stable").iterrows():
@@ -129,9 +144,53 @@ def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
     found = [_pooled(number, repeated) for number, repeated in enumerate(members.values())]
     points = pd.DataFrame([point for point, _ in found])
     pooled = pd.concat([own for _, own in found], ignore_index=True) if found else tenants
-    figures, latency_ms = estimates(data, alone, points, pooled, draws=draws, seed=seed)
-    points, pooled = _with_intervals(points, pooled, figures)
-    return Results(data, points, pooled, alone, figures, latency_ms)
+    if found:
+        points["energy_counter_log"] = _energy_counter_log(data.runs, points)
+    known = estimates(data, alone, points, pooled, draws=draws, seed=seed)
+    points, pooled = _with_intervals(points, pooled, known.figures)
+    reasons = impossible(points, pooled, known.figures)
+    bad = points["point"].map(reasons) if found else pd.Series(dtype="string")
+    kept = points[bad.isna()].reset_index(drop=True)
+    tenants = pooled[pooled["point"].isin(kept["point"])].reset_index(drop=True) if found else pooled
+    apart = points[bad.notna()].assign(reason=bad.dropna()).reset_index(drop=True)
+    return Results(data, kept, tenants, alone, known.figures, known.latency_alone_ms, known.progress, apart)
+
+
+_IMPOSSIBLE = 0.01
+"""Chance of calling any point of a study impossible that is not."""
+
+
+def impossible(points: pd.DataFrame, tenants: pd.DataFrame, figures: Mapping[Key, Estimate]) -> dict[int, str]:
+    """Points whose figures sharing cannot give, and why: more STP than tenants, or a tenant faster than alone.
+
+    Both are certain only where errors explain them with a chance of 1 % for all points together (Bonferroni), as far as
+    the number of draws can tell. Points in open loop are not compared with what was measured in closed loop.
+    """
+    closed = points[points["closed"].astype(bool)] if len(points) else points
+    asked: list[tuple[int, Estimate, float, str]] = []
+    for point in rows_of(closed):
+        number, count = int(point["point"]), int(point["num_tenants"])
+        if (stp := figures.get((number, RUN, "stp"))) is not None and stp.value > count:
+            asked.append((number, stp, count, "more STP ({}) than tenants"))
+    for row in rows_of(tenants[tenants["point"].isin(closed["point"])] if len(closed) else tenants):
+        figure = figures.get((int(row["point"]), int(row.get("position", RUN)), "slowdown"))
+        if figure is not None and figure.value < 1:
+            asked.append((int(row["point"]), figure, 1.0, f"{row['label']} faster than alone (slowdown {{}})"))
+    found: dict[int, str] = {}
+    for number, figure, limit, what in asked:
+        least = 2 / (len(figure.errors) + 1)
+        if figure.p_value(limit) <= max(least, 2 * _IMPOSSIBLE / len(asked)):
+            found.setdefault(number, f"impossible: {what.format(text(figure.interval))}; its baselines did not repeat")
+    return found
+
+
+def _energy_counter_log(runs: pd.DataFrame, points: pd.DataFrame) -> list[float]:
+    """How far the energy counter and the mean of the sampled power lie apart, on logarithms; NaN without samples."""
+    known = runs.reindex(columns=["energy_j", "gpu_power_w_mean", "window_s"]).astype(np.float64)
+    apart = np.log(known["energy_j"] / (known["gpu_power_w_mean"] * known["window_s"]))
+    by_record = dict(zip(runs["record_id"].astype(str), apart, strict=True))
+    each = [np.array([by_record[record] for record in records]) for records in points["records"]]
+    return [float(np.sqrt(np.mean(own**2))) for own in each]
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -145,8 +204,8 @@ def _described(tenants: pd.DataFrame) -> pd.DataFrame:
     models = [str(model) for model in tenants["model"]]
     counted: dict[tuple[str, str], Counter[str]] = {}
     for name, texts in columns.items():
-        for model, text in zip(models, texts, strict=True):
-            counted.setdefault((name, model if name in _OF_MODEL else ""), Counter())[text] += bool(text)
+        for model, said in zip(models, texts, strict=True):
+            counted.setdefault((name, model if name in _OF_MODEL else ""), Counter())[said] += bool(said)
     usual = {kind: "" if kind[0] in _NEVER_USUAL else texts.most_common(1)[0][0] for kind, texts in counted.items()}
     labels, settings = [], []
     for row, model in enumerate(models):
@@ -276,7 +335,7 @@ def _with_intervals(
     columns: tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]] = ({}, {})
     for (point, position, key), figure in figures.items():
         frame, index = (points, point) if position == RUN else (tenants, places[point, position])
-        if key == TIMER or (key in frame and np.isfinite(frame[key].iloc[index])):
+        if key in (TIMER, "fairness") or (key in frame and np.isfinite(frame[key].iloc[index])):
             own = columns[position != RUN]
             interval = figure.interval
             ends = (interval.low, interval.high) if np.isfinite(interval.high) else (np.nan, np.nan)

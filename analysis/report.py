@@ -26,7 +26,7 @@ from mtexp.spec import SWEEP_NAME, TrackingSpec
 from . import markdown, tables
 from .capacity import capacities
 from .data import Dataset
-from .findings import Answer, does_power_limit, findings, paragraph
+from .findings import Judge, claim_limit, does_power_limit, findings, paragraph
 from .options import add_source, read, refusing
 from .page import Page
 from .plots import FIGURES, draw
@@ -72,7 +72,7 @@ def build(results: Results, figures: Mapping[str, go.Figure], *, title: str = ""
     """
     data = results.data
     page = Page(title or _title(results), _lead(results))
-    _say_findings(page, findings(results))
+    _say_findings(page, results)
     page.section("What was run, on what")
     for notice in _notices(results):
         page.notice(notice)
@@ -112,13 +112,12 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _say_findings(page: Page, answers: Sequence[Answer]) -> None:
+def _say_findings(page: Page, results: Results) -> None:
+    answers = findings(results)
     page.section("Findings")
     page.text(paragraph(answers))
     page.text(
-        "Brackets hold 95 % intervals over runs, alone and shared; figures of fewer than three runs take the spread "
-        "between runs from what was repeated. A difference is claimed only where its interval leaves 1 out; averages "
-        "are geometric means of the mixes measured here. In figures the pointer shows what a point is, with interval.",
+        f"{markdown.read(results)} In figures the pointer shows what a point is, with interval.",
         css="lead",
     )
     for question in dict.fromkeys(answer.question for answer in answers):
@@ -139,9 +138,12 @@ def _notices(results: Results) -> list[str]:
     if left_out:
         runs = _counted(left_out, "INVALID run")
         found.append(f"Left out of every figure: {runs}; reasons and remedies are under Verdicts.")
+    if len(results.impossible):
+        points = _counted(len(results.impossible), "point")
+        found.append(f"Left out of every figure because sharing cannot give it: {points}; see Impossible.")
     if not results.repeated:
         found.append(markdown.ONCE)
-    found += [answer.text for answer in does_power_limit(results)]
+    found += [answer.text for answer in does_power_limit(results, Judge(0))]
     alone = tables.without_baseline(results)
     if len(alone):
         named = ", ".join(map(str, alone["mix"].unique()[:_MOST_NAMED]))
@@ -172,16 +174,20 @@ def _distinct(runs: pd.DataFrame, name: str) -> list[str]:
 
 
 def _tables(page: Page, results: Results) -> None:
-    combinations = tables.combinations(results)
+    combinations = tables.combinations(results, claim_limit(results)[0])
     if len(combinations):
         page.section("Combinations, by the lower end of STP")
         page.text(markdown.RANKED)
-        page.table(combinations.drop(columns="point"))
+        page.table(combinations.drop(columns=["point", "p_value"]))
     found = capacities(results.data)
     if len(found):
         page.section("Capacity, tenant by tenant")
         page.text("At the highest load or rate that kept every level; missed: the lowest that did not.")
         page.table(found.dropna(axis="columns", how="all").drop(columns="record_id", errors="ignore"))
+    if len(results.impossible):
+        page.section("Impossible")
+        page.text(markdown.IMPOSSIBLE)
+        page.table(tables.impossible(results))
     page.section("Verdicts")
     verdicts = tables.verdicts(results)
     counts = verdicts["verdict"].value_counts()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtexp.metrics.bootstrap import LEVEL
 from mtexp.metrics.clock import CLOCK_LIMIT
 from mtexp.metrics.latency import insufficient
 from mtexp.records import keys
@@ -21,7 +22,7 @@ from .estimates import RUN, TIMER
 from .frames import rows_of
 from .pooling import Results, sharing_name
 
-_RUN_KEYS = ("stp", "antt", "jain_fairness", "fairness")
+_RUN_KEYS = ("stp", "antt", "fairness")
 
 
 def with_intervals(names: tuple[str, ...]) -> list[str]:
@@ -65,6 +66,13 @@ def verdicts(results: Results) -> pd.DataFrame:
     """One row per run: verdict and why; the runs that were left out are among them."""
     runs = pd.concat([results.data.runs, results.data.invalid], ignore_index=True).drop_duplicates("record_id")
     runs["sharing"] = [sharing_name(run) for run in rows_of(runs)]
+    reasons = {r: p["reason"] for p in rows_of(results.impossible) for r in p["records"]}
+    own = runs["record_id"].astype(str).map(reasons)
+    if own.notna().any():
+        runs["verdict_reasons"] = own.fillna(
+            runs.reindex(columns=["verdict_reasons"])["verdict_reasons"].astype(object)
+        )
+        runs["verdict"] = runs["verdict"].where(own.isna(), "IMPOSSIBLE")
     columns = ["mix", "sharing", "num_tenants", "repetition", "verdict", "verdict_reasons", "record_id"]
     return _columns(runs, columns).sort_values(["verdict", "mix"], kind="stable", ignore_index=True)
 
@@ -87,17 +95,9 @@ def tenants(results: Results) -> pd.DataFrame:
         *with_intervals(("tail_inflation", "normalized_progress")),
         *with_intervals(("latency_mean_ms",)),
         *("latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms"),
-        *("gpu_time_mean_ms", "wait_mean_ms"),
+        *("gpu_time_mean_ms", "wait_mean_ms", "gpu_busy_pct"),
         *("throughput_rps", "iterations_fewest", "spread_pct", "slowdown_clock", "slowdown_rest", "launch_bound_pct"),
-        *(
-            "service_slowdown",
-            "slowdown_partitioned",
-            "slo_ms",
-            "slo_attainment_pct",
-            "goodput_rps",
-            "offered_rps",
-            "saturated",
-        ),
+        *("slowdown_partitioned", "slo_ms", "slo_attainment_pct", "goodput_rps", "offered_rps", "saturated"),
         *("ttft_p50_ms", "tpot_p50_ms", "drift_pct", "memory_peak_mib"),
     ]
     return _columns(frame, columns)
@@ -215,11 +215,22 @@ def alone_rows(results: Results, measured: set[Measured]) -> pd.DataFrame:
     return runs[np.array([pair in measured for pair in pairs], dtype=bool)]
 
 
+def busy_alone(results: Results, point: int) -> list[float]:
+    """Of each tenant of a point the share of its own latency alone in which the device is busy; NaN where unknown."""
+    rows = rows_of(results.tenants[results.tenants["point"] == point])
+    found = []
+    for row in rows:
+        own = alone_rows(results, {measured for group in row["compared"] for measured in group})
+        found.append(1 - float(own.reindex(columns=["launch_bound_pct"])["launch_bound_pct"].mean()) / 100)
+    return found
+
+
 def event_timer(results: Results) -> pd.DataFrame:
     """The CUDA-event span against the host clock, tenant by tenant of points with two tenants or more.
 
     ``slowdown`` is what the host clock says, ``timer_slowdown`` what the study's event timer would have said, each with
-    its interval; ``hidden_pct`` is the share of latency that the timer does not see (wait / latency).
+    its interval; ``hidden_pct`` is the share of latency that the timer does not see, of geometric
+    means over runs.
     """
     crowded = results.points[results.points["num_tenants"] > 1][["point", "mix", "sharing", "num_tenants"]]
     names = ["point", "position", "label", "model", *with_intervals(("slowdown", TIMER))]
@@ -230,10 +241,11 @@ def event_timer(results: Results) -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
-def combinations(results: Results) -> pd.DataFrame:
+def combinations(results: Results, limit: float = 1 - LEVEL) -> pd.DataFrame:
     """Which mixes pay: mixes of two tenants or more in closed loop, without stressors; the lower end of STP ranks them.
 
-    ``pays``: the interval of STP is above 1 (``yes``), below (``no``), or holds it (``open``). ``worst`` is the tenant
+    ``pays``: STP is surely above 1 (``yes``), below (``no``), or neither (``open``); sure is what has a ``p_value``
+    of at most ``limit``, set by all claims of a page (:func:`analysis.findings.claim_limit`). ``worst`` is the tenant
     that is slowed most, ``worst_slowdown`` by how much. ``frontier``: no other combination has both a higher lower end
     of STP and a lower upper end of the worst slowdown. ``spread_alone_pct``: how far runs alone of one of its tenants
     lie apart; ``above_ideal``: its STP exceeds its number of tenants, which only baselines that did not repeat can do.
@@ -246,9 +258,12 @@ def combinations(results: Results) -> pd.DataFrame:
     slowed = results.tenants.reindex(columns=["point", "label", *with_intervals(("slowdown",))]).dropna()
     worst = slowed.sort_values("slowdown").drop_duplicates("point", keep="last")
     worst = worst.rename(columns={"label": "worst"} | {c: f"worst_{c}" for c in with_intervals(("slowdown",))})
-    (low, high), (_, worst_high) = keys.interval("stp"), keys.interval("worst_slowdown")
+    (low, _), (_, worst_high) = keys.interval("stp"), keys.interval("worst_slowdown")
     found = found.merge(worst, on="point").sort_values(low, ascending=False, kind="stable", ignore_index=True)
-    found["pays"] = np.where(found[low] > 1, "yes", np.where(found[high] < 1, "no", "open"))
+    figures = [results.figures[int(point), RUN, "stp"] for point in found["point"]]
+    found["p_value"] = [figure.p_value() for figure in figures]
+    sure = found["p_value"] <= limit
+    found["pays"] = np.where(sure & (found["stp"] > 1), "yes", np.where(sure, "no", "open"))
     found["frontier"] = found[worst_high] < found[worst_high].cummin().shift(fill_value=np.inf)
     found["spread_alone_pct"] = found["point"].map(_spreads_alone_pct(results))
     found["above_ideal"] = found["stp"] > found["num_tenants"]
@@ -258,7 +273,7 @@ def combinations(results: Results) -> pd.DataFrame:
 def _spreads_alone_pct(results: Results) -> pd.Series[float]:
     """By point: how far runs alone lie apart in mean latency, of the tenant in which they differ most."""
     of_run: dict[Measured, float] = {}
-    for name, own in results.alone.runs.groupby("baseline_hash", observed=True):
+    for name, own in results.alone.runs.groupby("group", observed=True):
         of_run |= dict.fromkeys(results.alone.groups[str(name)], _spread_alone_pct(results, str(name), own))
     compared = results.tenants[["point", "compared"]].explode("compared").explode("compared").dropna()
     return compared["compared"].map(of_run).groupby(compared["point"]).max()
@@ -284,11 +299,17 @@ def shares(results: Results) -> pd.DataFrame:
     return frame.sort_values(["label", "active_thread_pct"], kind="stable", ignore_index=True)
 
 
+def impossible(results: Results) -> pd.DataFrame:
+    """Points that are in no other table or figure because sharing cannot give what they say, and why."""
+    columns = ["mix", "sharing", "num_tenants", "repetitions", *with_intervals(("stp",)), "reason"]
+    return _columns(results.impossible, columns)
+
+
 def fairness(results: Results) -> pd.DataFrame:
-    """Jain's index and min/max of normalized progress, by mix and sharing, for two tenants or more."""
+    """Fairness (min / max normalized progress, the noise taken off), by mix and sharing, for two tenants or more."""
     points = _closed(results)
     found = points[points["num_tenants"] > 1]
-    columns = ["point", "mix", "sharing", "num_tenants", *with_intervals(("jain_fairness", "fairness"))]
+    columns = ["point", "mix", "sharing", "num_tenants", *with_intervals(("fairness",))]
     return _columns(found, columns).dropna(subset="fairness").reset_index(drop=True)
 
 
@@ -315,11 +336,11 @@ def load_curve(results: Results) -> pd.DataFrame:
 def baselines(results: Results) -> pd.DataFrame:
     """Each model alone: how often measured, latency and throughput, how far runs lie apart, how launch-bound it is.
 
-    One row per baseline hash; runs of one tenant under plain time slicing are among its runs. ``sharing`` is there
-    for partitioned baselines: the MPS limits that they were measured under.
+    One row for what was measured alike, on whichever GPU of a kind; runs of one tenant under plain time slicing are
+    among its runs. ``sharing`` is there for partitioned baselines: the MPS limits that they were measured under.
     """
     rows = []
-    for name, own in results.alone.runs.groupby("baseline_hash", observed=True, sort=False):
+    for name, own in results.alone.runs.groupby("group", observed=True, sort=False):
         measured = results.alone.groups[str(name)]
         row: dict[str, Any] = dict(rows_of(own)[0]) | {"runs": len(measured)}
         row |= {key: own[key].mean() for key in _ALONE if key in own}
@@ -340,9 +361,9 @@ def baselines(results: Results) -> pd.DataFrame:
     return _columns(pd.DataFrame(rows), columns).sort_values("model", kind="stable", ignore_index=True)
 
 
-def _spread_alone_pct(results: Results, baseline_hash: str, own: pd.DataFrame) -> float:
-    """How far the runs of a baseline hash lie apart in mean latency; NaN for one run."""
-    latency_ms, figure = own["latency_mean_ms"], results.latency_alone_ms.get(baseline_hash)
+def _spread_alone_pct(results: Results, group: str, own: pd.DataFrame) -> float:
+    """How far the runs of a model alone lie apart in mean latency; NaN for one run."""
+    latency_ms, figure = own["latency_mean_ms"], results.latency_alone_ms.get(group)
     mean_ms = latency_ms.mean() if figure is None else figure.value
     return 100 * float(np.ptp(latency_ms)) / mean_ms if len(own) > 1 else np.nan
 
@@ -354,10 +375,9 @@ _ALONE = (
 
 
 def without_baseline(results: Results) -> pd.DataFrame:
-    """Points in closed loop in which a tenant was not compared with anything: no slowdown, STP or fairness."""
+    """Points in which a tenant was not compared with anything: no slowdown, STP or fairness."""
     found = results.tenants[results.tenants.reindex(columns=["normalized_progress"])["normalized_progress"].isna()]
-    mine = results.points["point"].isin(found["point"]) & results.points["closed"].astype(bool)
-    return results.points[mine][["mix", "sharing", "repetitions"]]
+    return results.points[results.points["point"].isin(found["point"])][["mix", "sharing", "repetitions"]]
 
 
 def _columns(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:

