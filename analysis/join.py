@@ -1,10 +1,11 @@
 """What went on while a request ran: the SM clock and the neighbours, beside each iteration.
 
-Lives here: :func:`with_telemetry`. May touch: nothing outside its arguments.
+Lives here: :func:`with_telemetry`, :func:`on_another_clock`. May touch: nothing outside its arguments.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 
 from .data import DataError
 
+log = logging.getLogger(__name__)
+
 CLOCK = "gpu_sm_clock_mhz"
+LOST = "their telemetry is on another clock, and the offset is not in this export; export the records again"
 _WANTED = ("record_id", "tenant", "start_ns", "end_ns")
 
 
@@ -31,6 +35,8 @@ def with_telemetry(iterations: pd.DataFrame, telemetry: pd.DataFrame) -> pd.Data
         where none lie around it), ``neighbours`` (how many other tenants of the run had a request in flight, begun and
         not ended, when this one began) and ``neighbour_names`` (their ids, ``a+b``).
 
+    The SM clock is NaN, with a warning, in runs whose telemetry is :func:`on_another_clock`.
+
     Raises:
         DataError: ``iterations`` lacks a column.
     """
@@ -42,6 +48,9 @@ def with_telemetry(iterations: pd.DataFrame, telemetry: pd.DataFrame) -> pd.Data
     neighbours = np.zeros(len(iterations), dtype=np.int64)
     names = np.full(len(iterations), "", dtype=object)
     polled = _clocks(telemetry)
+    if lost := on_another_clock(iterations, telemetry):
+        log.warning("No SM clock beside the requests of %d runs: %s", len(lost), LOST)
+        polled = {record: found for record, found in polled.items() if record not in lost}
     for record, rows in iterations.groupby("record_id", observed=True, sort=False).indices.items():
         if str(record) in polled:
             at_ns, mhz = polled[str(record)]
@@ -51,6 +60,25 @@ def with_telemetry(iterations: pd.DataFrame, telemetry: pd.DataFrame) -> pd.Data
     return iterations.assign(
         **{CLOCK: clock_mhz}, neighbours=neighbours, neighbour_names=pd.array(names.tolist(), dtype="string")
     )
+
+
+def on_another_clock(iterations: pd.DataFrame, telemetry: pd.DataFrame) -> set[str]:
+    """The runs whose telemetry does not have the clock of their requests, so that the two cannot be put together.
+
+    Exports of before the clocks were kept count requests from the first one and telemetry from the start of the host;
+    the offset between the two is in neither. A run's sampler starts before its requests: telemetry that begins after
+    the first request, or ends before it, is on another clock.
+
+    Args:
+        iterations: With ``record_id``, ``start_ns``; may be some of a run's.
+        telemetry: With ``record_id``, ``monotonic_ns``; may be empty.
+    """
+    if telemetry.empty or iterations.empty:
+        return set()
+    first_ns = iterations.groupby("record_id", observed=True)["start_ns"].min().rename("first_ns")
+    sampled = telemetry.groupby("record_id", observed=True)["monotonic_ns"].agg(["min", "max"])
+    both = sampled.join(first_ns, how="inner")
+    return {str(record) for record in both.index[(both["min"] > both["first_ns"]) | (both["max"] < both["first_ns"])]}
 
 
 def _clocks(telemetry: pd.DataFrame) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:

@@ -6,6 +6,7 @@ Lives here: figures of the samples of one showcase mix, or of mixes in open loop
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -22,9 +23,11 @@ from mtexp.records import keys
 from ..baseline_runs import Measured
 from ..data import Dataset
 from ..frames import rows_of
-from ..join import CLOCK, with_telemetry
+from ..join import CLOCK, LOST, on_another_clock, with_telemetry
 from ..pooling import Results, in_order
 from . import theme
+
+log = logging.getLogger(__name__)
 
 _MOST_POINTS = 1_200
 _MOST_TENANTS = 8
@@ -333,11 +336,13 @@ def telemetry(results: Results) -> go.Figure | None:
 def _windows(data: Dataset) -> pd.DataFrame:
     """``t0_ns`` and ``t1_ns`` of the window of each run: the latest first start and the earliest last end.
 
-    Of runs whose telemetry has the clock of their requests: old exports lost it.
+    Of runs whose telemetry has the clock of their requests: exports of before it was kept lost it, which is said.
     """
     by_tenant = data.iterations.groupby(["record_id", "tenant"], observed=True)
     spans = by_tenant.agg(t0_ns=("start_ns", "min"), t1_ns=("end_ns", "max"))
     windows = spans.groupby(level="record_id").agg({"t0_ns": "max", "t1_ns": "min"})
-    sampled = data.telemetry.groupby("record_id", observed=True)["monotonic_ns"].agg(["min", "max"])
-    windows = windows.join(sampled, how="inner")
-    return windows[(windows["min"] < windows["t1_ns"]) & (windows["max"] > windows["t0_ns"])]
+    sampled = windows[windows.index.isin(data.telemetry["record_id"])]
+    lost = on_another_clock(data.iterations, data.telemetry)
+    if lost:
+        log.warning("%d runs are in no picture of telemetry over time: %s", len(lost), LOST)
+    return sampled[~sampled.index.isin(lost)]

@@ -40,6 +40,10 @@ COUNTERS: Mapping[str, tuple[int, float]] = {
 }
 """Cumulative counters: column to field and factor. A column counts from the sampler's start."""
 
+WRAPPING = frozenset({"gpu_pcie_tx_mib", "gpu_pcie_rx_mib"})
+"""Counters that begin again at 0 ("value can be wrapped", nvml.h), at 2**32 or 2**64 bytes. In the 50 ms between two
+readings the fastest link (64 GB/s) moves less than 2**32 bytes, so that no wrap is missed."""
+
 RARE_COUNTERS: Mapping[str, tuple[int, float]] = {"gpu_ecc_corrected": (3, 1.0), "gpu_ecc_uncorrected": (4, 1.0)}
 
 POWER_INSTANT = 186
@@ -105,6 +109,7 @@ class GpuProbe:
         self._refused: set[str] = set()
         self._events: list[list[int]] = []
         self._base: dict[str, float] = {}
+        self._last: dict[str, float] = {}
         self._power_source = ""
         self._since_us = 0
         self._process_polls: list[list[Any]] = []
@@ -195,7 +200,13 @@ class GpuProbe:
 
     def _since_start(self, column: str, value: float | None) -> float:
         """Return how far a cumulative counter has come since it was first read."""
-        return NAN if value is None else value - self._base.setdefault(column, value)
+        if value is None:
+            return NAN
+        last = self._last.get(column, value)
+        if column in WRAPPING and value < last:
+            self._base[column] -= 2.0**32 if last < 2**32 else 2.0**64
+        self._last[column] = value
+        return value - self._base.setdefault(column, value)
 
     # --- the fast group -----------------------------------------------------------------------------------------------
 

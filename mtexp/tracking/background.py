@@ -11,6 +11,7 @@ lost.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -25,10 +26,15 @@ from mtexp.tracking.store import warm as import_mlflow
 from mtexp.tracking.upload import Upload, log_or_defer, mark_pending
 from mtexp.tracking.uri import pinned
 
+log = logging.getLogger(__name__)
+
 WAITING = 4
 """Most records that wait to be sent: with a slower store, the runs wait for it."""
 GIVING_UP_S = 5.0
 """How long the call of the store that is going on may still take once nobody wants to wait."""
+SILENCE_S = 30.0
+"""How long a measurement waits for the call of the store that is going on: one that hangs (a database that answers
+nothing any more) waits for the network, and takes nothing from tenants that measure."""
 NOBODY_WAITS = "Interrupted: nobody wanted to wait until it was sent."
 
 
@@ -75,7 +81,8 @@ class Uploads:
             self._silent = True
         try:
             with self._turn:
-                self._turn.wait_for(lambda: not self._steps)
+                if not self._turn.wait_for(lambda: not self._steps, SILENCE_S):
+                    log.warning("MLflow has not answered for %g s: the run measures while that call waits", SILENCE_S)
             yield
         finally:
             with self._turn:

@@ -25,13 +25,15 @@ import filelock
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.ui import experiment_tags
-from mtexp.tracking.uri import database_address, full, is_database, is_server, public, redact, sqlite_path
+from mtexp.tracking.uri import bounded, database_address, full, is_database, is_server, public, redact, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PROBE_S = 5.0
 """Seconds a server or a database may take to accept a connection."""
+STATEMENT_S = 60.0
+"""Seconds a database may take over one statement; MLflow's own take milliseconds."""
 LOCK_S = 600.0
 """Seconds to wait for other writers of an SQLite file."""
 CLIENT_SETTINGS = {
@@ -41,6 +43,7 @@ CLIENT_SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "PGCONNECT_TIMEOUT": f"{PROBE_S:.0f}",
+    "PGOPTIONS": f"-c statement_timeout={STATEMENT_S * 1000:.0f} -c lock_timeout={STATEMENT_S * 1000:.0f}",
 }
 """What holds while mtexp speaks to MLflow, unless the environment says otherwise."""
 
@@ -136,7 +139,7 @@ def _client(uri: str, file: Path | None) -> MlflowClient:
     from mlflow import MlflowClient
 
     with _lock(file, "open"):
-        client = MlflowClient(uri, registry_uri=uri)
+        client = MlflowClient(bounded(uri), registry_uri=bounded(uri))
         if file is not None:
             client.search_experiments(max_results=1)
     return client
@@ -203,7 +206,7 @@ def _probe(uri: str) -> None:
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
-    engine = create_engine(uri, poolclass=NullPool)
+    engine = create_engine(bounded(uri), poolclass=NullPool)
     if file is not None:
         file.absolute().parent.mkdir(parents=True, exist_ok=True)
     elif address := database_address(uri):

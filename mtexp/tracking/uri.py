@@ -13,7 +13,7 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
@@ -64,6 +64,28 @@ def is_server(uri: str) -> bool:
 def is_database(uri: str) -> bool:
     """Whether ``uri`` is of a database that MLflow writes to without a server; SQLite is a file."""
     return _dialect(uri) in _DATABASES
+
+
+_BOUNDS = {
+    "postgresql": {"tcp_user_timeout": "60000", "keepalives_idle": "15", "keepalives_interval": "5"},
+    "mysql": {"connect_timeout": "5", "read_timeout": "60", "write_timeout": "60"},
+}
+"""By dialect: parameters after which its client gives a silent connection up, as the usual drivers call them."""
+_BOUNDED_DRIVERS = {"postgresql": ("", "psycopg", "psycopg2"), "mysql": ("pymysql",)}
+
+
+def bounded(uri: str) -> str:
+    """Return ``uri`` of a database with time limits on its connection, where it has none of its own.
+
+    A statement has a limit of its own on the server (``PGOPTIONS``); these are for a server, or a network, that has
+    gone without a word.
+    """
+    dialect, _, driver = urlsplit(uri).scheme.partition("+")
+    if driver not in _BOUNDED_DRIVERS.get(dialect, ()):
+        return uri
+    there = {name for name, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)}
+    more = "&".join(f"{name}={value}" for name, value in _BOUNDS[dialect].items() if name not in there)
+    return f"{uri}{'&' if there else '?'}{more}" if more else uri
 
 
 def database_address(uri: str) -> tuple[str, int] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from analysis.data import DataError, Dataset
-from analysis.join import with_telemetry
+from analysis.data import DataError, Dataset, load
+from analysis.join import on_another_clock, with_telemetry
 
 MS = 1_000_000
 
@@ -67,3 +69,28 @@ def test_iterations_without_their_times_are_refused() -> None:
     """What is needed is named, and how to get it."""
     with pytest.raises(DataError, match=r"lack end_ns: read them with columns="):
         with_telemetry(_iterations(("r", "a", 0, 1)).drop(columns="end_ns"), pd.DataFrame())
+
+
+@pytest.mark.parametrize(("first", "last"), [(5, 200), (1000, 2000), (-500, -100)], ids=["late", "after", "before"])
+def test_a_clock_that_was_lost_is_said_and_not_guessed(caplog: pytest.LogCaptureFixture, first: int, last: int) -> None:
+    """Old exports count requests from the first one, and telemetry from the start of the host: no clock, a warning."""
+    telemetry = _telemetry(("r", first, 1500), ("r", last, 1500), ("good", -50, 1000), ("good", 90, 1000))
+    iterations = _iterations(("r", "a", 0, 60), ("r", "a", 60, 120), ("good", "a", 0, 60))
+
+    found = with_telemetry(iterations, telemetry)["gpu_sm_clock_mhz"]
+
+    assert found.isna().tolist() == [True, True, False]
+    assert on_another_clock(iterations, telemetry) == {"r"}
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "1 runs" in said
+
+
+@pytest.mark.parametrize(
+    ("export", "kept"), [("study", False), ("workloads", False), ("models", True), ("modes", True)]
+)
+def test_the_committed_exports_are_told_apart(export: str, kept: bool) -> None:
+    """Those of before the clock was kept, and those of after it."""
+    data = load(records=Path(__file__).parents[2] / "docs/results/h200/records" / export)
+    lost = on_another_clock(data.iterations, data.telemetry)
+    sampled = set(data.telemetry["record_id"].astype(str))
+    assert lost == (set() if kept else sampled)

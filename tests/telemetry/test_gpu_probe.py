@@ -291,3 +291,19 @@ def test_memory_that_is_withheld_is_absent(reading):
     """0 bytes of a process that has a context are no figure."""
     _, read = reading(tenants={"a": 10}, compute=[(10, 2**30)], withholds_memory=True)
     assert math.isnan(read(RARE)["tenant_gpu_memory_mib/a"])
+
+
+@pytest.mark.parametrize("size", [2**32, 2**64])
+def test_a_pcie_counter_that_begins_again_goes_on(reading, monkeypatch, size):
+    """Its value can be wrapped, says nvml.h; time that was throttled, which does not wrap, is taken as it is."""
+    probe, read = reading()
+    mib = 2**20
+    values = iter([size - 3 * mib, 1 * mib, 2 * mib, size - mib, mib])
+    monkeypatch.setattr(probe, "_fields", lambda wanted: {197: float(next(values)), 74: 1e9})
+
+    found = [read(FAST) for _ in range(5)]
+
+    moved = [row["gpu_pcie_tx_mib"] for row in found]
+    assert moved[:3] == pytest.approx([0, 4, 5], abs=0.01)
+    assert moved[4] - moved[3] == pytest.approx(2, abs=0.01)
+    assert all(row["gpu_throttled_power_cap_s"] == 0 for row in found)

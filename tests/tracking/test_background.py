@@ -82,6 +82,29 @@ def test_nothing_begins_in_silence_and_silence_waits_for_the_step_that_goes_on(
     assert order == ["picture", "measured from here", "to here", "store"]
 
 
+def test_a_call_that_hangs_holds_no_measurement_up(
+    uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that answers nothing any more: said, and the run measures; the call that waits takes nothing."""
+    hanging, over = threading.Event(), threading.Event()
+
+    def send(record_dir: Path, tracking: TrackingSpec, step: store.Step) -> Upload:
+        with step():
+            hanging.set()
+            over.wait(SOON_S)
+        return Upload(record_dir, "sent")
+
+    monkeypatch.setattr(background, "SILENCE_S", 0.05)
+    monkeypatch.setattr(background, "log_or_defer", send)
+    sent = uploads.send(tmp_path, TrackingSpec())
+    assert hanging.wait(SOON_S)
+    with uploads.silence():
+        assert not sent.done()
+        over.set()
+    assert "has not answered" in caplog.text
+    assert sent.result(SOON_S).run_id == "sent"
+
+
 def test_the_marker_is_there_before_the_turn_comes(uploads: Uploads, tmp_path: Path) -> None:
     """Killed while a record waits, the process leaves what finds it again."""
     stored(tmp_path / "run")

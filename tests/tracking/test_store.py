@@ -15,9 +15,9 @@ from mtexp.records import keys
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import stored
 from mtexp.tracking.mlflow_writer import log_record
-from mtexp.tracking.store import PROBE_S, NoStoreError, check_store, open_store, prepare
+from mtexp.tracking.store import CLIENT_SETTINGS, PROBE_S, NoStoreError, check_store, open_store, prepare
 from mtexp.tracking.upload import log_or_defer, main, mark_pending, pending
-from mtexp.tracking.uri import redact, resolve_uri
+from mtexp.tracking.uri import bounded, redact, resolve_uri
 
 SECRET = "hunter2-planted"
 
@@ -359,3 +359,28 @@ def test_eight_processes_on_one_fresh_file_lose_nothing(tmp_path: Path) -> None:
         runs = store.client.search_runs([store.experiment_id], max_results=1000)
     assert len(runs) == 16 * 3
     assert sum(run.data.tags.get(keys.UPLOAD) == keys.UPLOAD_COMPLETE for run in runs) == 16
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("postgresql://u:p@h/db", "tcp_user_timeout=60000"),
+        ("postgresql+psycopg://u@h/db?sslmode=require", "sslmode=require&tcp_user_timeout=60000"),
+        ("postgresql://u@h/db?tcp_user_timeout=5", "tcp_user_timeout=5&keepalives_idle"),
+        ("mysql+pymysql://u@h/db", "read_timeout=60"),
+        ("mysql+mysqldb://u@h/db", None),
+        ("sqlite:////tmp/x.db", None),
+        ("http://h:5000", None),
+    ],
+)
+def test_a_database_that_goes_without_a_word_is_given_up(uri: str, said: str | None) -> None:
+    """Where its driver has a limit for that; the user's own stays, and so does every other URI."""
+    found = bounded(uri)
+    assert found.startswith(uri)
+    assert (found == uri) if said is None else (said in found)
+    assert found.count("tcp_user_timeout") <= 1
+
+
+def test_a_statement_has_a_limit_on_the_server() -> None:
+    """libpq hands it over with every connection, unless the environment says otherwise."""
+    assert "statement_timeout=60000" in CLIENT_SETTINGS["PGOPTIONS"]
