@@ -61,8 +61,8 @@ bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run; OPTIM
 	  analysis planning versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
 
 bench-gpu: setup  ## those that need a GPU
-	set -e; for name in perturbation undisturbed loop_price telemetry_price start_skew point_overhead versus_script \
-	  versus_optimum; do $(BIN)/python -m benchmarks.$$name --gpu $(QUICK); done
+	set -e; for name in perturbation undisturbed loop_price telemetry_price start_skew point_overhead second_context \
+	  versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name --gpu $(QUICK); done
 
 clean:  ## remove the environment; runs and results stay
 	rm -rf $(VENV) *.egg-info

@@ -2,13 +2,18 @@
 
 import sys
 
+
+def main() -> int:
+    """Run the command line; the imports of it take seconds."""
+    from mtexp.terminal.cli import main
+
+    return main()
+
+
 if __name__ == "__main__":  # the workers of a launcher may import this file again
     try:
-        from mtexp.output import enter, protect
-
-        protect()  # before the seconds that the rest takes to import
-        from mtexp.terminal.cli import main
+        from mtexp.output import enter
 
         sys.exit(enter(main))
-    except KeyboardInterrupt:  # while it was imported
+    except KeyboardInterrupt:  # before it was entered
         sys.exit(130)

@@ -55,7 +55,12 @@ class Alone:
         return cls(runs, {name: tuple(found) for name, found in groups.items()}, group_of)
 
     def compared(self, tenant: Mapping[str, Any]) -> tuple[Measured, ...]:
-        """What a tenant (a row of :attr:`Dataset.tenants`) is compared with, itself aside where there is more."""
+        """What a tenant (a row of :attr:`Dataset.tenants`) is compared with, itself aside where there is more.
+
+        Nothing in open loop: its latency has queueing in it, and what it gets done is what was asked of it.
+        """
+        if str(tenant.get("arrival", "closed")) != "closed":
+            return ()
         name = tenant.get("baseline_hash")
         group = self.groups.get(self.group_of.get(str(name), ""), ()) if pd.notna(name) else ()
         others = tuple(measured for measured in group if measured[0] != tenant["record_id"])

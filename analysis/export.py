@@ -161,6 +161,7 @@ def read_export(folder: Path) -> Dataset:
     _require(folder / TENANTS, tenants, ("tenant", "model", "run_kind", "throughput_rps"))
     if strangers := set(tenants.loc[tenants["run_kind"] == "mix", "record_id"]) - set(runs["record_id"]):
         raise RecordError(f"{folder / TENANTS}: tenants of runs that {RUNS} does not have: {sorted(strangers)[:3]}")
+    runs, tenants = _current(runs), _current(tenants)
     samples = _unpacked(folder, manifest, tenants)
     telemetry = _read_frame(folder, TELEMETRY, manifest)
     return Dataset(
@@ -216,6 +217,16 @@ def _read_frame(folder: Path, name: str, rows: dict[str, int]) -> pd.DataFrame:
     except ValueError as error:
         raise RecordError(f"{folder / name}: a time is none: {error}") from error
     return frame.assign(**times)
+
+
+def _current(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without what is shown no more of older records (:func:`mtexp.records.keys.current`)."""
+    names = {str(name): 0.0 for name in frame}
+    frame = frame.drop(columns=[name for name in names if name not in keys.current(names, "closed")])
+    compared = [str(name) for name in frame if name not in keys.current(names, "poisson")]
+    open_loop = frame["arrival"].fillna("closed") != "closed" if "arrival" in frame else False
+    frame.loc[open_loop, compared] = np.nan
+    return frame
 
 
 def _require(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -210,7 +210,7 @@ def _mlflow_names(columns: Sequence[str] | None) -> set[str] | None:
     """Names in MLflow of ``columns``: a tag is there with its prefix."""
     if columns is None:
         return None
-    return {*columns, *(PREFIX + name for name in columns)}
+    return {"arrival", *columns, *(PREFIX + name for name in columns)}  # it says which figures there can be
 
 
 def _plain(tag: str) -> str:
@@ -231,7 +231,8 @@ def _frame(found: Sequence[Run], columns: Sequence[str] | None) -> pd.DataFrame:
     rows = len(found)
     for position, run in enumerate(found):
         tags = {_plain(name): value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
-        for name, value in {**tags, **run.data.params, **run.data.metrics}.items():
+        figures = keys.current(run.data.metrics, run.data.params.get("arrival", "closed"))
+        for name, value in {**tags, **run.data.params, **figures}.items():
             if name not in values:
                 values[name] = [None] * rows
             values[name][position] = value

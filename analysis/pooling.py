@@ -130,7 +130,7 @@ def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
     """
     alone = Alone.of(data)
     tenants = _described(data.tenants)
-    names = tenants.reindex(columns=["record_id", "baseline_hash"])
+    names = tenants.reindex(columns=["record_id", "baseline_hash", "arrival"]).fillna({"arrival": "closed"})
     tenants["compared"] = pd.Series([alone.compared(row) for row in rows_of(names)], tenants.index, dtype=object)
     runs = data.runs.copy()
     runs["sharing_name"] = [sharing_name(run) for run in rows_of(runs)]

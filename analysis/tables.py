@@ -95,9 +95,17 @@ def tenants(results: Results) -> pd.DataFrame:
         *with_intervals(("tail_inflation", "normalized_progress")),
         *with_intervals(("latency_mean_ms",)),
         *("latency_p50_ms", "latency_p90_ms", "latency_p95_ms", "latency_p99_ms"),
-        *("gpu_time_mean_ms", "wait_mean_ms", "gpu_busy_pct"),
+        *("gpu_time_mean_ms", "wait_mean_ms"),
         *("throughput_rps", "iterations_fewest", "spread_pct", "slowdown_clock", "slowdown_rest", "launch_bound_pct"),
-        *("slowdown_partitioned", "slo_ms", "slo_attainment_pct", "goodput_rps", "offered_rps", "saturated"),
+        *(
+            "service_slowdown",
+            "slowdown_partitioned",
+            "slo_ms",
+            "slo_attainment_pct",
+            "goodput_rps",
+            "offered_rps",
+            "saturated",
+        ),
         *("ttft_p50_ms", "tpot_p50_ms", "drift_pct", "memory_peak_mib"),
     ]
     return _columns(frame, columns)
@@ -375,9 +383,10 @@ _ALONE = (
 
 
 def without_baseline(results: Results) -> pd.DataFrame:
-    """Points in which a tenant was not compared with anything: no slowdown, STP or fairness."""
+    """Points in closed loop in which a tenant was not compared with anything: no slowdown, STP or fairness."""
     found = results.tenants[results.tenants.reindex(columns=["normalized_progress"])["normalized_progress"].isna()]
-    return results.points[results.points["point"].isin(found["point"])][["mix", "sharing", "repetitions"]]
+    mine = results.points["point"].isin(found["point"]) & results.points["closed"].astype(bool)
+    return results.points[mine][["mix", "sharing", "repetitions"]]
 
 
 def _columns(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:

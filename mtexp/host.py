@@ -15,18 +15,14 @@ import os
 import platform
 import pwd
 import re
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from multiprocessing import resource_tracker
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 import filelock
@@ -160,6 +156,11 @@ def environment(device: Device, *, project: Path | None = None) -> dict[str, Any
     return {key: value for key, value in known.items() if value not in (None, "", {})}
 
 
+def torch_versions() -> tuple[str, str]:
+    """The versions of torch and of the CUDA that it is built with, without importing it; empty where unknown."""
+    return _version("torch") or "", _torch_cuda_version() or ""
+
+
 @cache
 def _version(distribution: str) -> str | None:  # milliseconds each where many are installed
     with suppress(importlib.metadata.PackageNotFoundError):
@@ -212,36 +213,6 @@ def _git(directory: Path) -> dict[str, Any]:
         return {}
     status = ask("status", "--porcelain", "--untracked-files=no")
     return {"git_commit": commit} | ({} if status is None else {"git_dirty": bool(status)})
-
-
-# --- processes --------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def shielded() -> Iterator[None]:
-    """Keep Ctrl-C and the end of a terminal from processes that are started meanwhile: they are this one's to end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        resource_tracker.ensure_running()  # it would unblock SIGINT
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def main_hidden() -> Iterator[None]:
-    """Keep multiprocessing from importing the main script again in a process that is started meanwhile.
-
-    Tenants use nothing of it. Imported again, a script without a ``__main__`` guard would start its runs
-    again, and one that came through stdin cannot be found.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 # --- lease ------------------------------------------------------------------------------------------------------------

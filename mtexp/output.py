@@ -10,9 +10,11 @@ import errno
 import io
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any, TextIO
 
 INTERRUPTED = 130
@@ -25,10 +27,26 @@ _PATIENCE_S = 1.0
 def enter(main: Callable[[], int]) -> int:
     """Run a command with its output protected; returns its exit code, 130 after Ctrl-C."""
     protect()
+    interrupted: list[int] = []
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        interrupted.append(signum)
+        raise KeyboardInterrupt
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored
+    if ours:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         return main()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception:
+        if interrupted:  # in the middle of something that made another error of it
+            return INTERRUPTED
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def protect() -> None:

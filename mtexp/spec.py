@@ -37,6 +37,8 @@ class ModelSpec:
     """Hub id or local folder of pretrained weights."""
     parameters: int = 0
     """Number of parameters of ``shape``."""
+    layer_parameters: int = 0
+    """Of them, the elements of the weight matrices of all layers that a token passes; 0 = not known."""
     attn_implementation: str = "sdpa"
     """``sdpa`` or ``eager``."""
 
@@ -328,6 +330,7 @@ def spec_hash(spec: RunSpec) -> str:
     """
     data = to_json(spec)
     for tenant in data["tenants"]:
+        del tenant["model"]["layer_parameters"]  # follows from the shape, and older records lack it
         if tenant["arrival"]["load"]:
             tenant["arrival"]["rate_rps"] = 0.0
     if data["measure"]["foreign"] == "refuse":  # younger than records whose hash must stay what it is

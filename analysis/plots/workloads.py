@@ -127,8 +127,9 @@ def _common_tail(frame: pd.DataFrame) -> str:
 
 
 def tokens(results: Results) -> go.Figure | None:
-    """Median time to first token and per output token of generating tenants, alone and beside others."""
+    """Median time to first token and per output token of generating tenants in closed loop, alone and beside others."""
     frame = tables.tenants(results).dropna(subset="ttft_p50_ms")
+    frame = frame[frame["point"].isin(results.points.loc[results.points["closed"].astype(bool), "point"])]
     if frame.empty:
         return None
     frame = _with_neighbours(results, frame)

@@ -24,7 +24,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.utils import JobReturn, setup_globals
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -174,6 +174,12 @@ class Composer:
 def apply_values(overrides: Sequence[Override], config: DictConfig) -> None:
     """Apply value overrides to ``config`` in place, as Hydra does after composing."""
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def quoted(text: str) -> str:
+    """Return ``text`` as a value of Hydra's command line that means exactly this text, interpolations included."""
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return QuotedString(literal, Quote.single).with_quotes()
 
 
 def trust_plan() -> None:

@@ -20,7 +20,7 @@ from mtexp.config.schema import (
     Store,
 )
 from mtexp.config.tenants import tenant_specs
-from mtexp.config.tokens import parse_mix
+from mtexp.config.tokens import parse_mix, parse_percentage
 from mtexp.errors import ConfigError
 from mtexp.host import Device
 from mtexp.spec import (
@@ -58,6 +58,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
     sharing = _sharing(config, device)
     _check_execution(tenants, device)
     _check_loads(config, tenants)
+    _check_traces(config, tenants)
     _check_memory(config, tenants, device)
     deadlines, lease = config.deadlines, config.lease
     return RunSpec(
@@ -232,6 +233,9 @@ def _sharing(config: Config, device: Device) -> SharingSpec:
     if mps.pipe_directory and mps.mode is not MpsMode.external:
         remedy = "Use mps_settings=external, or leave it empty: mtexp makes a directory of its own."
         raise ConfigError("mps_settings.pipe_directory", mps.pipe_directory, "empty without an external daemon", remedy)
+    if _mps_name(mps) == "0pct" or parse_percentage(mps.name) == 0:
+        remedy = "For no limit use mps_settings=default."
+        raise ConfigError("mps_settings", "0pct", "a share above 0 and at most 100 %", remedy)
     return SharingSpec(
         mode=mode.name,
         mps=_mps_name(mps),
@@ -267,6 +271,28 @@ def _check_loads(config: Config, tenants: tuple[TenantSpec, ...]) -> None:
         if tenant.slo_factor and config.baseline.mode is Baseline.skip:
             key, remedy = f"{tenant.id}: slo_factor", "Use baseline=auto, or give slo_ms."
             raise ConfigError(key, tenant.slo_factor, "0 with baseline=skip (nothing to multiply)", remedy)
+
+
+def _check_traces(config: Config, tenants: tuple[TenantSpec, ...]) -> None:
+    """Refuse a trace that ends before what is asked for is measured, or begins it too late."""
+    iterations, longest_s = config.measure.iterations, config.deadlines.measure_s
+    for tenant in tenants:
+        times = tenant.arrival.trace
+        if not times:
+            continue
+        name = f"the trace of {tenant.id}"
+        if len(times) < iterations:
+            remedy = f"Set measure.iterations={len(times)}, or give a longer trace."
+            raise ConfigError("measure.iterations", iterations, f"at most {len(times)}, which {name} has", remedy)
+        if times[-1] < config.measure.min_time_s:
+            remedy = "Lower it, or give a longer trace."
+            allowed = f"at most {times[-1]:g}, when {name} ends"
+            raise ConfigError("measure.min_time_s", config.measure.min_time_s, allowed, remedy)
+        if times[iterations - 1] > longest_s:
+            value = f"arrival {iterations} at {times[iterations - 1]:.15g} s"
+            allowed = f"{iterations} arrivals within deadlines.measure_s={longest_s:g}"
+            remedy = "Times are seconds from the start of the run: shift or scale them, or raise deadlines.measure_s."
+            raise ConfigError("arrival.trace", f"{value} ({tenant.id})", allowed, remedy)
 
 
 def _check_memory(config: Config, tenants: tuple[TenantSpec, ...], device: Device) -> None:

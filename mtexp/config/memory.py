@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from mtexp.config.shapes import GATED, dimensions
+from mtexp.config.shapes import dimensions
 from mtexp.spec import TenantSpec
 
 GPU_CONTEXT_MIB = 512.0
@@ -23,10 +23,11 @@ _MIB = 2**20
 def tenant_mib(tenant: TenantSpec) -> float:
     """Return the MiB that ``tenant`` needs beside its process: weights + activations + KV cache.
 
-    With b bytes a number, T = batch * tokens, h hidden, q and kv the widths of queries and keys, i intermediate:
+    With b bytes a number, T = batch * tokens, h hidden, q and kv the widths of queries and keys, f all rows of the
+    feed-forward matrices of a layer (2 i, or 3 i where it is gated), as the number of its weights has it:
 
     - weights: parameters * b (training: four times, for gradients and AdamW's two moments)
-    - one layer's activations: T * (4 h + q + 2 kv + m i) * b, m = 3 gated, 2 plain (training: every layer's)
+    - one layer's activations: T * (4 h + q + 2 kv + f) * b (training: every layer's)
     - eager attention scores: batch * heads * tokens * context * (2 b + 4), the softmax being in fp32
     - logits of decoders: T * vocabulary * b
     - KV cache (prefill, decode, generate): 2 * batch * context * kv * layers * b
@@ -40,8 +41,9 @@ def tenant_mib(tenant: TenantSpec) -> float:
     context = load.seq_len + {"decode": 1, "generate": load.new_tokens}.get(load.kind, 0)
     tokens = load.batch_size * (1 if load.kind == "decode" else load.seq_len)
     kv = d.kv_heads * d.head_dim
-    matrices = 3 if model.architecture in GATED else 2
-    activations = tokens * (4 * d.hidden + d.heads * d.head_dim + 2 * kv + matrices * d.intermediate) * width
+    q = d.heads * d.head_dim
+    feed_forward = max(0.0, model.layer_parameters / d.layers / d.hidden - 2 * q - 2 * kv)
+    activations = tokens * (4 * d.hidden + q + 2 * kv + feed_forward) * width
     if model.attn_implementation == "eager":
         activations += tokens * d.heads * context * (2 * width + 4)
     total += activations * (d.layers if training else 1)

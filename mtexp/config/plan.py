@@ -18,9 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mtexp.commands import command_line
 from mtexp.config.capacity import SWEEPER, search_rule
-from mtexp.config.composer import Composer, composer_of, parse_command_line, to_config, with_tokens
+from mtexp.config.composer import Composer, composer_of, parse_command_line, quoted, to_config, with_tokens
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware, elsewhere, probe
+from mtexp.config.known import warnings
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
 from mtexp.config.schema import Config
 from mtexp.config.sections import SectionedComposer
@@ -61,6 +62,8 @@ class Plan:
     """The points run in this process, one after another."""
     search: bool = False
     """Each point is searched for its capacity: how many runs that takes is known at the end."""
+    warnings: tuple[str, ...] = ()
+    """What is known to go wrong, in sentences."""
 
 
 def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Plan:
@@ -102,16 +105,23 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
     if multirun:
         points = _points(composer, overrides, hydra)
         _check_points(composer, points)
-        planned = _convert(composer, points, hardware_for(launcher, hardware), search=search)
+        where = hardware_for(launcher, hardware)
+        planned = _convert(composer, points, where, search=search)
     else:
-        planned = [PlannedPoint(tuple(overrides), _to_spec(config, hardware()))]
-    _check_folder(config, folder)
+        where = hardware()
+        planned = [PlannedPoint(tuple(overrides), _to_spec(config, where))]
+    place = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    _check_folder(config, folder, place)
     for tracking in {point.spec.tracking for point in planned}:
         if tracking.enabled:
             check_store(tracking)
     flags = ["--multirun"] if multirun and not args.multirun else []
-    command = [*flags, *(a for a in argv if a not in args.overrides), *overrides]
-    return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search)
+    # pinned: Hydra composes anew, when ${now:...} is another instant
+    kept = [text for text in overrides if composer.parse(text).key_or_group != place]
+    pinned = f"{place}={quoted(str(folder.absolute()))}"
+    command = [*flags, *(a for a in argv if a not in args.overrides), *kept, pinned]
+    known = warnings([point.spec for point in planned], where.gpus)
+    return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search, known)
 
 
 def hardware_for(launcher: str, hardware: Callable[[], Hardware] = probe) -> Hardware:
@@ -126,10 +136,25 @@ def _with_sweep(overrides: list[str]) -> list[str]:
     return [*overrides, f"sweep={datetime.now():%Y%m%d-%H%M%S}-{random.randrange(16**4):04x}"]
 
 
-def _check_folder(config: Config, folder: Path) -> None:
-    if not config.resume and folder.is_dir() and any(folder.iterdir()):
+def _check_folder(config: Config, folder: Path, key: str) -> None:
+    path = str(folder.absolute())
+    if "${" in path or "\0" in path or not _is_unicode(path):
+        remedy = "Choose another place, or run in another folder: Hydra cannot write such a path down."
+        raise Refused([ConfigError(key, repr(path), "a path that is text, without ${", remedy)])
+    try:
+        has_some = folder.is_dir() and any(folder.iterdir())
+    except OSError:  # not readable: whether it can be written is tried before anything starts
+        has_some = False
+    if not config.resume and has_some:
         remedy = "Choose another name, or add resume=true to run what is missing or failed."
         raise Refused([ConfigError("sweep", config.sweep, f"a name without results ({folder} has some)", remedy)])
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:  # bytes that are no UTF-8
+        return False
 
 
 def _has(composer: Composer, overrides: Sequence[str], key: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _NAMES = {
     "hidden": ("hidden_size", "n_embd"),
@@ -24,9 +24,6 @@ _NAMES = {
 
 _OTHER_SIZES = ("type_vocab_size", "max_relative_positions", "position_buckets")
 _MAX_SIZE = 2**31 - 1
-
-GATED = frozenset({"llama", "mistral"})
-"""Architectures whose feed-forward has three matrices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +83,27 @@ def _size(shape: Mapping[str, Any], name: str, default: int) -> int:
     return default if value is None else int(value)
 
 
-def count_parameters(architecture: str, shape: Mapping[str, Any]) -> int | None:
-    """Return the number of parameters, tied weights once; None for an architecture without a formula here.
+class Counts(NamedTuple):
+    """How large a model is."""
+
+    parameters: int
+    """All of them, tied weights once."""
+    layer_parameters: int
+    """Elements of the weight matrices of all layers that a token passes: no embedding, head, bias or norm."""
+
+
+def known_counts(architecture: str, shape: Mapping[str, Any]) -> Counts | None:
+    """Return the sizes of an architecture that has a formula here; None for any other: nothing is assumed of it.
 
     Encoders are the bare model (BERT with its pooler), decoders carry their language-model head.
     """
-    d, count = dimensions(shape), _COUNTS.get(architecture)
-    return count(d, shape) if d is not None and count is not None else None
+    d, formula = dimensions(shape), _FORMULAS.get(architecture)
+    if d is None or formula is None:
+        return None
+    count, matrices = formula
+    q, kv = d.heads * d.head_dim, d.kv_heads * d.head_dim
+    per_layer = d.hidden * (2 * q + 2 * kv + matrices * d.intermediate)
+    return Counts(count(d, shape), d.layers * per_layer)
 
 
 def _encoder_layers(d: Dimensions) -> int:
@@ -153,7 +164,15 @@ def _untied_head(d: Dimensions, shape: Mapping[str, Any], *, tied: bool) -> int:
     return 0 if shape.get("tie_word_embeddings", tied) else d.vocab * d.hidden
 
 
-_COUNTS = {"bert": _bert, "deberta-v2": _deberta_v2, "gpt2": _gpt2, "llama": _llama, "mistral": _llama}
+_FORMULAS = {
+    "bert": (_bert, 2),
+    "deberta-v2": (_deberta_v2, 2),
+    "gpt2": (_gpt2, 2),
+    "llama": (_llama, 3),
+    "mistral": (_llama, 3),
+}
+"""Of architectures that are known: the formula of the parameters, the matrices of a feed-forward block. A test compares
+both with the model that transformers builds. Any other architecture is read off that model (mtexp.config.read_off)."""
 
 
 def shrink_stressor(shape: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from mtexp.config.checks import at_least, within
 from mtexp.config.memory import limit_mib
+from mtexp.config.read_off import read_off
 from mtexp.config.schema import Arrival, ArrivalConfig, Attention, Config, Role, TenantConfig, Weights, Workload
-from mtexp.config.shapes import count_parameters, dimensions, needed_positions, not_sizes, shrink, shrink_stressor
+from mtexp.config.shapes import dimensions, known_counts, needed_positions, not_sizes, shrink, shrink_stressor
 from mtexp.config.traces import read_trace
 from mtexp.errors import ConfigError
 from mtexp.spec import ArrivalSpec, ModelSpec, MpsLimits, TenantSpec, WorkloadSpec
@@ -134,17 +135,20 @@ def _model(config: Config, key: str, tenant: TenantConfig, workload: WorkloadSpe
     if tenant.role is not Role.stressor:
         _check_shape(key, tenant, architecture, shape)
         _check_positions(key, tenant, shape, workload)
-    counted = count_parameters(architecture, shape)
-    return ModelSpec(
+    model = ModelSpec(
         name=tenant.name,
         role=tenant.role.name,
         architecture=architecture,
         shape=shape,
         weights=weights.name,
         source=source,
-        parameters=tenant.parameters if counted is None else counted,
+        parameters=tenant.parameters,
         attn_implementation=_attention(config, key, tenant).name,
     )
+    if tenant.role is Role.stressor:
+        return model
+    counts = known_counts(architecture, shape) or read_off(key, model)
+    return replace(model, parameters=counts.parameters, layer_parameters=counts.layer_parameters)
 
 
 def _pretrained(key: str, tenant: TenantConfig, source: str) -> tuple[str, dict[str, Any]]:
@@ -246,6 +250,9 @@ def _mps_limits(config: Config, key: str, tenant: TenantConfig) -> MpsLimits:
         name: _own(getattr(tenant, name), f"{key}.{name}", getattr(run, name), f"mps_settings.{name}")
         for name in ("active_thread_pct", "pinned_memory_limit", "priority", "sm_partition")
     }
+    if tenant.active_thread_pct == 0:
+        remedy = "Leave it out for the run's share, or write 100 for no limit."
+        raise ConfigError(f"{key}.active_thread_pct", 0, "above 0 and at most 100", remedy)
     if run.equal_share and tenant.active_thread_pct is None:
         named["active_thread_pct"] = ("mps_settings.active_thread_pct", _equal_share(config))
     return _checked_limits(config, named)

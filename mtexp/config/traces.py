@@ -15,6 +15,8 @@ COLUMN = "arrival_s"
 """The column that is read where a file has several."""
 MAX_ARRIVALS = 200_000
 MAX_BYTES = 16 * 2**20
+_YEAR_S = 365.25 * 86400
+_FIRST_YEAR, _LAST_YEAR = 1990, 2100
 
 _FORM = f"a .csv or .parquet file of at most {MAX_ARRIVALS} arrival times in seconds, ascending from 0 or later"
 
@@ -37,7 +39,7 @@ def read_trace(key: str, path: str) -> tuple[float, ...]:
         times = readers[file.suffix](file)
     except (ValueError, OSError, csv.Error) as error:
         raise ConfigError(key, path, _FORM, f"It cannot be read: {error}.") from error
-    problem = _problem(times)
+    problem = _problem(times) or _unit_problem(times)
     if problem:
         raise ConfigError(key, path, _FORM, problem)
     return tuple(times)
@@ -57,15 +59,29 @@ def _problem(times: Sequence[float]) -> str:
     return ""
 
 
+def _unit_problem(times: Sequence[float]) -> str:
+    """Say that times are not seconds from the start of the run: a date, or a smaller unit."""
+    for unit, a_second in (("seconds", 1), ("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
+        year = 1970 + times[0] / a_second / _YEAR_S
+        if _FIRST_YEAR <= year <= _LAST_YEAR:
+            what = "" if a_second == 1 else f" and divide by {a_second:.0f}"
+            return f"Its times look like {unit} since 1970: subtract the first one from all{what}."
+    return ""
+
+
 def _read_csv(file: Path) -> list[float]:
-    with file.open(encoding="utf-8", newline="") as text:
+    with file.open(encoding="utf-8-sig", newline="") as text:  # -sig: Excel begins with a byte-order mark
         rows = [row for row in csv.reader(text) if row]
     if not rows:
         return []
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(rows[0]):  # 0,35 under a heading of one column
+            raise ValueError(
+                f"row {number} has {len(row)} columns and row 1 has {len(rows[0])}; columns are separated by a comma, "
+                "decimals by a point"
+            )
     column = _column([name.strip() for name in rows[0]])
     body = rows if _is_number(rows[0][column]) else rows[1:]
-    if any(len(row) <= column for row in body):
-        raise ValueError("rows of different lengths")
     return [float(row[column]) for row in body]
 
 

@@ -25,9 +25,10 @@ from typing import Any
 from mtexp.errors import TenantFailed, interrupted_twice
 from mtexp.launch.starters import Child, Starter
 from mtexp.metrics.samples import Samples
+from mtexp.processes import signals_postponed
 from mtexp.spec import DeadlineSpec
 from mtexp.tenant.buffers import Board, SampleBuffer
-from mtexp.tenant.job import Message, ProcessJob
+from mtexp.tenant.job import PACKAGE, Message, ProcessJob
 
 _POLL_S = 0.01
 _LEAD_NS = 50_000_000  # between sending the start and the start: longer than any delivery
@@ -113,10 +114,13 @@ class TenantGroup:
         """
         for job in jobs:
             try:
-                child = self._starter.start(job)
-            except (OSError, EOFError) as error:  # no process, no memory, no disk; or the forkserver has gone
+                with signals_postponed():
+                    self._processes.append(_Process(job, self._starter.start(job)))
+            except EOFError as error:
+                cause = "its process cannot be started: the forkserver did not answer, or has ended"
+                raise TenantFailed(_ids(job), "start", cause) from error
+            except OSError as error:  # no process, no memory, no disk
                 raise TenantFailed(_ids(job), "start", f"its process cannot be started: {error}") from error
-            self._processes.append(_Process(job, child))
         deadline = time.monotonic() + self._deadlines.start_s
         while waiting := [p for p in self._processes if p.connection is None]:
             wait([self._listener, *(p.child.sentinel for p in waiting)], _POLL_S * 10)
@@ -160,7 +164,9 @@ class TenantGroup:
             open_slots = {slot for slot in open_slots if not self._satisfied(slot, enough, elapsed_s)}
             self._check_progress(elapsed_s, measured)
         self._board.stop()
-        self._collect("measured", "measure", "stall_s", measured)
+        # a torch trace is written before the answer: minutes for many kernels, in which nothing is measured any more
+        traced = any(process.job.torch_trace for process in self._processes)
+        self._collect("measured", "measure", "measure_s" if traced else "stall_s", measured)
 
     def begin_finish(self) -> None:
         """After the second barrier: have all tenants probe their device and look at themselves."""
@@ -201,6 +207,13 @@ class TenantGroup:
             for process in self._processes:
                 if process.name == hello.get("name"):
                     process.connection = connection
+                    self._check_package(process, hello)
+
+    def _check_package(self, process: _Process, hello: Message) -> None:
+        """Refuse a tenant that has imported another mtexp than this one: what it measures is not what is recorded."""
+        if hello["package"] != PACKAGE:
+            cause = f"it has imported {hello['package']} and not {PACKAGE}: install the one that is run"
+            raise self._failed(process, "start", cause)
 
     def _send_all(self, **message: Any) -> None:
         data = json.dumps(message).encode()

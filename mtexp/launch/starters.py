@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from mtexp.host import main_hidden, shielded
+from mtexp.processes import Started, importing_alike, start_forkserver
 from mtexp.spec import to_json
 from mtexp.tenant.job import ProcessJob
 
@@ -69,8 +67,7 @@ class ForkserverStarter:
 
         The signals of a terminal reach every process of it; the server and what it forks are this process's to end.
         """
-        with shielded(), main_hidden():
-            multiprocessing.forkserver.ensure_running()
+        start_forkserver()
 
     def start(self, job: ProcessJob) -> Child:
         """Fork a tenant."""
@@ -78,40 +75,13 @@ class ForkserverStarter:
 
     def fork(self, name: str, target: Callable[..., None], *arguments: Any) -> Child:
         """Fork a process that calls ``target``, a function of a module, with plain data."""
-        self.warm()
-        process = self.context.Process(target=target, args=arguments, name=name)
-        with main_hidden():
-            process.start()
-        return _ForkedChild(process)
+        return Started(self.context.Process(target=target, args=arguments, name=name))
 
 
 def _serve(data: dict[str, Any]) -> None:
     from mtexp.tenant.process import serve  # torch: only ever imported in the child
 
     serve(data)
-
-
-class _ForkedChild:
-    def __init__(self, process: ForkServerProcess) -> None:
-        self._process = process
-        self.pid: int = process.pid or 0
-        self.sentinel = process.sentinel
-
-    def exit_code(self) -> int | None:
-        return self._process.exitcode
-
-    def terminate(self) -> None:
-        self._process.terminate()
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def wait(self, timeout_s: float) -> bool:
-        self._process.join(timeout_s)
-        return self._process.exitcode is not None
-
-    def close(self) -> None:
-        self._process.close()
 
 
 class InterpreterStarter:
@@ -134,6 +104,7 @@ class InterpreterStarter:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=os.environ | importing_alike(),
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
         return _SpawnedChild(process)

@@ -122,7 +122,8 @@ def _ranges(pattern: Floats, errors: Floats, distance: float) -> Floats:
             if apart > 0:
                 room = distance - (errors[above] - errors[below])
                 np.minimum(largest, room * (distance / apart), out=largest)
-    return np.maximum(largest, 0)
+    found: Floats = np.maximum(largest, 0)
+    return found
 
 
 def _at_the_ends(logs: Floats, errors: Floats) -> Floats:
@@ -155,11 +156,13 @@ def _summed_ranges(logs: Sequence[Floats], errors: Sequence[Floats], total: floa
         middle = (low + high) / 2
         above = predicted(middle) > total
         low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return low * distance
+    found: Floats = low * distance
+    return found
 
 
 def _less_uneven(logs: Floats, errors: Floats) -> Floats:
     """Log NP of a mix, drawn together until their range is less by one standard error of it."""
     distance = float(np.ptp(logs))
     error = float(np.std(errors[np.argmax(logs)] - errors[np.argmin(logs)]))
-    return logs * max(0.0, 1 - error / distance) if distance > 0 else logs
+    drawn: Floats = logs * max(0.0, 1 - error / distance) if distance > 0 else logs
+    return drawn

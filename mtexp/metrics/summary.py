@@ -115,8 +115,9 @@ def summarise_run(
 ) -> RunSummary:
     """Figures of a run and its tenants with their 95 % intervals (``<key>_ci_low``, ``<key>_ci_high``).
 
-    STP, ANTT, Jain and fairness are there when every tenant has what they need; those against partitioned baselines
-    end in ``_partitioned``. Intervals need two kept iterations of everyone.
+    STP, ANTT, Jain and fairness are there when every tenant is in closed loop and has a baseline; those against
+    partitioned baselines end in ``_partitioned``. Intervals need two kept iterations of everyone. A tenant in open loop
+    has ``service_slowdown`` in the place of slowdown and normalized progress.
 
     Args:
         tenants: By tenant id, in the order of the run.
@@ -133,7 +134,7 @@ def summarise_run(
         for name, t in tenants.items()
     }
     for name, tenant in tenants.items():
-        if tenant.partitioned is not None and "throughput_rps" in own[name]:
+        if tenant.partitioned is not None and "throughput_rps" in own[name] and "service_mean_ms" not in own[name]:
             own[name] |= _progress(own[name], tenant.partitioned, "_partitioned")
     run: Metrics = {"overlap_pct": 0.0}
     if window is not None:
@@ -145,7 +146,10 @@ def summarise_run(
         partitioned = {name: t.partitioned for name, t in tenants.items()}
         run |= _interference(own, series, partitioned, "_partitioned", draws, seed)
         for name, metrics in own.items():
-            metrics |= _own_intervals(metrics, window.keep(tenants[name].samples))
+            kept = window.keep(tenants[name].samples)
+            metrics |= _own_intervals(metrics, kept) | _service_interval(
+                metrics, kept, tenants[name].alone, draws, seed
+            )
             metrics |= _percentile_intervals(
                 metrics, series[name], tenants[name].alone, min(draws, PERCENTILE_DRAWS), seed
             )
@@ -171,8 +175,6 @@ def _latencies(kept: Samples, new_tokens: int) -> Metrics:
     metrics |= _statistics("ttft", kept.ttft_ms) | _statistics("tpot", kept.tpot_ms(new_tokens))
     if kept.open_loop:
         metrics |= _statistics("queue", kept.queue_ms)
-    if "gpu_time_mean_ms" in metrics:
-        metrics["gpu_busy_pct"] = 100 * metrics["gpu_time_mean_ms"] / metrics["latency_mean_ms"]
     if (moved := drift(kept.latency_ms, kept.start_ns)) is not None:
         metrics |= {"drift_pct": moved.slope_pct, "thirds_change_pct": moved.thirds_pct}
     return metrics
@@ -188,11 +190,15 @@ def _open_loop(kept: Samples) -> Metrics:
 
 
 def _against(metrics: Metrics, kept: Samples, alone: Baseline, sm_clock_mhz: float | None) -> Metrics:
-    """What the baseline makes of a tenant's figures; for a saturated tenant, its progress only."""
+    """What the baseline makes of a tenant's figures.
+
+    A baseline is in closed loop. What a tenant in open loop gets done is what was asked of it, and its latency has
+    queueing in it; only its service time can be compared.
+    """
     series = alone.series
+    if kept.open_loop:
+        return {"service_slowdown": metrics["service_mean_ms"] / float(series.latency_ms.mean())}
     found: Metrics = _progress(metrics, alone, "")
-    if "slowdown" not in found:
-        return found
     fewest = min(len(kept), series.latency_ms.size)
     for p in supported(fewest):
         key = f"slowdown_{percentile_name(p)}"
@@ -208,11 +214,8 @@ def _against(metrics: Metrics, kept: Samples, alone: Baseline, sm_clock_mhz: flo
 def _progress(metrics: Metrics, alone: Baseline, suffix: str) -> Metrics:
     series = alone.series
     progressed = interference.normalized_progress(metrics["throughput_rps"], series.throughput_rps)
-    found = {f"normalized_progress{suffix}": float(progressed)}
-    if "latency_mean_ms" in metrics:
-        slowed = interference.slowdown(metrics["latency_mean_ms"], float(series.latency_ms.mean()))
-        found[f"slowdown{suffix}"] = float(slowed)
-    return found
+    slowed = interference.slowdown(metrics["latency_mean_ms"], float(series.latency_ms.mean()))
+    return {f"normalized_progress{suffix}": float(progressed), f"slowdown{suffix}": float(slowed)}
 
 
 def _totals(own: Mapping[str, Metrics], window: Window, energy_j: float | None) -> Metrics:
@@ -248,25 +251,30 @@ def _interference(
     seed: int,
 ) -> Metrics:
     """STP, ANTT, Jain and fairness against ``baselines`` with intervals; adds each tenant's to ``own``."""
-    there = {name: alone for name, alone in baselines.items() if alone is not None}
-    if len(there) < len(own) or any("throughput_rps" not in metrics for metrics in own.values()):
-        return {}
-    progress = [metrics[f"normalized_progress{suffix}"] for metrics in own.values()]
-    run = {"stp": interference.stp(progress)}
-    slowdowns = [metrics[f"slowdown{suffix}"] for metrics in own.values() if f"slowdown{suffix}" in metrics]
-    if len(slowdowns) == len(own):
-        run["antt"] = interference.antt(slowdowns)
-    if not suffix:
-        run |= {"jain_fairness": interference.jain_fairness(progress), "fairness": interference.fairness(progress)}
-    sizes = [s.latency_ms.size for s in (*series.values(), *(alone.series for alone in there.values()))]
-    if min(sizes) >= 2:
-        alone = [there[name].series for name in own]
-        joint = interference_intervals(list(series.values()), alone, draws=draws, seed=seed)
-        for metrics, intervals in zip(own.values(), joint.tenants, strict=True):
-            metrics |= _ends({f"{key}{suffix}": i for key, i in intervals.items() if f"{key}{suffix}" in metrics})
+    compared = [name for name, metrics in own.items() if f"normalized_progress{suffix}" in metrics]
+    run: Metrics = {}
+    if compared and len(compared) == len(own):
+        progress = [own[name][f"normalized_progress{suffix}"] for name in compared]
+        run["stp"] = interference.stp(progress)
+        run["antt"] = interference.antt([own[name][f"slowdown{suffix}"] for name in compared])
+        if not suffix:
+            run |= {"jain_fairness": interference.jain_fairness(progress), "fairness": interference.fairness(progress)}
+    alone = [found.series for name in compared if (found := baselines[name]) is not None]
+    shared = [series[name] for name in compared]
+    if compared and min(one.latency_ms.size for one in (*shared, *alone)) >= 2:
+        joint = interference_intervals(shared, alone, draws=draws, seed=seed)
+        for name, intervals in zip(compared, joint.tenants, strict=True):
+            own[name] |= _ends({f"{key}{suffix}": interval for key, interval in intervals.items()})
         run |= {key: joint.run[key].value for key in ("jain_fairness", "fairness") if key in run}  # without the noise
-        run |= _ends({key: i for key, i in joint.run.items() if key in run})
+        run |= _ends({key: interval for key, interval in joint.run.items() if key in run})
     return {_suffixed(key, suffix): value for key, value in run.items()}
+
+
+def _service_interval(metrics: Metrics, kept: Samples, alone: Baseline | None, draws: int, seed: int) -> Metrics:
+    if alone is None or "service_slowdown" not in metrics or min(len(kept), alone.series.latency_ms.size) < 2:
+        return {}
+    found = interference_intervals([Series.closed(kept.service_ms)], [alone.series], draws=draws, seed=seed)
+    return _ends({"service_slowdown": found.tenants[0]["slowdown"]})
 
 
 def _suffixed(key: str, suffix: str) -> str:

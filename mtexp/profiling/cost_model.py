@@ -1,11 +1,13 @@
 """FLOPs and bytes of a request by formula, peaks of devices, and the roofline. Pure: spec, errors, standard library.
 
-T = batch * seq tokens, q = heads * head_dim, k = kv_heads * head_dim, m feed-forward matrices (2 plain, 3 gated), b
-bytes an element, R rows of the relative position table (DeBERTa):
+T = batch * seq tokens, q = heads * head_dim, k = kv_heads * head_dim, W_mm the elements of the weight matrices of all
+layers (read off the model, so that no architecture is assumed), f = W_mm / (L h) - 2 q - 2 k the rows of a layer's
+feed-forward matrices (2 i, or 3 i where it is gated), b bytes an element, R rows of the relative position table
+(DeBERTa), P pairs of a query and a key: S^2, causal S (S + 1) / 2:
 
-- W_mm = L (2 h q + 2 h k + m h i); linear FLOPs = 2 T W_mm; attention = 4 B S^2 q L; head = 2 T h V (all positions).
+- Linear FLOPs = 2 T W_mm; attention = 4 B P q L; head = 2 T h V (all positions).
 - DeBERTa adds, a layer, 4 R h^2 (projecting the table twice) and 4 T h R (content-to-position and back).
-- Bytes: weights b (W_mm + h V), activations b T L ((h+q+2k) + (q+h) + (h+(m-1)i) + (i+h) + 6h), attention
+- Bytes: weights b (W_mm + h V), activations b T L ((h+q+2k) + (q+h) + (2h+f) + 6h), attention
   b T L (2q+2k), if eager 4 b L heads B S^2, logits b T V. DeBERTa's two score tensors are written and read, and so is
   what is gathered from them: 4 b L heads B S (R + S).
 - Decode step with context C: FLOPs = B (2 W_mm + 2 h V + 4 C q L); bytes = b (W_mm + h V) + 2 b B (C + 1) k L.
@@ -24,7 +26,6 @@ from mtexp.errors import ConfigError
 from mtexp.spec import ModelSpec, WorkloadSpec
 
 BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
-GATED = frozenset({"llama", "mistral"})
 RELATIVE = frozenset({"deberta", "deberta-v2"})
 LAUNCH_BOUND_PCT = 50.0
 """From this share of a request on that the device waits for the host, a model is bound by launches."""
@@ -39,8 +40,10 @@ class Shape:
     heads: int
     kv_heads: int
     head_dim: int
-    intermediate: int
-    matrices: int
+    weights: int
+    """W_mm."""
+    causal: bool
+    """A query sees the keys before it only."""
     vocab: int
     """0 for an encoder: it has no language-model head."""
     relative_rows: int
@@ -57,10 +60,9 @@ class Shape:
         return self.kv_heads * self.head_dim
 
     @property
-    def weights(self) -> int:
-        """W_mm: elements of the matrices of all layers."""
-        h = self.hidden
-        return self.layers * (2 * h * self.q + 2 * h * self.k + self.matrices * h * self.intermediate)
+    def feed_forward(self) -> float:
+        """f: rows of the feed-forward matrices of one layer."""
+        return max(0.0, self.weights / (self.layers * self.hidden) - 2 * self.q - 2 * self.k)
 
     @property
     def head(self) -> int:
@@ -150,15 +152,17 @@ def shape_of(model: ModelSpec) -> Shape:
 
     hidden, heads = get("hidden_size", "n_embd"), get("num_attention_heads", "n_head")
     shape: dict[str, Any] = dict(model.shape)
-    plain_gpt2 = model.architecture == "gpt2" and shape.get("n_inner") is None
+    if not model.layer_parameters:
+        remedy = "Take the model from a composed configuration: its layers are counted there."
+        raise ConfigError(f"models.{model.name}.layer_parameters", 0, "elements of the weights of its layers", remedy)
     return Shape(
         layers=get("num_hidden_layers", "n_layer"),
         hidden=hidden,
         heads=heads,
         kv_heads=int(shape.get("num_key_value_heads") or heads),
         head_dim=int(shape.get("head_dim") or hidden // heads),
-        intermediate=4 * hidden if plain_gpt2 else get("intermediate_size", "n_inner"),
-        matrices=3 if model.architecture in GATED else 2,
+        weights=model.layer_parameters,
+        causal=model.role == "decoder",
         vocab=get("vocab_size") if model.role == "decoder" else 0,
         relative_rows=_relative_rows(model),
     )
@@ -202,13 +206,14 @@ def request_cost(model: ModelSpec, workload: WorkloadSpec, precision: str) -> Co
 
 
 def _pass_cost(shape: Shape, batch: int, seq: int, element: int, *, eager: bool, logits: int) -> Cost:
-    h, q, k, i, m, layers = shape.hidden, shape.q, shape.k, shape.intermediate, shape.matrices, shape.layers
+    h, q, k, layers = shape.hidden, shape.q, shape.k, shape.layers
     tokens, scores = batch * seq, batch * seq * seq
+    pairs = batch * seq * (seq + 1) / 2 if shape.causal else scores
     rows = 2 * seq if shape.relative_rows < 0 else shape.relative_rows
-    flops = 2 * tokens * shape.weights + 4 * scores * q * layers + 2 * logits * shape.head
+    flops = 2 * tokens * shape.weights + 4 * pairs * q * layers + 2 * logits * shape.head
     flops += layers * (4 * rows * h * h + 4 * tokens * h * rows)
     weight_bytes = element * (shape.weights + shape.head)
-    activations = (h + q + 2 * k) + (q + h) + (h + (m - 1) * i) + (i + h) + 6 * h
+    activations = (h + q + 2 * k) + (q + h) + (2 * h + shape.feed_forward) + 6 * h
     moved = element * (tokens * layers * (activations + 2 * q + 2 * k) + logits * shape.vocab)
     if eager:
         moved += 4 * element * layers * shape.heads * scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from mtexp.errors import ProfilerError, ProfilerUnusable
+from mtexp.processes import importing_alike
 
 _STOP_S = 10.0
 _TAIL_CHARS = 100_000
@@ -70,6 +72,7 @@ def run_bounded(
         ProfilerUnusable: It cannot be started.
         ProfilerError: It did not end in time.
     """
+    env = {**(os.environ if env is None else env), **importing_alike()}
     with log.open("wb") as file:
         try:
             child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=env)

@@ -44,6 +44,9 @@ VERDICT = "mtexp.verdict"
 VERDICT_REASONS = "mtexp.verdict_reasons"
 SPEC_HASH = "mtexp.spec_hash"
 BASELINE_HASH = "mtexp.baseline_hash"
+INTERVAL_SCOPE = "mtexp.interval_scope"
+WITHIN_RUN = "within_run"
+WITHIN_RUN_TEXT = "[ ] hold 95 % within this run; how much fresh runs differ is not in them"
 RECORD_ID = "mtexp.record_id"
 RECORD_PATH = "mtexp.record_path"
 FORMAT_VERSION = "mtexp.format_version"
@@ -89,6 +92,10 @@ _TAGS = (
     (VERDICT_REASONS, "why it is INVALID, and what to be careful about"),
     (SPEC_HASH, "names what was measured"),
     (BASELINE_HASH, "names everything that could change a baseline"),
+    (
+        INTERVAL_SCOPE,
+        "what ..._ci_low and ..._ci_high cover; within_run: iterations of this run, not what fresh runs differ by",
+    ),
     (RECORD_ID, "names the record on disk"),
     (RECORD_PATH, "folder of the record on the host that measured"),
     (FORMAT_VERSION, "format of the record"),
@@ -190,6 +197,12 @@ _TENANT_METRICS = (
     ("slowdown_p99", "", LOWER, "p99 latency shared / alone"),
     ("slowdown_clock", "", LOWER, "part of the slowdown that the SM clock explains"),
     ("slowdown_rest", "", LOWER, "part of the slowdown that the SM clock does not explain"),
+    (
+        "service_slowdown",
+        "",
+        LOWER,
+        "open loop: mean service time (start to end) shared / alone in closed loop; no queueing in it",
+    ),
     ("slowdown_partitioned", "", LOWER, "mean latency shared / alone under the same MPS limits"),
     ("tail_inflation", "", LOWER, "p99 / p50 shared over p99 / p50 alone"),
     ("normalized_progress", "", HIGHER, "throughput shared / alone"),
@@ -202,7 +215,6 @@ _TENANT_METRICS = (
     ("baseline_drift_pct", "%", NONE, "baseline after the mix against before"),
     ("baseline_noise_pct", "%", LOWER, "how far noise alone moves the baseline from one run to the next (95 %)"),
     ("launch_bound_pct", "%", LOWER, "share of a baseline request in which the GPU waits for launches"),
-    ("gpu_busy_pct", "%", HIGHER, "gpu time / latency"),
     ("slo_ms", "ms", NONE, "service level"),
     ("slo_attainment_pct", "%", HIGHER, "requests within the service level"),
     ("goodput_rps", "rps", HIGHER, "requests within the service level a second"),
@@ -333,7 +345,11 @@ def telemetry_summary(name: str, statistic: str) -> str:
 
 
 def interval(name: str) -> tuple[str, str]:
-    """Names of the lower and upper end of a metric's 95 % interval."""
+    """Names of the lower and upper end of a metric's 95 % interval.
+
+    Of one run, in MLflow or in its record, it is an interval within the run (the tag :data:`INTERVAL_SCOPE`): it covers
+    what iterations vary by, and holds the mean of fresh runs of the same point far less often than 95 %.
+    """
     return f"{name}_ci_low", f"{name}_ci_high"
 
 
@@ -363,13 +379,42 @@ TELEMETRY_COLUMNS = tuple(name for name, key in METRICS.items() if TELEMETRY in 
 """Columns of ``telemetry.parquet`` that concern the device or the host."""
 
 
+RETIRED = ("gpu_busy_pct",)
+"""Metrics of older records that are shown no more. ``gpu_busy_pct`` was the span between CUDA events / latency: with
+queueing in the latency and the neighbours' kernels in the span it said nothing of how busy the device was."""
+_CLOSED_LOOP = {
+    *("stp", "antt", "stp_partitioned", "antt_partitioned", "jain_fairness", "fairness"),
+    *("slowdown", "slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99", "slowdown_clock", "slowdown_rest"),
+    *("slowdown_partitioned", "tail_inflation", "normalized_progress", "normalized_progress_partitioned"),
+}
+"""What an open-loop tenant does not have: against a closed-loop baseline it would be load and queueing."""
+
+
+def current(metrics: Mapping[str, float], arrival: str) -> dict[str, float]:
+    """Return those of ``metrics`` that are shown: older records also have others.
+
+    Args:
+        metrics: Of a run or of a tenant.
+        arrival: Kinds of arrival of its tenants, with commas between (the parameter ``arrival``).
+    """
+    found = {name: value for name, value in metrics.items() if name not in RETIRED}
+    if set(arrival.split(",")) <= {"closed"}:
+        return found
+    return {name: value for name, value in found.items() if _stem(name) not in _CLOSED_LOOP}
+
+
+def _stem(name: str) -> str:
+    """The metric that ``name`` is, or that it is an end of the interval of."""
+    return name.removesuffix("_ci_low").removesuffix("_ci_high")
+
+
 def metric(name: str) -> Key:
     """Return the entry of a metric, also of an interval's end.
 
     Raises:
         KeyError: ``name`` is not in the registry; the message suggests the nearest.
     """
-    stem = name.removesuffix("_ci_low").removesuffix("_ci_high")
+    stem = _stem(name)
     if stem not in METRICS:
         near = difflib.get_close_matches(stem, METRICS, n=1)
         hint = f" (nearest: {near[0]})" if near else ""

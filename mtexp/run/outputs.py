@@ -134,10 +134,10 @@ def _remedy(tenant: TenantSpec, facts: Mapping[str, Any], *, overflow: bool = Fa
         known = known_of(
             gpu=str(facts.get("device_name", "")),
             torch=str(facts.get("torch_version", "")),
-            cuda=str(facts.get("cuda_version", "")),
+            cuda=str(facts.get("torch_cuda_version", "")),
             precision=tenant.precision,
         )
-        right = ", ".join(f"{pct:g}" for pct in known.right_pct) if known else ""
+        right = " and ".join(f"{pct:g}" for pct in known.right_near(tenant.mps.active_thread_pct)) if known else ""
         known_right = f" ({right} are known to be right here)" if right else ""
         return (
             f"Libraries choose kernels by the SM count, and those for this one are wrong. Use another percentage"

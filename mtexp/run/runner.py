@@ -130,7 +130,8 @@ class _Point:
             if spec.baseline.recheck and measured.failure is None:
                 self._recheck(spec, alone, drift, noise)
             if not measured.hurried:
-                alone, partitioned = linked(alone), linked(partitioned)
+                with self.uploads.watched():
+                    alone, partitioned = linked(alone), linked(partitioned)
         finally:  # an interrupt of these does not cost the run its record
             compared = Comparison(alone=alone, partitioned=partitioned, drift_pct=drift, noise_pct=noise)
             record, _ = self._keep(spec, measured, folder, compared, origin)

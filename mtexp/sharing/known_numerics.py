@@ -1,32 +1,40 @@
-"""SM shares that are known to give wrong results on a GPU architecture with a software stack.
+"""SM counts that are known to give wrong results on a GPU architecture with a software stack.
 
 Lives here: :data:`KNOWN`, the one table of what was measured, and :func:`known_wrong`, which looks a run up in it. May
 touch: nothing. The planner warns by it before anything starts; the analysis keeps runs out of every figure by it.
 
 An MPS percentage lowers the number of SMs that a process sees. cuBLAS chooses tile and cluster by that number; for some
-numbers that no whole part has, its half-precision products are wrong: relative errors from 0.25 to infinity, silently
-and at plausible speed. The time of a wrong kernel is no evidence either, for the right one is another kernel.
+numbers its half-precision products are wrong: relative errors from 0.1 to infinity, silently and at plausible speed.
+The time of a wrong kernel is no evidence either, for the right one is another kernel.
 
-To add what was measured: one :class:`KnownShares` for each architecture and stack. A percentage that is in neither list
-was not measured, and :func:`known_wrong` then returns None.
+The table holds what ``python -m mtexp.sharing.numerics --json FILE`` found; the files are in
+``docs/results/mps-numerics``, and a test compares. To add what was measured: one :class:`KnownCounts` for each
+architecture and stack. A count that is in neither list was not measured, and :func:`known_wrong` then returns None.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-_SAME_PCT = 0.5
-"""Percentages so near to each other give the same number of SMs (33 and 33.33)."""
+SM_UNIT = 2
+"""SMs of one hardware unit (a texture processing cluster): the driver rounds a percentage down to whole ones."""
+FEWEST_SMS = 8
+"""The fewest SMs that a percentage comes to."""
 
 
 @dataclass(frozen=True, slots=True)
-class KnownShares:
+class KnownCounts:
     """What is known of one GPU architecture with one software stack."""
 
     gpus: str
     """Regular expression, found in the name of the GPU."""
     architecture: str
+    sms: int
+    """SMs of the whole GPU."""
     torch: str
     """Version, or its beginning: ``2.11``."""
     cuda: str
@@ -35,36 +43,50 @@ class KnownShares:
     """What is at fault, with its version."""
     precisions: tuple[str, ...]
     """Precisions in which results are wrong."""
-    wrong_pct: tuple[float, ...]
-    """Percentages of SMs measured to give wrong results."""
-    right_pct: tuple[float, ...]
-    """Percentages of SMs measured to give right results in every shape that was tried."""
+    wrong: tuple[int, ...]
+    """SM counts measured to give wrong results in at least one shape."""
+    right: tuple[int, ...]
+    """SM counts measured to give right results in every shape that was tried."""
 
     def describes(self, gpu: str, torch: str, cuda: str, precision: str) -> bool:
-        """Whether this is about such a GPU, such a stack and such a precision."""
+        """Whether this is about such a GPU, such a stack and such a precision; an empty version may be any."""
         return (
             re.search(self.gpus, gpu) is not None
-            and _begins(torch, self.torch)
-            and _begins(cuda, self.cuda)
+            and (not torch or _begins(torch, self.torch))
+            and (not cuda or _begins(cuda, self.cuda))
             and precision in self.precisions
         )
 
+    @property
+    def right_pct(self) -> tuple[float, ...]:
+        """A percentage for each SM count that is right, from the largest down."""
+        return tuple(percentage_of(count, self.sms) for count in sorted(self.right, reverse=True))
 
-KNOWN: tuple[KnownShares, ...] = (
-    KnownShares(
-        gpus=r"\bG?H(100|200)\b",
+    def right_near(self, percentage: float) -> tuple[float, ...]:
+        """The nearest right percentage below ``percentage`` and the nearest above, where there are such."""
+        count = sm_count(self.sms, percentage)
+        below = [right for right in self.right if right < count]
+        above = [right for right in self.right if right > count]
+        near = [*([max(below)] if below else []), *([min(above)] if above else [])]
+        return tuple(percentage_of(right, self.sms) for right in near)
+
+
+KNOWN: tuple[KnownCounts, ...] = (
+    KnownCounts(
+        gpus=r"\bG?H(100 80GB HBM3|200)\b",  # 132 SMs; an H100 PCIe or NVL has fewer
         architecture="Hopper",
+        sms=132,
         torch="2.11",
         cuda="13.0",
         library="cuBLAS 13.1",
         precisions=("fp16", "bf16"),
-        wrong_pct=(80.0, 75.0, 40.0, 33.0, 20.0),
-        right_pct=(100.0, 50.0, 25.0, 10.0),
+        wrong=(18, 20, 26, 38, *range(42, 61, 2), *range(68, 117, 2)),
+        right=(12, 16, 32, 62, 64, 66, *range(118, 133, 2)),
     ),
 )
 
 
-def known_wrong(*, gpu: str, torch: str, cuda: str, precision: str, percentage: float) -> KnownShares | None:
+def known_wrong(*, gpu: str, torch: str, cuda: str, precision: str, percentage: float) -> KnownCounts | None:
     """What is known, where it says that results are wrong; None where they are right or where nobody measured.
 
     Args:
@@ -74,13 +96,13 @@ def known_wrong(*, gpu: str, torch: str, cuda: str, precision: str, percentage: 
         precision: Of the tenant: ``fp16``, ``bf16``, ``fp32``.
         percentage: Of the SMs that the tenant may use; 0 where no limit was set.
     """
-    for known in KNOWN:
-        if known.describes(gpu, torch, cuda, precision) and _among(percentage, known.wrong_pct):
-            return known
-    return None
+    known = known_of(gpu=gpu, torch=torch, cuda=cuda, precision=precision)
+    if known is None or not percentage or sm_count(known.sms, percentage) not in known.wrong:
+        return None
+    return known
 
 
-def known_of(*, gpu: str, torch: str, cuda: str, precision: str) -> KnownShares | None:
+def known_of(*, gpu: str, torch: str, cuda: str, precision: str) -> KnownCounts | None:
     """What was measured on such a GPU with such a stack in such a precision; None where nobody measured.
 
     The arguments are those of :func:`known_wrong`.
@@ -88,8 +110,37 @@ def known_of(*, gpu: str, torch: str, cuda: str, precision: str) -> KnownShares 
     return next((known for known in KNOWN if known.describes(gpu, torch, cuda, precision)), None)
 
 
-def _among(percentage: float, others: tuple[float, ...]) -> bool:
-    return any(abs(percentage - other) < _SAME_PCT for other in others)
+def sm_count(total: int, percentage: float) -> int:
+    """SMs that a client of ``percentage`` sees on a GPU with ``total``, as the driver rounds (33.33 % of 132: 42)."""
+    if percentage >= 100:
+        return total
+    units = math.floor(total * percentage / 100 / SM_UNIT + 1e-9)
+    return max(FEWEST_SMS, units * SM_UNIT)
+
+
+def percentage_of(count: int, total: int) -> float:
+    """The shortest percentage that comes to ``count`` of ``total`` SMs, with two decimals at most."""
+    percentage = 100.0
+    for digits in range(3):
+        percentage = math.ceil(count / total * 100 * 10**digits - 1e-9) / 10**digits
+        if sm_count(total, percentage) == count:
+            return percentage
+    return percentage
+
+
+def counts_of(report: Mapping[str, Any]) -> tuple[set[int], set[int]]:
+    """The SM counts that a report of ``python -m mtexp.sharing.numerics`` found right, and those it found wrong.
+
+    Args:
+        report: Its JSON file.
+    """
+    rows = [row for row in report["results"] if row["percentage"] is not None and row["same_as"] is None]
+    wrong = {
+        row["sm_count"]
+        for row in rows
+        if any(found.get("wrong") for found in (*row["products"], *row["models"])) or row["failure"]
+    }
+    return {row["sm_count"] for row in rows} - wrong, wrong
 
 
 def _begins(version: str, prefix: str) -> bool:

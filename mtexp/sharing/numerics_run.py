@@ -20,18 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.errors import HostError
-from mtexp.host import Device, lease, shielded
+from mtexp.host import Device, lease
+from mtexp.processes import Started, start_forkserver
 from mtexp.sharing import commands, control
 from mtexp.sharing.daemon import SHORT, PrivateDaemon, private_name, sweep_stale
+from mtexp.sharing.known_numerics import FEWEST_SMS, SM_UNIT
 from mtexp.spec import ModelSpec, MpsLimits, from_json, to_json
 from mtexp.tenant import workarounds
 
 FORMAT = 1
 """Of the JSON report."""
 USUAL = (100.0, 50.0, 25.0, 33.33, 20.0, 75.0, 40.0, 80.0, 10.0, 12.5, 16.66, 14.28, 30.0, 60.0, 66.66, 70.0, 90.0)
-"""Percentages that people write, and equal shares of up to eight: checked first, and with whole models."""
+"""Percentages that people write, and equal shares of up to eight: checked first."""
 QUICK = (100.0, 50.0, 25.0, 33.33, 20.0, 75.0)
-_SM_UNIT, _FEWEST_SMS = 2, 8
+"""With whole models, unless percentages are given."""
 _ANSWER_S = 180.0
 """Longest silence of a process: importing torch and building a 7B model in float32 are the longest steps."""
 
@@ -142,8 +144,7 @@ class _Process:
 
     def __init__(self, context: BaseContext, target: Target, task: Mapping[str, Any]) -> None:
         self._here, there = context.Pipe()
-        self._process: Any = context.Process(target=target, args=(there, dict(task)))  # type: ignore[attr-defined]
-        self._process.start()
+        self._process = Started(context.Process(target=target, args=(there, dict(task))))  # type: ignore[attr-defined]
         there.close()
 
     def __enter__(self) -> _Process:
@@ -151,10 +152,9 @@ class _Process:
 
     def __exit__(self, *_: object) -> None:
         self._here.close()
-        self._process.join(5.0)
-        if self._process.is_alive():
+        if not self._process.wait(5.0):
             self._process.kill()
-            self._process.join()
+            self._process.wait(5.0)
 
     def hear(self) -> dict[str, Any]:
         """Return its next message.
@@ -168,8 +168,8 @@ class _Process:
         try:
             message: dict[str, Any] = self._here.recv()
         except (EOFError, ConnectionError):
-            self._process.join(5.0)
-            raise Failed(f"its process ended with exit code {self._process.exitcode}") from None
+            self._process.wait(5.0)
+            raise Failed(f"its process ended with exit code {self._process.exit_code()}") from None
         if message["event"] == "error":
             raise Failed(message["message"])
         return message
@@ -217,8 +217,7 @@ class Checker:
         """
         binary = control.find_binary()
         sweep_stale()
-        with shielded():
-            multiprocessing.forkserver.ensure_running()
+        start_forkserver()
         with tempfile.TemporaryDirectory(prefix="mtexp-numerics-") as folder, contextlib.ExitStack() as held:
             self._without_mps(folder, held)
             with _Daemon(binary, self.report.device["gpu_uuid"], Path(folder)) as daemon:
@@ -273,7 +272,7 @@ class Checker:
             raise HostError(f"the control without CUDA MPS failed: {row.failure}")
 
     def _under_mps(self, percentage: float, folder: str, daemon: _Daemon) -> None:
-        whole = percentage in USUAL or bool(self._options.percentages)
+        whole = percentage in QUICK or bool(self._options.percentages)
         task = self._task(
             folder,
             environment=daemon.client(percentage),
@@ -399,7 +398,7 @@ def every_count(total: int) -> Iterator[float]:
 
     The driver rounds a percentage down to hardware units of two SMs, and gives no client fewer than eight.
     """
-    for count in range(total - _SM_UNIT, _FEWEST_SMS - 1, -_SM_UNIT):
+    for count in range(total - SM_UNIT, FEWEST_SMS - 1, -SM_UNIT):
         yield -(-count * 10_000 // total) / 100
 
 

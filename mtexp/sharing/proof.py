@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mtexp.metrics.verdict import Finding
-
-SM_UNIT = 2
-"""SMs of one hardware unit (a texture processing cluster): percentages are rounded down to whole ones."""
+from mtexp.sharing.known_numerics import SM_UNIT
 
 SM_CHUNK = 8
 """SMs of one chunk of static partitioning, from Hopper on; also the fewest a small percentage comes to (measured)."""

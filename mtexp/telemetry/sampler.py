@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from mtexp.errors import MtexpError
-from mtexp.host import main_hidden
 from mtexp.metrics.verdict import Finding
+from mtexp.processes import Started, signals_postponed
 from mtexp.spec import TelemetrySpec
 from mtexp.telemetry.gpu import GpuProbe
 from mtexp.telemetry.probes import FAST, GPM, RARE, CpuProbe, Probe, Probes
@@ -92,7 +92,7 @@ class Sampler:
         self._probe, self._path, self._core = probe, path, core
         self._periods_ns = {group: round(period_s * 1e9) for group, period_s in periods_s.items()}
         self._context = context or multiprocessing.get_context("forkserver")
-        self._process: Any = None
+        self._process: Started | None = None
         self._connection: Connection | None = None
         self._failure = ""
 
@@ -102,10 +102,15 @@ class Sampler:
         self._connection, theirs = self._context.Pipe()
         cores = sorted(os.sched_getaffinity(0)) if self._core is None else [self._core]
         arguments = (theirs, self._probe, self._path, self._periods_ns, cores)
-        self._process = self._context.Process(target=_serve, args=arguments, name="mtexp-sampler", daemon=True)
-        with main_hidden():
-            self._process.start()
-        theirs.close()
+        process = self._context.Process(target=_serve, args=arguments, name="mtexp-sampler", daemon=True)
+        try:
+            with signals_postponed():
+                self._process = Started(process)
+        except EOFError:
+            self._failure = "cannot be started: the forkserver did not answer, or has ended"
+            return self
+        finally:
+            theirs.close()
         self._await("ready", READY_S)
         return self
 
@@ -143,7 +148,7 @@ class Sampler:
     def _await(self, expected: str, deadline_s: float) -> None:
         """Wait for a message of the child; anything else becomes the failure."""
         connection, process = self._connection, self._process
-        if connection is None or not wait([connection, process.sentinel], deadline_s):
+        if connection is None or process is None or not wait([connection, process.sentinel], deadline_s):
             self._failure = f"gave no answer ({expected}) within {deadline_s:g} s"
             return
         try:
@@ -151,17 +156,18 @@ class Sampler:
         except (EOFError, OSError):
             said, text = "died", ""
         if said == "died":
-            process.join(KILL_S)
-            self._failure = f"died (exit code {process.exitcode})"
+            process.wait(KILL_S)
+            self._failure = f"died (exit code {process.exit_code()})"
         elif said != expected:
             self._failure = f"failed: {text}"
 
     def _end_process(self) -> None:
         process, self._process = self._process, None
+        if process is None:
+            return
         for force in (lambda: None, process.terminate, process.kill):
             force()
-            process.join(KILL_S)
-            if process.exitcode is not None:
+            if process.wait(KILL_S):
                 break
         process.close()
         if self._connection is not None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mtexp.spec import MeasureSpec, TenantSpec
@@ -60,4 +61,6 @@ class ProcessJob:
     """Folder for one torch.profiler trace per tenant; empty = none."""
 
 
+PACKAGE = str(Path(__file__).resolve().parents[1])
+"""The mtexp that is imported here; tenants have the one of their parent, whose revision is recorded."""
 Message = dict[str, Any]

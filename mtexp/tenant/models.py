@@ -13,7 +13,7 @@ from mtexp.errors import MtexpError
 from mtexp.spec import ModelSpec, TenantSpec
 from mtexp.tenant.weights import DTYPES, Pool, filled_from
 
-__all__ = ["DTYPES", "ModelUnavailable", "build_model", "count_parameters"]
+__all__ = ["DTYPES", "ModelUnavailable", "build_model", "count_parameters", "meta_model"]
 
 
 class ModelUnavailable(MtexpError):
@@ -44,10 +44,14 @@ def build_model(tenant: TenantSpec, device: torch.device) -> torch.nn.Module:
 
 def count_parameters(spec: ModelSpec) -> int:
     """Number of parameters of ``spec``'s shape, tied weights once; needs no memory (meta device)."""
+    return sum(p.numel() for p in meta_model(spec).parameters())
+
+
+def meta_model(spec: ModelSpec) -> Any:
+    """The model of ``spec``'s shape on the meta device: modules and shapes, no memory."""
     factory = AutoModel if spec.role == "encoder" else AutoModelForCausalLM
     with torch.device("meta"):
-        model = factory.from_config(_config(spec), attn_implementation=spec.attn_implementation)
-    return sum(p.numel() for p in model.parameters())
+        return factory.from_config(_config(spec), attn_implementation=spec.attn_implementation)
 
 
 def _config(spec: ModelSpec) -> Any:

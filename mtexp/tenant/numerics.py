@@ -231,8 +231,7 @@ class _Checks:
     def output(self, model: ModelSpec, precision: str, *, upcast: bool = False) -> tuple[torch.Tensor, int]:
         """The output that is compared, and how many numbers of the whole output are not finite.
 
-        ``upcast`` computes it in float32 on the weights of ``precision``: a model built in float32 has other weights
-        where the library initialises it in another order.
+        ``upcast`` computes it in float32 on the weights of ``precision``: their rounding is no fault of a kernel.
         """
         tenant = self.tenant(model, precision)
         module, ids = self.built(tenant)

@@ -28,7 +28,7 @@ from mtexp.spec import from_json
 from mtexp.tenant import arrivals, execution, outputs, tracing, weights
 from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
-from mtexp.tenant.job import Message, ProcessJob, TenantJob
+from mtexp.tenant.job import PACKAGE, Message, ProcessJob, TenantJob
 from mtexp.tenant.loop import SPIN_NS, START_SPIN_NS, Loop, sleep_until
 from mtexp.tenant.requests import Prepared, prepare
 
@@ -83,7 +83,7 @@ class TenantProcess:
             "measure": self.measure,
             "finish": self.finish,
         }
-        _send(self.connection, event="hello", name=self.job.name, pid=os.getpid())
+        _send(self.connection, event="hello", name=self.job.name, pid=os.getpid(), package=PACKAGE)
         while (message := _receive(self.connection))["do"] != "exit":
             self.phase = message["do"]
             commands[self.phase](message)
@@ -182,6 +182,8 @@ class _Tenant:
         self.thread_id = 0
         self.arrivals_ns: list[int] = []
         """Of an open-loop tenant, after the start: drawn while it builds, since drawing takes milliseconds."""
+        self.prepared: Prepared
+        """Kept because a CUDA graph holds addresses only: the weights and inputs that it reads must outlive it."""
         self.loop: Loop
 
     def build(self) -> None:
@@ -191,6 +193,7 @@ class _Tenant:
     def _build(self) -> None:
         with torch.cuda.stream(self.stream):
             prepared = prepare(self.spec, self.device.torch_device, execution.compiler(self.spec.execution))
+            self.prepared = prepared
             if prepared.module is not None:
                 self.parameters = sum(p.numel() for p in prepared.module.parameters())
                 self.known = self._checked(prepared, prepared.module)

@@ -12,14 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from transformers import StaticCache
 
+from mtexp.errors import MtexpError
 from mtexp.spec import TenantSpec
 from mtexp.tenant.models import DTYPES, build_model
 from mtexp.tenant.outputs import Outputs
 from mtexp.tenant.stressors import stressor_request
 
 Request = Callable[[], int]
+
+
+class CacheUnusable(MtexpError):
+    """The KV cache of this release of transformers cannot be set back; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +176,9 @@ class _Cache:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         dtype = DTYPES[tenant.precision]
-        self.cache.early_initialization(batch, heads, head_dim, dtype, device)
+        self._lengths = _initialised(self.cache, batch, heads, head_dim, dtype, device)
         self.prompt = torch.arange(tenant.workload.seq_len, device=device).expand(batch, -1)
         self._batch, self._device = batch, device
-        self._lengths = [layer.cumulative_length for layer in self.cache.layers]
         self._targets: dict[int, list[torch.Tensor]] = {}
 
     def position(self, index: int) -> torch.Tensor:
@@ -188,6 +193,28 @@ class _Cache:
         for layer in self.cache.layers:
             if hasattr(layer, "cumulative_length_int"):  # sliding-window layers count on the host too
                 layer.cumulative_length_int = length
+
+
+def _initialised(cache: Any, *sizes: Any) -> list[torch.Tensor]:
+    """Allocate ``cache`` now (a request must not) and return the length of each layer, a tensor on its device.
+
+    Both are details of transformers that a release may change without a word.
+
+    Raises:
+        CacheUnusable: This release has others.
+    """
+    try:
+        cache.early_initialization(*sizes)
+        lengths = [layer.cumulative_length for layer in cache.layers]
+        if not lengths or not all(isinstance(length, torch.Tensor) for length in lengths):
+            raise TypeError("the length of a layer is no tensor")
+    except (AttributeError, TypeError) as error:
+        raise CacheUnusable(
+            f"transformers {transformers.__version__} has a static KV cache that mtexp does not know ({error}): "
+            "prefill, decode and generate cannot be measured. Install the release in constraints.txt, or use "
+            "workload=forward"
+        ) from error
+    return lengths
 
 
 def random_tokens(model: Any, tenant: TenantSpec, device: torch.device) -> torch.Tensor:

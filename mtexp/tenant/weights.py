@@ -61,7 +61,9 @@ class Pool:
         if kind not in self._drawn:
             generator = torch.Generator().manual_seed(self._seed)
             draw = torch.randn if kind == "normal" else torch.rand
-            self._drawn[kind] = draw(POOL, generator=generator, device="cpu").to(self._device)
+            self._drawn[kind] = draw(POOL, generator=generator, dtype=torch.float32, device="cpu").to(
+                self._device
+            )  # not the default type, which is that of the model while the library builds it
         return self._drawn[kind]
 
 

@@ -44,6 +44,7 @@ from mtexp.records.record import find_records
 from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
+from mtexp.terminal.place import can_write, cannot_write
 from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ JOB = "job.json"
 """What became of a point, in its folder."""
 RUNS_APART = 8
 """From so many runs on a process of its own sends their records; for fewer, starting it takes longer than it spares."""
-_PROBE_BYTES = 2**20
 _HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
@@ -95,7 +95,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except MtexpError as error:
         sys.stderr.write(f"{error}\n")
         return REFUSED
-    if not _can_write(planned.folder):
+    if not can_write(planned.folder):
         return REFUSED
     for point in find_records(planned.folder, name=JOB):  # a resumed sweep may not have it, or not come to it
         (point / JOB).unlink()
@@ -133,7 +133,7 @@ def _launched(planned: Plan) -> int:
         return _interrupted(stop)
     except OSError as error:  # Hydra could not write the folder of a point: none after it can run
         check()
-        sys.stderr.write(f"{_cannot_write(planned.folder, error)}\n")
+        sys.stderr.write(f"{cannot_write(planned.folder, error)}\n")
     except Exception as error:  # every launcher has errors of its own for a process that has gone
         check()
         if planned.serial:
@@ -156,26 +156,6 @@ def _capacities(folder: Path) -> int:
     if searches:
         console.say(f"\nWritten to {folder / capacity_search.FILE}")
     return OK if capacity_search.complete(searches) else FAILED
-
-
-def _can_write(folder: Path) -> bool:
-    """Whether the folder of the runs can be written; says so if not, which Hydra would do with a traceback."""
-    probe = folder / ".writable"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            probe.write_bytes(bytes(_PROBE_BYTES))
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        sys.stderr.write(f"{_cannot_write(folder, error)}\n")
-        return False
-    return True
-
-
-def _cannot_write(folder: Path, error: OSError) -> str:
-    remedy = "Make room or choose another place with hydra.run.dir (hydra.sweep.dir in a sweep)."
-    return f"{folder} cannot be written: {error.strerror or error}. {remedy}"
 
 
 @contextmanager
@@ -226,6 +206,8 @@ def _announce(planned: Plan) -> None:
         console.say(f"{len(specs)} runs in {planned.folder}")
     if any(spec.runtime == "cpu" and spec.shrunk for spec in specs):
         console.say("No GPU in use: models are shrunk and run on the CPU (runtime.shrink=none forbids it).")
+    for warning in planned.warnings:
+        console.say(f"warning: {warning}")
     if planned.serial:
         from mtexp.run.runner import shared_runner
 
@@ -253,6 +235,8 @@ def _job(composed: Any) -> str:
     name_mix(composed, HydraConfig.get())
     config = to_config(composed)
     job, folder = HydraConfig.get().job, Path(HydraConfig.get().runtime.output_dir)
+    if job.chdir:  # a relative path means what it meant when it was planned
+        os.chdir(HydraConfig.get().runtime.cwd)
     outcome: dict[str, Any] = {"status": "FAILED"}
     try:
         spec = to_spec(config, _hardware())

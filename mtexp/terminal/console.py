@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from mtexp.records.keys import WITHIN_RUN_TEXT
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ABSENT = "-"
-_NUMBERS = {"p50 ms", "p90 ms", "p99 ms", "req/s", "slowdown", "STP", "ANTT", "fairness"} | {
+_NUMBERS = {"p50 ms", "p90 ms", "p99 ms", "req/s", "slowdown", "service slowdown", "STP", "ANTT", "fairness"} | {
     *("launch-bound %", "repetition"),
     *("asked/s", "goodput/s", "level ms", "within %", "requests"),
 }
@@ -55,7 +57,10 @@ def results(record: Mapping[str, Any]) -> None:
     """Print the results of one run: a row a tenant, then STP, ANTT, fairness and the verdict with its reasons."""
     rows = [_tenant_row(tenant) for tenant in record["tenants"]]
     if rows:
-        _table(_without(rows, "launch-bound %") if {row["launch-bound %"] for row in rows} == {ABSENT} else rows)
+        for column in ("launch-bound %", "service slowdown"):
+            if {row[column] for row in rows} == {ABSENT}:
+                rows = _without(rows, column)
+        _table(rows)
     for line in (*_summary_lines(record), *_verdict_lines(record)):
         say(line)
 
@@ -131,6 +136,7 @@ def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
         row[f"{name} ms"] = ABSENT if key in insufficient else _number(metrics.get(key), 4)
     row["req/s"] = _number(metrics.get("throughput_rps"), 4)
     row["slowdown"] = _number(metrics.get("slowdown"), 3)
+    row["service slowdown"] = _number(metrics.get("service_slowdown"), 3)
     row["launch-bound %"] = _number(metrics.get("launch_bound_pct"), 3)
     if tenant["status"] != "FINISHED":
         row["slowdown"] = tenant["status"]
@@ -144,6 +150,8 @@ def _summary_lines(record: Mapping[str, Any]) -> Iterator[str]:
         parts.append(f"overlap {metrics['overlap_pct']:.1f} %")
     if parts:
         yield "  ".join(parts)
+    if any("[" in part for part in parts):
+        yield f"  {WITHIN_RUN_TEXT}"
 
 
 def _with_interval(label: str, key: str, metrics: Mapping[str, float]) -> str:

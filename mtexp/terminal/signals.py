@@ -50,7 +50,7 @@ def signals_as_ctrl_c() -> Iterator[None]:
     _received.clear()
     if threading.current_thread() is threading.main_thread():
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
+            if (signum == signal.SIGINT) == callable(signal.getsignal(signum)):  # neither ignored nor somebody else's
                 before[signum] = signal.signal(signum, end)
     try:
         yield

@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from mtexp.errors import TrackingError
@@ -63,7 +63,8 @@ class Uploads:
         sent = self.begin(record_dir, tracking, draw)
         self._waiting.append(sent)
         if len(self._waiting) > WAITING:
-            wait([self._waiting[-WAITING - 1]])
+            with self.watched():
+                wait([self._waiting[-WAITING - 1]])
         return sent
 
     def begin(self, record_dir: Path, tracking: TrackingSpec, draw: bool) -> Future[Upload]:
@@ -89,10 +90,15 @@ class Uploads:
                 self._silent = False
                 self._turn.notify_all()
 
+    def watched(self) -> AbstractContextManager[None]:
+        """Enter it to wait for a record: whatever sends it is given up if it does nothing for too long."""
+        return nullcontext()  # a thread of this process: each call of the store has its deadline
+
     def drain(self) -> None:
         """Wait until every record is sent or has failed to be; an interrupt leaves those for later that are not."""
         try:
-            wait(self._waiting, GIVING_UP_S if self._abandoned else None)
+            with self.watched():
+                wait(self._waiting, GIVING_UP_S if self._abandoned else None)
         except KeyboardInterrupt:
             self.abandon()
             raise

@@ -29,8 +29,10 @@ _TABLE = (
     ("p99 ms", "latency_p99_ms"),
     ("rps", "throughput_rps"),
     ("slowdown", "slowdown"),
+    ("service slowdown", "service_slowdown"),
     ("launch-bound %", "launch_bound_pct"),
 )
+_WHERE_MEASURED = ("launch_bound_pct", "service_slowdown")
 _PROFILE_TABLE = (
     ("busy %", "busy_pct"),
     ("kernel overlap %", "kernel_overlap_pct"),
@@ -67,6 +69,7 @@ def parent_content(record: RunRecord, path: str, *, thinned: Mapping[str, int], 
     tags = {
         **_common_tags(record),
         keys.KIND: record.kind,
+        keys.INTERVAL_SCOPE: _interval_scope(record.metrics),
         keys.BASELINE_HASH: record.baseline_hash,
         keys.RECORD_PATH: path,
         keys.PROFILE_OF: record.profile_of,
@@ -76,8 +79,8 @@ def parent_content(record: RunRecord, path: str, *, thinned: Mapping[str, int], 
         "mlflow.source.name": "mtexp",
         "mlflow.source.git.commit": str(record.environment.get("git_commit", "")),
     }
-    metrics = {**record.metrics, **record.telemetry}
-    return RunContent(run_name(record, spec), record.status, _kept(tags), _params(spec, spec.tenants), _known(metrics))
+    metrics, params = {**record.metrics, **record.telemetry}, _params(spec, spec.tenants)
+    return RunContent(run_name(record, spec), record.status, _kept(tags), params, _known(metrics, params))
 
 
 def tenant_content(
@@ -94,6 +97,7 @@ def tenant_content(
         **_common_tags(record),
         keys.KIND: record.kind if record.kind == "profile" else keys.TENANT,  # a query for tenants is for measured ones
         keys.RUN_KIND: record.kind,
+        keys.INTERVAL_SCOPE: _interval_scope(tenant.metrics),
         keys.FAILURE: _tenant_failure(tenant),
         keys.INSUFFICIENT: ", ".join(tenant.insufficient),
         keys.REQUEST: own[0].workload.request if own and own[0].model.role != "stressor" else "",
@@ -106,7 +110,14 @@ def tenant_content(
     params = _params(spec, own) | {"tenant": tenant.id, "model": tenant.model}
     if own:
         params |= _own_params(own[0])
-    return RunContent(f"{tenant.id} {tenant.model}", tenant.status, _kept(tags), _kept(params), _known(tenant.metrics))
+    return RunContent(
+        f"{tenant.id} {tenant.model}", tenant.status, _kept(tags), _kept(params), _known(tenant.metrics, params)
+    )
+
+
+def _interval_scope(metrics: Mapping[str, float]) -> str:
+    """What the intervals among ``metrics`` cover; empty where there is none."""
+    return keys.WITHIN_RUN if any(name.endswith("_ci_low") for name in metrics) else ""
 
 
 def run_name(record: RunRecord, spec: RunSpec) -> str:
@@ -127,26 +138,35 @@ def run_name(record: RunRecord, spec: RunSpec) -> str:
 
 def description(record: RunRecord) -> str:
     """Return the run's description: verdict, headline figures, a table of its tenants (Markdown)."""
-    headline = [f"{label} {record.metrics[key]:.3g}" for label, key in _HEADLINE if key in record.metrics]
+    figures = keys.current(record.metrics, _params(record.run_spec, record.run_spec.tenants).get("arrival", "closed"))
+    headline = [_headline(label, key, figures) for label, key in _HEADLINE if key in figures]
     lines = [" · ".join([f"**{record.verdict}**", *headline]), ""]
+    if any("[" in text for text in headline):
+        lines += [f"{keys.WITHIN_RUN_TEXT}.", ""]
     if record.failure:
         lines += [f"Failed: {' '.join(record.failure.split())}", ""]
     measured = {key for tenant in record.tenants for key in tenant.metrics}
     table = _PROFILE_TABLE if record.kind == "profile" else _TABLE
-    columns = [(label, key) for label, key in table if key != "launch_bound_pct" or key in measured]
+    columns = [(label, key) for label, key in table if key not in _WHERE_MEASURED or key in measured]
     lines.append(f"| tenant | model | {' | '.join(label for label, _ in columns)} |")
     lines.append("|---|---|" + "---:|" * len(columns))
     for tenant in record.tenants:
-        cells = [_cell(tenant, key) for _, key in columns]
+        arrival = next((t.arrival.kind for t in record.run_spec.tenants if t.id == tenant.id), "closed")
+        own = keys.current(tenant.metrics, arrival)
+        cells = [_cell(tenant, key) if key in own else "" for _, key in columns]
         lines.append(f"| {tenant.id} | {tenant.model} | {' | '.join(cells)} |")
     if record.findings:
         lines += ["", *(f"- {finding}" for finding in record.findings)]
     return "\n".join(lines)
 
 
+def _headline(label: str, key: str, figures: Mapping[str, float]) -> str:
+    low, high = (figures.get(end) for end in keys.interval(key))
+    text = f"{label} {figures[key]:.3g}"
+    return text if low is None or high is None else f"{text} [{low:.3g}, {high:.3g}]"
+
+
 def _cell(tenant: TenantRecord, key: str) -> str:
-    if key not in tenant.metrics:
-        return ""
     return f"{tenant.metrics[key]:.4g}{'?' if key in tenant.insufficient else ''}"
 
 
@@ -252,7 +272,8 @@ def _kept(items: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _known(metrics: Mapping[str, float]) -> dict[str, float]:
+def _known(metrics: Mapping[str, float], params: Mapping[str, str]) -> dict[str, float]:
+    metrics = keys.current(metrics, params.get("arrival", "closed"))
     if unknown := keys.unknown(metrics):
         raise TrackingError("; ".join(unknown))
     return dict(metrics)

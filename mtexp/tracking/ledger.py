@@ -62,7 +62,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
         environment: Of the host, as a record has it.
     """
     model, measure, arrival = asdict(tenant.model), asdict(run.measure), asdict(tenant.arrival)
-    for name in ("name", "role", "parameters"):
+    for name in ("name", "role", "parameters", "layer_parameters"):
         del model[name]
     for name in ("overlap", "percentiles", "max_iterations", "check_outputs"):
         del measure[name]

@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: RET503  execve
     sys.stdout.flush()
     command = ["mlflow", "ui", "--host", options.host, "--port", str(options.port)]
     # the URI may hold a password: an environment is the user's own, a command line is everybody's (ps)
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": full(tracking)}
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": full(tracking), "PYTHONSAFEPATH": "1"}
+    # safe: the current folder may have a module by the name of one of MLflow's
     os.execve(sys.executable, [sys.executable, "-m", *command], environment)
 
 

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
@@ -22,10 +23,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mtexp.host import main_hidden, shielded
+from mtexp.processes import is_stopped, shielded, signals_postponed
 from mtexp.spec import TrackingSpec, from_json, to_json
 from mtexp.tracking.background import GIVING_UP_S, NOBODY_WAITS, Uploads
 from mtexp.tracking.upload import Upload, deferred
+
+NO_NEWS_S = 600.0
+"""Longest that one record may take; MLflow's calls have deadlines of their own, a record has many."""
+_LOOK_S = 0.5
+_STOPPED_LOOKS = 6
+"""A process that is seen stopped so many times in a row is given up."""
 
 
 class UploadsApart(Uploads):
@@ -36,6 +43,7 @@ class UploadsApart(Uploads):
         self._numbers = itertools.count()
         self._news = threading.Condition()
         self._sending: dict[int, tuple[Path, TrackingSpec, Future[Upload]]] = {}
+        self._heard = 0
         self._start()
         atexit.register(self.close)
 
@@ -64,11 +72,34 @@ class UploadsApart(Uploads):
         number = next(self._numbers)
         try:
             self._tell(do="hush", number=number)
-            with self._news:
+            with self.watched(), self._news:
                 self._news.wait_for(lambda: self._silent_since == number or not self._listening)
             yield
         finally:
             self._tell(do="go on")
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Kill the process that sends when it is stopped, or nothing comes of it for :data:`NO_NEWS_S`."""
+        done = threading.Event()
+
+        def watch() -> None:
+            stopped, heard, since = 0, self._heard, time.monotonic()
+            while not done.wait(_LOOK_S):
+                stopped = stopped + 1 if is_stopped(self.pid) else 0
+                if heard != self._heard:
+                    heard, since = self._heard, time.monotonic()
+                if stopped >= _STOPPED_LOOKS or time.monotonic() - since > NO_NEWS_S:
+                    self._process.kill()  # the listener defers what it had
+                    return
+
+        watching = threading.Thread(target=watch, daemon=True, name="mtexp-uploads-watch")
+        watching.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watching.join()
 
     def abandon(self) -> None:
         """Send nothing more, and end the process: what is not sent keeps its marker."""
@@ -86,7 +117,7 @@ class UploadsApart(Uploads):
         self._connection, theirs = multiprocessing.Pipe()
         spawning = multiprocessing.get_context("spawn")
         self._process = spawning.Process(target=serve, args=(theirs,), name="mtexp-uploads", daemon=True)
-        with shielded(), main_hidden():
+        with signals_postponed(), shielded():
             self._process.start()
         theirs.close()  # or its end would not be seen
         self._listening, self._silent_since = True, -1
@@ -106,6 +137,7 @@ class UploadsApart(Uploads):
         with suppress(EOFError, OSError):
             while True:
                 message = json.loads(self._connection.recv_bytes())
+                self._heard += 1
                 with self._news:
                     if message["event"] == "silent":
                         self._silent_since = message["number"]

@@ -205,3 +205,20 @@ def test_the_command_prints_a_table(uri: str, capsys: pytest.CaptureFixture[str]
     assert "runs: 1" in output
     assert fetch.main(["nonsense", "--uri", uri]) == 2
     assert capsys.readouterr().err.startswith("query 'nonsense': ")
+
+
+def test_older_runs_in_open_loop_show_no_interference(tmp_path: Path) -> None:
+    """Their STP was load, their slowdown a queue; asked for by name or not, it is not there."""
+    tracking = TrackingSpec(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with open_store(tracking, write=True) as store:
+        tags = {keys.RECORD_ID: "old", keys.KIND: "mix", keys.UPLOAD: keys.UPLOAD_COMPLETE, keys.RUN_KIND: "mix"}
+        run_id = store.client.create_run(store.experiment_id, tags=tags).info.run_id
+        store.client.log_param(run_id, "arrival", "closed,poisson")
+        for name, value in {"stp": 0.3, "fairness": 0.4, "throughput_rps": 7.0, "gpu_busy_pct": 50.0}.items():
+            store.client.log_metric(run_id, name, value)
+    frame = fetch.runs(uri=tracking.uri)
+    assert frame["throughput_rps"].tolist() == [7.0]
+    assert not {"stp", "fairness", "gpu_busy_pct"} & set(frame.columns)
+    named = fetch.runs(uri=tracking.uri, columns=["stp", "throughput_rps"])
+    assert named["stp"].isna().all()
+    assert named["throughput_rps"].tolist() == [7.0]

@@ -251,6 +251,10 @@ def test_open_loop_has_no_stp(results: Results) -> None:
     assert open_loop.any()
     assert frame.loc[open_loop, ["stp", "antt", "fairness", "stp_ci_low"]].isna().all(axis=None)
     assert frame.loc[open_loop, "throughput_rps"].notna().all()
+    tenants = results.tenants[results.tenants["arrival"] != "closed"]
+    assert len(tenants)
+    assert tenants[["slowdown", "normalized_progress"]].isna().all(axis=None)
+    assert not any(tenants["compared"].explode())  # so no picture draws closed-loop latency as its latency alone
 
 
 def test_the_page_and_the_picture_list_models_in_one_order(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import torch
 from mtexp.config import CONF_DIR, Composer, compose_spec
 from mtexp.config.hardware import hardware_of
 from mtexp.config.plan import Plan, plan
-from mtexp.config.shapes import count_parameters, shrink
+from mtexp.config.shapes import known_counts, shrink
 from mtexp.host import Device
 from mtexp.spec import ModelSpec, from_json, spec_hash, to_json
-from mtexp.tenant.models import count_parameters as count_on_meta
+from mtexp.tenant.counting import count
 
 GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
 PUBLISHED = {
@@ -45,7 +45,7 @@ def test_a_model_has_the_published_parameters_to_the_unit(name: str) -> None:
     model = _model(name)
     assert model.parameters == PUBLISHED[name]
     assert Composer().load([f"mix={name}"])[0].mix.tenants[name].parameters == PUBLISHED[name]
-    assert count_on_meta(model) == PUBLISHED[name]
+    assert count(model) == {"parameters": PUBLISHED[name], "layer_parameters": model.layer_parameters}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -53,7 +53,9 @@ def test_a_shrunken_model_is_small_keeps_its_kind_and_is_counted_exactly(name: s
     """On the CPU the same architecture is built, with the number of parameters that the spec says."""
     model, full = _model(name, device=None), _model(name)
     assert model.architecture == full.architecture
-    assert model.parameters == count_parameters(model.architecture, model.shape) == count_on_meta(model) < 200_000
+    assert known_counts(model.architecture, model.shape) == (model.parameters, model.layer_parameters)
+    assert count(model) == {"parameters": model.parameters, "layer_parameters": model.layer_parameters}
+    assert model.parameters < 200_000
     assert model.shape == shrink(full.shape)
 
 

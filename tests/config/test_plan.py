@@ -267,3 +267,37 @@ def test_ten_thousand_points_are_composed_section_by_section(monkeypatch: pytest
     )
     assert len(planned.points) == 800
     assert len(composed) < 15
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["mps_settings=75pct"], "75 % of the SMs gives wrong fp16 results on NVIDIA H200"),
+        (["mix=bert_base*5", "mps_settings=equal_share", "precision=bf16"], "20 % of the SMs gives wrong bf16"),
+        (["mps_settings=half"], ""),
+        (["mps_settings=default"], ""),
+        (["mps_settings=75pct", "precision=fp32"], ""),
+        (["mps_settings=default", "mix.tenants.b.active_thread_pct=40"], "40 % of the SMs"),
+        (["mix=stress_sm*3", "mps_settings=equal_share"], ""),
+    ],
+)
+def test_a_percentage_that_is_known_to_be_wrong_is_warned_about(
+    argv: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything starts, with the percentages near by that are right; once for all points of a sweep."""
+    monkeypatch.setattr("mtexp.config.known.torch_versions", lambda: ("2.11.0+cu130", "13.0"))
+    found = _plan(*argv).warnings
+    assert len(found) == bool(said)
+    if said:
+        assert said in found[0]
+        assert "Right near by" in found[0]
+    assert len(_plan("-m", *argv, "workload.batch_size=1,2,4").warnings) == bool(said)
+
+
+def test_on_another_gpu_or_stack_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtexp.config.known.torch_versions", lambda: ("2.8.0", "12.8"))
+    assert _plan("mps_settings=75pct").warnings == ()
+    monkeypatch.setattr("mtexp.config.known.torch_versions", lambda: ("2.11.0", "13.0"))
+    other = Device("gpu", 0, "GPU-1", "NVIDIA A100-SXM4-80GB", 81_920, 108)
+    assert plan(["mps_settings=75pct"], hardware=lambda: hardware_of(other)).warnings == ()
+    assert plan(["mps_settings=75pct", "runtime=cpu"], hardware=lambda: hardware_of(GPU)).warnings == ()

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mtexp.config import compose_spec
+from mtexp.config.hardware import hardware_of
 from mtexp.config.memory import limit_mib, tenant_mib
-from mtexp.config.shapes import count_parameters, dimensions, needed_positions, shrink
-from mtexp.spec import ModelSpec, TenantSpec, WorkloadSpec
+from mtexp.config.plan import plan
+from mtexp.config.read_off import read_off
+from mtexp.config.shapes import Counts, dimensions, known_counts, needed_positions, shrink
+from mtexp.errors import ConfigError
+from mtexp.host import Device
+from mtexp.spec import ModelSpec, TenantSpec, WorkloadSpec, spec_hash
+from mtexp.tracking.ledger import baseline_hash
 
 _sizes = st.integers(1, 64)
+
+
+def count_parameters(architecture: str, shape: Mapping[str, Any]) -> int:
+    counts = known_counts(architecture, shape)
+    assert counts is not None
+    return counts.parameters
 
 
 @st.composite
@@ -33,13 +49,14 @@ def llama_shapes(draw: st.DrawFn) -> dict[str, int]:
 def _tenant(
     shape: dict[str, int], load: WorkloadSpec, *, precision: str = "fp16", attention: str = "sdpa"
 ) -> TenantSpec:
-    count = count_parameters("llama", shape)
+    count = known_counts("llama", shape) or Counts(0, 0)
     model = ModelSpec(
         name="m",
         role="decoder",
         architecture="llama",
         shape=shape,
-        parameters=count or 0,
+        parameters=count.parameters,
+        layer_parameters=count.layer_parameters,
         attn_implementation=attention,
     )
     return TenantSpec(id="a", model=model, workload=load, precision=precision)
@@ -79,7 +96,7 @@ def test_a_shape_without_dimensions_is_left_alone() -> None:
     """A stressor has a shape of its own: not counted, not shrunk, no activations."""
     assert dimensions({"size_mib": 64}) is None
     assert shrink({"size_mib": 64}) == {"size_mib": 64}
-    assert count_parameters("stress", {"size_mib": 64}) is None
+    assert known_counts("stress", {"size_mib": 64}) is None
     stressor = ModelSpec(name="s", role="stressor", architecture="stress", shape={"size_mib": 64})
     assert tenant_mib(TenantSpec(id="s", model=stressor)) == 0
 
@@ -129,3 +146,54 @@ def test_stressors_shrink_for_the_cpu():
     shapes = {tenant.id: dict(tenant.model.shape) for tenant in spec.tenants}
     assert shapes["stress_dram"] == {"mib": 1, "repeats": 4}
     assert shapes["stress_sm"] == {"size": 128, "repeats": 20}
+
+
+QWEN = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 200,
+    "vocab_size": 500,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}
+"""Of an architecture without a formula: its feed-forward is gated, which no list here says."""
+
+
+@pytest.mark.process
+def test_a_model_without_a_formula_is_read_off_the_model_itself(tmp_path: Path) -> None:
+    """A user's own YAML: its sizes are those of what transformers builds, whatever the file claims."""
+    lines = ["name: own", "role: decoder", "architecture: qwen3", "parameters: 7", "attention: [sdpa]", "shape:"]
+    lines += [f"  {name}: {str(value).lower()}" for name, value in QWEN.items()]
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "own.yaml").write_text("\n".join(lines) + "\n")
+    arguments = ["--config-dir", str(tmp_path), "mix=own", "baseline=skip", "runtime.shrink=none"]
+    planned = plan(arguments, hardware=lambda: hardware_of(Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)))
+    (tenant,) = planned.points[0].spec.tenants
+    per_layer = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 200
+    assert tenant.model.layer_parameters == 3 * per_layer
+    norms = 3 * (2 * 64 + 2 * 16) + 64
+    assert tenant.model.parameters == 3 * per_layer + 500 * 64 + norms
+    plain = replace(tenant, model=replace(tenant.model, layer_parameters=3 * (per_layer - 64 * 200)))
+    assert tenant_mib(tenant) > tenant_mib(plain)
+
+
+@pytest.mark.process
+def test_an_architecture_that_nobody_knows_is_refused() -> None:
+    """Before anything starts, with what transformers says."""
+    model = ModelSpec(name="own", role="decoder", architecture="nonesuch", shape=QWEN)
+    with pytest.raises(ConfigError, match=r"(?s)mix\.tenants\.a\.architecture=nonesuch.*nonesuch"):
+        read_off("mix.tenants.a", model)
+
+
+def test_what_follows_from_the_shape_names_no_other_run() -> None:
+    """Records of before the field have the spec and baseline hashes of those after it."""
+    run = compose_spec(["mix=solo"])
+    tenant = run.tenants[0]
+    older = replace(tenant, model=replace(tenant.model, layer_parameters=0))
+    before = replace(run, tenants=(older,))
+    assert tenant.model.layer_parameters > 0
+    assert spec_hash(run) == spec_hash(before)
+    assert baseline_hash(tenant, run, {}) == baseline_hash(older, before, {})

@@ -23,7 +23,15 @@ def _write(folder: Path, text: str | bytes, name: str = "t.csv") -> str:
 
 
 @pytest.mark.parametrize(
-    "text", ["0\n0.5\n2\n", "seconds\n0\n0.5\n2\n", "id,arrival_s\n7,0\n8,0.5\n9,2\n", "0\n\n0.5\n2"]
+    "text",
+    [
+        "\ufeff0\n0.5\n2\n",
+        "\ufeffarrival_s\r\n0\r\n0.5\r\n2\r\n",
+        "0\n0.5\n2\n",
+        "seconds\n0\n0.5\n2\n",
+        "id,arrival_s\n7,0\n8,0.5\n9,2\n",
+        "0\n\n0.5\n2",
+    ],
 )
 def test_csv_with_and_without_heading(tmp_path: Path, text: str) -> None:
     """One column of any name, or the column arrival_s."""
@@ -47,7 +55,13 @@ def test_parquet(tmp_path: Path) -> None:
         ("0\ninf\n", "Time 2 is inf"),
         ("0\nx\n", "cannot be read"),
         ("a,b\n1,2\n", "arrival_s"),
-        ("id,arrival_s\n1,0\n2\n", "lengths"),
+        ("id,arrival_s\n1,0\n2\n", "row 3 has 1 columns and row 1 has 2"),
+        ("arrival_s\n0,00\n0,35\n", "decimals by a point"),
+        ("arrival_s;x\n0,35;1\n", "decimals by a point"),
+        ("arrival_s\n1764000000.000\n1764000000.050\n", "look like seconds since 1970"),
+        ("arrival_s\n1764000000000\n1764000000050\n", "look like milliseconds since 1970: .* divide by 1000"),
+        ("arrival_s\n1764000000000000000\n", "look like nanoseconds since 1970"),
+        ("\ufeff0,00\n0,35\n", "arrival_s"),
         (b"\xff\xfe\x00\n", "cannot be read"),
     ],
 )
@@ -90,5 +104,27 @@ def test_any_bytes_are_a_trace_or_refused(tmp_path: Path, data: bytes, kind: str
 
 def test_a_trace_reaches_the_tenants(tmp_path: Path) -> None:
     """arrival=trace puts the times into every tenant's spec."""
-    spec = compose_spec(["arrival=trace", f"arrival.trace={_write(tmp_path, '0')}"])
+    trace = f"arrival.trace={_write(tmp_path, '0')}"
+    spec = compose_spec(["arrival=trace", trace, "measure.iterations=1"])
     assert [t.arrival.trace for t in spec.tenants] == [(0.0,), (0.0,)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (("measure.iterations=4",), "measure.iterations=4"),
+        (("measure.iterations=3", "measure.min_time_s=9"), "measure.min_time_s=9"),
+        (("measure.iterations=3", "deadlines.measure_s=4"), "arrival.trace=arrival 3 at 5 s"),
+        (("measure.iterations=2", "deadlines.measure_s=4"), ""),
+        (("measure.iterations=3",), ""),
+    ],
+)
+def test_a_trace_has_what_is_asked_for_in_time(tmp_path: Path, settings: tuple[str, ...], key: str) -> None:
+    """Shorter than the run, or in another unit: said in the plan, not found out after the deadline."""
+    asked = ["arrival=trace", f"arrival.trace={_write(tmp_path, '0 2 5'.replace(' ', chr(10)))}", *settings]
+    if not key:
+        compose_spec(asked)
+        return
+    with pytest.raises(ConfigError) as refused:
+        compose_spec(asked)
+    assert str(refused.value).startswith(key)

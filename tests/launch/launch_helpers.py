@@ -10,7 +10,7 @@ from typing import Any
 
 from mtexp.launch import ForkserverStarter, Starter, TenantGroup
 from mtexp.launch.starters import Child
-from mtexp.spec import ArrivalSpec, DeadlineSpec, MeasureSpec, ModelSpec, TenantSpec
+from mtexp.spec import ArrivalSpec, DeadlineSpec, MeasureSpec, ModelSpec, TenantSpec, to_json
 from mtexp.tenant.job import ProcessJob, TenantJob
 
 DEADLINES = DeadlineSpec(start_s=60, build_s=30, warmup_s=30, measure_s=60, stall_s=30, stop_s=20)
@@ -92,3 +92,25 @@ def lead(group: TenantGroup, jobs: Sequence[ProcessJob], iterations: int = 20) -
     group.measure(lambda slot, count, elapsed_s: count >= iterations)
     group.begin_finish()
     return group.finish()
+
+
+class SlowExport(ForkserverStarter):
+    """Tenants whose torch trace takes seconds to write."""
+
+    def start(self, job: ProcessJob) -> Child:
+        return self.fork(job.name, _serve_with_slow_export, to_json(job))
+
+
+def _serve_with_slow_export(data: dict[str, Any]) -> None:
+    import time
+
+    import torch
+
+    from mtexp.tenant.process import serve
+
+    def export(profile: Any, path: str) -> None:
+        time.sleep(2.0)
+        Path(path).write_text("{}")
+
+    torch.profiler.profile.export_chrome_trace = export  # type: ignore[method-assign]
+    serve(data)

@@ -12,7 +12,7 @@ import pytest
 from mtexp.launch import ForkserverStarter, InterpreterStarter
 from mtexp.metrics.window import common_window
 from mtexp.spec import ArrivalSpec, DeadlineSpec
-from tests.launch.launch_helpers import DEADLINES, MEASURE, Exits, group_of, lead, stressor
+from tests.launch.launch_helpers import DEADLINES, MEASURE, Exits, SlowExport, group_of, lead, stressor
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -75,6 +75,15 @@ def test_tenants_of_one_process_run_at_once(tmp_path: Path) -> None:
     assert facts["a"]["thread_id"] != facts["b"]["thread_id"]
     assert min(len(a), len(b)) >= 20
     assert common_window([a, b]) is not None
+
+
+def test_a_trace_may_take_longer_to_write_than_an_iteration_may_take(tmp_path: Path) -> None:
+    """Nothing stalls while it is written: ``deadlines.stall_s`` is for iterations."""
+    deadlines = replace(DEADLINES, stall_s=1.0)
+    with group_of(tmp_path, [stressor("a")], starter=SlowExport(), deadlines=deadlines) as (group, jobs):
+        lead(group, [replace(job, torch_trace=str(tmp_path)) for job in jobs])
+        assert len(group.samples()["a"].measured) >= 20
+    assert (tmp_path / "a.trace.json").is_file()
 
 
 def test_an_idle_tenant_is_not_stuck(tmp_path: Path) -> None:

@@ -77,7 +77,6 @@ def test_a_tenant_beside_its_baseline() -> None:
     assert metrics["slowdown_clock"] * metrics["slowdown_rest"] == pytest.approx(metrics["slowdown"])
     assert metrics["gpu_time_mean_ms"] == 8
     assert metrics["wait_mean_ms"] == pytest.approx(metrics["latency_mean_ms"] - 8)
-    assert metrics["gpu_busy_pct"] == pytest.approx(40, abs=1)
     assert metrics["slo_attainment_pct"] == pytest.approx(50, abs=5)
     assert metrics["goodput_rps"] == pytest.approx(25, abs=3)
     assert abs(metrics["drift_pct"]) < 2
@@ -109,7 +108,7 @@ def test_an_open_loop_tenant_shows_queue_and_service() -> None:
     assert metrics["offered_rps"] == pytest.approx(50)
     assert metrics["service_mean_ms"] == pytest.approx(10)
     assert metrics["queue_mean_ms"] == pytest.approx(0.001)
-    assert metrics["slowdown"] == pytest.approx(1, rel=0.02)
+    assert metrics["service_slowdown"] == pytest.approx(1, rel=0.02)
 
 
 def test_a_saturated_tenant_has_no_latency() -> None:
@@ -118,9 +117,9 @@ def test_a_saturated_tenant_has_no_latency() -> None:
     metrics = summarise_tenant(samples, common_window([samples]), _alone(10), slo_ms=100)
     assert metrics["saturated"] == 1
     assert metrics["throughput_rps"] == pytest.approx(100, rel=0.02)
-    assert metrics["normalized_progress"] == pytest.approx(1, rel=0.02)
+    assert metrics["service_slowdown"] == pytest.approx(1, rel=0.02)
     assert metrics["slo_attainment_pct"] < 50
-    assert not [key for key in metrics if key.startswith(("latency", "slowdown", "queue", "drift"))]
+    assert not [key for key in metrics if key.startswith(("latency", "slowdown", "normalized", "queue", "drift"))]
 
 
 @pytest.mark.parametrize("window", [None, Window(T0 + MS, T0 + 2 * MS)], ids=["no window", "nothing inside"])
@@ -200,19 +199,45 @@ def test_without_every_baseline_there_is_no_stp() -> None:
     assert "slo_attainment_pct" not in found.metrics
 
 
-def test_a_saturated_tenant_leaves_stp_but_no_antt() -> None:
-    """Its throughput counts, its slowdown does not exist."""
-    behind = open_loop(np.arange(0, 8000, 5.0), service_ms=10)
+def test_queueing_is_no_interference() -> None:
+    """Loads of 0.3 and 0.8 of tenants that do not slow each other at all: no STP, ANTT, fairness, slowdown, progress.
+
+    Against their closed-loop baselines these would be the loads (1.1 of 2) and the queues (2 and more).
+    """
+    rng = np.random.default_rng(3)
+    arrivals = {
+        name: np.cumsum(rng.exponential(10 / load, round(800 * load))) for name, load in (("a", 0.3), ("b", 0.8))
+    }
     tenants, window = _run(
-        a=Measured(samples=_shared(20), alone=_alone(10)), b=Measured(samples=behind, alone=_alone(10))
+        **{
+            name: Measured(samples=open_loop(at, service_ms=10), alone=_alone(10), partitioned=_alone(10))
+            for name, at in arrivals.items()
+        }
     )
-    run = summarise_run(tenants, window, draws=DRAWS)
-    assert run.metrics["stp"] == pytest.approx(1.5, rel=0.02)
-    assert "stp_ci_low" in run.metrics
-    assert "antt" not in run.metrics
-    assert "antt_ci_low" not in run.metrics
-    assert "start_skew_ms" not in run.metrics
-    assert "slowdown_ci_low" not in run.tenants["b"]
+    found = summarise_run(tenants, window, draws=DRAWS)
+    interference = ("stp", "antt", "jain", "fairness", "slowdown", "normalized_progress", "tail_inflation")
+    assert not [
+        key for figures in (found.metrics, *found.tenants.values()) for key in figures if key.startswith(interference)
+    ]
+    assert found.tenants["b"]["latency_mean_ms"] > 15
+    for metrics in found.tenants.values():
+        assert metrics["service_slowdown"] == pytest.approx(1, rel=0.02)
+        assert metrics["service_slowdown_ci_low"] < 1.01 < 1.03 * metrics["service_slowdown_ci_high"]
+    assert found.metrics["throughput_rps"] == pytest.approx(110, rel=0.15)
+    assert "start_skew_ms" not in found.metrics
+
+
+def test_a_closed_loop_tenant_beside_open_loop_keeps_its_slowdown() -> None:
+    """It is compared with itself alone; a sum over both would be half load."""
+    tenants, window = _run(
+        a=Measured(samples=_shared(20), alone=_alone(10)),
+        b=Measured(samples=open_loop(np.arange(0, 8000, 20.0), service_ms=15), alone=_alone(10)),
+    )
+    found = summarise_run(tenants, window, draws=DRAWS)
+    assert found.tenants["a"]["slowdown"] == pytest.approx(2, rel=0.02)
+    assert found.tenants["a"]["slowdown_ci_low"] < found.tenants["a"]["slowdown"]
+    assert found.tenants["b"]["service_slowdown"] == pytest.approx(1.5, rel=0.02)
+    assert "stp" not in found.metrics
 
 
 def test_a_single_iteration_has_figures_but_no_interval() -> None:

@@ -50,6 +50,7 @@ BERT = ModelSpec(
         "intermediate_size": 3072,
         "vocab_size": 30522,
     },
+    layer_parameters=12 * (4 * 768 * 768 + 2 * 768 * 3072),
 )
 TENANT = TenantSpec(id="t", model=BERT)
 STRESSOR = ModelSpec(name="stress_sm", role="stressor", architecture="sm")

@@ -2,9 +2,17 @@ from dataclasses import replace
 
 import pytest
 
+from mtexp.config.shapes import known_counts
 from mtexp.errors import ConfigError
 from mtexp.profiling.cost_model import bound_by, device_peaks, launch_bound_pct, request_cost, shape_of
 from mtexp.spec import ModelSpec, WorkloadSpec
+
+
+def counted(spec):
+    """With the sizes that the planner would give it."""
+    shape = {"max_position_embeddings": 512, **spec.shape}
+    architecture = {"deberta": "deberta-v2"}.get(spec.architecture, spec.architecture)
+    return replace(spec, layer_parameters=known_counts(architecture, shape).layer_parameters)
 
 
 def floor_ms(cost, peaks, precision):
@@ -21,7 +29,7 @@ def bert(layers, hidden, heads, architecture="bert", **more):
         "vocab_size": 30522,
         **more,
     }
-    return ModelSpec(name="m", role="encoder", architecture=architecture, shape=shape)
+    return counted(ModelSpec(name="m", role="encoder", architecture=architecture, shape=shape))
 
 
 def deberta(layers, hidden, heads, architecture="deberta-v2", buckets=256):
@@ -38,15 +46,17 @@ def llama(layers, hidden, heads, head_dim, intermediate, vocab, architecture="ll
         "intermediate_size": intermediate,
         "vocab_size": vocab,
     }
-    return ModelSpec(name="m", role="decoder", architecture=architecture, shape=shape)
+    return counted(ModelSpec(name="m", role="decoder", architecture=architecture, shape=shape))
 
 
 MODELS = {
-    "distilgpt2": ModelSpec(
-        name="distilgpt2",
-        role="decoder",
-        architecture="gpt2",
-        shape={"n_layer": 6, "n_embd": 768, "n_head": 12, "n_inner": None, "vocab_size": 50257},
+    "distilgpt2": counted(
+        ModelSpec(
+            name="distilgpt2",
+            role="decoder",
+            architecture="gpt2",
+            shape={"n_layer": 6, "n_embd": 768, "n_head": 12, "n_inner": None, "vocab_size": 50257},
+        )
     ),
     "bert_base": bert(12, 768, 12),
     "bert_large": bert(24, 1024, 16),
@@ -59,15 +69,15 @@ MODELS = {
 }
 
 TABLE = [
-    ("distilgpt2", 168, 162, 330, 287, 0.17, 0.11),
+    ("distilgpt2", 167, 162, 328, 285, 0.17, 0.11),
     ("bert_base", 179, 170, 271, 220, 0.18, 0.14),
     ("bert_large", 631, 604, 330, 273, 0.64, 0.40),
     ("deberta_v3_base", 213, 170, 136, 136, 0.21, 0.33),
     ("deberta_v3_large", 734, 604, 170, 170, 0.74, 0.90),
     ("deberta_large_v1", 683, 604, 194, 194, 0.69, 0.73),
-    ("llama_3_2_1b", 2548, 2471, 560, None, 2.6, 0.95),
-    ("llama_3_2_3b", 6624, 6425, 613, None, 6.7, 2.25),
-    ("mistral_7b", 14631, 14221, 692, None, 14.8, 4.4),
+    ("llama_3_2_1b", 2539, 2471, 559, None, 2.6, 0.95),
+    ("llama_3_2_3b", 6602, 6425, 611, None, 6.7, 2.25),
+    ("mistral_7b", 14597, 14221, 691, None, 14.8, 4.4),
 ]
 
 
@@ -112,6 +122,24 @@ def test_workloads_build_on_each_other():
     step = request_cost(spec, WorkloadSpec(kind="decode", seq_len=144), "fp16")
     assert many.flops == prefill.flops + 32 * step.flops
     assert request_cost(spec, WorkloadSpec(kind="train"), "fp16").flops == 3 * forward.flops
+
+
+def test_causal_attention_computes_half_of_the_pairs():
+    """A query sees the keys before it: S (S + 1) / 2 pairs, so that the FLOPs stay a lower bound."""
+    decoder = MODELS["llama_3_2_1b"]
+    both_ways = replace(decoder, role="encoder", shape={**decoder.shape})
+    head = 2 * 8 * 128 * shape_of(decoder).head
+    causal, full = (request_cost(spec, WorkloadSpec(), "fp16").flops for spec in (decoder, both_ways))
+    assert full - (causal - head) == 4 * 8 * (128 * 127 / 2) * 2048 * 16
+
+
+def test_a_gated_model_of_an_unknown_architecture_costs_what_its_weights_say():
+    """No list of architectures: 3 matrices of a feed-forward block are 3, whatever it is called."""
+    known = MODELS["llama_3_2_1b"]
+    stranger = replace(known, architecture="qwen3")
+    assert request_cost(stranger, WorkloadSpec(), "fp16") == request_cost(known, WorkloadSpec(), "fp16")
+    with pytest.raises(ConfigError, match="layer_parameters"):
+        request_cost(replace(stranger, layer_parameters=0), WorkloadSpec(), "fp16")
 
 
 def test_four_byte_precisions_move_twice_the_bytes():

@@ -80,3 +80,11 @@ def test_everything_the_sampler_reads_is_registered() -> None:
     assert sampled <= set(keys.TELEMETRY_COLUMNS)
     assert keys.unknown([*gpu.COUNTERS, *gpu.RARE_COUNTERS]) == []
     assert keys.unknown(keys.telemetry_summary(name, "mean") for name in sampled) == []
+
+
+def test_what_older_records_have_of_open_loop_is_not_shown() -> None:
+    """STP and slowdown of queues go, with their intervals; throughput and a closed-loop run's figures stay."""
+    stored = {"stp": 0.3, "stp_ci_low": 0.2, "slowdown_p99": 9.0, "throughput_rps": 5.0, "gpu_busy_pct": 50.0}
+    assert keys.current(stored, "closed") == {name: stored[name] for name in stored if name != "gpu_busy_pct"}
+    for arrival in ("poisson", "closed,constant", "trace"):
+        assert keys.current(stored, arrival) == {"throughput_rps": 5.0}

@@ -423,12 +423,12 @@ def test_a_wrong_output_is_invalid_and_names_tenant_and_error(facts: dict[str, A
 def test_at_a_percentage_the_remedy_names_those_that_are_right() -> None:
     """With the SM count, from the table of what was measured on such a GPU and stack."""
     spec = replace(RUN, tenants=tuple(replace(t, mps=MpsLimits(active_thread_pct=20.0)) for t in RUN.tenants))
-    gpu = {"device_name": "NVIDIA H100 80GB HBM3", "torch_version": "2.11.0+cu130", "cuda_version": "13.0"}
+    gpu = {"device_name": "NVIDIA H100 80GB HBM3", "torch_version": "2.11.0+cu130", "torch_cuda_version": "13.0"}
     facts = {**gpu, "sm_count": 26, "layers_check": WRONG}
     found = record(measurement(facts_after={"a": facts}), spec=spec)
     (finding,) = (f for f in found.findings if f.code == "wrong-output")
     assert "on 26 SMs" in finding.message
-    assert "50" in finding.remedy
+    assert "25" in finding.remedy
     assert "mtexp.sharing.numerics" in finding.remedy
 
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from transformers import StaticCache
 
+from mtexp.errors import MtexpError
 from mtexp.spec import TenantSpec
 from mtexp.tenant.requests import Prepared, prepare, random_tokens
 from tests.tenant.tenant_specs import STRESSORS, model, stressor, tenant
@@ -209,3 +212,24 @@ def test_a_loss_is_a_number() -> None:
         ready.request()
     guessing = math.log(recorder.model.config.vocab_size)
     assert recorder.answers[0].loss.item() == pytest.approx(guessing, rel=0.2)
+
+
+@pytest.mark.parametrize("kind", ["prefill", "decode", "generate"])
+@pytest.mark.parametrize("change", ["no early initialisation", "no lengths", "lengths on the host"])
+def test_a_cache_of_another_transformers_is_said(monkeypatch: pytest.MonkeyPatch, kind: str, change: str) -> None:
+    """One message with the release and what to do, instead of an AttributeError or a cache that never fills."""
+
+    class Other(StaticCache):
+        def early_initialization(self, *sizes: Any) -> None:
+            if change == "no early initialisation":
+                raise AttributeError("no attribute 'early_initialization'")
+            super().early_initialization(*sizes)
+            for layer in self.layers:
+                if change == "no lengths":
+                    del layer.cumulative_length
+                else:
+                    layer.cumulative_length = 0
+
+    monkeypatch.setattr("mtexp.tenant.requests.StaticCache", Other)
+    with pytest.raises(MtexpError, match=f"transformers {transformers.__version__}.*workload=forward"):
+        prepare(tenant("llama_3_2_1b", kind), torch.device("cpu"), lambda module: module)

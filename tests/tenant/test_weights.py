@@ -65,3 +65,21 @@ def test_a_checksum_sees_one_changed_bit_wherever_it_is() -> None:
         before = checksum([weight, weight[count // 2 :]])
         weight.view(torch.int16)[-1] += 1
         assert checksum([weight, weight[count // 2 :]]) != before
+
+
+def test_weights_do_not_depend_on_the_default_type() -> None:
+    """The library sets it to the model's precision while it builds one."""
+    drawn = []
+    for dtype in (torch.float32, torch.float16):
+        torch.set_default_dtype(dtype)
+        try:
+            drawn.append(Pool(0, CPU).normal_(torch.empty(5000, dtype=torch.float32)))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(*drawn)
+
+
+def test_weights_of_two_precisions_are_the_same_but_for_rounding() -> None:
+    half, whole = (build_model(tenant("bert_base", precision=precision), CPU) for precision in ("fp16", "fp32"))
+    for rounded, weight in zip(half.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(rounded, weight.half())

@@ -47,7 +47,9 @@ def test_a_record_becomes_a_parent_and_a_nested_run_per_tenant(tmp_path: Path, t
     assert tags[keys.VERDICT] == child.data.tags[keys.VERDICT] == "VALID"
     assert tags[keys.SPEC_HASH] == record.spec_hash
     assert (tags[keys.DEVICE], tags["mtexp.driver"], tags[keys.SHRUNK]) == ("NVIDIA H200", "580.95.05", "false")
-    assert tags["mlflow.note.content"].startswith("**VALID** · STP 1.2")
+    assert tags["mlflow.note.content"].startswith("**VALID** · STP 1.2 [1.1, 1.3]")
+    assert "within this run" in tags["mlflow.note.content"]
+    assert tags[keys.INTERVAL_SCOPE] == keys.WITHIN_RUN
     assert child.data.params["tenant"] == "t1"
     assert child.data.params["model"] == "gpt2"
     assert parent.data.params["mix"] == "mixed"
@@ -227,12 +229,12 @@ def test_the_description_is_a_table_a_person_can_read() -> None:
     record, _ = example()
     record = replace(record, tenants=(replace(record.tenants[0], insufficient=("latency_p99_ms",)),))
     lines = description(record).splitlines()
-    assert lines[0] == "**VALID** · STP 1.2 · ANTT 1.6"
-    assert lines[2].startswith("| tenant | model | mean ms | p50 ms | p90 ms | p99 ms |")
-    assert lines[4].startswith("| t0 | bert_base |")
-    assert lines[4].count("?") == 1
-    assert "launch-bound" not in lines[2]
+    assert lines[0] == "**VALID** · STP 1.2 [1.1, 1.3] · ANTT 1.6"
+    assert lines[4].startswith("| tenant | model | mean ms | p50 ms | p90 ms | p99 ms |")
+    assert lines[6].startswith("| t0 | bert_base |")
+    assert lines[6].count("?") == 1
+    assert "launch-bound" not in lines[4]
     bound = replace(record.tenants[0], metrics={**record.tenants[0].metrics, "launch_bound_pct": 62.51})
     lines = description(replace(record, tenants=(bound,))).splitlines()
-    assert lines[2].endswith("| launch-bound % |")
-    assert lines[4].endswith("| 62.51 |")
+    assert lines[4].endswith("| launch-bound % |")
+    assert lines[6].endswith("| 62.51 |")

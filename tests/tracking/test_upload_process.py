@@ -77,6 +77,35 @@ def test_what_a_killed_process_had_is_deferred_and_the_next_is_sent(
     assert not list(pending(tmp_path))
 
 
+def test_a_process_that_is_stopped_is_given_up_and_its_record_deferred(
+    uploads: UploadsApart, tmp_path: Path, tracking: TrackingSpec
+) -> None:
+    """SIGSTOP: neither the end of a sweep nor its next run waits for it without limit."""
+    stored(tmp_path / "run")
+    with uploads.silence():
+        uploads.send(tmp_path / "run", tracking)
+        stopped = uploads.pid
+        os.kill(stopped, signal.SIGSTOP)
+    with uploads.silence():
+        pass
+    uploads.drain()
+    (upload,) = uploads.results()
+    assert "has ended (exit code -9)" in upload.reason
+    assert list(pending(tmp_path)) == [tmp_path / "run"]
+    assert not psutil.pid_exists(stopped)
+
+
+def test_a_process_of_which_nothing_comes_is_given_up(
+    uploads: UploadsApart, tmp_path: Path, tracking: TrackingSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mtexp.tracking.upload_process.NO_NEWS_S", 0.0)
+    stored(tmp_path / "run")
+    with uploads.silence():
+        uploads.send(tmp_path / "run", tracking)
+        uploads.drain()
+        assert [upload.run_id for upload in uploads.results()] == [""]
+
+
 def test_abandoned_records_keep_their_marker(uploads: UploadsApart, tmp_path: Path, tracking: TrackingSpec) -> None:
     """Nobody waits: what is not sent says so, and no process is left."""
     stored(tmp_path / "run")

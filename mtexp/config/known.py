@@ -1,0 +1,39 @@
+"""What is known to go wrong with a plan, before anything starts. May touch: the table of known SM counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mtexp.host import Device, torch_versions
+from mtexp.sharing.known_numerics import known_wrong
+from mtexp.spec import RunSpec
+
+
+def warnings(specs: Iterable[RunSpec], gpus: Sequence[Device]) -> tuple[str, ...]:
+    """Sentences about percentages that compute wrong results on the GPUs of this host; each percentage once.
+
+    Args:
+        specs: Every point.
+        gpus: Where they may run; those that a scheduler chooses are not known and bring no warning.
+    """
+    torch, cuda = torch_versions()
+    asked = {
+        (gpu.name, gpu.sm_count, tenant.precision, tenant.mps.active_thread_pct)
+        for spec in specs
+        if spec.runtime == "gpu" and spec.sharing.mps_mode != "disabled"
+        for tenant in spec.tenants
+        if tenant.model.role != "stressor"
+        for gpu in gpus
+        if spec.device in ("", gpu.uuid)
+    }
+    found = {}
+    for name, sms, precision, percentage in sorted(asked, key=str):
+        known = known_wrong(gpu=name, torch=torch, cuda=cuda, precision=precision, percentage=percentage)
+        if known is not None and sms in (None, known.sms):
+            near = " and ".join(f"{right:g} %" for right in known.right_near(percentage))
+            found[percentage, precision] = (
+                f"{percentage:g} % of the SMs gives wrong {precision} results on {name} with {known.library}: such "
+                f"runs come out INVALID (wrong-output). Right near by: {near}. "
+                "python -m mtexp.sharing.numerics lists all"
+            )
+    return tuple(found.values())

@@ -1,0 +1,29 @@
+"""The folder of the runs: whether it can be written, and the one message that says why not. May touch: that folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_PROBE_BYTES = 2**20
+
+
+def can_write(folder: Path) -> bool:
+    """Whether the folder of the runs can be written; says so if not, which Hydra would do with a traceback."""
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(bytes(_PROBE_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        sys.stderr.write(f"{cannot_write(folder, error)}\n")
+        return False
+    return True
+
+
+def cannot_write(folder: Path, error: OSError) -> str:
+    """Return what is wrong with the folder of the runs, and what to do."""
+    remedy = "Make room or choose another place with hydra.run.dir (hydra.sweep.dir in a sweep)."
+    return f"{folder} cannot be written: {error.strerror or error}. {remedy}"
