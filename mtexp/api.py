@@ -249,6 +249,9 @@ def _measured(planned: Plan, progress: Progress | None, config_dir: str | Path |
     runner, composer = shared_runner(), Composer(extra=config_dir)
     runner.uploads = Uploads()  # those of an earlier call may have been abandoned by an interrupt
     specs = [point.spec for point in planned.points]
+    if progress is not None:
+        for warning in planned.warnings:
+            progress(f"warning: {warning}")
     if any(spec.launcher == "forkserver" for spec in specs):
         runner.warm(tracked=any(spec.tracking.enabled for spec in specs))
     measured: list[tuple[RunRecord, Path]] = []

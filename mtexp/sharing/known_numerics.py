@@ -121,8 +121,8 @@ def sm_count(total: int, percentage: float) -> int:
 def percentage_of(count: int, total: int) -> float:
     """The shortest percentage that comes to ``count`` of ``total`` SMs, with two decimals at most."""
     percentage = 100.0
-    for digits in range(3):
-        percentage = math.ceil(count / total * 100 * 10**digits - 1e-9) / 10**digits
+    for scale in (1, 10, 100):
+        percentage = math.ceil(count / total * 100 * scale - 1e-9) / scale
         if sm_count(total, percentage) == count:
             return percentage
     return percentage

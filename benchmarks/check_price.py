@@ -1,0 +1,91 @@
+"""What checking outputs costs a tenant: seconds from its empty device to the end of its warm-up, with and without it.
+
+Each figure is of a fresh process, since what a check costs is above all kernels that are loaded for the first time.
+Nothing of it is in the window: ``loop_price`` measures the loop as it is, with outputs kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from benchmarks import common
+
+MODELS = ("bert_base", "llama_3_2_1b", "mistral_7b")
+_WARMUP = 10
+
+
+def arguments() -> argparse.ArgumentParser:
+    made = common.parser(__doc__ or "", repeats=5, gpu=True)
+    made.add_argument("overrides", nargs="*", help="more of the configuration: execution=cuda_graph")
+    return made
+
+
+def main() -> None:
+    options = arguments().parse_args()
+    report = common.Report("check_price")
+    for model in MODELS:
+        spec, _ = common.spec_of(["mix=solo", f"models@mix.tenants.a={model}", *options.overrides], gpu=options.gpu)
+        cases = {
+            name: lambda checked=checked, spec=spec: common.in_child(start, spec, checked)
+            for name, checked in (("without", False), ("with", True), ("without again", False))
+        }
+        found = common.interleaved(cases, common.repeats_of(options))
+        starts = {name: [figures["start"] for figures in results] for name, results in found.items()}
+        target = "<= 0.3" if model == "bert_base" else "<= 1"
+        report.add(f"{model} start, without", starts["without"], "s")
+        added = [with_s - without_s for with_s, without_s in zip(starts["with"], starts["without"], strict=True)]
+        report.add(f"{model} start, with - without", added, "s", target)
+        again = [a - b for a, b in zip(starts["without again"], starts["without"], strict=True)]
+        report.add(f"{model} start, control: without - without", again, "s")
+        for part in ("layers", "checksums", "outputs"):
+            report.add(f"{model} {part}", [figures[part] for figures in found["with"]], "s")
+    report.show()
+
+
+def start(spec: Any, checked: bool) -> dict[str, float]:
+    """Seconds of a tenant's start in this process, and of the parts of its checks."""
+    import time
+
+    import torch
+
+    import mtexp.tenant.preload  # noqa: F401  what a tenant is forked with
+    from mtexp.tenant import execution, outputs, weights
+    from mtexp.tenant.device import open_device
+    from mtexp.tenant.requests import prepare
+
+    tenant, device = spec.tenants[0], open_device(spec.runtime)
+    torch.set_num_threads(1)
+    synchronize = torch.cuda.synchronize if spec.runtime == "gpu" else lambda: None
+    torch.zeros(1, device=device.torch_device)
+    parts = {"layers": 0.0, "checksums": 0.0, "outputs": 0.0}
+
+    def timed(part: str, action: Any) -> Any:
+        begin = time.perf_counter()
+        result = action()
+        synchronize()
+        parts[part] += time.perf_counter() - begin
+        return result
+
+    begin = time.perf_counter()
+    prepared = prepare(tenant, device.torch_device, execution.compiler(tenant.execution))
+    if checked:
+        for tensors in (prepared.module.parameters(), prepared.inputs):  # type: ignore[union-attr]
+            timed("checksums", lambda tensors=tensors: weights.checksum(tensors))
+        with execution.eagerly(tenant.execution):
+            timed("layers", lambda: outputs.check_layers(prepared.forward or prepared.request, tenant.precision))
+        timed("outputs", prepared.outputs.checked)
+        timed("outputs", device.forget_peak)
+    request = execution.ready(prepared, tenant.execution)
+    with torch.inference_mode():
+        for _ in range(_WARMUP):
+            prepared.outputs.last = None
+            request()
+            synchronize()
+        if checked:
+            timed("outputs", prepared.outputs.warm)
+    return {"start": time.perf_counter() - begin, **parts}
+
+
+if __name__ == "__main__":
+    main()
