@@ -139,6 +139,14 @@ class MeasureSpec:
     warmup: int = 10
     overlap: str = "sustained"
     """``sustained`` (all measure until all have their iterations) or ``fixed`` (N each, then idle)."""
+    design: str = "sustained"
+    """``crossover`` (alone and together in turns, block by block) or ``sustained`` (together throughout)."""
+    block_ms: float = 0.0
+    """Length of a block; 0 = 50 ms, and longer where the slowest tenant needs it for several requests."""
+    target_pct: float = 3.0
+    """Crossover: rounds go on until the 95 % intervals of slowdowns and STP are at most +- this many percent wide."""
+    max_time_s: float = 15.0
+    """Crossover: most seconds of rounds for reaching the target; the fewest iterations are measured all the same."""
     percentiles: tuple[float, ...] = ()
     """Percentiles the user demands; too few iterations for one of them refuses the run."""
     min_time_s: float = 0.0

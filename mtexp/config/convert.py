@@ -6,6 +6,7 @@ import os
 from urllib.parse import urlsplit
 
 from mtexp.config.checks import above, at_least, within
+from mtexp.config.designs import design_of
 from mtexp.config.hardware import Hardware, choose_device
 from mtexp.config.memory import CPU_PROCESS_MIB, GPU_CONTEXT_MIB, limit_mib, tenant_mib
 from mtexp.config.schema import (
@@ -64,7 +65,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
     return RunSpec(
         mix=_mix_name(config),
         tenants=tenants,
-        measure=_measure(config),
+        measure=_measure(config, design_of(config, tenants)),
         sharing=sharing,
         runtime=device.kind,
         device=device.uuid if config.runtime.device else "",
@@ -117,7 +118,7 @@ def _search(config: Config) -> SearchSpec:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def _measure(config: Config) -> MeasureSpec:
+def _measure(config: Config, design: str) -> MeasureSpec:
     m = config.measure
     at_least("measure.iterations", m.iterations, 1)
     at_least("measure.warmup", m.warmup, 0)
@@ -136,6 +137,10 @@ def _measure(config: Config) -> MeasureSpec:
         iterations=m.iterations,
         warmup=m.warmup,
         overlap=m.overlap.name,
+        design=design,
+        block_ms=m.block_ms or 0.0,
+        target_pct=m.target_pct,
+        max_time_s=m.max_time_s,
         percentiles=tuple(m.percentiles),
         min_time_s=m.min_time_s,
         until_ci_pct=m.until_ci_pct,

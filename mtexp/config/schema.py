@@ -20,6 +20,7 @@ Precision = Enum("Precision", ["fp16", "bf16", "fp32", "tf32"])
 Execution = Enum("Execution", ["eager", "cuda_graph", "compile"])
 Workload = Enum("Workload", ["forward", "prefill", "decode", "generate", "train"])
 Arrival = Enum("Arrival", ["closed", "poisson", "constant", "trace"])
+Design = Enum("Design", ["crossover", "sustained"])
 Overlap = Enum("Overlap", ["sustained", "fixed"])
 Foreign = Enum("Foreign", ["refuse", "warn", "ignore"])
 CiStatistic = Enum("CiStatistic", ["mean", "p50", "p90", "p95", "p99"])
@@ -157,6 +158,15 @@ class MeasureConfig:
     """Iterations before the barrier, kept and flagged."""
     overlap: Overlap = Overlap.sustained
     """``sustained`` (all measure until all have their iterations) or ``fixed`` (N each, then idle)."""
+    design: Design | None = None
+    """``crossover`` (alone and together in turns, in the same processes) or ``sustained`` (together throughout,
+    compared with separate baselines); null = sustained."""
+    block_ms: float | None = None
+    """crossover: length of a block; null = 50 ms, and longer where a tenant needs it for six requests."""
+    target_pct: float = 3.0
+    """crossover: rounds go on until the 95 % intervals of slowdowns and STP are within +- this many percent."""
+    max_time_s: float = 15.0
+    """crossover: most seconds of rounds for reaching the target; ``iterations`` are measured all the same."""
     percentiles: list[float] = field(default_factory=list)
     """Percentiles demanded; too few iterations for one of them refuses the run."""
     min_time_s: float = 0.0

@@ -16,6 +16,7 @@ from pathlib import Path
 from mtexp.host import lease_cores
 
 _CPUS = Path("/sys/devices/system/cpu")
+_SPARE_A_TENANT = 3  # a host with eight GPUs may have eight runs: they must all find cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class CorePlan:
     processes: tuple[tuple[int, ...], ...]
     sampler: tuple[int, ...]
     parent: tuple[int, ...]
+    spare: tuple[int, ...] = ()
+    """More cores, each a physical core that nobody else of the run has a thread of: tenants may move to them."""
     held_by_others: int = 0
     """Cores that other runs of this host held, when that is why there were not enough."""
     missing: int = 0
@@ -36,6 +39,11 @@ class CorePlan:
     def pinned(self) -> bool:
         """True when tenants have cores of their own."""
         return bool(self.parent)
+
+    @property
+    def pool(self) -> tuple[int, ...]:
+        """Cores from which those of the tenants may be drawn anew; empty where there are no spare ones."""
+        return (*(core for own in self.processes for core in own), *self.spare) if self.spare else ()
 
 
 def missing_cores(tenants: int, available: Sequence[int] | None = None) -> int:
@@ -86,12 +94,36 @@ def _siblings(core: int) -> str:
         return str(core)
 
 
+def with_spare(plan: CorePlan, held: Collection[int]) -> CorePlan:
+    """Give ``plan`` spare cores from those of its parent, at most three for each tenant.
+
+    Args:
+        plan: Pinned or not.
+        held: Cores of other runs.
+    """
+    tenants = [core for own in plan.processes for core in own]
+    used = {_siblings(core) for core in (*tenants, *plan.sampler, *held)}
+    spare: list[int] = []
+    for core in reversed(plan.parent):
+        if _siblings(core) not in used and len(spare) < _SPARE_A_TENANT * len(tenants):
+            spare.append(core)
+            used.add(_siblings(core))
+    if len(spare) == len(plan.parent):
+        del spare[-1:]
+    return replace(plan, spare=tuple(spare), parent=tuple(core for core in plan.parent if core not in spare))
+
+
 @contextmanager
-def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True) -> Iterator[CorePlan]:
+def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True, spare: bool = False) -> Iterator[CorePlan]:
     """Plan with the cores that no other run of this host measures on; the others keep off these until the block ends.
 
     Two runs on two GPUs of a host would otherwise pin their tenants to the same cores. What is leased are the cores of
     tenants and sampler; the parent, which sleeps while they run, may use all that nobody had leased when they began.
+
+    Args:
+        tenants_per_process: How many tenants each process has.
+        pin: Whether to pin at all.
+        spare: Also lease cores that tenants may move to (:attr:`CorePlan.spare`), where there are enough.
 
     Raises:
         HostError: The lease directory cannot be used.
@@ -109,9 +141,10 @@ def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True) -> Ite
         used = Counter([*own, *map(_siblings, held)])
         if plan.pinned:
             plan = replace(plan, on_shared_cores=sum(used[physical] > 1 for physical in own))
+            plan = with_spare(plan, held) if spare else plan
         else:
             plan = replace(plan, held_by_others=len(held), missing=0)
-        return plan, [core for own in (*plan.processes, plan.sampler) for core in own]
+        return plan, [core for own in (*plan.processes, plan.sampler, plan.spare) for core in own]
 
     with lease_cores(available, choose) as plan:
         yield plan

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import struct
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -23,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from mtexp.errors import TenantFailed, interrupted_twice
+from mtexp.launch.endings import tail, why
 from mtexp.launch.starters import Child, Starter
 from mtexp.metrics.samples import Samples
 from mtexp.processes import signals_postponed
@@ -32,7 +32,9 @@ from mtexp.tenant.job import PACKAGE, Message, ProcessJob
 
 _POLL_S = 0.01
 _LEAD_NS = 50_000_000  # between sending the start and the start: longer than any delivery
-_LOG_LINES, _LOG_WIDTH = 20, 200
+_GATE_LEAD_NS = 3_000_000  # between announcing a block and its start: some looks of the tenants at the gate
+_GATE_S = 0.0005
+_LOOK_S = 1.0  # within a block this process sleeps so long at most
 _RELEASE_S = 1.0  # what preparing for SIGKILL may take when somebody does not want to wait
 
 Enough = Callable[[int, int, float], bool]
@@ -75,6 +77,7 @@ class TenantGroup:
         self._buffers: dict[int, SampleBuffer] = {}
         self._board: Board
         self._tenants: list[str] = []
+        self._begun_s, self._blocks = 0.0, 0
 
     def __enter__(self) -> TenantGroup:
         self._listener.bind("\0" + self.address)  # abstract: nothing to leave behind
@@ -168,6 +171,43 @@ class TenantGroup:
         traced = any(process.job.torch_trace for process in self._processes)
         self._collect("measured", "measure", "measure_s" if traced else "stall_s", measured)
 
+    def begin_blocks(self) -> None:
+        """Send all tenants to the gate, where they wait for :meth:`block`."""
+        self._send_all(do="measure", start_ns=0)
+        self._begun_s, self._blocks = time.monotonic(), 0
+
+    def block(self, active: Collection[int], length_ns: int, cores: Mapping[int, int]) -> tuple[int, int]:
+        """Have the tenants in the slots ``active`` measure for ``length_ns`` while the others sleep.
+
+        Returns when every request has ended. Within the block this process sleeps.
+
+        Args:
+            active: Slots; at least one.
+            length_ns: Requests that start later do not count.
+            cores: By slot: the CPU core that a tenant moves to first.
+
+        Returns:
+            Start and end of the block on the monotonic clock.
+
+        Raises:
+            TenantFailed: A tenant failed, or made no progress for ``deadlines.stall_s``, or ``measure_s`` passed.
+        """
+        self._blocks += 1
+        start_ns = time.monotonic_ns() + _GATE_LEAD_NS
+        end_ns = start_ns + length_ns
+        self._board.open_block(self._blocks, start_ns, end_ns, active, cores)
+        while waited := {slot for slot in active if self._board.left(slot) < self._blocks}:
+            rest_s = (end_ns - time.monotonic_ns()) / 1e9
+            self._messages("measured", "measure", timeout_s=min(max(rest_s, _GATE_S), _LOOK_S))
+            self._check_progress(time.monotonic() - self._begun_s, set(), waited)
+        return start_ns, end_ns
+
+    def end_blocks(self) -> None:
+        """Release the tenants from the gate, and wait until all have left it."""
+        self._board.stop()
+        already = {p.name for p in self._processes if all(self._board.done(job.slot) for job in p.job.tenants)}
+        self._collect("measured", "measure", "stall_s", already)
+
     def begin_finish(self) -> None:
         """After the second barrier: have all tenants probe their device and look at themselves."""
         self._send_all(do="finish")
@@ -231,11 +271,13 @@ class TenantGroup:
                 raise self._late(missing[0], phase, key)
         return answers
 
-    def _messages(self, event: str, phase: str, among: Sequence[_Process] | None = None) -> dict[str, Message]:
-        """Messages that arrive within one poll; an error or an ended process raises."""
+    def _messages(
+        self, event: str, phase: str, among: Sequence[_Process] | None = None, timeout_s: float = _POLL_S
+    ) -> dict[str, Message]:
+        """Messages that arrive within ``timeout_s``; an error or an ended process raises."""
         processes = list(self._processes if among is None else among)
         connections = [p.connection for p in processes if p.connection is not None]
-        wait([*connections, *(p.child.sentinel for p in processes)], _POLL_S)
+        wait([*connections, *(p.child.sentinel for p in processes)], timeout_s)
         answers: dict[str, Message] = {}
         for process in processes:
             message = _receive(process.connection)
@@ -256,8 +298,8 @@ class TenantGroup:
         measured = self._board.measured(slot)
         return measured > 0 and enough(slot, measured, elapsed_s)
 
-    def _check_progress(self, elapsed_s: float, measured: set[str]) -> None:
-        """Raise if a tenant stalls or the phase lasts too long."""
+    def _check_progress(self, elapsed_s: float, measured: set[str], active: Collection[int] | None = None) -> None:
+        """Raise if a tenant (of the slots ``active``; None = of all) stalls or the phase lasts too long."""
         now = time.monotonic()
         for process in self._processes:
             if process.name in measured:
@@ -265,6 +307,8 @@ class TenantGroup:
             if elapsed_s > self._deadlines.measure_s:
                 raise self._late(process, "measure", "measure_s")
             for job in process.job.tenants:
+                if active is not None and job.slot not in active:
+                    continue
                 signs = self._board.signs(job.slot)
                 last_signs, since = process.progress.get(job.slot, (-1, now))
                 if signs != last_signs:
@@ -322,11 +366,11 @@ class TenantGroup:
             cause,
             exit_code=process.child.exit_code(),
             log=log,
-            log_tail="\n".join(_tail(log)),
+            log_tail="\n".join(tail(log)),
         )
 
     def _ended(self, process: _Process, phase: str) -> TenantFailed:
-        return self._failed(process, phase, _why(process.child.exit_code() or 0))
+        return self._failed(process, phase, why(process.child.exit_code() or 0))
 
     def _late(self, process: _Process, phase: str, key: str) -> TenantFailed:
         return self._failed(process, phase, f"no answer within {getattr(self._deadlines, key):g} s (deadlines.{key})")
@@ -341,27 +385,6 @@ def _ids(job: ProcessJob) -> str:
     return ",".join(tenant.tenant.id for tenant in job.tenants)
 
 
-_HINTS = {
-    signal.SIGKILL: "somebody did it, or the kernel because memory ran out (dmesg tells)",
-    signal.SIGSEGV: "a segmentation fault, its Python stack is in the log",
-    signal.SIGBUS: "a bus error, is the disk full?",
-}
-
-
-def _why(exit_code: int) -> str:
-    """What an exit code says about the end of a process that should not have ended."""
-    if exit_code == 128 + signal.SIGTERM:
-        return "the process was told to end by SIGTERM"
-    if exit_code >= 0:
-        return "the process ended"
-    try:
-        number = signal.Signals(-exit_code)
-    except ValueError:  # a real-time signal has no name
-        return f"the process was ended by signal {-exit_code}"
-    hint = _HINTS.get(number)
-    return f"the process was ended by {number.name}" + (f": {hint}" if hint else "")
-
-
 def _receive(connection: Connection | None, timeout_s: float = 0) -> Message | None:
     try:
         if connection is None or not connection.poll(timeout_s):
@@ -370,12 +393,3 @@ def _receive(connection: Connection | None, timeout_s: float = 0) -> Message | N
     except (EOFError, ConnectionError):
         return None
     return message
-
-
-def _tail(log: Path) -> list[str]:
-    if not log.is_file():
-        return []
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 8192))
-        lines = file.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
-    return [line[:_LOG_WIDTH] for line in lines]

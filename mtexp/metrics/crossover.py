@@ -50,6 +50,8 @@ class Block:
     start_ns: int
     end_ns: int
     """Requests that start before this instant count."""
+    cores: tuple[int, ...] = ()
+    """CPU core of each active tenant, where they were drawn; empty = tenants stayed where they were."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ that cannot be had (no gpu time, no baseline, no window, a latency of a saturate
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -140,7 +141,7 @@ def summarise_run(
     if window is not None:
         run["overlap_pct"] = active_together_pct([activity(t.samples, window) for t in tenants.values()])
         run["window_share_pct"] = window_share_pct(window, [t.samples for t in tenants.values()])
-        run |= {"window_s": window.length_s} | _totals(own, window, energy_j) | _start_skew(tenants)
+        run |= {"window_s": window.length_s} | totals(own, window, energy_j) | _start_skew(tenants)
         series = {name: Series.of(t.samples, window) for name, t in tenants.items()}
         run |= _interference(own, series, {name: t.alone for name, t in tenants.items()}, "", draws, seed)
         partitioned = {name: t.partitioned for name, t in tenants.items()}
@@ -218,7 +219,14 @@ def _progress(metrics: Metrics, alone: Baseline, suffix: str) -> Metrics:
     return {f"normalized_progress{suffix}": float(progressed), f"slowdown{suffix}": float(slowed)}
 
 
-def _totals(own: Mapping[str, Metrics], window: Window, energy_j: float | None) -> Metrics:
+def totals(own: Mapping[str, Metrics], window: Window, energy_j: float | None) -> Metrics:
+    """Sums over tenants: throughput, goodput, energy a request; empty where the window keeps nothing.
+
+    Args:
+        own: Figures of each tenant.
+        window: The run's; its length is what the energy was measured over.
+        energy_j: Energy of the device; None = not measured.
+    """
     if not any(metrics["iterations_in_window"] for metrics in own.values()):
         return {}
     totals: Metrics = {"throughput_rps": sum(metrics.get("throughput_rps", 0.0) for metrics in own.values())}
@@ -264,9 +272,9 @@ def _interference(
     if compared and min(one.latency_ms.size for one in (*shared, *alone)) >= 2:
         joint = interference_intervals(shared, alone, draws=draws, seed=seed)
         for name, intervals in zip(compared, joint.tenants, strict=True):
-            own[name] |= _ends({f"{key}{suffix}": interval for key, interval in intervals.items()})
+            own[name] |= ends({f"{key}{suffix}": interval for key, interval in intervals.items()})
         run |= {key: joint.run[key].value for key in ("jain_fairness", "fairness") if key in run}  # without the noise
-        run |= _ends({key: interval for key, interval in joint.run.items() if key in run})
+        run |= ends({key: interval for key, interval in joint.run.items() if key in run})
     return {_suffixed(key, suffix): value for key, value in run.items()}
 
 
@@ -274,7 +282,7 @@ def _service_interval(metrics: Metrics, kept: Samples, alone: Baseline | None, d
     if alone is None or "service_slowdown" not in metrics or min(len(kept), alone.series.latency_ms.size) < 2:
         return {}
     found = interference_intervals([Series.closed(kept.service_ms)], [alone.series], draws=draws, seed=seed)
-    return _ends({"service_slowdown": found.tenants[0]["slowdown"]})
+    return ends({"service_slowdown": found.tenants[0]["slowdown"]})
 
 
 def _suffixed(key: str, suffix: str) -> str:
@@ -292,7 +300,7 @@ def _own_intervals(metrics: Metrics, kept: Samples) -> Metrics:
     if "wait_mean_ms" in metrics:
         waits = kept.wait_ms
         found["wait_mean_ms"] = mean_interval(waits[~np.isnan(waits)])
-    return _ends(found)
+    return ends(found)
 
 
 def _percentile_intervals(metrics: Metrics, series: Series, alone: Baseline | None, draws: int, seed: int) -> Metrics:
@@ -301,10 +309,12 @@ def _percentile_intervals(metrics: Metrics, series: Series, alone: Baseline | No
     percentiles = supported(min(series.latency_ms.size, alone.series.latency_ms.size))
     if not percentiles:
         return {}
-    return _ends(percentile_slowdown_intervals(series, alone.series, percentiles, draws=draws, seed=seed))
+    return ends(percentile_slowdown_intervals(series, alone.series, percentiles, draws=draws, seed=seed))
 
 
-def _ends(intervals: Mapping[str, Interval]) -> Metrics:
+def ends(intervals: Mapping[str, Interval]) -> Metrics:
+    """The lower and upper end of each interval, by key; an interval without bounds has none."""
+    intervals = {key: interval for key, interval in intervals.items() if math.isfinite(interval.high)}
     lows = {f"{key}_ci_low": interval.low for key, interval in intervals.items()}
     highs = {f"{key}_ci_high": interval.high for key, interval in intervals.items()}
     return dict(sorted((lows | highs).items()))

@@ -46,6 +46,7 @@ SPEC_HASH = "mtexp.spec_hash"
 BASELINE_HASH = "mtexp.baseline_hash"
 INTERVAL_SCOPE = "mtexp.interval_scope"
 WITHIN_RUN = "within_run"
+OVER_ROUNDS = "over_rounds"
 WITHIN_RUN_TEXT = "[ ] hold 95 % within this run; how much fresh runs differ is not in them"
 RECORD_ID = "mtexp.record_id"
 RECORD_PATH = "mtexp.record_path"
@@ -61,6 +62,8 @@ REPETITION = "mtexp.repetition"
 ATTEMPT = "mtexp.attempt"
 PROFILE_OF = "mtexp.profile_of"
 SEARCH = "mtexp.search"
+SESSION = "mtexp.session"
+AGAINST = "mtexp.against"
 REQUEST = "mtexp.request"
 RUN_KIND = "mtexp.run_kind"
 INSUFFICIENT = "mtexp.insufficient"
@@ -94,7 +97,8 @@ _TAGS = (
     (BASELINE_HASH, "names everything that could change a baseline"),
     (
         INTERVAL_SCOPE,
-        "what ..._ci_low and ..._ci_high cover; within_run: iterations of this run, not what fresh runs differ by",
+        "what ..._ci_low and ..._ci_high cover; within_run: iterations of this run, not what fresh runs differ by; "
+        "over_rounds: rounds of blocks on CPU cores drawn anew, as those of fresh runs are",
     ),
     (RECORD_ID, "names the record on disk"),
     (RECORD_PATH, "folder of the record on the host that measured"),
@@ -109,6 +113,8 @@ _TAGS = (
     (ATTEMPT, "1, or more after retries"),
     (PROFILE_OF, "record of the timed run that a profile belongs to"),
     (REQUEST, "of a tenant: what one request is, whose latency is measured"),
+    (SESSION, "names the runs that were measured side by side"),
+    (AGAINST, "what slowdowns compare with: baseline (alone on the whole device) or alone_in_mode (alone blocks)"),
     (SEARCH, "search for a capacity that the run is a probe of"),
     (INSUFFICIENT, "percentiles with too few iterations to be trusted"),
     (HISTORY_THINNED, "metrics whose history was thinned, with points kept and measured"),
@@ -136,6 +142,9 @@ _PARAMS = (
     ("warmup", "Int64", "iterations before the barrier"),
     ("num_tenants", "Int64", "tenants in the run"),
     ("overlap", "string", "sustained or fixed"),
+    ("design", "string", "crossover, sustained or fixed"),
+    ("rounds", "Int64", "rounds of a crossover run"),
+    ("block_ms", "Float64", "length of the blocks of all tenants (crossover), median"),
     ("attn_implementation", "string", "sdpa or eager"),
     ("tenant", "string", "id of the tenant"),
     ("model", "string", "name in conf/models"),
@@ -215,6 +224,17 @@ _TENANT_METRICS = (
     ("baseline_drift_pct", "%", NONE, "baseline after the mix against before"),
     ("baseline_noise_pct", "%", LOWER, "how far noise alone moves the baseline from one run to the next (95 %)"),
     ("launch_bound_pct", "%", LOWER, "share of a baseline request in which the GPU waits for launches"),
+    ("alone_latency_mean_ms", "ms", LOWER, "mean latency in the alone blocks (crossover)"),
+    ("enqueue_ms", "ms", LOWER, "issue of a request to the end of its enqueueing, mean"),
+    ("alone_enqueue_ms", "ms", LOWER, "the same in the alone blocks (crossover)"),
+    ("host_share_pct", "%", LOWER, "enqueueing / latency in the alone blocks (crossover)"),
+    ("host_noise_pct", "%", LOWER, "SD of the log mean latency of alone blocks (crossover)"),
+    ("slowdown_host", "", LOWER, "part of slowdown - 1: longer enqueueing (crossover)"),
+    ("slowdown_wait", "", LOWER, "part of slowdown - 1: at most this was waiting for the device to begin (crossover)"),
+    ("slowdown_kernels", "", LOWER, "part of slowdown - 1: longer kernels and gaps between them (crossover)"),
+    ("mode_cost", "", LOWER, "alone under the sharing mode / baseline without it"),
+    ("rounds", "1", NONE, "rounds in which the tenant was measured alone and together (crossover)"),
+    ("iterations_alone", "1", NONE, "iterations that count in alone blocks (crossover)"),
     ("slo_ms", "ms", NONE, "service level"),
     ("slo_attainment_pct", "%", HIGHER, "requests within the service level"),
     ("goodput_rps", "rps", HIGHER, "requests within the service level a second"),
@@ -256,6 +276,10 @@ _RUN_METRICS = (
         "SM clock lost against the baselines' (without one: the run's best), not to the cap",
     ),
     ("clock_lost_power_cap_pct", "%", LOWER, "SM clock lost to the power cap, against the same clock"),
+    ("alone_energy_j", "J", LOWER, "energy of the device over the alone blocks (crossover)"),
+    ("host_noise_pct", "%", LOWER, "largest host noise of a tenant (crossover)"),
+    ("half_width_pct", "%", LOWER, "half of the widest interval of slowdowns and STP, as a share (crossover)"),
+    ("rounds", "1", NONE, "rounds (crossover)"),
     ("kernel_overlap_pct", "%", NONE, "time with kernels of two or more tenants / time with any"),
     ("gpu_idle_pct", "%", LOWER, "share of the traced window without a kernel of any tenant (profile)"),
     ("telemetry_period_ms", "ms", LOWER, "time between two telemetry samples in the window, median"),

@@ -24,6 +24,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 from mtexp.errors import RecordError
+from mtexp.metrics.crossover import Block
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
 from mtexp.records.validation import build, parse
@@ -35,6 +36,8 @@ FORMAT_VERSION = 1
 RECORD, ITERATIONS, TELEMETRY = "record.json", "iterations.parquet", "telemetry.parquet"
 ENVIRONMENT, CONFIG = "environment.json", "config.yaml"
 BEGUN = "begun.json"
+BLOCKS = "blocks.jsonl"
+"""Of a crossover run, while it lives (:mod:`mtexp.records.blocks_file`)."""
 NO_FIGURES = "no-figures"
 """Code of the finding of a record that was saved before its figures were computed."""
 
@@ -116,6 +119,8 @@ class RunRecord:
     """``energy_source``, ``power_source``, and ``absent``: what the device did not answer, and why."""
     sharing: dict[str, Any] = field(default_factory=dict)
     """What proved the sharing mode."""
+    blocks: tuple[Block, ...] = ()
+    """Of a crossover run, in the order in which they were measured."""
     verdict: str = "INVALID"
     """``VALID`` or ``INVALID``."""
     findings: tuple[Finding, ...] = ()
@@ -248,10 +253,11 @@ def fresh(directory: Path) -> Path:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove what only a run without a record needs: its buffers, and the note that it has begun."""
+    """Remove what only a run without a record needs: its buffers, its blocks, and the note that it has begun."""
     for path in directory.glob("*.bin"):
         path.unlink(missing_ok=True)
-    (directory / BEGUN).unlink(missing_ok=True)
+    for name in (BLOCKS, BEGUN):
+        (directory / name).unlink(missing_ok=True)
 
 
 def _storable(record: RunRecord) -> tuple[dict[str, Any], RunRecord]:

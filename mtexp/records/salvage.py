@@ -22,13 +22,17 @@ from typing import Any
 import filelock
 
 from mtexp.errors import RecordError
+from mtexp.metrics.crossover import mark
+from mtexp.metrics.crossover_summary import BlockTelemetry, real_window, summarise_crossover
 from mtexp.metrics.guarded import Attempts, summarise_guarded
 from mtexp.metrics.samples import Samples
-from mtexp.metrics.summary import Measured
+from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.verdict import Finding, in_order
 from mtexp.metrics.window import common_window
+from mtexp.records.blocks_file import read_blocks
 from mtexp.records.record import (
     BEGUN,
+    BLOCKS,
     ITERATIONS,
     MAX_RECORD_BYTES,
     NO_FIGURES,
@@ -125,7 +129,7 @@ def _salvaged(directory: Path) -> Salvage:
     if not (directory / BEGUN).is_file():
         return Salvage(directory, "was salvaged by somebody else")
     _, record, config = _read(directory)
-    place = directory
+    place, own = directory, None
     if (directory / RECORD).is_file():
         own = _own_record(directory, record)
         if own is None:
@@ -133,8 +137,9 @@ def _salvaged(directory: Path) -> Salvage:
         elif not any(finding.code == NO_FIGURES for finding in own.findings):  # killed after its record was written
             remove_leftovers(directory)
             return Salvage(directory, "its record was complete", made=True)
-    samples = dict(_samples(record, directory)) or _saved_samples(place)
-    save_in_room(_as_far_as_it_came(record, samples), place, samples, config=config)
+    blocks = tuple(read_blocks(directory / BLOCKS)) or (own.blocks if own is not None else ())
+    samples = mark(dict(_samples(record, directory)), blocks) or _saved_samples(place)
+    save_in_room(_as_far_as_it_came(replace(record, blocks=blocks), samples), place, samples, config=config)
     remove_leftovers(directory)
     count = sum(len(rows.measured) for rows in samples.values())
     return Salvage(place, f"was killed; now a FAILED record with {count} measured iterations", made=True)
@@ -176,13 +181,23 @@ def _samples(record: RunRecord, directory: Path) -> Iterator[tuple[str, Samples]
 def _as_far_as_it_came(record: RunRecord, samples: Mapping[str, Samples]) -> RunRecord:
     """The record with the figures of ``samples``; compared with nothing, and INVALID as it was."""
     spec = record.run_spec
-    window = common_window(list(samples.values())) if len(samples) == len(record.tenants) else None
+    in_blocks = spec.measure.design == "crossover"
+    window = None
+    if len(samples) == len(record.tenants):
+        window = real_window(samples) if in_blocks else common_window(list(samples.values()))
     new_tokens = {t.id: t.workload.new_tokens for t in spec.tenants if t.workload.kind == "generate"}
     measured = {
         tenant: Measured(samples=rows, new_tokens=new_tokens.get(tenant, 0)) for tenant, rows in samples.items()
     }
     attempts = Attempts()
-    summary = summarise_guarded(measured, window, attempts, seed=spec.seed)
+    if in_blocks:
+        summary = attempts.of(
+            "the figures",
+            lambda: summarise_crossover(measured, record.blocks, BlockTelemetry(), seed=spec.seed),
+            RunSummary({}, {}, {}),
+        )
+    else:
+        summary = summarise_guarded(measured, window, attempts, seed=spec.seed)
     tenants = tuple(
         replace(t, metrics=summary.tenants.get(t.id, {}), insufficient=summary.insufficient.get(t.id, ()))
         for t in record.tenants

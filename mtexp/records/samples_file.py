@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mtexp.errors import RecordError
-from mtexp.metrics.samples import MEASURE, Floats, Samples
+from mtexp.metrics.samples import WARMUP, Floats, Samples
 from mtexp.metrics.window import Window
 from mtexp.records.record import write_aside
 
@@ -39,9 +39,14 @@ SCHEMA = pa.schema(
         ("queue_ms", pa.float64()),
         ("service_ms", pa.float64()),
         ("ttft_ms", pa.float64()),
+        ("enqueue_ns", pa.int64()),
+        ("block", pa.int64()),
+        ("round", pa.int64()),
     ]
 )
-PHASES = ("warmup", "measure")
+ADDED = {"enqueue_ns": 0, "block": -1, "round": -1}
+"""Columns that older records lack, and the value that stands for none."""
+PHASES = ("warmup", "measure", "alone", "edge")
 """By ``Samples.phase``."""
 
 MAX_ROWS = 200_000_000
@@ -74,15 +79,12 @@ def write_iterations(
 
 
 def _table(tenant: str, model: str, rows: Samples, window: Mapping[str, int] | None) -> pa.Table:
-    measured = rows.phase == MEASURE
     inside = Window(window["t0_ns"], window["t1_ns"]).mask(rows) if window else np.zeros(len(rows), dtype=bool)
-    from_first = np.cumsum(measured) - 1
-    from_barrier = np.cumsum(~measured) - 1 - np.count_nonzero(~measured)
     columns = [
         _constant(tenant, len(rows)),
         _constant(model, len(rows)),
-        pa.array(np.where(measured, from_first, from_barrier)),
-        pa.DictionaryArray.from_arrays(pa.array(measured.astype(np.int32)), list(PHASES)),
+        pa.array(_numbers(rows)),
+        pa.DictionaryArray.from_arrays(pa.array(rows.phase.astype(np.int32)), list(PHASES)),
         pa.array(rows.start_ns),
         pa.array(rows.end_ns),
         pa.array(rows.latency_ms),
@@ -92,8 +94,20 @@ def _table(tenant: str, model: str, rows: Samples, window: Mapping[str, int] | N
         pa.array(rows.queue_ms),
         pa.array(rows.service_ms),
         _or_null(rows.ttft_ms),
+        *(pa.array(getattr(rows, name)) for name in ADDED),
     ]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _numbers(rows: Samples) -> NDArray[np.int64]:
+    """Iterations of each phase from 0, those of the warm-up up to -1."""
+    numbers = np.zeros(len(rows), dtype=np.int64)
+    for phase in range(len(PHASES)):
+        own = rows.phase == phase
+        numbers[own] = np.arange(np.count_nonzero(own))
+    warm = rows.phase == WARMUP
+    numbers[warm] -= np.count_nonzero(warm)
+    return numbers
 
 
 def _constant(text: str, count: int) -> pa.DictionaryArray:
@@ -112,6 +126,9 @@ def iterations_table(path: Path, columns: Collection[str] | None = None) -> pa.T
     """
     wanted = [field for field in SCHEMA if columns is None or field.name in columns]
     table = _read(path, [field.name for field in wanted], MAX_ROWS)
+    for name, none in ADDED.items():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array(np.full(len(table), none, dtype=np.int64)))
     for field in wanted:
         if field.name not in table.column_names:
             raise RecordError(f"{path}: column {field.name} is absent; found {', '.join(table.column_names)[:200]}")
@@ -145,14 +162,22 @@ def read_samples(path: Path) -> dict[str, Samples]:
     for tenant, rows in frame.groupby("tenant", observed=True, sort=False):
         arrival = rows["arrival_ns"].to_numpy()
         result[str(tenant)] = Samples(
-            phase=(rows["phase"] == "measure").to_numpy().astype(np.uint8),
+            phase=_phases(rows["phase"], path),
             arrival_ns=arrival,
             start_ns=rows["start_ns"].to_numpy(),
             end_ns=rows["end_ns"].to_numpy(),
             first_token_ns=_to_ns(rows["ttft_ms"].to_numpy(), arrival, absent=0),
             gpu_time_ns=_to_ns(rows["gpu_time_ms"].to_numpy(), np.zeros_like(arrival), absent=-1),
+            **{name: rows[name].to_numpy() for name in ADDED},
         )
     return result
+
+
+def _phases(names: pd.Series[str], path: Path) -> NDArray[np.uint8]:
+    if unknown := sorted(set(names.cat.categories) - set(PHASES)):
+        raise RecordError(f"{path}: column phase: found {str(unknown)[:60]}, allowed: {', '.join(PHASES)}")
+    codes = [PHASES.index(name) for name in names.cat.categories]
+    return np.array(codes, dtype=np.uint8)[names.cat.codes.to_numpy()]
 
 
 def _to_ns(values_ms: Floats, origin_ns: NDArray[np.int64], *, absent: int) -> NDArray[np.int64]:

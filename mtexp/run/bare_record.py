@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from mtexp.metrics.crossover_summary import real_window
 from mtexp.metrics.verdict import Finding, verdict_of
 from mtexp.metrics.window import Window, common_window
 from mtexp.records.record import NO_FIGURES, RunRecord, TenantRecord
@@ -62,6 +63,7 @@ def record_of(spec: RunSpec, measured: Measurement, origin: Origin, *, findings:
         window=None if window is None else {"t0_ns": window.t0_ns, "t1_ns": window.t1_ns},
         tenants=tuple(bare_tenant(t, measured) for t in spec.tenants),
         sharing=measured.proof,
+        blocks=tuple(measured.blocks),
         verdict=verdict_of(findings),
         findings=findings,
         profile_of=origin.profile_of,
@@ -72,7 +74,10 @@ def record_of(spec: RunSpec, measured: Measurement, origin: Origin, *, findings:
 def window_of(spec: RunSpec, measured: Measurement) -> Window | None:
     """The common window of all tenants of ``spec``; None if one has no samples, or they never measured together."""
     samples = measured.samples
-    return common_window(list(samples.values())) if len(samples) == len(spec.tenants) else None
+    if len(samples) < len(spec.tenants):
+        return None
+    in_blocks = spec.measure.design == "crossover"
+    return real_window(samples) if in_blocks else common_window(list(samples.values()))
 
 
 def of_failure(measured: Measurement) -> Iterator[Finding]:

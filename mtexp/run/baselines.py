@@ -136,6 +136,7 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
             min_time_s=time_s,
             until_ci_pct=0.0,
             overlap="sustained",
+            design="sustained",
             pin_cores=run.measure.pin_cores and not missing_cores(len(run.tenants)),
         ),
         profiler=ProfilerSpec(),

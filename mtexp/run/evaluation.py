@@ -12,7 +12,7 @@ from mtexp.metrics.clock import ClockLoss, lost
 from mtexp.metrics.drift import drift
 from mtexp.metrics.guarded import Attempts, summarise_guarded
 from mtexp.metrics.interference import saturated
-from mtexp.metrics.samples import Samples
+from mtexp.metrics.samples import ALONE, Samples
 from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, in_order, judge
 from mtexp.metrics.window import Window, window_share_pct
@@ -23,6 +23,7 @@ from mtexp.records.room import save_in_room
 from mtexp.records.salvage import KILLED
 from mtexp.run.bare_record import Origin, bare_tenant, of_failure, record_of, window_of, without_figures
 from mtexp.run.baselines import Alone
+from mtexp.run.crossover_figures import block_figures, block_findings, block_views
 from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.run.outputs import output_findings
 from mtexp.run.strangers import foreign_notes, foreign_of
@@ -65,7 +66,13 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
     samples, window = measured.samples, window_of(spec, measured)
     attempts = Attempts()
     telemetry = attempts.of("the summary of the telemetry", lambda: _telemetry(folder, window), TelemetrySummary())
-    summary = _summary(spec, samples, window, telemetry, compared, attempts)
+    summary = _summary(spec, measured, window, telemetry, compared, attempts, folder)
+    if spec.measure.design == "crossover":
+        nothing: tuple[Finding, ...] = ()
+        of_blocks = attempts.of(
+            "findings of the blocks", lambda: tuple(block_findings(spec, measured, summary)), nothing
+        )
+        measured = replace(measured, findings=[*measured.findings, *of_blocks])
     clock = attempts.of("the clock lost to limits", lambda: _clock(origin, telemetry, compared), None)
 
     def judged() -> tuple[str, tuple[Finding, ...]]:
@@ -118,13 +125,14 @@ def _telemetry(folder: Path, window: Window | None) -> TelemetrySummary:
 
 def _summary(
     spec: RunSpec,
-    samples: Mapping[str, Samples],
+    measured: Measurement,
     window: Window | None,
     telemetry: TelemetrySummary,
     compared: Comparison,
     attempts: Attempts,
+    folder: Path,
 ) -> RunSummary:
-    tenants = {}
+    tenants, samples = {}, measured.samples
     for tenant in spec.tenants:
         if tenant.id not in samples:
             continue
@@ -133,17 +141,23 @@ def _summary(
             samples=samples[tenant.id],
             alone=alone.baseline if alone else None,
             partitioned=partitioned.baseline if partitioned else None,
-            slo_ms=_slo_ms(tenant, alone),
+            slo_ms=_slo_ms(tenant, alone, samples[tenant.id]),
             new_tokens=tenant.workload.new_tokens if tenant.workload.kind == "generate" else 0,
         )
+    if spec.measure.design == "crossover":
+        nothing = RunSummary({}, {}, {})
+        return attempts.of("the figures", lambda: block_figures(spec, measured, tenants, folder), nothing)
     sm_clock_mhz = telemetry.values.get("gpu_sm_clock_mhz_mean")
     return summarise_guarded(
         tenants, window, attempts, energy_j=telemetry.energy_j, sm_clock_mhz=sm_clock_mhz, seed=spec.seed
     )
 
 
-def _slo_ms(tenant: TenantSpec, alone: Alone | None) -> float:
-    """The service level in ms; one given as a multiple of a baseline that is not there is none."""
+def _slo_ms(tenant: TenantSpec, alone: Alone | None, samples: Samples) -> float:
+    """The service level in ms; one given as a multiple of a latency alone that is not there is none."""
+    in_blocks = samples.select(samples.phase == ALONE)
+    if tenant.slo_factor and len(in_blocks):
+        return tenant.slo_factor * float(in_blocks.latency_ms.mean())
     if tenant.slo_factor and alone is not None:
         return tenant.slo_factor * alone.ref.latency_mean_ms
     return tenant.slo_ms
@@ -164,7 +178,10 @@ def _evidence(
         *_without_switches(spec, telemetry),
         *of_failure(measured),
     )
-    tenants = tuple(_tenant_evidence(t.id, measured, samples.get(t.id), window) for t in spec.tenants)
+    seen = {name: (own, window) for name, own in samples.items()}
+    if spec.measure.design == "crossover":
+        seen = block_views(measured)
+    tenants = tuple(_tenant_evidence(t.id, measured, *seen.get(t.id, (None, None))) for t in spec.tenants)
     if spec.kind == "profile":  # a profiler stops tenants as it starts and writes
         tenants = tuple(replace(tenant, activity=None) for tenant in tenants)
     return Evidence(
@@ -214,7 +231,9 @@ def _without_switches(spec: RunSpec, telemetry: TelemetrySummary) -> Iterator[Fi
 
 def _with_baselines(evidence: Evidence, spec: RunSpec, measured: Measurement, compared: Comparison) -> Evidence:
     """Add what is known of the baselines: their drift, and which are missing."""
-    if spec.kind != "mix" or spec.baseline.mode == "skip" or measured.failure is not None:
+    without = spec.kind != "mix" or spec.baseline.mode == "skip"
+    in_blocks = spec.measure.design == "crossover" and not compared.alone
+    if without or in_blocks or measured.failure is not None:
         return evidence
     started_s = {name: alone.started_ms / 1e3 for name, alone in compared.alone.items() if alone.started_ms}
     ages_s = {name: measured.clock[0][1] / 1e9 - at_s for name, at_s in started_s.items()}

@@ -18,8 +18,11 @@ from mtexp.errors import HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.host import Device
 from mtexp.launch import CorePlan, Starter, TenantGroup, leased_cores
 from mtexp.metrics.bootstrap import relative_half_width_pct
+from mtexp.metrics.crossover import Block, mark
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
+from mtexp.records.record import BLOCKS
+from mtexp.run.crossover import measure_rounds
 from mtexp.sharing import SharingMode, open_sharing
 from mtexp.spec import MeasureSpec, RunSpec
 from mtexp.telemetry import GpuProcess, Occupants, Sampler, identify, open_sampler, processes
@@ -42,6 +45,9 @@ class Measurement:
     """Everything one run produced, also when it failed half way."""
 
     samples: dict[str, Samples] = field(default_factory=dict)
+    """By tenant; of a crossover run with the block, round and phase of each request."""
+    blocks: list[Block] = field(default_factory=list)
+    """Of a crossover run, those that ended."""
     facts_before: Facts = field(default_factory=dict)
     facts_after: Facts = field(default_factory=dict)
     proof: dict[str, Any] = field(default_factory=dict)
@@ -136,7 +142,7 @@ def _measure_in(context: _Context, sharing: SharingMode, result: Measurement) ->
 
 def _clear(folder: Path, *patterns: str) -> None:
     """Remove what a run of this folder that was killed has left, or only the sample buffers."""
-    for pattern in patterns or ("*.bin", TELEMETRY):
+    for pattern in patterns or ("*.bin", BLOCKS, TELEMETRY):
         for path in folder.glob(pattern):
             path.unlink()
 
@@ -150,9 +156,9 @@ def _explain(error: OSError, folder: Path) -> str:
 
 def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement) -> None:
     spec, progress = context.spec, context.progress
-    groups = sharing.groups()
+    groups, crossover = sharing.groups(), spec.measure.design == "crossover"
     with (
-        leased_cores([len(g) for g in groups], pin=spec.measure.pin_cores) as cores,
+        leased_cores([len(g) for g in groups], pin=spec.measure.pin_cores, spare=crossover) as cores,
         _keep_off(cores),
         TenantGroup(context.starter, spec.deadlines, context.folder, release=sharing.release) as tenants,
     ):
@@ -172,7 +178,10 @@ def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement
                     result.occupants = _occupants(context, sharing, tenants, listed)
                     result.facts_before = tenants.warm_up()
                     progress("measuring")
-                    tenants.measure(_enough(spec, tenants))
+                    if crossover:
+                        measure_rounds(spec, tenants, cores, result.blocks, context.folder / BLOCKS)
+                    else:
+                        tenants.measure(_enough(spec, tenants))
                     observed_after = sharing.observe()
                     listed += _listed(context.device)
                     result.occupants = _occupants(context, sharing, tenants, listed)
@@ -185,7 +194,7 @@ def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement
             failure.remedy = sharing.explain(f"{failure.cause}\n{failure.log_tail}") or ""
             raise
         finally:
-            result.samples, result.full = tenants.samples(), tenants.full()
+            result.samples, result.full = mark(tenants.samples(), result.blocks), tenants.full()
 
 
 def _sampler(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: TenantGroup) -> Sampler:

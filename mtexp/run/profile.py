@@ -117,7 +117,7 @@ def _profiled(spec: RunSpec) -> RunSpec:
         spec,
         kind="profile",
         launcher=spec.launcher if spec.profiler.kind == "torch" else "interpreter",
-        measure=replace(measure, until_ci_pct=0.0),
+        measure=replace(measure, until_ci_pct=0.0, design="sustained"),
         telemetry=TelemetrySpec(enabled=False),
         baseline=BaselineSpec(mode="skip"),
     )

@@ -114,7 +114,8 @@ class _Point:
 
     def run(self, attempt: int) -> RunRecord:
         spec, progress = self.job.spec, self.job.progress
-        alone = self.baselines.of(spec, self.environment, self._measure_alone)
+        in_blocks = spec.measure.design == "crossover" and spec.baseline.mode != "require"
+        alone = {} if in_blocks else self.baselines.of(spec, self.environment, self._measure_alone)
         partitioned = {}
         if spec.baseline.partitioned:
             partitioned = self.baselines.of(spec, self.environment, self._measure_alone, partitioned=True)

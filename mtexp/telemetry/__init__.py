@@ -15,7 +15,8 @@ from mtexp.telemetry.nvml import (
 )
 from mtexp.telemetry.occupants import Occupants, identify
 from mtexp.telemetry.sampler import Sampler, open_sampler
-from mtexp.telemetry.summary import TelemetrySummary, read
+from mtexp.telemetry.summary import TelemetrySummary, over_spans, read
+from mtexp.telemetry.table import load
 
 __all__ = [
     "GpuProcess",
@@ -26,8 +27,10 @@ __all__ = [
     "facts",
     "find_devices",
     "identify",
+    "load",
     "mig_device",
     "open_sampler",
+    "over_spans",
     "processes",
     "read",
 ]

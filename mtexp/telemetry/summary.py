@@ -256,3 +256,35 @@ def _process_util_pct(polls: Sequence[Any], t0_ns: int, t1_ns: int) -> dict[int,
 
 def _kind(column: str) -> str:
     return column.removeprefix("gpu_throttled_").removesuffix("_s")
+
+
+def over_spans(samples: Samples, spans_ns: NDArray[np.int64]) -> tuple[float | None, float | None]:
+    """Return the mean SM clock in MHz and the energy in J over several stretches of time; None = not measured.
+
+    Power and counter are read seldom compared with a stretch: what one lacks at its ends another has too much, so the
+    energy of one stretch means little and that of many is right.
+
+    Args:
+        samples: Of the run.
+        spans_ns: Starts and ends, shape (n, 2), ascending.
+    """
+    times_ns, none = samples.times_ns, np.full(len(samples.times_ns), np.nan)
+    if not spans_ns.size:
+        return None, None
+    place = np.searchsorted(spans_ns[:, 0], times_ns, side="right") - 1
+    inside = (place >= 0) & (times_ns <= spans_ns[np.maximum(place, 0), 1])
+    clocks = _found(samples.columns.get(SM_CLOCK), inside)
+    clock_mhz = float(clocks.mean()) if clocks.size else None
+    power_w = samples.columns.get(POWER, none)
+    there = ~np.isnan(power_w)
+    polled = times_ns[there]
+    if polled.size < _FEWEST_SAMPLES or polled[0] > spans_ns[0, 0] or polled[-1] < spans_ns[-1, 1]:
+        return clock_mhz, None
+    by_power_j = _by_power_j(polled, power_w[there], np.concatenate([times_ns, spans_ns.ravel()]))
+    ends_j = by_power_j[len(times_ns) :]
+    counter_j = samples.columns.get(ENERGY_COLUMN, none)
+    read = ~np.isnan(counter_j)
+    at_j = by_power_j[: len(times_ns)][read]
+    if at_j.size > 1 and at_j[0] <= ends_j.min() and at_j[-1] >= ends_j.max():
+        ends_j = np.interp(ends_j, at_j, counter_j[read])
+    return clock_mhz, float(np.diff(ends_j.reshape(-1, 2)).sum())

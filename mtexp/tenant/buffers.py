@@ -9,13 +9,21 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mtexp.metrics.samples import Samples
 
-COLUMNS = ("arrival_ns", "start_ns", "end_ns", "first_token_ns", "gpu_time_ns")
+COLUMNS = ("arrival_ns", "start_ns", "end_ns", "first_token_ns", "gpu_time_ns", "enqueue_ns")
+BLOCK, BLOCK_START_NS, BLOCK_END_NS = 1, 2, 3
+"""Words of the board that announce a block: its number from 1, its start, its end."""
+ACTIVE, CORE, COUNTED, OVER = 3, 4, 5, 6
+"""Words of a tenant's slot: the parent writes the last block in which it is active and the core to move to (from 1,
+0 = stay); the tenant writes the last block whose requests that count have ended, and the last that it has left."""
+NEVER = 2**62
+"""The number of a block that never comes: where a tenant has left the gate."""
 _WORD = 8
 _SLOT = 8  # words: one cache line a tenant, so that tenants do not invalidate each other's
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # fallocate(2)
@@ -32,8 +40,9 @@ def _map(path: Path, words: int, create: bool) -> mmap.mmap:
 class Board:
     """Stop flag of the run and progress of each tenant.
 
-    ``words[0]`` is the stop flag; the slot of tenant ``i`` starts at ``8 * (1 + i)``: iterations measured, done flag,
-    looks for an arrival.
+    ``words[0]`` is the stop flag, and after it come the words of the current block (:data:`BLOCK`); the slot of tenant
+    ``i`` starts at ``8 * (1 + i)``: iterations measured, done flag, looks for an arrival or a block, and its words of
+    the block (:data:`ACTIVE`).
     """
 
     def __init__(self, path: Path, tenants: int, *, create: bool = False) -> None:
@@ -49,13 +58,41 @@ class Board:
         return self.words[_SLOT * (1 + slot)]
 
     def signs(self, slot: int) -> int:
-        """Grows as long as the tenant is alive: iterations, and looks for an arrival while there is none."""
+        """Grows as long as the tenant is alive: iterations, and looks for an arrival or a block while there is none."""
         own = _SLOT * (1 + slot)
         return self.words[own] + self.words[own + 2]
 
     def done(self, slot: int) -> bool:
         """True when the tenant will measure no more (fixed protocol, trace at its end, no room)."""
         return bool(self.words[_SLOT * (1 + slot) + 1])
+
+    def open_block(
+        self, number: int, start_ns: int, end_ns: int, active: Collection[int], cores: Mapping[int, int]
+    ) -> None:
+        """Announce block ``number`` (1, 2 ...) to the tenants at the gate.
+
+        Args:
+            number: One more than that of the block before.
+            start_ns: When it starts, on the monotonic clock.
+            end_ns: Requests that start later do not count.
+            active: Slots of the tenants that issue requests in it.
+            cores: By slot: the core that a tenant moves to before the block, active or not.
+        """
+        for slot in active:
+            self.slot(slot)[ACTIVE] = number
+        for slot, core in cores.items():
+            self.slot(slot)[CORE] = core + 1
+        self.words[BLOCK_START_NS], self.words[BLOCK_END_NS] = start_ns, end_ns
+        self.words[BLOCK] = number  # last: who sees it sees the rest
+
+    def left(self, slot: int) -> int:
+        """Number of the last block that the tenant has left: none of its requests is in flight any more."""
+        return self.words[_SLOT * (1 + slot) + OVER]
+
+    def counted_words(self, number: int) -> list[int]:
+        """Places of the :data:`COUNTED` words of all tenants that are active in block ``number``."""
+        slots = range(_SLOT, len(self.words), _SLOT)
+        return [place + COUNTED for place in slots if self.words[place + ACTIVE] == number]
 
     def slot(self, slot: int) -> memoryview:
         """The tenant's own words, for the loop."""
@@ -116,4 +153,5 @@ class SampleBuffer:
             end_ns=data["end_ns"],
             first_token_ns=data["first_token_ns"],
             gpu_time_ns=np.where(data["gpu_time_ns"] == 0, -1, data["gpu_time_ns"]),
+            enqueue_ns=data["enqueue_ns"],
         )

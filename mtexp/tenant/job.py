@@ -8,7 +8,8 @@ command  the child then                                        and answers
 ======== ==================================================== ==========================================
 build    builds its models on the device, captures, compiles  ``built`` with facts
 warm_up  runs the warm-up iterations                           ``warm`` with facts (the proof before)
-measure  waits for ``start_ns``, iterates until told to stop   ``measured``
+measure  waits for ``start_ns``, iterates until told to stop;  ``measured``
+         in a crossover run, as the board announces blocks
 finish   probes the device's busy time if asked                ``finished`` with facts (the proof after)
 exit     tears down                                            (end of file)
 ======== ==================================================== ==========================================

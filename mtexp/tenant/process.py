@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -232,7 +233,7 @@ class _Tenant:
             self.known["outputs_check"] = found
 
     def measure(self, start_ns: int) -> None:
-        """Iterate from ``start_ns`` until the run's stop flag, or N times in the fixed protocol."""
+        """Iterate from ``start_ns`` until the run's stop flag, N times in the fixed protocol, or block by block."""
         measure, arrival = self.process.measure, self.spec.arrival
         alone = len(self.process.tenants) == 1
         spin_ns = START_SPIN_NS if alone else SPIN_NS  # threads of one process would keep each other from starting
@@ -240,6 +241,9 @@ class _Tenant:
         iterations = measure.iterations if measure.overlap == "fixed" else None
         self.loop.outputs.plan(self.loop.rows, measure.iterations, self.spec.seed)
         with tracing.traced_phase(self.process, self.id):
+            if measure.design == "crossover":
+                self.loop.measure_blocks(_move_process if alone else _move_thread)
+                return
             sleep_until(start_ns, spin_ns)
             if closed:
                 self.loop.measure_closed(iterations)
@@ -304,6 +308,18 @@ class _Tenant:
         except Exception as error:
             error.tenant = self.id  # type: ignore[attr-defined]
             raise
+
+
+def _move_process(core: int) -> None:
+    """Move all threads of this process, also those of CUDA, to ``core``."""
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), {core})
+
+
+def _move_thread(core: int) -> None:
+    """Move the calling thread to ``core``; other threads of the process are other tenants'."""
+    os.sched_setaffinity(0, {core})
 
 
 def _prepare_process(job: ProcessJob) -> None:

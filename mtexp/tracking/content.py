@@ -69,17 +69,18 @@ def parent_content(record: RunRecord, path: str, *, thinned: Mapping[str, int], 
     tags = {
         **_common_tags(record),
         keys.KIND: record.kind,
-        keys.INTERVAL_SCOPE: _interval_scope(record.metrics),
+        keys.INTERVAL_SCOPE: _interval_scope(record, record.metrics),
         keys.BASELINE_HASH: record.baseline_hash,
         keys.RECORD_PATH: path,
         keys.PROFILE_OF: record.profile_of,
         keys.FAILURE: record.failure,
+        keys.AGAINST: _against(spec),
         keys.HISTORY_THINNED: _thinned_text(thinned, max_history),
         "mlflow.note.content": description(record),
         "mlflow.source.name": "mtexp",
         "mlflow.source.git.commit": str(record.environment.get("git_commit", "")),
     }
-    metrics, params = {**record.metrics, **record.telemetry}, _params(spec, spec.tenants)
+    metrics, params = {**record.metrics, **record.telemetry}, _params(spec, spec.tenants) | _block_params(record)
     return RunContent(run_name(record, spec), record.status, _kept(tags), params, _known(metrics, params))
 
 
@@ -97,7 +98,7 @@ def tenant_content(
         **_common_tags(record),
         keys.KIND: record.kind if record.kind == "profile" else keys.TENANT,  # a query for tenants is for measured ones
         keys.RUN_KIND: record.kind,
-        keys.INTERVAL_SCOPE: _interval_scope(tenant.metrics),
+        keys.INTERVAL_SCOPE: _interval_scope(record, tenant.metrics),
         keys.FAILURE: _tenant_failure(tenant),
         keys.INSUFFICIENT: ", ".join(tenant.insufficient),
         keys.REQUEST: own[0].workload.request if own and own[0].model.role != "stressor" else "",
@@ -107,7 +108,7 @@ def tenant_content(
         "mlflow.parentRunId": parent_id,
         "mlflow.source.name": "mtexp",
     }
-    params = _params(spec, own) | {"tenant": tenant.id, "model": tenant.model}
+    params = _params(spec, own) | _block_params(record) | {"tenant": tenant.id, "model": tenant.model}
     if own:
         params |= _own_params(own[0])
     return RunContent(
@@ -115,9 +116,11 @@ def tenant_content(
     )
 
 
-def _interval_scope(metrics: Mapping[str, float]) -> str:
+def _interval_scope(record: RunRecord, metrics: Mapping[str, float]) -> str:
     """What the intervals among ``metrics`` cover; empty where there is none."""
-    return keys.WITHIN_RUN if any(name.endswith("_ci_low") for name in metrics) else ""
+    if not any(name.endswith("_ci_low") for name in metrics):
+        return ""
+    return keys.OVER_ROUNDS if any(block.cores for block in record.blocks) else keys.WITHIN_RUN
 
 
 def run_name(record: RunRecord, spec: RunSpec) -> str:
@@ -228,6 +231,7 @@ def _params(spec: RunSpec, tenants: Iterable[TenantSpec]) -> dict[str, str]:
         "mps_settings": spec.mps_settings,
         "sharing": spec.sharing.mode,
         "overlap": spec.measure.overlap,
+        "design": "fixed" if spec.measure.overlap == "fixed" else spec.measure.design,
         "iterations": str(spec.measure.iterations),
         "warmup": str(spec.measure.warmup),
         "num_tenants": str(len(spec.tenants)),
@@ -240,6 +244,22 @@ def _params(spec: RunSpec, tenants: Iterable[TenantSpec]) -> dict[str, str]:
         params |= {"search_by": spec.search.by, "search_value": f"{spec.search.value:g}"}
         params["search_attainment_pct"] = f"{spec.search.attainment_pct:g}"
     return _kept(params)
+
+
+def _against(spec: RunSpec) -> str:
+    """What the slowdowns of a mix compare with."""
+    if spec.kind != "mix" or (spec.measure.design == "sustained" and spec.baseline.mode == "skip"):
+        return ""
+    return "alone_in_mode" if spec.measure.design == "crossover" else "baseline"
+
+
+def _block_params(record: RunRecord) -> dict[str, str]:
+    """Rounds of a crossover run, and how long its blocks of all tenants were."""
+    everyone = [block for block in record.blocks if len(block.active) == len(record.tenants)]
+    if not everyone:
+        return {}
+    lengths_ms = [(block.end_ns - block.start_ns) / 1e6 for block in everyone]
+    return {"rounds": str(1 + record.blocks[-1].round), "block_ms": f"{np.median(lengths_ms):.0f}"}
 
 
 def _own_params(tenant: TenantSpec) -> dict[str, str]:

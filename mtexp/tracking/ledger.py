@@ -34,6 +34,8 @@ CPU_KEYS = ("host", "cpu_model", "cpu_count")
 LIBRARY_KEYS = ("cuda_version", "torch_version", "torch_cuda_version", "transformers_version")
 """Of an environment: what a result was computed with. ``cuda_version`` is the driver's, another than torch's."""
 
+_OF_A_MIX = ("design", "block_ms", "target_pct", "max_time_s")
+"""Keys of ``measure`` that only a mix has."""
 _CANDIDATES = 5
 """Newest baselines looked at before giving up: the record of one may be gone."""
 
@@ -64,7 +66,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
     model, measure, arrival = asdict(tenant.model), asdict(run.measure), asdict(tenant.arrival)
     for name in ("name", "role", "parameters", "layer_parameters"):
         del model[name]
-    for name in ("overlap", "percentiles", "max_iterations", "check_outputs"):
+    for name in ("overlap", "percentiles", "max_iterations", "check_outputs", *_OF_A_MIX):
         del measure[name]
     if measure["foreign"] == "refuse":  # what another rule let pass is not compared with by a run that refuses it
         del measure["foreign"]

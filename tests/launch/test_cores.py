@@ -69,6 +69,19 @@ def test_tenants_have_physical_cores_of_their_own(physical: dict[int, str]) -> N
         assert (crowded.pinned, crowded.on_shared_cores) == (True, 4)
 
 
+def test_spare_cores_are_physical_cores_that_nobody_else_has(physical: dict[int, str]) -> None:
+    """Four physical cores: a tenant, the sampler, two spare ones; held like the others, and the parent keeps off."""
+    with leased_cores([1], spare=True) as plan:
+        assert len(plan.spare) == 2
+        assert len({physical[core] for core in (*plan.pool, *plan.sampler)}) == 4
+        assert not set(plan.spare) & set(plan.parent)
+        with leased_cores([1], spare=True) as second:
+            assert not set(plan.pool) & {*second.pool, *second.parent, *second.sampler}
+            assert second.pool == ()
+    with leased_cores([1] * 3, spare=True) as full:
+        assert full.pool == ()
+
+
 def test_two_runs_have_physical_cores_of_their_own(physical: dict[int, str]) -> None:
     """As long as there are any; a third run is told that it has to share."""
     with leased_cores([1]) as first, leased_cores([1]) as second:

@@ -13,7 +13,7 @@ import pytest
 
 from mtexp.errors import TenantFailed
 from mtexp.launch import ForkserverStarter, TenantGroup
-from mtexp.launch.group import _why
+from mtexp.launch.endings import why
 from mtexp.launch.starters import Child
 from mtexp.spec import DeadlineSpec
 from mtexp.tenant.job import ProcessJob
@@ -200,4 +200,4 @@ def test_an_interrupt_stops_in_order_and_a_second_one_at_once(tmp_path: Path) ->
 )
 def test_exit_codes_are_put_into_words(exit_code: int, words: str) -> None:
     """Signals by name, those without a name by number."""
-    assert words in _why(exit_code)
+    assert words in why(exit_code)

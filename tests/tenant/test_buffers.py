@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mtexp.tenant.buffers import COLUMNS, Board, SampleBuffer
 
 instants = st.integers(1, 2**62)
-rows = st.lists(st.tuples(instants, instants, instants, instants, instants), max_size=30)
+rows = st.lists(st.tuples(*[instants] * len(COLUMNS)), max_size=30)
 
 
 @given(rows, st.integers(0, 30))

@@ -192,3 +192,75 @@ def test_sleeping_ends_on_time(bench: Bench) -> None:
     assert np.sum(bench.clock.sleeps) == pytest.approx(0.0049, abs=1e-5)
     sleep_until(START_NS)
     assert len(bench.clock.sleeps) == 1
+
+
+class TestBlocks:
+    """The gate and the blocks of a crossover run."""
+
+    def blocks(
+        self, bench: Bench, *blocks: tuple[float, float, bool], cores: dict[int, int] | None = None
+    ) -> list[int]:
+        """Announce blocks (start and end in ms, active or not) one after the other, each when the last is over, then
+        the stop; returns the cores that the tenant moved to."""
+        waiting = list(enumerate(blocks, 1))
+        moved: list[int] = []
+
+        def announce(seconds: float) -> None:
+            Clock.sleep(bench.clock, seconds)
+            if seconds != loops.GATE_S:
+                return
+            if not waiting:
+                bench.board.stop()
+                return
+            number, (start, end, active) = waiting.pop(0)
+            instants = (START_NS + round(at * MS) for at in (start, end))
+            bench.board.open_block(number, *instants, [0] if active else [], cores or {})
+
+        bench.clock.sleep = announce  # type: ignore[method-assign]
+        bench.loop().measure_blocks(moved.append)
+        return moved
+
+    def test_requests_run_from_the_start_of_a_block_to_its_end(self, bench: Bench) -> None:
+        """Back to back; the one that is in flight at the end is the last."""
+        self.blocks(bench, (10, 30, True))
+        starts = (bench.samples.start_ns - START_NS) / MS
+        assert starts == pytest.approx([10, 14, 18, 22, 26], abs=0.1)
+
+    def test_an_idle_tenant_sleeps_through_the_block(self, bench: Bench) -> None:
+        """One sleep to its end, no request, and it is there for the next."""
+        self.blocks(bench, (10, 30, False), (40, 50, True))
+        assert max(bench.clock.sleeps) == pytest.approx(0.029, abs=0.002)
+        assert (bench.samples.start_ns[0] - START_NS) / MS == pytest.approx(40, abs=0.1)
+
+    def test_it_moves_to_its_core_before_the_block(self, bench: Bench) -> None:
+        """Once."""
+        assert self.blocks(bench, (10, 20, True), cores={0: 5}) == [5]
+
+    def test_it_runs_on_until_every_neighbour_has_ended_what_counts(self, tmp_path: Path, bench: Bench) -> None:
+        """Those requests come after the end of the block, and do not count."""
+        bench.board = Board(tmp_path / "two.bin", 2, create=True)
+        neighbour = bench.board.slot(1)
+        neighbour[3] = 1  # active in block 1
+
+        def slow_neighbour(number: int) -> None:
+            if number == 7:
+                neighbour[5] = 1  # what counts of it has ended
+
+        bench.on_request = slow_neighbour
+        self.blocks(bench, (10, 30, True))
+        assert len(bench.samples) == 8
+
+    def test_a_full_buffer_does_not_keep_the_neighbours_waiting(self, bench: Bench) -> None:
+        """It has left the block, and every later one, and is done."""
+        self.blocks(bench, (10, 1000, True))
+        assert len(bench.samples) == 64
+        assert bench.board.left(0) > 1
+        assert bench.board.done(0)
+
+    def test_the_enqueue_stamp_lies_between_start_and_end(self, bench: Bench) -> None:
+        """It is taken when the request returns, before the device is waited for."""
+        self.blocks(bench, (10, 20, True))
+        samples = bench.samples
+        assert (samples.start_ns < samples.enqueue_ns).all()
+        assert (samples.enqueue_ns < samples.end_ns).all()
+        assert samples.enqueue_ms == pytest.approx(4.0, abs=0.02)

@@ -1,0 +1,71 @@
+"""From the blocks of a crossover run to its figures and findings. May touch: metrics, the telemetry file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtexp.metrics.crossover_summary import (
+    BlockTelemetry,
+    crossover_findings,
+    joined,
+    joined_window,
+    summarise_crossover,
+    together_spans,
+)
+from mtexp.metrics.finding import Finding
+from mtexp.metrics.samples import Samples
+from mtexp.metrics.summary import Measured, RunSummary
+from mtexp.metrics.window import Window
+from mtexp.run.measurement import TELEMETRY, Measurement
+from mtexp.spec import RunSpec
+from mtexp.telemetry import load, over_spans
+
+
+def block_figures(spec: RunSpec, measured: Measurement, tenants: Mapping[str, Measured], folder: Path) -> RunSummary:
+    """The figures of a run whose tenants are ``tenants``, with its telemetry in ``folder``."""
+    return summarise_crossover(tenants, measured.blocks, _telemetry(measured, folder), seed=spec.seed)
+
+
+def block_views(measured: Measurement) -> dict[str, tuple[Samples, Window | None]]:
+    """What each tenant did in the blocks of all, on a clock that stands still between them, and how long that was."""
+    shared = {name: joined(own) for name, own in measured.samples.items()}
+    return {name: (own, joined_window(own)) for name, own in shared.items()}
+
+
+def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) -> Iterator[Finding]:
+    """What is to be said of the figures of a run that did not fail."""
+    if measured.failure is not None:
+        return
+    yield from crossover_findings(
+        summary,
+        target_pct=spec.measure.target_pct,
+        max_time_s=spec.measure.max_time_s,
+        pinned=measured.cores is not None and measured.cores.pinned,
+        redrawn=any(block.cores for block in measured.blocks),
+    )
+
+
+def _telemetry(measured: Measurement, folder: Path) -> BlockTelemetry:
+    path = folder / TELEMETRY
+    if not path.is_file():
+        return BlockTelemetry()
+    samples = load(path)
+    together_mhz, together_j = over_spans(samples, together_spans(measured.samples, measured.blocks))
+    alone = {name: _alone_spans(measured, name) for name in measured.samples}
+    by_tenant = {name: over_spans(samples, spans) for name, spans in alone.items()}
+    energies = [energy_j for _, energy_j in by_tenant.values()]
+    return BlockTelemetry(
+        together_clock_mhz=together_mhz,
+        alone_clock_mhz={name: mhz for name, (mhz, _) in by_tenant.items() if mhz is not None},
+        together_energy_j=together_j,
+        alone_energy_j=sum(e for e in energies if e is not None) if all(e is not None for e in energies) else None,
+    )
+
+
+def _alone_spans(measured: Measurement, name: str) -> NDArray[np.int64]:
+    spans = [(block.start_ns, block.end_ns) for block in measured.blocks if block.active == (name,)]
+    return np.array(spans, dtype=np.int64).reshape(-1, 2)
