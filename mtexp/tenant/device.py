@@ -39,6 +39,9 @@ class CpuDevice:
         """The CPU has no streams."""
         return None
 
+    def settle(self) -> None:
+        """The CPU has no contexts."""
+
     def forget_peak(self) -> None:
         """The kernel keeps the peak of a process for good."""
 
@@ -69,8 +72,8 @@ class CudaDevice:
     def __init__(self) -> None:
         torch.cuda.init()
         torch.cuda.set_device(0)
-        self.second_context = not device_attribute(_MPS_ENABLED) and _make_a_second_context()
-        """Whether a second context has been made beside torch's; never under CUDA MPS."""
+        self.second_context = False
+        """Whether a second context has been made beside torch's (:meth:`settle`)."""
 
     def timer(self) -> Timer:
         """A timer on the current stream of the calling thread."""
@@ -88,6 +91,10 @@ class CudaDevice:
         if status != 0:
             raise RuntimeError(f"no CUDA stream: cuStreamCreate answered {status}")
         return torch.cuda.ExternalStream(handle.value)
+
+    def settle(self) -> None:
+        """Make a second context once all is built; never under CUDA MPS, where another client changes nothing."""
+        self.second_context = not device_attribute(_MPS_ENABLED) and make_a_second_context()
 
     def forget_peak(self) -> None:
         """Give back what is not in use, and count the peak of memory from now on."""
@@ -147,15 +154,18 @@ def device_attribute(attribute: int) -> int | None:
     return value.value if status == 0 else None
 
 
-def _make_a_second_context() -> bool:
+def make_a_second_context() -> bool:
     """Make and destroy a second CUDA context beside torch's, so that a lone tenant runs as tenants of a mix do.
 
-    A process is slower as long as no other context has been made on the device since its own, whether by itself or by
+    A process that has used several streams is slower until another context has been made on the device, by itself or by
     another process, and whether or not that context still exists: BERT-base as a CUDA graph takes 1.94 ms, and 1.80 ms
-    from then on (H100 and H200, driver 580.159; ``benchmarks.second_context``). A baseline would pay for that, tenants
-    of a mix would not. Under CUDA MPS another client changes nothing.
+    from then on (H100; 1.87 and 1.74 ms on an H200; driver 580.159; ``benchmarks.second_context``). A baseline would
+    pay for that, tenants of a mix would not. A context that is made before the model is built does not help.
+
+    Returns:
+        Whether it could be made and destroyed.
     """
-    torch.cuda.synchronize()  # torch makes its own context when it first needs one
+    torch.cuda.synchronize()
     driver, device, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p()
     driver.cuDeviceGet(ctypes.byref(device), 0)
     if driver.cuCtxCreate_v2(ctypes.byref(context), 0, device) != 0:

@@ -98,6 +98,7 @@ class TenantProcess:
         self.tenants = [_Tenant(job, self.job, self.device, self.board, own_stream) for job in self.job.tenants]
         for tenant in self.tenants:
             tenant.build()
+        self.device.settle()
         self._answer("built")
 
     def warm_up(self, message: Message) -> None:
