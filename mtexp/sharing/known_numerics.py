@@ -80,8 +80,8 @@ KNOWN: tuple[KnownCounts, ...] = (
         cuda="13.0",
         library="cuBLAS 13.1",
         precisions=("fp16", "bf16"),
-        wrong=(18, 20, 26, 38, *range(42, 61, 2), *range(68, 117, 2)),
-        right=(12, 16, 32, 62, 64, 66, *range(118, 133, 2)),
+        wrong=(18, 20, 24, 26, 28, 36, 38, *range(42, 61, 2), *range(68, 117, 2)),
+        right=(8, 10, 12, 14, 16, 30, 32, 62, 64, 66, *range(118, 133, 2)),
     ),
 )
 

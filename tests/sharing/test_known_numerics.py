@@ -78,7 +78,7 @@ def test_right_percentages_near_by_are_named() -> None:
     (known,) = KNOWN
     assert known.right_near(33.33) == (25.0, 47.0)
     assert known.right_near(75) == (50.0, 90.0)
-    assert known.right_near(5) == (10.0,)
+    assert known.right_near(5) == (8.0,)
     assert all(sm_count(known.sms, percentage) in known.right for percentage in known.right_pct)
     assert {100.0, 50.0, 25.0} < set(known.right_pct)
 
