@@ -19,6 +19,7 @@ import pandas as pd
 
 from mtexp.commands import command_line
 from mtexp.errors import MtexpError
+from mtexp.metrics.crossover_summary import without_pauses
 from mtexp.metrics.window import Series
 from mtexp.records import keys
 from mtexp.records.record import ITERATIONS, TELEMETRY, RunRecord, find_records
@@ -34,7 +35,7 @@ _MOST_REASONS = 600
 """Characters."""
 SAMPLE_COLUMNS = (
     *("tenant", "model", "phase", "start_ns", "end_ns", "latency_ms", "gpu_time_ms"),
-    *("in_window", "arrival_ns", "ttft_ms"),
+    *("in_window", "arrival_ns", "ttft_ms", "block"),
 )
 ONE_OF = {"device": "device", "driver": "driver", "torch": "torch", "cpu": "CPU", "shrunk": "shrunk"}
 """Columns in which the runs of one analysis must agree, and what a message calls them."""
@@ -115,7 +116,7 @@ class Dataset:
         if column != "latency_ms":
             return Series.closed(values)
         if closed:
-            return Series.consecutive(starts_ns, ends_ns)
+            return Series.consecutive(*without_pauses(starts_ns, ends_ns, self._columns["block"][rows]))
         cycle_ms = np.diff(ends_ns, prepend=int(self._t0_ns[record_id])) / 1e6
         rps = self._throughput[record_id, tenant]
         return Series(values, cycle_ms, rps) if rps > 0 else None
@@ -123,7 +124,7 @@ class Dataset:
     @cached_property
     def _columns(self) -> dict[str, Any]:
         """Columns of the samples as arrays: a tenant's rows are taken from them thousands of times."""
-        whole = {name: self.iterations[name].to_numpy() for name in ("arrival_ns", "start_ns", "end_ns")}
+        whole = {name: self.iterations[name].to_numpy() for name in ("arrival_ns", "start_ns", "end_ns", "block")}
         times = {name: self.iterations[name].to_numpy(np.float64) for name in ("latency_ms", "gpu_time_ms")}
         return whole | times | {"in_window": self.iterations["in_window"].to_numpy(bool)}
 

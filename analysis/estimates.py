@@ -21,6 +21,7 @@ from .baseline_runs import Alone, Measured
 from .data import Dataset
 from .fairness import Progress, true_fairness
 from .frames import rows_of
+from .rounds import InRounds, in_rounds, measured_in_rounds
 from .spread import ALONE, Known, Readings, Repeated, learn
 
 RUN = -1
@@ -76,6 +77,8 @@ class _Study:
     known: Known = field(default_factory=Known)
     read: dict[Measured, Readings | None] = field(default_factory=dict)
     sides: dict[tuple[Measured, ...], Side | None] = field(default_factory=dict)
+    in_rounds: Mapping[Measured, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    """What crossover runs measured themselves."""
 
     def readings(self, measured: Measured) -> Readings | None:
         if measured not in self.read:
@@ -142,6 +145,7 @@ def estimates(
         seed: Of the draws.
     """
     study = _Study(data, Throws(draws, np.random.Generator(np.random.SFC64(seed))))
+    study.in_rounds = measured_in_rounds(data.tenants)
     rows_alone = _alone_rows(alone)
     modes = dict(zip(points["point"], points["sharing"], strict=True)) if len(points) else {}
     by_point: dict[int, list[dict[str, Any]]] = {}
@@ -240,8 +244,13 @@ def _together(
         if shared.has(i, "gpu_time"):
             found[i, "gpu_time_mean_ms"] = _absolute(shared, i, "gpu_time")
     found |= {(RUN, key): figure for key, figure in _totals(study, shared, point).items()}
-    pairs = []
+    pairs: list[_Pair | InRounds] = []
     for i, row in enumerate(rows):
+        own = [study.in_rounds.get(run[i]) for run in runs]
+        if (measured := in_rounds(own, study.throws)) is not None:
+            pairs.append(measured)
+            found |= {(i, key): figure for key, figure in measured.figures().items()}
+            continue
         against: dict[str, list[Side]] = {}
         for name in (name for name in shared.names if shared.has(i, name)):
             groups = [group for group in row["compared"] if group]
@@ -308,7 +317,7 @@ class _Pair:
         return found
 
 
-def _of_all(pairs: Sequence[_Pair], progress: Progress) -> dict[str, Estimate]:
+def _of_all(pairs: Sequence[_Pair | InRounds], progress: Progress) -> dict[str, Estimate]:
     """STP, ANTT, fairness."""
     slowdowns = np.exp([pair.log("mean") for pair in pairs])
     slower = np.exp([pair.error("mean") for pair in pairs])

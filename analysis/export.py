@@ -62,6 +62,8 @@ _ITERATIONS = pa.schema(
     ]
 )
 """``gap_us``: from the end of the iteration before it (of the first: from the run's first start) to its start."""
+_BLOCK = pa.field("block", pa.int64())
+"""Only where a run has blocks."""
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -125,10 +127,11 @@ def _packed(samples: pd.DataFrame) -> pa.Table:
         "queue_us": _us(samples["start_ns"] - samples["arrival_ns"]),
         "ttft_us": _us(1e6 * samples["ttft_ms"]),
     }
-    frame = pd.DataFrame(columns).assign(in_window=samples["in_window"])
+    frame = pd.DataFrame(columns).assign(in_window=samples["in_window"], block=samples["block"])
     for name in ("record_id", "tenant"):
         frame[name] = samples[name].astype(str).astype("category")
-    return pa.Table.from_pandas(frame[_ITERATIONS.names], schema=_ITERATIONS, preserve_index=False)
+    schema = _ITERATIONS.append(_BLOCK) if (samples["block"] >= 0).any() else _ITERATIONS
+    return pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
 
 
 def _us(times_ns: pd.Series[Any]) -> pd.Series[Any]:
@@ -240,7 +243,8 @@ def _unpacked(folder: Path, manifest: dict[str, int], tenants: pd.DataFrame) -> 
     path = folder / ITERATIONS
     table = _read_table(folder, ITERATIONS, manifest)
     try:
-        packed = table.cast(_ITERATIONS).to_pandas()
+        schema = _ITERATIONS.append(_BLOCK) if _BLOCK.name in table.column_names else _ITERATIONS
+        packed = table.cast(schema).to_pandas()
     except (pa.ArrowException, ValueError) as error:
         raise RecordError(f"{path}: a column is not what it should be: {error}") from error
     must = packed[["gap_us", "service_us", "queue_us", "in_window"]]
@@ -266,6 +270,7 @@ def _unpacked(folder: Path, manifest: dict[str, int], tenants: pd.DataFrame) -> 
             "in_window": packed["in_window"].astype(bool),
             "arrival_ns": start_ns - queue_ns,
             "ttft_ms": packed["ttft_us"].to_numpy(np.float64, na_value=np.nan) / 1e3,
+            "block": packed["block"].to_numpy(np.int64, na_value=-1) if "block" in packed else -1,
         }
     )
     assert set(SAMPLE_COLUMNS) <= set(frame)

@@ -120,6 +120,15 @@ def _same_setting(runs: pd.DataFrame) -> pd.Series[Any]:
     return names.mask(half, _MPS["equal_share"]) if equal.any() else names
 
 
+def _designs_apart(runs: pd.DataFrame, names: pd.Series[Any]) -> pd.Series[Any]:
+    """Names of sharing modes with the design where runs of two designs are there: their slowdowns compare with
+    different things, and are never put together.
+    """
+    in_blocks = runs.reindex(columns=["design"])["design"] == "crossover"
+    in_blocks = in_blocks.fillna(False).astype(bool)
+    return names.mask(in_blocks, names + ", crossover") if in_blocks.any() and not in_blocks.all() else names
+
+
 def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
     """Put the repetitions of each point together.
 
@@ -134,7 +143,7 @@ def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
     tenants["compared"] = pd.Series([alone.compared(row) for row in rows_of(names)], tenants.index, dtype=object)
     runs = data.runs.copy()
     runs["sharing_name"] = [sharing_name(run) for run in rows_of(runs)]
-    runs["sharing_name"] = _same_setting(runs)
+    runs["sharing_name"] = _designs_apart(runs, _same_setting(runs))
     by_record = {str(record): rows for record, rows in tenants.groupby("record_id", observed=True, sort=False)}
     members: dict[tuple[Any, ...], list[Any]] = {}
     for _, run in runs.sort_values("start_time", kind="stable").iterrows():

@@ -57,6 +57,7 @@ _FACTS = {
     "seq_len": "sequence length",
     "execution": "execution",
     "overlap": "overlap",
+    "design": "design",
     "sweep": "sweeps",
 }
 _MOST_NAMED = 6

@@ -21,6 +21,8 @@ from mtexp.metrics.samples import ALONE, EDGE, Floats, Samples
 from mtexp.metrics.summary import Measured, Metrics, RunSummary, ends, insufficient_keys, summarise_tenant, totals
 from mtexp.metrics.window import Window
 
+Integers = NDArray[np.int64]
+
 HOST_NOISE_LIMIT_PCT = 10.0
 """Spread of the alone blocks from which on a run that missed its target is told whose fault it is."""
 
@@ -37,16 +39,35 @@ class BlockTelemetry:
     alone_energy_j: float | None = None
 
 
+def pauses_ns(start_ns: Integers, end_ns: Integers, block: Integers) -> Integers:
+    """How long before each request, in all, no block was measured: what to take off its time stamps.
+
+    Args:
+        start_ns: Of consecutive requests of a tenant, shape (n,).
+        end_ns: Shape (n,).
+        block: Block of each, shape (n,); the time between two requests of different blocks is a pause.
+    """
+    pauses = np.zeros(start_ns.size, dtype=np.int64)
+    first = np.flatnonzero(np.diff(block)) + 1
+    pauses[first] = start_ns[first] - end_ns[first - 1]
+    return np.cumsum(pauses)
+
+
+def without_pauses(start_ns: Integers, end_ns: Integers, block: Integers) -> tuple[Integers, Integers]:
+    """Starts and ends on a clock that stands still between blocks; as they were where there is only one, or none."""
+    off = pauses_ns(start_ns, end_ns, block)
+    return start_ns - off, end_ns - off
+
+
 def joined(samples: Samples) -> Samples:
     """The requests that count in blocks of all, on a clock that stands still between blocks.
 
     The first one starts at 1 ns; in a block nothing changes.
     """
     kept = samples.measured
-    first = np.flatnonzero(np.diff(kept.block, prepend=-2))
-    pause_ns = np.zeros(len(kept), dtype=np.int64)
-    pause_ns[first] = kept.start_ns[first] - np.concatenate([[1], kept.end_ns[first[1:] - 1]])[: first.size]
-    shift = np.cumsum(pause_ns)
+    if not len(kept):
+        return kept
+    shift = pauses_ns(kept.start_ns, kept.end_ns, kept.block) + kept.start_ns[0] - 1
     return replace(
         kept,
         arrival_ns=kept.arrival_ns - shift,

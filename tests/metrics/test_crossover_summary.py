@@ -15,6 +15,7 @@ from mtexp.metrics.crossover_summary import (
     joined,
     real_window,
     summarise_crossover,
+    without_pauses,
 )
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline, Measured, RunSummary
@@ -92,6 +93,14 @@ def test_time_stands_still_between_blocks() -> None:
     window = real_window(samples)
     assert window is not None
     assert window.mask(samples["a"]).sum() == len(shared)
+
+
+def test_a_run_without_blocks_has_no_pauses() -> None:
+    """Older records: every request is of block -1, and time is what it was."""
+    start, end = np.array([5, 20, 90]), np.array([10, 30, 95])
+    for block in (np.full(3, -1), np.zeros(3, dtype=np.int64)):
+        assert [own.tolist() for own in without_pauses(start, end, block)] == [[5, 20, 90], [10, 30, 95]]
+    assert without_pauses(start, end, np.array([0, 0, 1]))[0].tolist() == [5, 20, 30]
 
 
 def test_cycles_end_with_their_block() -> None:
