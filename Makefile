@@ -57,12 +57,12 @@ results: setup  ## the studies again, from their committed records
 	$(BIN)/python -m analysis.roofline docs/results/h200/roofline.csv --device "NVIDIA H200"
 
 bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run; OPTIMUM=PYTHON: beside optimum-benchmark)
-	set -e; for name in perturbation undisturbed loop_price check_price telemetry_price start_skew point_overhead tracking queries \
-	  analysis planning versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
+	set -e; for name in perturbation undisturbed loop_price check_price telemetry_price start_skew designs point_overhead \
+	  tracking queries analysis planning versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
 
 bench-gpu: setup  ## those that need a GPU
-	set -e; for name in perturbation undisturbed loop_price check_price telemetry_price start_skew point_overhead second_context \
-	  versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name --gpu $(QUICK); done
+	set -e; for name in perturbation undisturbed loop_price check_price telemetry_price start_skew designs point_overhead \
+	  second_context versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name --gpu $(QUICK); done
 
 clean:  ## remove the environment; runs and results stay
 	rm -rf $(VENV) *.egg-info

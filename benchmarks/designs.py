@@ -1,0 +1,141 @@
+"""How far fresh runs of one point lie apart, by design, and how long a design takes to decide a pair to +-5 %.
+
+Cases take turns until the time is up: each pair of models under each sharing mode, measured by
+
+- ``separate``: both models alone and then the mix, each in fresh processes (``baseline.max_age_h=0``);
+- ``sustained``: the mix in fresh processes, against baselines that were measured once, as a sweep does it;
+- ``crossover``: alone and together in turns, in the same processes.
+
+For each tenant the spread is the SD of the logarithm of its slowdown over the repeats. Runs of that spread are needed
+(1.96 SD / log 1.05)^2 times, at least once, for +-5 %; times the seconds of one. For crossover there is also the share
+of the runs whose own interval holds the mean of the others. Every run is a line of ``--out`` as it ends, and told: what
+is cut off has not measured for nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common
+
+PAIRS = ("bert_base+llama_3_2_1b", "llama_3_2_1b+mistral_7b")
+MODES = ("disabled", "default")
+DESIGNS: dict[str, dict[str, Any]] = {
+    "separate": {"measure.design": "sustained", "baseline.max_age_h": 0},
+    "sustained": {"measure.design": "sustained"},
+    "crossover": {"measure.design": "crossover"},
+}
+_DECIDED = math.log(1.05)
+
+
+def arguments() -> argparse.ArgumentParser:
+    made = common.parser(__doc__ or "", repeats=8, gpu=True)
+    made.add_argument("--budget-s", type=float, default=3000.0, help="start no run after so many seconds; default 3000")
+    made.add_argument("--execution", default="eager", help="eager (default) or cuda_graph")
+    made.add_argument("--max-time-s", type=float, default=15.0, help="measure.max_time_s of crossover; default 15")
+    made.add_argument("--designs", default=",".join(DESIGNS), help="some of separate,sustained,crossover")
+    made.add_argument("--out", type=Path, default=Path("designs.jsonl"), help="a line a run; default designs.jsonl")
+    return made
+
+
+def main() -> None:
+    options = arguments().parse_args()
+    out, report = options.out.resolve(), common.Report("designs")
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    with common.scratch() as folder:
+        os.chdir(folder)
+        begin = time.monotonic()
+        for case in _turns(options):
+            if time.monotonic() - begin > options.budget_s:
+                report.remarks.append(f"the time of {options.budget_s:g} s was up")
+                break
+            measured = _measure(options, *case)
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(measured) + "\n")
+            common.note(" ".join(f"{key}={value}" for key, value in measured.items() if not isinstance(value, dict)))
+            common.note(f"  {measured['slowdown']}")
+            found.setdefault(case, []).append(measured)
+    for case, runs in found.items():
+        _add(report, " ".join(case), [run for run in runs if run["slowdown"]])
+    report.show()
+
+
+def _turns(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
+    """Pair, mode, design; each repeat in another order."""
+    pairs, modes = (PAIRS, MODES) if options.gpu else (("bert_base+llama_3_2_1b",), ("disabled",))
+    cases = [(pair, mode, design) for pair in pairs for mode in modes for design in options.designs.split(",")]
+    for repeat in range(common.repeats_of(options)):
+        shift = repeat % len(cases)
+        yield from cases[shift:] + cases[:shift]
+
+
+def _measure(options: argparse.Namespace, pair: str, mode: str, design: str) -> dict[str, Any]:
+    """One fresh run; slowdowns by tenant, empty where it failed or was INVALID."""
+    import mtexp
+    from mtexp.errors import MtexpError
+
+    overrides: dict[str, Any] = {"tracking": "none", "mps_settings": mode, **DESIGNS[design]}
+    if options.gpu:
+        overrides |= {"runtime": "gpu", "execution": options.execution}
+    else:
+        overrides |= dict(text.split("=") for text in common.SMALL)
+    if design == "crossover":
+        overrides["measure.max_time_s"] = 1.0 if options.quick else options.max_time_s
+    begin = time.perf_counter()
+    measured: dict[str, Any] = {"pair": pair, "mode": mode, "design": design}
+    slowdown, why = {}, ""
+    try:
+        result = mtexp.run(pair, **overrides)
+        if result.verdict == "VALID":
+            slowdown = {tenant.id: _of(tenant.metrics) for tenant in result.record.tenants}
+        else:
+            why = result.findings[0]
+        kept = ("stp", "rounds", "half_width_pct", "host_noise_pct", "wall_s")
+        measured |= {key: result.metrics[key] for key in kept if key in result.metrics}
+    except MtexpError as error:
+        why = str(error)
+    return measured | {"seconds": time.perf_counter() - begin, "why_not": why, "slowdown": slowdown}
+
+
+def _of(metrics: dict[str, float]) -> list[float]:
+    """A slowdown and the ends of its own interval."""
+    return [metrics[key] for key in ("slowdown", "slowdown_ci_low", "slowdown_ci_high") if key in metrics]
+
+
+def _add(report: common.Report, name: str, runs: list[dict[str, Any]]) -> None:
+    """Spread, time for one run, time for a decision, and whether intervals hold."""
+    if len(runs) < 2:
+        return
+    new = "crossover" in name
+    report.add(f"{name}: seconds of a run", [run["seconds"] for run in runs], "s", "<= 20" if new else "")
+    for tenant in runs[0]["slowdown"]:
+        intervals = [run["slowdown"][tenant] for run in runs]
+        logs = [math.log(interval[0]) for interval in intervals]
+        spread = statistics.stdev(logs)
+        report.add(f"{name}: SD of log slowdown of {tenant}", spread, "", "<= 0.05" if new else "")
+        needed = max(1.0, (1.96 * spread / _DECIDED) ** 2)
+        seconds = needed * statistics.median(run["seconds"] for run in runs)
+        report.add(f"{name}: seconds to decide {tenant} to +-5 %", seconds, "s")
+        if len(runs) > 2 and all(len(interval) == 3 for interval in intervals):
+            held = [_holds(interval, logs[:i] + logs[i + 1 :]) for i, interval in enumerate(intervals)]
+            share_pct, target = 100 * statistics.mean(held), "90 to 99" if new else ""
+            report.add(f"{name}: intervals of {tenant} that hold the mean of the others", share_pct, "%", target)
+
+
+def _holds(interval: list[float], others: list[float]) -> bool:
+    """Whether the interval of one run, with the error of the mean of the others added, holds that mean."""
+    value, low, high = map(math.log, interval)
+    half = math.hypot((high - low) / 2, 1.96 * statistics.stdev(others) / math.sqrt(len(others)))
+    return abs(value - statistics.mean(others)) <= half
+
+
+if __name__ == "__main__":
+    main()
