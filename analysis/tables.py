@@ -267,14 +267,16 @@ def combinations(results: Results, limit: float = 1 - LEVEL) -> pd.DataFrame:
     worst = slowed.sort_values("slowdown").drop_duplicates("point", keep="last")
     worst = worst.rename(columns={"label": "worst"} | {c: f"worst_{c}" for c in with_intervals(("slowdown",))})
     (low, _), (_, worst_high) = keys.interval("stp"), keys.interval("worst_slowdown")
-    found = found.merge(worst, on="point").sort_values(low, ascending=False, kind="stable", ignore_index=True)
+    found = found.merge(worst, on="point")
+    found["above_ideal"] = found["stp"] > found["num_tenants"]
+    order = ["above_ideal", low]  # what sharing cannot give is never first
+    found = found.sort_values(order, ascending=[True, False], kind="stable", ignore_index=True)
     figures = [results.figures[int(point), RUN, "stp"] for point in found["point"]]
     found["p_value"] = [figure.p_value() for figure in figures]
     sure = found["p_value"] <= limit
     found["pays"] = np.where(sure & (found["stp"] > 1), "yes", np.where(sure, "no", "open"))
     found["frontier"] = found[worst_high] < found[worst_high].cummin().shift(fill_value=np.inf)
     found["spread_alone_pct"] = found["point"].map(_spreads_alone_pct(results))
-    found["above_ideal"] = found["stp"] > found["num_tenants"]
     return found
 
 
