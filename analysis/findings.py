@@ -2,7 +2,7 @@
 
 Lives here: :func:`findings`. May touch: nothing outside its arguments. A difference is claimed only where it stands
 among all that the page asks (:class:`Judge`). Averages over mixes are geometric means in which each mix counts once, of
-these mixes: they say nothing about others.
+these mixes and do not cover others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _AGREE = (0.95, 1.05)
 """Two clocks agree when the whole interval of their ratio is within."""
 _MOST_NAMED = 3
 _FEWEST_RESIDUALS = 6
-"""Degrees of freedom from which on size and kind of models are told from each other."""
+"""Fewest degrees of freedom with which the effect of size can be separated from that of the kind of model."""
 _KINDS = {"encoder": "two encoders", "decoder": "two decoders", "mixed": "an encoder and a decoder"}
 
 

@@ -98,7 +98,7 @@ class Known:
 
 
 def learn(repeated: Iterable[Repeated]) -> Known:
-    """What these say; those of one run say nothing."""
+    """Return the spreads that repeated points show; points of a single run are ignored."""
     known = [runs for runs in repeated if len(runs.runs) > 1]
     names = list(dict.fromkeys(name for runs in known for run in runs.runs for own in run for name in own))
     alone = {name: LikeRuns.of(g for runs in known for g in runs.groups(name, 1.0).values()) for name in names}

@@ -156,7 +156,7 @@ def _rows(owner: Integers, number: int) -> slice:
 def rounds_of(samples: Mapping[str, Samples], blocks: Sequence[Block], value: Callable[[Samples], Floats]) -> Rounds:
     """Means of ``value`` (of each request, shape (n,)) by round, over the requests that count.
 
-    A block in which a tenant has fewer than two requests that count says nothing of it.
+    A block in which a tenant has fewer than two requests that count is left out for that tenant.
 
     Args:
         samples: By tenant id, as :func:`mark` returns them.

@@ -24,7 +24,7 @@ from mtexp.metrics.window import Window
 Integers = NDArray[np.int64]
 
 HOST_NOISE_LIMIT_PCT = 10.0
-"""Spread of the alone blocks from which on a run that missed its target is told whose fault it is."""
+"""Spread of the alone blocks (SD of log mean latency, in percent) above which a missed target is blamed on the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
