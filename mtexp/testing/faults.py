@@ -31,7 +31,8 @@ class Fault:
     kind: str
     """One of :data:`KINDS`, or :data:`WRONG_OUTPUT`."""
     at: int
-    """:data:`START` (before it connects), :data:`BUILD`, or the request before which it happens, counted from 0."""
+    """:data:`START` (before it connects), :data:`BUILD`, or the request before which it happens, counted from 0: the
+    one whose layers are checked, the warm-up, the measured ones."""
     once: str = ""
     """A path: the fault happens only while there is no such file, and makes it."""
 

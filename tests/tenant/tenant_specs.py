@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mtexp.config.shapes import shrink
+from mtexp.config.shapes import known_counts, shrink
 from mtexp.spec import ModelSpec, TenantSpec, WorkloadSpec
 
 MODELS = Path(__file__).resolve().parents[2] / "conf" / "models"
@@ -19,11 +19,14 @@ def model(name: str, **shape: Any) -> ModelSpec:
     """The shrunk model of that name, with these fields of its shape changed."""
     data = yaml.safe_load((MODELS / f"{name}.yaml").read_text())
     stressor = data["role"] == "stressor"
+    shape = {**(data["shape"] if stressor else shrink(data["shape"])), **shape}
+    counts = None if stressor else known_counts(data["architecture"], shape)
     return ModelSpec(
         name=name,
         role=data["role"],
         architecture=data["architecture"],
-        shape={**(data["shape"] if stressor else shrink(data["shape"])), **shape},
+        shape=shape,
+        layer_parameters=counts.layer_parameters if counts else 0,
         attn_implementation=data.get("attention", ["sdpa"])[0],
     )
 

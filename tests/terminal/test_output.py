@@ -11,9 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "run.py"
-NOT_FOR_USERS = {"mtexp/tenant/__main__.py", "mtexp/testing/mps.py", "mtexp/run/profile_session.py"} | {
-    "mtexp/sharing/guardian.py"
-}
+NOT_FOR_USERS = {
+    "mtexp/tenant/__main__.py",
+    "mtexp/tenant/counting.py",
+    "mtexp/testing/mps.py",
+    "mtexp/run/profile_session.py",
+} | {"mtexp/sharing/guardian.py"}
 COMMAND = """
 import sys
 from mtexp.output import enter
