@@ -80,7 +80,7 @@ class TestRun:
 
     def test_mlflow_has_parameters_intervals_and_histories_of_what_counts(self, place: Workplace) -> None:
         """``design``, ``rounds``, ``block_ms``; latency by iteration is of the blocks of all."""
-        (run,) = place.mlflow_runs(kind("mix"))
+        (run,) = place.mlflow_runs(kind("mix") + " AND tags.`mtexp.sweep` = 'one'")
         assert run.data.params["design"] == "crossover"
         assert int(run.data.params["rounds"]) >= 4
         assert float(run.data.params["block_ms"]) >= 50
