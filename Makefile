@@ -8,7 +8,7 @@ TORCH ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type ui conf report results bench bench-gpu gpu clean
+.PHONY: help setup demo test lint type ui conf report results bench bench-gpu gpu soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run; OPTIM
 bench-gpu: setup  ## those that need a GPU
 	set -e; for name in perturbation undisturbed loop_price check_price telemetry_price start_skew designs point_overhead \
 	  second_context versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name --gpu $(QUICK); done
+
+soak: setup  ## short runs with a random process killed, stopped or interrupted (RUNS=200 SEED=0)
+	$(BIN)/python -m benchmarks.soak --runs $(or $(RUNS),200) --seed $(or $(SEED),0)
 
 clean:  ## remove the environment; runs and results stay
 	rm -rf $(VENV) *.egg-info

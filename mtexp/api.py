@@ -232,7 +232,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _planned(arguments: Sequence[str], config_dir: str | Path | None) -> Plan:
     own = [] if config_dir is None else ["--config-dir", str(Path(config_dir).absolute())]
-    planned = plan([*own, *arguments])
+    planned = plan([*own, *arguments], ask=ask_store)
     shell = "Use the command mtexp run for it."
     if planned.search or not planned.serial:
         what = "a search for a capacity" if planned.search else "a launcher"

@@ -15,7 +15,9 @@ import os
 import platform
 import pwd
 import re
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -199,15 +201,24 @@ def _cpu_governor() -> str:
     return "+".join(sorted({text for file in files if (text := _read(file).strip())}))
 
 
+_GIT_PATH = os.pathsep.join(("/usr/bin", "/usr/local/bin", "/bin", f"{sys.prefix}/bin"))
+"""Not the user's PATH: a program called git in some folder of it would be run only to learn a revision."""
+_GIT_SAFELY = ("--no-optional-locks", "-c", "core.fsmonitor=", "-c", "core.hooksPath=/dev/null")
+"""A repository's configuration can name programs that git runs."""
+
+
 def _git(directory: Path) -> dict[str, Any]:
     def ask(*words: str) -> str | None:
-        command = ["git", "-C", str(directory), *words]
+        command = [git, *_GIT_SAFELY, "-C", str(directory), *words]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    git = shutil.which("git", path=_GIT_PATH)
+    if git is None:
+        return {}
     commit = ask("rev-parse", "HEAD")
     if not commit:
         return {}

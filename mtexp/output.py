@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -27,6 +28,7 @@ _PATIENCE_S = 1.0
 def enter(main: Callable[[], int]) -> int:
     """Run a command with its output protected; returns its exit code, 130 after Ctrl-C."""
     protect()
+    _warn_only()
     interrupted: list[int] = []
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -47,6 +49,13 @@ def enter(main: Callable[[], int]) -> int:
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _warn_only() -> None:
+    """Print warnings though ``PYTHONWARNINGS=error``: libraries warn, and a record would not be sent for it."""
+    if any(action == "error" for action, *_ in warnings.filters):
+        warnings.simplefilter("default")
+        os.environ["PYTHONWARNINGS"] = "default"
 
 
 def protect() -> None:

@@ -34,6 +34,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mtexp.commands import command_line
 from mtexp.config import schema, tokens
+from mtexp.config.foreign import check_choices
 from mtexp.errors import ConfigError
 
 CONF_DIR = (Path(__file__).resolve().parents[1] / "conf").resolve()
@@ -103,6 +104,7 @@ class Composer:
         self._repository: IConfigRepository = self._loader.repository
         self._parser = OverridesParser.create(config_loader=self._loader)
         self._parsed: dict[str, Override] = {}
+        self._read: set[tuple[str, str]] = set()
 
     def search(self, text: str) -> None:
         """List groups and choices also from the folders of ``text``, an override ``hydra.searchpath=[file:///DIR]``.
@@ -143,6 +145,9 @@ class Composer:
         )
         with open_dict(config):
             hydra = config.pop("hydra")
+        choices = {key: option for key, option in hydra.runtime.choices.items() if (key, str(option)) not in self._read}
+        check_choices(self._loader.repository, choices)
+        self._read.update((key, str(option)) for key, option in choices.items())
         name_mix(config, hydra)
         return config, hydra
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
+from mtexp.config.bounds import check_bounds
 from mtexp.config.checks import above, at_least, within
 from mtexp.config.designs import design_of
 from mtexp.config.hardware import Hardware, choose_device
@@ -51,6 +52,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
     Raises:
         ConfigError: Naming the key, its value, what is allowed and what to do.
     """
+    check_bounds(config)
     device = choose_device(config.runtime, hardware)
     _check_top(config)
     shrink = config.runtime.shrink

@@ -26,7 +26,7 @@ from mtexp.config.problems import Refused, check_override, parse_checked, transl
 from mtexp.config.schema import Config
 from mtexp.config.sections import SectionedComposer
 from mtexp.errors import ConfigError
-from mtexp.spec import RunSpec
+from mtexp.spec import RunSpec, TrackingSpec
 from mtexp.tracking.store import check_store
 
 _MAX_PROBLEMS = 5
@@ -66,12 +66,18 @@ class Plan:
     """What is known to go wrong, in sentences."""
 
 
-def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Plan:
+def plan(
+    argv: Sequence[str],
+    *,
+    hardware: Callable[[], Hardware] = probe,
+    ask: Callable[[TrackingSpec], None] = lambda tracking: None,
+) -> Plan:
     """Compose, convert and check every point of ``argv`` (what follows ``python run.py``).
 
     Args:
         argv: The command line.
         hardware: Looks for devices; called once. Not asked where a scheduler takes the points to other hosts.
+        ask: Called with each store; raises TrackingError where it does not answer.
 
     Raises:
         Refused: With up to five problems.
@@ -99,6 +105,8 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
         folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused([translate(error, composer, overrides)]) from error
+    except ConfigError as error:
+        raise Refused([error]) from error
     search = OmegaConf.select(hydra, "sweeper._target_") == SWEEPER
     if search:
         _check_search(composer, overrides, multirun=multirun)
@@ -115,6 +123,7 @@ def plan(argv: Sequence[str], *, hardware: Callable[[], Hardware] = probe) -> Pl
     for tracking in {point.spec.tracking for point in planned}:
         if tracking.enabled:
             check_store(tracking)
+            ask(tracking)
     flags = ["--multirun"] if multirun and not args.multirun else []
     # pinned: Hydra composes anew, when ${now:...} is another instant
     kept = [text for text in overrides if composer.parse(text).key_or_group != place]

@@ -15,6 +15,7 @@ from mtexp.config.read_off import read_off
 from mtexp.config.schema import Arrival, ArrivalConfig, Attention, Config, Role, TenantConfig, Weights, Workload
 from mtexp.config.shapes import dimensions, known_counts, needed_positions, not_sizes, shrink, shrink_stressor
 from mtexp.config.traces import read_trace
+from mtexp.config.weights import not_safetensors
 from mtexp.errors import ConfigError
 from mtexp.spec import ArrivalSpec, ModelSpec, MpsLimits, TenantSpec, WorkloadSpec
 
@@ -164,6 +165,9 @@ def _pretrained(key: str, tenant: TenantConfig, source: str) -> tuple[str, dict[
     if not any(folder.glob("*.safetensors")):
         remedy = "The folder has no *.safetensors: save the model with safe_serialization=True."
         raise ConfigError(f"{key}.source", source, allowed, remedy)
+    for file in sorted(folder.glob("*.safetensors")):
+        if wrong := not_safetensors(file):
+            raise ConfigError(f"{key}.source", source, allowed, f"{file.name} {wrong}.")
     return _local_shape(key, source, folder / "config.json", allowed)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from mtexp.errors import MtexpError
@@ -18,6 +20,10 @@ __all__ = ["DTYPES", "ModelUnavailable", "build_model", "count_parameters", "met
 
 class ModelUnavailable(MtexpError):
     """Pretrained weights that cannot be had; the message says why and what to do."""
+
+
+_LAYER = re.compile(r"\.\d+\.")
+"""In the name of a weight: that of one layer of many; a pooler or a head may be made anew."""
 
 
 def build_model(tenant: TenantSpec, device: torch.device) -> torch.nn.Module:
@@ -60,15 +66,22 @@ def _config(spec: ModelSpec) -> Any:
 
 def _pretrained(factory: Any, spec: ModelSpec, dtype: torch.dtype) -> torch.nn.Module:
     try:
-        model: torch.nn.Module = factory.from_pretrained(
+        model: torch.nn.Module
+        model, loading = factory.from_pretrained(
             spec.source,
             dtype=dtype,
             attn_implementation=spec.attn_implementation,
             use_safetensors=True,  # never a pickle
             trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelUnavailable(_explain(spec, error)) from error
+    if missing := sorted(key for key in loading["missing_keys"] if _LAYER.search(key)):
+        raise ModelUnavailable(
+            f"{spec.source}: config.json names layers that the weights do not have ({missing[0]} and "
+            f"{len(missing) - 1} more): they would be random. Take config.json and weights of the same model"
+        )
     return model
 
 

@@ -46,6 +46,7 @@ from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
 from mtexp.terminal.place import can_write, cannot_write
 from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
+from mtexp.tracking.reach import ask_store
 
 if TYPE_CHECKING:
     from mtexp.tracking.background import Uploads
@@ -91,7 +92,7 @@ def _main(argv: Sequence[str] | None) -> int:
     if args.hydra_help or args.cfg or args.info or args.shell_completion:
         return _hydra(with_tokens(arguments))
     try:
-        planned = plan(arguments, hardware=_hardware)
+        planned = plan(arguments, hardware=_hardware, ask=ask_store)
     except MtexpError as error:
         sys.stderr.write(f"{error}\n")
         return REFUSED

@@ -21,6 +21,8 @@ from mtexp.spec import RunSpec, TenantSpec, content_hash
 
 MAX_TAG = 4_000
 """Most characters of a tag; MLflow's own limit is 8,000, older servers take 5,000."""
+MAX_NAME = 250
+"""Most characters of a run's name: PostgreSQL refuses a longer one, SQLite does not."""
 
 _TABLE = (
     ("mean ms", "latency_mean_ms"),
@@ -51,6 +53,7 @@ class RunContent:
     """One MLflow run, less its histories and artifacts."""
 
     name: str
+    """At most :data:`MAX_NAME` characters."""
     status: str
     tags: dict[str, str]
     params: dict[str, str]
@@ -81,7 +84,8 @@ def parent_content(record: RunRecord, path: str, *, thinned: Mapping[str, int], 
         "mlflow.source.git.commit": str(record.environment.get("git_commit", "")),
     }
     metrics, params = {**record.metrics, **record.telemetry}, _params(spec, spec.tenants) | _block_params(record)
-    return RunContent(run_name(record, spec), record.status, _kept(tags), params, _known(metrics, params))
+    name = _cut(run_name(record, spec), MAX_NAME)
+    return RunContent(name, record.status, _kept(tags), params, _known(metrics, params))
 
 
 def tenant_content(
@@ -111,9 +115,8 @@ def tenant_content(
     params = _params(spec, own) | _block_params(record) | {"tenant": tenant.id, "model": tenant.model}
     if own:
         params |= _own_params(own[0])
-    return RunContent(
-        f"{tenant.id} {tenant.model}", tenant.status, _kept(tags), _kept(params), _known(tenant.metrics, params)
-    )
+    name = _cut(f"{tenant.id} {tenant.model}", MAX_NAME)
+    return RunContent(name, tenant.status, _kept(tags), _kept(params), _known(tenant.metrics, params))
 
 
 def _interval_scope(record: RunRecord, metrics: Mapping[str, float]) -> str:
@@ -287,9 +290,11 @@ def _joined(values: Iterable[str]) -> str:
 def _kept(items: Mapping[str, Any]) -> dict[str, str]:
     """Leave out what is unknown; cut what MLflow would refuse."""
     texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in items.items()}
-    return {
-        name: text if len(text) <= MAX_TAG else text[: MAX_TAG - 4] + " ..." for name, text in texts.items() if text
-    }
+    return {name: _cut(text, MAX_TAG) for name, text in texts.items() if text}
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def _known(metrics: Mapping[str, float], params: Mapping[str, str]) -> dict[str, float]:

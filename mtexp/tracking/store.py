@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +23,16 @@ import filelock
 
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
+from mtexp.tracking.deadline import bound_calls
+from mtexp.tracking.reach import ASKED_S, answers
 from mtexp.tracking.ui import experiment_tags
-from mtexp.tracking.uri import bounded, database_address, full, is_database, is_server, public, redact, sqlite_path
+from mtexp.tracking.uri import ALLOWED, bounded, full, is_database, is_server, public, redact, shown, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PROBE_S = 5.0
-"""Seconds a server or a database may take to accept a connection."""
+"""Seconds in which a server or a database answers before a record is sent; it may be busy with others."""
 STATEMENT_S = 60.0
 """Seconds a database may take over one statement; MLflow's own take milliseconds."""
 LOCK_S = 600.0
@@ -40,9 +41,10 @@ CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "PGCONNECT_TIMEOUT": f"{PROBE_S:.0f}",
+    "PGCONNECT_TIMEOUT": f"{ASKED_S:.0f}",
     "PGOPTIONS": f"-c statement_timeout={STATEMENT_S * 1000:.0f} -c lock_timeout={STATEMENT_S * 1000:.0f}",
 }
 """What holds while mtexp speaks to MLflow, unless the environment says otherwise."""
@@ -76,8 +78,10 @@ def check_store(tracking: TrackingSpec) -> None:
         TrackingError: Its URI is none, or an SQLite file cannot be written where it says.
     """
     uri = full(tracking)
-    if (path := sqlite_path(uri)) is None:
+    if is_server(uri) or is_database(uri):
         return
+    if (path := sqlite_path(uri)) is None:
+        raise TrackingError(f"tracking.uri={shown(uri)}: no store that mtexp writes to. Allowed: {ALLOWED}")
     file = path.absolute()
     folder = next(parent for parent in file.parents if os.path.exists(parent))
     if os.path.exists(file) and not file.is_file():
@@ -111,7 +115,9 @@ def open_store(tracking: TrackingSpec, *, write: bool, step: Step = nullcontext)
                 raise NoStoreError(
                     f"no MLflow store at {public(uri)}: nothing was tracked there yet, or it is elsewhere"
                 )
-            _probe(uri)
+            if file is not None:
+                file.absolute().parent.mkdir(parents=True, exist_ok=True)
+            answers(uri, tracking.experiment, PROBE_S)  # MLflow itself would ask for minutes
             client = _client(uri, file)
             with _lock(file, "write" if write else None):
                 experiment_id = _experiment(client, tracking.experiment, uri, create=write)
@@ -187,33 +193,7 @@ def _lock(file: Path | None, purpose: str | None) -> Iterator[None]:
         raise TrackingError(f"{file} has been written to by others for {LOCK_S:.0f} s") from error
 
 
-def _probe(uri: str) -> None:
-    """Ask once whether anything answers at ``uri``: MLflow itself would ask a database for minutes.
-
-    Raises:
-        OSError, UnicodeError, SQLAlchemyError: Nothing does.
-        ImportError: What speaks to such a database is not installed here.
-    """
-    if is_server(uri):
-        import requests
-
-        with suppress(requests.exceptions.SSLError):  # it answers; what its certificate is worth is for MLflow to say
-            requests.head(public(uri), timeout=PROBE_S, allow_redirects=False)
-        return
-    file = sqlite_path(uri)
-    if file is None and not is_database(uri):
-        return
-    from sqlalchemy import create_engine
-    from sqlalchemy.pool import NullPool
-
-    engine = create_engine(bounded(uri), poolclass=NullPool)
-    if file is not None:
-        file.absolute().parent.mkdir(parents=True, exist_ok=True)
-    elif address := database_address(uri):
-        socket.create_connection(address, PROBE_S).close()
-    engine.connect().close()
-
-
+from mtexp.tracking.uri import ALLOWED, bounded, full, is_database, is_server, public, redact, shown, sqlite_path
 _settings = threading.Lock()
 _added: dict[str, int] = {}
 """Settings made here, and how many blocks (of several threads) rely on each."""
@@ -258,8 +238,11 @@ def _errors() -> tuple[type[Exception], ...]:
     from google.protobuf.json_format import ParseError
     from mlflow import MlflowClient  # noqa: F401  takes seconds the first time
     from mlflow.exceptions import MlflowException
+    from mlflow.store.db import utils
     from sqlalchemy.exc import SQLAlchemyError
 
+    bound_calls()
+    utils._make_parent_dirs_if_sqlite = lambda uri: None  # made here; MLflow makes one more, of the quoted name
     _quiet()
     theirs = (MlflowException, ParseError, requests.RequestException, SQLAlchemyError, CommandError)
     return (*theirs, OSError, ImportError, UnicodeError)  # UnicodeError: a name that no host can have

@@ -22,6 +22,7 @@ from mtexp.records.record import RECORD, find_records, load, write_aside
 from mtexp.records.salvage import is_running, salvage
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
+from mtexp.tracking.reach import ask_store
 from mtexp.tracking.store import Step, check_store
 from mtexp.tracking.uri import option, redact, resolve_uri
 
@@ -129,7 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folders = [path.parent if path.name == RECORD else path for path in options.folders]
     try:
-        check_store(TrackingSpec(uri=options.uri))
+        tracking = TrackingSpec(uri=options.uri, experiment=options.experiment or TrackingSpec().experiment)
+        check_store(tracking)
+        ask_store(tracking, "Nothing was sent; the same command sends the records later")
         return _send_all(folders, uri=options.uri, experiment=options.experiment, ended=options.ended)
     except TrackingError as error:
         sys.stderr.write(f"{error}\n")

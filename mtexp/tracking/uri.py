@@ -13,12 +13,12 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
 
-ALLOWED = "an MLflow URI, e.g. http://127.0.0.1:5000"
+ALLOWED = "an MLflow URI: http://HOST:PORT of a server, sqlite:///FILE, or of a database such as postgresql://HOST/NAME"
 HIDDEN = "(hidden)"
 _ENVIRONMENT = "MLFLOW_TRACKING_URI"
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 0}
@@ -102,7 +102,13 @@ def _dialect(uri: str) -> str:
 def sqlite_path(uri: str) -> Path | None:
     """Return the file of an SQLite URI; None for any other store."""
     path = uri.removeprefix("sqlite:///")
-    return None if path == uri or path in ("", ":memory:") else Path(path.partition("?")[0])
+    return None if path == uri or path in ("", ":memory:") else Path(unquote(path.partition("?")[0]))
+
+
+def sqlite_uri(file: Path) -> str:
+    """Return the URI of an SQLite file; what means something else in a URI (``%``, ``?``, ``#``) is quoted."""
+    quoted = (sign if sign.isprintable() and sign not in "%?#" else quote(sign) for sign in str(file))
+    return f"sqlite:///{''.join(quoted)}"
 
 
 def resolve_uri(tracking: TrackingSpec) -> str:
@@ -147,7 +153,7 @@ def option(tracking: TrackingSpec) -> str:
 
 
 def _usual() -> str:
-    return os.environ.get(_ENVIRONMENT, "") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return os.environ.get(_ENVIRONMENT, "") or sqlite_uri(Path.cwd() / "mlflow.db")
 
 
 def public(uri: str) -> str:

@@ -87,6 +87,10 @@ def test_an_unreachable_mlflow_loses_nothing(workplace: Workplace, capsys: pytes
         free.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
     ran = workplace.run(*POINT, f"tracking.uri={uri}")
+    assert ran.code == 2  # asked before anything starts
+    assert not Path("outputs").exists()
+    workplace.patch.setattr("mtexp.terminal.cli.ask_store", lambda tracking: None)  # it answers, and goes away
+    ran = workplace.run(*POINT, f"tracking.uri={uri}")
     assert ran.code == 1
     assert (
         f"1 of the records are not in MLflow. To send them: python -m mtexp.tracking.upload {Path('outputs/s')}"

@@ -181,9 +181,12 @@ def test_resume_skips_what_is_done(runner: FakeRunner, monkeypatch: pytest.Monke
     cli._done.cache_clear()
 
 
-def test_what_did_not_reach_mlflow_is_said(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_did_not_reach_mlflow_is_said(
+    runner: FakeRunner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that could not be sent says how to send it later; the exit code is 1."""
     runner.upload = Upload(Path("x"), reason="unreachable")
+    monkeypatch.setattr(cli, "ask_store", lambda tracking: None)  # it answered, and went away
     assert cli.main(["mix=solo", "tracking.uri=http://127.0.0.1:9", "retries=2"]) == 1
     out = capsys.readouterr().out
     assert "NOT sent: unreachable" in out

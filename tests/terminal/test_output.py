@@ -16,11 +16,13 @@ NOT_FOR_USERS = {
     "mtexp/tenant/counting.py",
     "mtexp/testing/mps.py",
     "mtexp/run/profile_session.py",
-} | {"mtexp/sharing/guardian.py"}
+    "mtexp/sharing/guardian.py",
+}
 COMMAND = """
-import sys
+import sys, warnings
 from mtexp.output import enter
 def main():
+    warnings.warn("from a library")
     for i in range(3000):
         sys.stdout.write(f"{i} ms ± 1 µs\\n")
         sys.stderr.write(f"{i} ± \\n")
@@ -41,7 +43,7 @@ def _gone() -> int:
 
 def _run(folder: Path, **streams: object) -> subprocess.CompletedProcess[bytes]:
     (folder / "command.py").write_text(COMMAND)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error"}
     command = [sys.executable, "command.py"]
     return subprocess.run(command, cwd=folder, env=environment, check=False, timeout=60, **streams)  # type: ignore[call-overload]
 
@@ -63,8 +65,9 @@ def test_a_reader_that_has_gone_costs_lines_only(tmp_path: Path, both: bool) -> 
     assert ran.returncode == 7
     assert (tmp_path / "done").exists()
     if not both:
-        assert b"rror" not in ran.stderr
-        assert ran.stderr.count(b"\n") == 3000
+        assert b"Error" not in ran.stderr
+        assert ran.stderr.count(b"ms") == 0
+        assert ran.stderr.count(b"\\xb1") == 3000
 
 
 def test_a_full_disk_behind_the_output_costs_lines_only(tmp_path: Path) -> None:
@@ -88,6 +91,7 @@ def test_streams_that_are_closed(tmp_path: Path, closed: tuple[int, ...]) -> Non
 
 
 def test_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:
+    """Also with PYTHONWARNINGS=error, under which a warning of a library would be a traceback."""
     ran = _run(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert ran.returncode == 7
     assert ran.stdout.splitlines()[0] == rb"0 ms \xb1 1 \xb5s"

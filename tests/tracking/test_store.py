@@ -157,7 +157,7 @@ def test_a_second_store_that_does_not_answer_changes_nothing(tmp_path: Path, tra
     """A record that one store has is not marked as one that is in none."""
     stored(tmp_path / "run")
     assert main([str(tmp_path / "run"), "--uri", tracking.uri]) == 0
-    assert main([str(tmp_path / "run"), "--uri", f"http://127.0.0.1:{closed_port()}"]) == 1
+    assert main([str(tmp_path / "run"), "--uri", f"http://127.0.0.1:{closed_port()}"]) == 2
     assert list(pending(tmp_path)) == []
 
 

@@ -1,0 +1,79 @@
+"""Every number of a configuration has both bounds: found by walking the schema, so that a new key is tried as well."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mtexp.config.bounds import check_bounds, upper_bound
+from mtexp.config.plan import plan
+from mtexp.config.problems import Refused
+from mtexp.config.schema import Config, TenantConfig
+from mtexp.errors import ConfigError
+
+
+def _numbers(kind: Any, key: str) -> Iterator[tuple[str, type]]:
+    """Keys of the schema that hold a number, with its type; a tenant stands for all."""
+    if isinstance(kind, types.UnionType):
+        kind = next(a for a in typing.get_args(kind) if a is not type(None))
+    if kind in (int, float):
+        yield key, kind
+    elif typing.get_origin(kind) is dict and typing.get_args(kind)[1] is TenantConfig:
+        yield from _numbers(TenantConfig, f"{key}.a")
+    elif is_dataclass(kind):
+        for name, hint in typing.get_type_hints(kind).items():
+            yield from _numbers(hint, f"{key}.{name}".lstrip("."))
+
+
+NUMBERS = dict(_numbers(Config, ""))
+
+
+def _config() -> Any:
+    config = OmegaConf.structured(Config)
+    config.mix.tenants["a"] = TenantConfig()
+    return config
+
+
+def test_the_walk_finds_the_numbers() -> None:
+    assert {"seed", "deadlines.stop_s", "mix.tenants.a.arrival.rate", "capacity.low"} <= set(NUMBERS)
+    check_bounds(OmegaConf.to_object(_config()))
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_a_number_out_of_bounds_is_refused_by_its_key(key: str) -> None:
+    """Below, above, 2**63, infinite, none; at its bounds it passes here."""
+    kind = NUMBERS[key]
+    most = upper_bound(key, kind(0))
+    outside: list[float] = [-1, 2 * most, 2**63] if kind is int else [-1.0, 2 * most, 2.0**63, float("inf")]
+    for value in [*outside, *([float("nan")] if kind is float else [])]:
+        config = _config()
+        OmegaConf.update(config, key, value)
+        with pytest.raises(ConfigError) as refused:
+            check_bounds(OmegaConf.to_object(config))
+        assert str(refused.value).startswith(f"{key}=")
+    for value in (kind(0), kind(most)):
+        config = _config()
+        OmegaConf.update(config, key, value)
+        check_bounds(OmegaConf.to_object(config))
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [True, "", "x", [1], "0x1"])
+def test_what_is_no_number_is_refused_while_composing(key: str, value: object) -> None:
+    with pytest.raises(OmegaConfBaseException):
+        OmegaConf.update(_config(), key, value)
+
+
+@pytest.mark.parametrize(
+    "text", ["seed=18446744073709551615", "deadlines.stop_s=1e12", "seed=nan", "measure.warmup=true", "retries=''"]
+)
+def test_it_is_said_in_the_plan(text: str) -> None:
+    with pytest.raises(Refused, match=f"^refused: {text.partition('=')[0]}="):
+        plan(["runtime=cpu", text])
