@@ -19,6 +19,7 @@ from mtexp.config.problems import Refused
 from mtexp.errors import ConfigError, RunFailed
 from mtexp.records.record import ITERATIONS, RunRecord, find_records, load
 from mtexp.records.samples_file import read_iterations
+from mtexp.tracking.reach import ask_store
 
 if TYPE_CHECKING:
     import pandas as pd
