@@ -209,7 +209,7 @@ _GIT_SAFELY = ("--no-optional-locks", "-c", "core.fsmonitor=", "-c", "core.hooks
 
 def _git(directory: Path) -> dict[str, Any]:
     def ask(*words: str) -> str | None:
-        command = [git, *_GIT_SAFELY, "-C", str(directory), *words]
+        command = [str(git), *_GIT_SAFELY, "-C", str(directory), *words]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
         except (OSError, subprocess.TimeoutExpired):

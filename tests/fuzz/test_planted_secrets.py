@@ -108,6 +108,11 @@ def test_secrets_of_a_database_that_does_not_answer_are_not_repeated(workplace: 
     """A login and a query in the environment's URI, which is where they may be: in no file and no message."""
     uri = f"postgresql+psycopg://me:{IN_URI}@127.0.0.1:9/db?password={IN_URI}&sslmode=require"
     workplace.patch.setenv("MLFLOW_TRACKING_URI", uri)
+    refused = workplace.run(*ONE_RUN)
+    assert refused.code == 2
+    assert "postgresql+psycopg://me@127.0.0.1:9/db" in refused.err
+    assert _leaks(workplace, refused) == []
+    workplace.patch.setattr("mtexp.terminal.cli.ask_store", lambda tracking: None)  # it answers, and goes away
     ran = workplace.run(*ONE_RUN)
     assert ran.code == 1
     assert "postgresql+psycopg://me@127.0.0.1:9/db" in ran.out
@@ -123,6 +128,11 @@ def test_secrets_sent_to_a_server_are_not_repeated(workplace: Workplace, careles
         workplace.patch.setenv("MLFLOW_TRACKING_URI", uri)
     else:
         workplace.patch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", f"//me:{IN_URI}@"))
+    refused = workplace.run("tracking=server", *ONE_RUN)
+    assert refused.code == 2
+    assert "401" in refused.err
+    assert _leaks(workplace, refused) == []
+    workplace.patch.setattr("mtexp.terminal.cli.ask_store", lambda tracking: None)  # it answers, and then refuses
     ran = workplace.run("tracking=server", *ONE_RUN)
     assert ran.code == 1
     assert "401" in ran.out

@@ -19,6 +19,12 @@ ALONE = "baseline=skip"
 NOWHERE = "http://127.0.0.1:9"
 
 
+@pytest.fixture(autouse=True)
+def _answers_and_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is there when it is asked before the first run, and not later."""
+    monkeypatch.setattr("mtexp.terminal.cli.ask_store", lambda tracking: None)
+
+
 def _files(place: Workplace) -> dict[str, bytes]:
     """What runs have left, less Hydra's own and what says how the last command ended."""
     others = (cli.JOB, "mtexp.log", "multirun.yaml")
@@ -67,7 +73,6 @@ def test_a_failed_record_that_is_not_sent_stays(workplace: Workplace) -> None:
 def test_without_mlflow_the_records_say_what_is_done(workplace: Workplace) -> None:
     """The store does not answer: one warning, the point on disk is not run again, the other one is."""
     away = f"tracking.uri={NOWHERE}"
-    workplace.patch.setattr("mtexp.terminal.cli.ask_store", lambda tracking: None)  # it answers, and goes away
     assert workplace.run("-m", "mix=bert_base", ALONE, "sweep=s", away).code == 1
     ran = workplace.run("-m", "mix=bert_base,distilgpt2", ALONE, "sweep=s", "resume=true", away)
     assert "bert_base: done before, skipped (resume=true)" in workplace.phases
