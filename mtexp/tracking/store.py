@@ -193,7 +193,6 @@ def _lock(file: Path | None, purpose: str | None) -> Iterator[None]:
         raise TrackingError(f"{file} has been written to by others for {LOCK_S:.0f} s") from error
 
 
-from mtexp.tracking.uri import ALLOWED, bounded, full, is_database, is_server, public, redact, shown, sqlite_path
 _settings = threading.Lock()
 _added: dict[str, int] = {}
 """Settings made here, and how many blocks (of several threads) rely on each."""
