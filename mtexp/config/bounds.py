@@ -30,16 +30,30 @@ MOST_INTEGER, MOST_FLOAT = 2**31 - 1, 1e9
 """Of every other number."""
 
 
-def check_bounds(config: Config) -> None:
-    """Refuse a number that is negative, too large, infinite or none.
+def check_upper_bounds(config: Config) -> None:
+    """Refuse a number that is too large, infinite or NaN.
 
     Raises:
         ConfigError: Naming its key and bounds.
     """
     for key, value in numbers(config):
-        most = upper_bound(key, value)
-        if not (math.isfinite(value) and 0 <= value <= most):
-            raise ConfigError(key, value, f"0 to {most:.15g}", f"Set {key} to a number in that range.")
+        if not math.isfinite(value) or value > upper_bound(key, value):
+            raise _out_of_bounds(key, value)
+
+
+def check_lower_bounds(config: Config) -> None:
+    """Refuse a negative number. Called after the checks that know a key: they name its own lower bound.
+
+    Raises:
+        ConfigError: Naming its key and bounds.
+    """
+    for key, value in numbers(config):
+        if value < 0:
+            raise _out_of_bounds(key, value)
+
+
+def _out_of_bounds(key: str, value: float) -> ConfigError:
+    return ConfigError(key, value, f"0 to {upper_bound(key, value):.16g}", f"Set {key} to a number in that range.")
 
 
 def upper_bound(key: str, value: float) -> float:

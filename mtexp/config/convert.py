@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from mtexp.config.bounds import check_bounds
+from mtexp.config.bounds import check_lower_bounds, check_upper_bounds
 from mtexp.config.checks import above, at_least, within
 from mtexp.config.designs import design_of
 from mtexp.config.hardware import Hardware, choose_device
@@ -52,7 +52,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
     Raises:
         ConfigError: Naming the key, its value, what is allowed and what to do.
     """
-    check_bounds(config)
+    check_upper_bounds(config)
     device = choose_device(config.runtime, hardware)
     _check_top(config)
     shrink = config.runtime.shrink
@@ -64,7 +64,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
     _check_traces(config, tenants)
     _check_memory(config, tenants, device)
     deadlines, lease = config.deadlines, config.lease
-    return RunSpec(
+    spec = RunSpec(
         mix=_mix_name(config),
         tenants=tenants,
         measure=_measure(config, design_of(config, tenants)),
@@ -83,6 +83,8 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
         repetition=config.repetition,
         seed=config.seed,
     )
+    check_lower_bounds(config)
+    return spec
 
 
 def _check_top(config: Config) -> None:

@@ -209,7 +209,7 @@ def test_a_local_folder_of_weights_gives_its_own_shape(tmp_path: Path) -> None:
     overrides = ["mix=distilgpt2", "weights=pretrained", f"mix.tenants.distilgpt2.source={tmp_path}"]
     with pytest.raises(ConfigError, match="safetensors"):
         compose_spec(overrides, None)
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     spec = compose_spec(overrides, None)
     assert spec.tenants[0].model.shape["n_embd"] == 32
     assert spec.tenants[0].model.parameters == 35_072
