@@ -91,7 +91,7 @@ def traced_phase(process: ProcessJob, tenant_id: str) -> Iterator[None]:
     elif process.torch_trace:
         activity = torch.profiler.ProfilerActivity
         traced = activity.CUDA if process.runtime == "gpu" else activity.CPU
-        with torch.profiler.profile(activities=[traced]) as profile:
+        with torch.profiler.profile(activities=[traced], acc_events=True) as profile:
             yield
         profile.export_chrome_trace(str(Path(process.torch_trace) / f"{tenant_id}.trace.json"))
     else:
@@ -102,7 +102,8 @@ def busy_ms(request: Callable[[], int], requests: int = 3) -> float:
     """Device time of one request: the durations of its kernels and copies, traced, added up (one stream)."""
     from torch.autograd import DeviceType
 
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    activity = torch.profiler.ProfilerActivity.CUDA
+    with torch.profiler.profile(activities=[activity], acc_events=True) as profile:
         for _ in range(requests):
             request()
         torch.cuda.synchronize()
