@@ -8,7 +8,7 @@ TORCH ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type ui conf report results bench bench-gpu gpu soak clean
+.PHONY: help setup demo test quick check lint type ui conf report results bench bench-gpu gpu soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,14 +27,19 @@ setup: $(VENV)/.installed  ## make .venv and install everything
 demo: setup  ## three mixes, on the GPU if there is one
 	$(BIN)/python run.py -m mix=enc_only,dec_only,mixed
 
-test: setup  ## the tests that need no GPU
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+test: setup  ## the tests that need no GPU, with the coverage of the packages
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
-lint: setup  ## ruff, layers, spelling, YAML
+quick: setup  ## the developer's loop: the tests of some seconds
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+check: lint type  ## everything that is checked without running a test: CI runs it first
+
+lint: setup  ## ruff, format, layers, spelling, YAML
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/codespell mtexp analysis tests conf docs benchmarks README.md
+	$(BIN)/codespell mtexp analysis tests conf docs benchmarks README.md CONTRIBUTING.md CHANGELOG.md
 	$(BIN)/yamllint conf
 
 type: setup  ## mypy --strict

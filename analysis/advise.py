@@ -26,7 +26,7 @@ from mtexp.metrics.latency import min_iterations, percentile_ms, percentile_name
 from mtexp.metrics.samples import Floats
 from mtexp.output import enter
 
-from .data import VALID, DataError
+from .dataset import VALID, DataError
 from .frames import rows_of
 from .options import add_source, read, refusing
 from .pooling import Results, in_order, pool

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from .data import VALID, Dataset
+from .dataset import VALID, Dataset
 from .frames import rows_of
 
 Measured = tuple[str, str]

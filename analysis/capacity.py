@@ -12,7 +12,7 @@ import pandas as pd
 
 from mtexp.metrics.capacity import judge
 
-from .data import Dataset
+from .dataset import Dataset
 from .frames import rows_of
 from .pooling import sharing_name
 

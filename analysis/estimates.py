@@ -18,7 +18,7 @@ from mtexp.metrics.repeats import Estimate, Throws, Together, readings, run_erro
 from mtexp.metrics.samples import Floats
 
 from .baseline_runs import Alone, Measured
-from .data import Dataset
+from .dataset import Dataset
 from .fairness import Progress, true_fairness
 from .frames import rows_of
 from .rounds import InRounds, in_rounds, measured_in_rounds

@@ -26,7 +26,7 @@ from mtexp.commands import command_line
 from mtexp.errors import MtexpError
 from mtexp.output import enter
 from mtexp.records import keys
-from mtexp.records.record import ITERATIONS, TELEMETRY
+from mtexp.records.files import ITERATIONS, TELEMETRY
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.query import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
@@ -315,7 +315,8 @@ def _artifact_rows(
         raise QueryError(
             f"none of the {len(found)} runs that match {query!r} has a {name}; it may have been switched off"
         )
-    return pa.concat_tables(tables, promote_options="default").unify_dictionaries().to_pandas()
+    frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").unify_dictionaries().to_pandas()
+    return frame
 
 
 def _constant(value: str, rows: int) -> pa.DictionaryArray:

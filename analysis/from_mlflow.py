@@ -14,7 +14,7 @@ from mtexp.commands import command_line
 from mtexp.records import keys
 
 from . import fetch
-from .data import SAMPLE_COLUMNS, DataError, Dataset, column, hashed, unique
+from .dataset import SAMPLE_COLUMNS, DataError, Dataset, column, hashed, unique
 
 _RUN_IDS = 200
 """Runs named in one query."""

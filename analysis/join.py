@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .data import DataError
+from .dataset import DataError
 
 log = logging.getLogger(__name__)
 

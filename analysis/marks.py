@@ -17,7 +17,7 @@ from mtexp.sharing.known_numerics import known_wrong
 from .frames import rows_of
 
 if TYPE_CHECKING:
-    from .data import Dataset
+    from .dataset import Dataset
 
 _STACK = ("device", "torch", "cuda", "precision", "active_thread_pct")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mtexp.errors import MtexpError
 
-from .data import Dataset, load
+from .data import load
+from .dataset import Dataset
 
 REFUSED = 2
 

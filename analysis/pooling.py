@@ -19,7 +19,7 @@ from mtexp.metrics.repeats import Estimate
 from mtexp.records import keys
 
 from .baseline_runs import Alone
-from .data import Dataset
+from .dataset import Dataset
 from .estimates import RUN, TIMER, Key, estimates
 from .fairness import Progress
 from .frames import rows_of

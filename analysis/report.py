@@ -25,7 +25,7 @@ from mtexp.spec import SWEEP_NAME, TrackingSpec
 
 from . import markdown, tables
 from .capacity import capacities
-from .data import Dataset
+from .dataset import Dataset
 from .findings import Judge, claim_limit, does_power_limit, findings, paragraph
 from .options import add_source, read, refusing
 from .page import Page

@@ -186,7 +186,8 @@ def _stressed(found: pd.DataFrame) -> pd.Series[bool]:
 def _closed(results: Results) -> pd.DataFrame:
     """Points in closed loop, without stressors: elsewhere what gets done is what was asked for."""
     plain = np.array(["stressor" not in roles for roles in results.points["roles"]], dtype=bool)
-    return results.points[plain & results.points["closed"]]
+    found: pd.DataFrame = results.points[plain & results.points["closed"]]
+    return found
 
 
 def scaling(results: Results) -> pd.DataFrame:

@@ -7,6 +7,8 @@ Nothing of it is in the window: ``loop_price`` measures the loop as it is, with 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks import common
@@ -56,11 +58,11 @@ def start(spec: Any, checked: bool) -> dict[str, float]:
 
     tenant, device = spec.tenants[0], open_device(spec.runtime)
     torch.set_num_threads(1)
-    synchronize = torch.cuda.synchronize if spec.runtime == "gpu" else lambda: None
+    synchronize: Callable[[], None] = torch.cuda.synchronize if spec.runtime == "gpu" else lambda: None
     torch.zeros(1, device=device.torch_device)
     parts = {"layers": 0.0, "checksums": 0.0, "outputs": 0.0}
 
-    def timed(part: str, action: Any) -> Any:
+    def timed(part: str, action: Callable[[], Any]) -> Any:
         begin = time.perf_counter()
         result = action()
         synchronize()
@@ -71,7 +73,7 @@ def start(spec: Any, checked: bool) -> dict[str, float]:
     prepared = prepare(tenant, device.torch_device, execution.compiler(tenant.execution))
     if checked:
         for tensors in (prepared.module.parameters(), prepared.inputs):  # type: ignore[union-attr]
-            timed("checksums", lambda tensors=tensors: weights.checksum(tensors))
+            timed("checksums", partial(weights.checksum, tensors))
         with execution.eagerly(tenant.execution):
             timed("layers", lambda: outputs.check_layers(prepared.forward or prepared.request, tenant.precision))
         timed("outputs", prepared.outputs.checked)

@@ -35,7 +35,8 @@ def main() -> None:
             spec, _ = common.spec_of(["mix=solo", f"models@mix.tenants.a={model}", *options.overrides], gpu=options.gpu)
             found = _blocks(spec, folder / model, common.repeats_of(options), options.block)
             report.add(f"{model} bare p50", [float(np.median(f["bare"])) for f in found], "ms")
-            for name, of in {"mean": np.mean, "p50": np.median, "p99": lambda v: np.percentile(v, 99)}.items():
+            figures: dict[str, Any] = {"mean": np.mean, "p50": np.median, "p99": lambda v: np.percentile(v, 99)}
+            for name, of in figures.items():
                 bare, loop, again = ([float(of(f[kind])) for f in found] for kind in ("bare", "loop", "bare again"))
                 target = f"<= {'1.05' if name == 'p99' else '1.01' if options.gpu else '1.02'}"
                 report.ratio(f"{model} {name}, mtexp / bare", loop, bare, target)
@@ -59,7 +60,7 @@ def _blocks(spec: Any, folder: Path, repeats: int, block: int) -> list[dict[str,
     rows = 50 + repeats * _PAIRS * block
     buffer = SampleBuffer(folder / "samples.bin", rows, create=True)
     buffer.prefault()
-    wait = torch.cuda.synchronize if spec.runtime == "gpu" else lambda: None
+    wait: Any = torch.cuda.synchronize if spec.runtime == "gpu" else lambda: None
     with torch.inference_mode():
         request = ready(prepare(tenant, device.torch_device, compiler(tenant.execution)), tenant.execution)
         loop = Loop(request, device.timer(), buffer, Board(folder / "board.bin", 1, create=True), 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from benchmarks import common, plain
 
@@ -43,15 +44,15 @@ def main() -> None:
             spec, device = common.spec_of(sizes, gpu=options.gpu)
             spec = replace(spec, measure=replace(spec.measure, warmup=50))
 
-            def bare(on=(), spec=spec):
+            def bare(on: tuple[int, ...] = (), spec: Any = spec) -> Any:
                 stamps = plain.run(spec, method="forkserver", cores=on)
                 return common.latency_figures(plain.latencies_ms(stamps[0]))
 
-            def under_mtexp(spec=spec, device=device):
+            def under_mtexp(spec: Any = spec, device: Any = device) -> Any:
                 (samples,) = tenants.measure(spec, device).samples.values()
                 return common.latency_figures(samples.measured.latency_ms)
 
-            cases = {"bare": bare, "mtexp": under_mtexp, "bare again": bare}
+            cases: dict[str, Any] = {"bare": bare, "mtexp": under_mtexp, "bare again": bare}
             if cores:
                 cases["bare pinned"] = partial(bare, cores)
             found = common.interleaved(cases, common.repeats_of(options))

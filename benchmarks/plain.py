@@ -41,7 +41,7 @@ def run(
 
         mlflow.set_tracking_uri(uri)
         mlflow.set_experiment(EXPERIMENT)
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     barrier, results = context.Barrier(len(spec.tenants)), context.SimpleQueue()
     processes = [
         context.Process(target=_tenant, args=(spec, position, barrier, results, uri, cores, around))
@@ -119,7 +119,8 @@ def main(arguments: list[str]) -> None:
     from mtexp.spec import RunSpec, from_json
 
     spec = from_json(RunSpec, json.loads(Path(arguments[0]).read_text()))
-    stamps = run(spec, *arguments[2:])
+    rest: Any = arguments[2:]
+    stamps = run(spec, *rest)
     Path(arguments[1]).write_text(json.dumps(stamps))
 
 

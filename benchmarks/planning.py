@@ -73,7 +73,8 @@ def parent_memory_mib(folder: Path, points: int) -> list[float]:
             stdout=log,
             stderr=log,
         )
-    parent, found = psutil.Process(process.pid), []
+    parent = psutil.Process(process.pid)
+    found: list[float] = []
     while process.poll() is None:
         done = len(list((folder / "multirun" / "memory").glob("*/job.json")))
         if done > len(found):

@@ -139,7 +139,8 @@ class Record:
 
     def _fresh(self) -> Path:
         """A copy of the record under an id of its own."""
-        from mtexp.records.record import RECORD, load
+        from mtexp.records.files import RECORD
+        from mtexp.records.record import load
 
         place = self._folder / f"sent-{uuid.uuid4().hex}"
         shutil.copytree(self._path, place)

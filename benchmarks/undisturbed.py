@@ -73,17 +73,22 @@ def main() -> None:
             spec = replace(spec, measure=replace(spec.measure, warmup=_WARMUP))
             silent = replace(spec, telemetry=replace(spec.telemetry, enabled=False))
 
-            def bare(spec=spec):
+            def bare(spec: Any = spec) -> Run:
                 around = partial(after_fixed_work, timed)
                 stamps = plain.run(spec, method="forkserver", cores=cores, around=around)
                 return _window(timed, plain.latencies_ms(stamps[0]))
 
-            def under_mtexp(spec=spec, device=device):
+            def under_mtexp(spec: Any = spec, device: Any = device) -> Run:
                 (samples,) = tenants.measure(spec, device).samples.values()
                 return _window(timed, samples.measured.latency_ms)
 
-            cases = {"mtexp": under_mtexp, "without sampler": partial(under_mtexp, silent), "bare again": bare}
-            found = common.interleaved({"bare": bare, **cases}, common.repeats_of(options))
+            cases: dict[str, Callable[[], Run]] = {
+                "bare": bare,
+                "mtexp": under_mtexp,
+                "without sampler": partial(under_mtexp, silent),
+                "bare again": bare,
+            }
+            found = common.interleaved(cases, common.repeats_of(options))
             _tell(report, model, found, "<= 1.01" if options.gpu else "<= 1.02")
     report.remarks.append(
         "Undisturbed: of all rounds together; lowest and highest are the 95 % interval, runs resampled."
@@ -130,7 +135,7 @@ def _serve(data: dict[str, Any], folder: Path) -> None:
     from mtexp.tenant import execution, process
 
     ready = execution.ready
-    execution.ready = lambda prepared, how: after_fixed_work(folder, ready(prepared, how))
+    execution.ready = lambda prepared, execution: after_fixed_work(folder, ready(prepared, execution))
     process.serve(data)
 
 
@@ -164,7 +169,8 @@ def _tell(report: common.Report, model: str, found: Mapping[str, list[Run]], tar
             report.remarks.append(f"{model} {name}, {case} / bare: fewer than {_FEWEST} undisturbed requests.")
 
     for case in ("mtexp", "without sampler", "bare again"):
-        for name, of in {"mean": np.mean, "p50": np.median, "p99": lambda v: np.percentile(v, 99)}.items():
+        figures: dict[str, Any] = {"mean": np.mean, "p50": np.median, "p99": lambda v: np.percentile(v, 99)}
+        for name, of in figures.items():
             wanted = "<= 1.05" if name == "p99" else target
             compare(f"{name} undisturbed", case, of, target=wanted if case == "mtexp" else "")
     parts = {"first request": slice(1), f"2nd to {_SETTLED}th": slice(1, _SETTLED), "later": slice(_SETTLED, None)}

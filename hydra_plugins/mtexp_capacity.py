@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from omegaconf import DictConfig
 
 from mtexp.config import plan
 from mtexp.config.capacity import search_rule
@@ -37,11 +38,17 @@ class CapacitySweeper(BasicSweeper):
         self._configs: dict[str, Config] = {}
         self._launched: set[Path] = set()
 
+    @property
+    def _sweep(self) -> DictConfig:
+        """The configuration of the sweep, which Hydra sets before it asks for anything."""
+        assert self.config is not None
+        return self.config
+
     def is_done(self) -> bool:
         """Read what the last batch measured; true when no search wants another probe."""
         for search in self._searches:
             self._advance(search)
-        capacity_search.save(self._folder, self.config.sweep, self._searches)
+        capacity_search.save(self._folder, self._sweep.sweep, self._searches)
         return all(search.next_value is None for search in self._searches)
 
     def get_job_batch(self) -> Sequence[Sequence[str]]:
@@ -57,18 +64,19 @@ class CapacitySweeper(BasicSweeper):
 
     @cached_property
     def _searches(self) -> list[capacity_search.Search]:
-        return [self._search(point) for batch in self.overrides for point in batch]
+        return [self._search(point) for batch in self.overrides or () for point in batch]
 
     @cached_property
     def _hardware(self) -> Hardware:
-        return plan.hardware_for(self.config.hydra.launcher._target_)
+        return plan.hardware_for(self._sweep.hydra.launcher._target_)
 
     @cached_property
     def _folder(self) -> Path:
-        return Path(self.config.hydra.sweep.dir)
+        return Path(self._sweep.hydra.sweep.dir)
 
     def _search(self, point: Sequence[str]) -> capacity_search.Search:
-        config = compose_job(self.hydra_context.config_loader, self.config, point)
+        assert self.hydra_context is not None
+        config = compose_job(self.hydra_context.config_loader, self._sweep, point)
         spec = to_spec(config, self._hardware)
         name = content_hash([config.sweep, config.capacity.by.name, spec_hash(spec)])
         self._configs[name] = config
@@ -93,7 +101,7 @@ class CapacitySweeper(BasicSweeper):
 
     def _settled(self, folder: Path, name: str) -> bool:
         """Whether an earlier process has left a record of what would be measured now."""
-        record = capacity_search.find_record(folder) if self.config.resume else None
+        record = capacity_search.find_record(folder) if self._sweep.resume else None
         if record is None or record.status != "FINISHED" or record.spec_hash != name:
             return False
-        return record.verdict == "VALID" or not self.config.rerun_invalid
+        return record.verdict == "VALID" or not self._sweep.rerun_invalid

@@ -17,7 +17,8 @@ from mtexp.config.composer import Composer, to_yaml
 from mtexp.config.plan import Plan, plan
 from mtexp.config.problems import Refused
 from mtexp.errors import ConfigError, RunFailed
-from mtexp.records.record import ITERATIONS, RunRecord, find_records, load
+from mtexp.records.files import ITERATIONS, find_records
+from mtexp.records.record import RunRecord, load
 from mtexp.records.samples_file import read_iterations
 from mtexp.tracking.reach import ask_store
 

@@ -21,7 +21,7 @@ from mtexp.metrics.latency import min_iterations
 from mtexp.records import keys
 
 from ..baseline_runs import Measured
-from ..data import Dataset
+from ..dataset import Dataset
 from ..frames import rows_of
 from ..join import CLOCK, LOST, on_another_clock, with_telemetry
 from ..pooling import Results, in_order
@@ -61,7 +61,8 @@ def showcase(results: Results, records: Collection[str] | None = None) -> pd.Dat
     rank = pd.DataFrame({"modes": modes, "tenants": by_mix["num_tenants"].max()})
     best = rank.sort_values(["modes", "tenants"], ascending=False, kind="stable").index[0]
     chosen = found[found["mix"] == best].drop_duplicates("sharing")
-    return chosen.set_index("sharing").loc[in_order(chosen["sharing"].unique())].reset_index()
+    ordered: pd.DataFrame = chosen.set_index("sharing").loc[in_order(chosen["sharing"].unique())].reset_index()
+    return ordered
 
 
 def latency_over_time(results: Results) -> go.Figure | None:

@@ -14,7 +14,8 @@ import numpy as np
 from mtexp.colours import FAINT, shades
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
-from mtexp.records.record import ITERATIONS, load, write_aside
+from mtexp.records.files import ITERATIONS, write_aside
+from mtexp.records.record import load
 
 log = logging.getLogger(__name__)
 

@@ -14,37 +14,30 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import Any
 
 from mtexp.errors import RecordError
 from mtexp.metrics.crossover import Block
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
+from mtexp.records.files import CONFIG, ENVIRONMENT, ITERATIONS, RECORD, remove_leftovers, write_aside
 from mtexp.records.validation import build, parse
 from mtexp.spec import REQUESTS, SWEEP_NAME, RunSpec
 
 FORMAT_VERSION = 1
 # 1  2026-11-22  first
 
-RECORD, ITERATIONS, TELEMETRY = "record.json", "iterations.parquet", "telemetry.parquet"
-ENVIRONMENT, CONFIG = "environment.json", "config.yaml"
-BEGUN = "begun.json"
-BLOCKS = "blocks.jsonl"
-"""Of a crossover run, while it lives (:mod:`mtexp.records.blocks_file`)."""
 NO_FIGURES = "no-figures"
 """Code of the finding of a record that was saved before its figures were computed."""
 
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_TENANTS = 1024
 
-_COPIES = ("mlartifacts", "mlruns")
 _RECORD_ID = re.compile(r"[0-9a-f]{32}")
 _TENANT_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 
@@ -141,28 +134,6 @@ class RunRecord:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def write_aside(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file that takes the place of ``path`` when the block ends well, and vanishes when it does not.
-
-    Raises:
-        RecordError: The directory cannot be written (full, read-only, not there).
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise RecordError(
-            f"could not write {path}: {error.strerror or error}. Make room, or choose another place with hydra.run.dir"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def save(
     record: RunRecord, directory: Path, samples: Mapping[str, Samples], *, config: str = "", final: bool = True
 ) -> RunRecord:
@@ -227,37 +198,6 @@ def _write(
 def _write_json(path: Path, value: Any) -> None:
     with write_aside(path) as file:
         file.write(json.dumps(value, indent=1, allow_nan=False).encode())
-
-
-def fresh(directory: Path) -> Path:
-    """Return ``directory``; where a run has been in it or below, a new folder in it: ``run-2``, ``run-3`` ...
-
-    So nothing that a run has left is ever written over, whether or not it is in MLflow.
-
-    Raises:
-        RecordError: The new folder cannot be made.
-    """
-    if not any(any(find_records(directory, name=name)) for name in (RECORD, BEGUN)):
-        return directory
-    number = 2
-    while True:
-        place = directory / f"run-{number}"
-        try:
-            place.mkdir()  # not for two runs at once
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise RecordError(f"could not make {place}: {error.strerror or error}") from error
-        else:
-            return place
-
-
-def remove_leftovers(directory: Path) -> None:
-    """Remove what only a run without a record needs: its buffers, its blocks, and the note that it has begun."""
-    for path in directory.glob("*.bin"):
-        path.unlink(missing_ok=True)
-    for name in (BLOCKS, BEGUN):
-        (directory / name).unlink(missing_ok=True)
 
 
 def _storable(record: RunRecord) -> tuple[dict[str, Any], RunRecord]:
@@ -388,15 +328,3 @@ def _check_id(name: str) -> None:
 def _one_of(name: str, value: str, *allowed: str) -> None:
     if value not in allowed:
         raise RecordError(f"record.{name}: found {value[:60]!r}, allowed: {', '.join(allowed)}")
-
-
-def find_records(*folders: Path, name: str = RECORD) -> Iterator[Path]:
-    """Yield every directory at or below ``folders`` that holds a ``record.json`` (``name``), in order of its path.
-
-    Hidden folders and MLflow's artifacts, which are copies, are left out.
-    """
-    for folder in folders:
-        for parent, names, files in os.walk(folder):
-            names[:] = sorted(n for n in names if not n.startswith(".") and n not in _COPIES)
-            if name in files:
-                yield Path(parent)

@@ -30,21 +30,17 @@ from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.verdict import Finding, in_order
 from mtexp.metrics.window import common_window
 from mtexp.records.blocks_file import read_blocks
-from mtexp.records.record import (
+from mtexp.records.files import (
     BEGUN,
     BLOCKS,
     ITERATIONS,
-    MAX_RECORD_BYTES,
-    NO_FIGURES,
     RECORD,
-    RunRecord,
     find_records,
     fresh,
-    from_bytes,
-    load,
     remove_leftovers,
     write_aside,
 )
+from mtexp.records.record import MAX_RECORD_BYTES, NO_FIGURES, RunRecord, from_bytes, load
 from mtexp.records.room import save_in_room
 from mtexp.records.validation import parse
 from mtexp.tenant.buffers import SampleBuffer
@@ -72,7 +68,7 @@ def begin(record: RunRecord, directory: Path, *, config: str = "") -> None:
     """Leave a note that a run has begun in ``directory``: what its record is to be if it is killed.
 
     A directory that cannot be written is not this function's to report: the run finds out next, and says it better.
-    It must be one in which no run has been (:func:`mtexp.records.record.fresh`).
+    It must be one in which no run has been (:func:`mtexp.records.files.fresh`).
     """
     note = {"run": _this_process(), "record": asdict(record), "config": config}
     with suppress(RecordError, OSError):

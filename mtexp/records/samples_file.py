@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mtexp.errors import RecordError
 from mtexp.metrics.samples import WARMUP, Floats, Samples
 from mtexp.metrics.window import Window
-from mtexp.records.record import write_aside
+from mtexp.records.files import write_aside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +148,8 @@ def read_iterations(path: Path, columns: Collection[str] | None = None) -> pd.Da
     Raises:
         RecordError: It is not such a file.
     """
-    return iterations_table(path, columns).to_pandas()
+    frame: pd.DataFrame = iterations_table(path, columns).to_pandas()
+    return frame
 
 
 def read_samples(path: Path) -> dict[str, Samples]:
@@ -207,7 +208,8 @@ def read_telemetry(path: Path) -> pd.DataFrame:
     Raises:
         RecordError: It is not such a file.
     """
-    return telemetry_table(path).to_pandas()
+    frame: pd.DataFrame = telemetry_table(path).to_pandas()
+    return frame
 
 
 def _read(path: Path, columns: list[str] | None, max_rows: int) -> pa.Table:

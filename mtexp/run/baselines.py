@@ -20,6 +20,7 @@ from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series, Window
 from mtexp.records.computed import computed_with
 from mtexp.records.record import BaselineRef, RunRecord
+from mtexp.records.time import iso_ms
 from mtexp.spec import (
     ArrivalSpec,
     BaselineSpec,
@@ -29,7 +30,6 @@ from mtexp.spec import (
     SharingSpec,
     TenantSpec,
 )
-from mtexp.tracking.content import iso_ms
 from mtexp.tracking.ledger import baseline_hash, find_baseline
 from mtexp.tracking.upload import Upload
 

@@ -26,7 +26,8 @@ from mtexp.metrics.capacity import (
     next_value,
 )
 from mtexp.records import keys
-from mtexp.records.record import RECORD, RunRecord, load
+from mtexp.records.files import RECORD
+from mtexp.records.record import RunRecord, load
 from mtexp.spec import RunSpec
 
 FILE = "capacity.json"

@@ -21,7 +21,7 @@ from mtexp.metrics.bootstrap import relative_half_width_pct
 from mtexp.metrics.crossover import Block, mark
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
-from mtexp.records.record import BLOCKS
+from mtexp.records.files import BLOCKS
 from mtexp.run.crossover import measure_rounds
 from mtexp.sharing import SharingMode, open_sharing
 from mtexp.spec import MeasureSpec, RunSpec

@@ -16,7 +16,7 @@ from mtexp.errors import HostError
 from mtexp.host import Device, cpu_device, environment, lease
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
 from mtexp.metrics.drift import recheck_noise_pct
-from mtexp.records import record as records
+from mtexp.records.files import fresh
 from mtexp.records.record import RunRecord
 from mtexp.run.bare_record import Origin
 from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
@@ -109,7 +109,7 @@ class _Point:
 
     def __init__(self, job: Job, device: Device, starter: Starter, baselines: Baselines, uploads: Uploads) -> None:
         self.device, self.starter, self.baselines, self.uploads = device, starter, baselines, uploads
-        self.job = replace(job, folder=records.fresh(job.folder))
+        self.job = replace(job, folder=fresh(job.folder))
         self.environment = environment(device) | (gpu_facts(device.uuid) if device.kind == "gpu" else {})
 
     def run(self, attempt: int) -> RunRecord:
@@ -164,7 +164,7 @@ class _Point:
 
     def _measure_alone(self, spec: RunSpec, baseline_hash: str, place: str = "baselines") -> Alone | None:
         """Measure a baseline; one that fails or comes out INVALID is kept, and not compared with."""
-        folder = records.fresh(self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}")
+        folder = fresh(self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}")
         self.job.progress(f"baseline of {spec.mix}")
         origin = Origin(sweep=self.job.sweep, baseline_hash=baseline_hash, environment=self.environment)
         origin = begin(spec, folder, origin, self.job.config)

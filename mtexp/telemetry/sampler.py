@@ -165,8 +165,9 @@ class Sampler:
         process, self._process = self._process, None
         if process is None:
             return
-        for force in (lambda: None, process.terminate, process.kill):
-            force()
+        for force in (None, process.terminate, process.kill):
+            if force is not None:
+                force()
             if process.wait(KILL_S):
                 break
         process.close()

@@ -49,7 +49,8 @@ def eagerly(execution: str) -> contextlib.AbstractContextManager[Any]:
     """While entered, what :func:`compiler` has compiled runs as if it had not."""
     if execution != "compile":
         return contextlib.nullcontext()
-    return torch.compiler.set_stance("force_eager")  # imports the compiler, which takes a second
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")  # imports it: a second
+    return stance
 
 
 def compiled_graphs() -> int:

@@ -100,7 +100,7 @@ def traced_phase(process: ProcessJob, tenant_id: str) -> Iterator[None]:
 
 def busy_ms(request: Callable[[], int], requests: int = 3) -> float:
     """Device time of one request: the durations of its kernels and copies, traced, added up (one stream)."""
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
     activity = torch.profiler.ProfilerActivity.CUDA
     with torch.profiler.profile(activities=[activity], acc_events=True) as profile:

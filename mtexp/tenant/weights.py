@@ -71,7 +71,7 @@ class filled_from(TorchDispatchMode):  # noqa: N801  a context manager, called l
     """While entered, ``normal_`` and ``uniform_`` without a generator take their numbers from ``pool``."""
 
     def __init__(self, pool: Pool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._fills = {torch.ops.aten.normal_.default: pool.normal_, torch.ops.aten.uniform_.default: pool.uniform_}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

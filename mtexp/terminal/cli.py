@@ -40,7 +40,7 @@ from mtexp.config.plan import Plan, plan
 from mtexp.config.schema import Config
 from mtexp.errors import MtexpError
 from mtexp.output import protect
-from mtexp.records.record import find_records
+from mtexp.records.files import find_records
 from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
@@ -233,11 +233,12 @@ def _job(composed: Any) -> str:
     protect()  # another process than main's has streams of its own
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # joblib's workers say "loky", which tenants lack
-    name_mix(composed, HydraConfig.get())
+    hydra: Any = HydraConfig.get()
+    name_mix(composed, hydra)
     config = to_config(composed)
-    job, folder = HydraConfig.get().job, Path(HydraConfig.get().runtime.output_dir)
+    job, folder = hydra.job, Path(hydra.runtime.output_dir)
     if job.chdir:  # a relative path means what it meant when it was planned
-        os.chdir(HydraConfig.get().runtime.cwd)
+        os.chdir(hydra.runtime.cwd)
     outcome: dict[str, Any] = {"status": "FAILED"}
     try:
         spec = to_spec(config, _hardware())

@@ -17,7 +17,8 @@ from mtexp.metrics.latency import latency_statistics
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.window import common_window
 from mtexp.records import keys
-from mtexp.records.record import TELEMETRY, RunRecord, TenantRecord, save
+from mtexp.records.files import TELEMETRY
+from mtexp.records.record import RunRecord, TenantRecord, save
 from mtexp.spec import MeasureSpec, ModelSpec, RunSpec, SharingSpec, TenantSpec, spec_hash, to_json
 
 ENVIRONMENT = {

@@ -1,6 +1,6 @@
 """What MLflow shows of a record: names, tags, parameters, summaries, description. Text and numbers only.
 
-Lives here: record -> :class:`RunContent`, for the parent and for each tenant, and the times and thinning of histories.
+Lives here: record -> :class:`RunContent`, for the parent and for each tenant, and the thinning of histories.
 May touch: nothing. :mod:`mtexp.tracking.mlflow_writer` sends what is built here.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -304,28 +303,7 @@ def _known(metrics: Mapping[str, float], params: Mapping[str, str]) -> dict[str,
     return dict(metrics)
 
 
-# --- time and thinning ------------------------------------------------------------------------------------------------
-
-
-def epoch_ms(record: RunRecord, monotonic_ns: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return the wall time, in ms since 1970, of each of ``monotonic_ns``, by the record's pairs of clock readings."""
-    if not len(monotonic_ns):
-        return monotonic_ns
-    if not record.clock:
-        return iso_ms(record.started_at) + (monotonic_ns - monotonic_ns.min()) // 1_000_000
-    pairs = np.array(record.clock, dtype=np.int64)
-    origin = pairs[0]
-    relative = pairs - origin
-    drift = np.interp(monotonic_ns - origin[0], relative[:, 0], relative[:, 1] - relative[:, 0])
-    return (monotonic_ns - origin[0] + np.rint(drift).astype(np.int64) + origin[1]) // 1_000_000
-
-
-def iso_ms(text: str) -> int:
-    """Return an ISO 8601 time in ms since 1970; 0 when there is none."""
-    try:
-        return int(datetime.fromisoformat(text).timestamp() * 1000)
-    except (ValueError, OverflowError, OSError):
-        return 0
+# --- thinning ---------------------------------------------------------------------------------------------------------
 
 
 def evenly(count: int, most: int) -> np.ndarray[Any, Any]:

@@ -33,7 +33,7 @@ def bound_calls() -> None:
     class Bounded(_Bounded, request_utils.TCPKeepAliveHTTPAdapter):
         """MLflow's own adapter with a deadline."""
 
-    request_utils.TCPKeepAliveHTTPAdapter = Bounded
+    request_utils.TCPKeepAliveHTTPAdapter = Bounded  # type: ignore[misc]
 
 
 class _Bounded(HTTPAdapter):

@@ -17,7 +17,8 @@ from mtexp.errors import RecordError, TrackingError
 from mtexp.metrics.window import Series, Window
 from mtexp.records import keys
 from mtexp.records.computed import computed_with
-from mtexp.records.record import ITERATIONS, RECORD, BaselineRef, RunRecord, find_records, load
+from mtexp.records.files import ITERATIONS, RECORD, find_records
+from mtexp.records.record import BaselineRef, RunRecord, load
 from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash
 from mtexp.tracking.query import search
 from mtexp.tracking.store import NoStoreError, Store, open_store

@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 
 from mtexp.errors import TrackingError
 from mtexp.records import keys
-from mtexp.records.record import ITERATIONS, TELEMETRY, RunRecord, TenantRecord, load
+from mtexp.records.files import ITERATIONS, TELEMETRY
+from mtexp.records.record import RunRecord, TenantRecord, load
+from mtexp.records.time import epoch_ms, iso_ms
 from mtexp.spec import TrackingSpec
-from mtexp.tracking.content import RunContent, epoch_ms, evenly, iso_ms, parent_content, tenant_content
+from mtexp.tracking.content import RunContent, evenly, parent_content, tenant_content
 from mtexp.tracking.query import without_gc
 from mtexp.tracking.store import Step, Store, open_store
 

@@ -25,8 +25,8 @@ from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.deadline import bound_calls
 from mtexp.tracking.reach import ASKED_S, answers
-from mtexp.tracking.ui import experiment_tags
 from mtexp.tracking.uri import ALLOWED, bounded, full, is_database, is_server, public, redact, shown, sqlite_path
+from mtexp.tracking.view import experiment_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -241,7 +241,7 @@ def _errors() -> tuple[type[Exception], ...]:
     from sqlalchemy.exc import SQLAlchemyError
 
     bound_calls()
-    utils._make_parent_dirs_if_sqlite = lambda uri: None  # made here; MLflow makes one more, of the quoted name
+    utils._make_parent_dirs_if_sqlite = lambda db_uri: None  # made here; MLflow makes one more, of the quoted name
     _quiet()
     theirs = (MlflowException, ParseError, requests.RequestException, SQLAlchemyError, CommandError)
     return (*theirs, OSError, ImportError, UnicodeError)  # UnicodeError: a name that no host can have

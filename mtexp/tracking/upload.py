@@ -18,7 +18,8 @@ from pathlib import Path
 from mtexp.commands import command_line
 from mtexp.errors import MtexpError, RecordError, TrackingError
 from mtexp.output import enter
-from mtexp.records.record import RECORD, find_records, load, write_aside
+from mtexp.records.files import RECORD, find_records, write_aside
+from mtexp.records.record import load
 from mtexp.records.salvage import is_running, salvage
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record

@@ -10,13 +10,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline, Measured, summarise_run
 from mtexp.metrics.window import Series, Window, common_window
-from mtexp.records.record import TELEMETRY, BaselineRef, RunRecord, TenantRecord, save
+from mtexp.records.files import TELEMETRY
+from mtexp.records.record import BaselineRef, RunRecord, TenantRecord, save
 from mtexp.spec import (
     ArrivalSpec,
     MeasureSpec,
@@ -83,7 +85,7 @@ class Study:
         overlap: str = "sustained",
         new_tokens: int = 32,
         limits: MpsLimits | None = None,
-        **changes: object,
+        **changes: Any,
     ) -> list[RunRecord]:
         """Measure ``models`` together, as often as asked; ``changes`` replaces fields of the record."""
         specs = tuple(
@@ -174,7 +176,7 @@ class Study:
         compared: dict[str, tuple[BaselineRef, Baseline]],
         mix: str,
         repetition: int,
-        changes: dict[str, object],
+        changes: dict[str, Any],
         kind: str = "mix",
         overlap: str = "sustained",
     ) -> RunRecord:
@@ -239,7 +241,7 @@ def _telemetry(path: Path, window: Window, rng: np.random.Generator) -> None:
     import pyarrow.parquet as pq
 
     times_ns = np.arange(window.t0_ns, window.t1_ns, 50_000_000)
-    columns = {"monotonic_ns": times_ns}
+    columns: dict[str, Any] = {"monotonic_ns": times_ns}
     for name, level in (("gpu_power_w", 500), ("gpu_sm_clock_mhz", 1900), ("gpu_util_pct", 99)):
         columns[name] = rng.normal(level, 0.02 * level, len(times_ns))
     pq.write_table(pa.table(columns), path)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from analysis_study import Study
 
-from analysis.data import Dataset, load
+from analysis.data import load
+from analysis.dataset import Dataset
 from analysis.pooling import Results, pool
 
 MODELS = ("bert_base", "deberta_v3_base", "distilgpt2", "llama_3_2_1b")

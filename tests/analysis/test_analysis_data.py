@@ -14,12 +14,14 @@ from analysis_study import Study
 
 from analysis import report, tables
 from analysis.advise import advise
-from analysis.data import DataError, Dataset, load
-from analysis.export import ITERATIONS, MANIFEST, RUNS, TENANTS, write_export
+from analysis.data import load
+from analysis.dataset import DataError, Dataset
+from analysis.export_files import ITERATIONS, MANIFEST, RUNS, TENANTS, write_export
 from analysis.fetch import QueryError
 from analysis.pooling import Results, pool
 from mtexp.errors import RecordError
-from mtexp.records.record import find_records, save
+from mtexp.records.files import find_records
+from mtexp.records.record import save
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
 

@@ -13,10 +13,11 @@ from analysis_study import Study
 from mlflow import MlflowClient
 
 from analysis import advise, export, plots, report
-from analysis.data import Dataset, load
+from analysis.data import load
+from analysis.dataset import Dataset
 from analysis.pooling import Results, pool
 from mtexp.colours import model_colour
-from mtexp.records.record import find_records
+from mtexp.records.files import find_records
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
 

@@ -13,7 +13,8 @@ import pytest
 from analysis_study import Study
 
 from analysis import markdown, tables
-from analysis.data import Dataset, load
+from analysis.data import load
+from analysis.dataset import Dataset
 from analysis.findings import findings, paragraph
 from analysis.intervals import differs, text
 from analysis.pooling import Results, pool, sharing_name

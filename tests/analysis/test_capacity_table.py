@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from analysis.capacity import capacities, probes
-from analysis.data import Dataset, from_contents
+from analysis.data import from_contents
+from analysis.dataset import Dataset
 from analysis.plots.workloads import capacity
 from analysis.pooling import Results
 from mtexp.records.record import RunRecord

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.data import DataError, Dataset, load
+from analysis.data import load
+from analysis.dataset import DataError, Dataset
 from analysis.join import on_another_clock, with_telemetry
 
 MS = 1_000_000

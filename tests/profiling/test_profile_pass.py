@@ -17,6 +17,7 @@ import pytest
 from mtexp.host import Device
 from mtexp.launch import ForkserverStarter
 from mtexp.records import record as records
+from mtexp.records.files import ITERATIONS, find_records
 from mtexp.run import profile
 from mtexp.run.bare_record import Origin
 from mtexp.run.profile_session import Session
@@ -67,7 +68,7 @@ def pass_of(spec: RunSpec, folder: Path) -> tuple[records.RunRecord, Path]:
     """The pass on a CPU, which a command line is refused; the only record that it leaves, and where."""
     out = profile.profile(timed_run(spec), DEVICE, ForkserverStarter(), folder, Origin(), lambda text: None)
     assert out == folder / f"profile-{spec.profiler.kind}"
-    assert list(records.find_records(folder)) == [out]
+    assert list(find_records(folder)) == [out]
     return records.load(out), out
 
 
@@ -175,7 +176,7 @@ def test_the_nsys_pass_leaves_what_was_seen_and_no_latency(tmp_path, monkeypatch
         assert set(found.metrics) == {"busy_ms", "kernels", "busy_pct", "kernel_overlap_pct", "traced_slowdown"}
         assert found.metrics["busy_pct"] == pytest.approx(1000 / 45)
         assert found.metrics["traced_slowdown"] > 0
-    assert pq.read_table(out / records.ITERATIONS).num_rows == 0
+    assert pq.read_table(out / ITERATIONS).num_rows == 0
     sent = {path.name for path, _ in artifacts(out)}
     assert {"profile.nsys-rep", "overlap.json", "kernels.parquet", "kernels.csv", "lanes.html", "nsys.log"} <= sent
     assert "session.json" not in sent

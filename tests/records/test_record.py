@@ -17,15 +17,17 @@ from hypothesis import strategies as st
 from mtexp.errors import RecordError, TrackingError
 from mtexp.metrics.verdict import Finding
 from mtexp.records import record as records
-from mtexp.records.record import BaselineRef, RunRecord, find_records, fresh, from_bytes, load, save
+from mtexp.records.files import BEGUN, find_records, fresh, write_aside
+from mtexp.records.record import BaselineRef, RunRecord, from_bytes, load, save
 from mtexp.records.room import save_in_room
 from mtexp.records.samples_file import MAX_TELEMETRY_COLUMNS, SCHEMA, read_iterations, read_samples, read_telemetry
+from mtexp.records.time import epoch_ms, iso_ms
 from mtexp.telemetry.gpu import GpuProbe
 from mtexp.telemetry.probes import GPM, CpuProbe, Probes
 from mtexp.telemetry.table import Table
 from mtexp.tenant.buffers import SampleBuffer
 from mtexp.testing.records import example, stored
-from mtexp.tracking.content import epoch_ms, evenly, iso_ms, parent_content, tenant_content
+from mtexp.tracking.content import evenly, parent_content, tenant_content
 
 FIXTURES = Path(__file__).parents[1] / "data" / "records"
 
@@ -141,7 +143,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         save(record, tmp_path / "run", samples)
 
     def no_space() -> None:
-        with records.write_aside(tmp_path / "x.json"):
+        with write_aside(tmp_path / "x.json"):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(RecordError, match=r"x\.json: No space left on device. Make room"):
@@ -175,7 +177,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("old")
 
     def interrupted() -> None:
-        with records.write_aside(tmp_path / "x.json") as file:
+        with write_aside(tmp_path / "x.json") as file:
             file.write(b"ne")
             raise KeyboardInterrupt
 
@@ -213,7 +215,7 @@ def test_a_folder_in_which_a_run_has_been_is_not_taken_again(tmp_path: Path) -> 
     assert fresh(tmp_path / "a") == tmp_path / "a"
     stored(tmp_path / "a" / "baselines" / "b")
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / records.BEGUN).write_text("{")
+    (tmp_path / "c" / BEGUN).write_text("{")
     for name in ("a", "c"):
         assert [fresh(tmp_path / name).name for _ in range(2)] == ["run-2", "run-3"]
     (tmp_path / "a" / "run-4").write_text("")

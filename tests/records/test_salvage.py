@@ -22,7 +22,8 @@ from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
 from mtexp.records import salvage
-from mtexp.records.record import BEGUN, ITERATIONS, RunRecord, load
+from mtexp.records.files import BEGUN, ITERATIONS
+from mtexp.records.record import RunRecord, load
 from mtexp.records.samples_file import read_iterations, read_samples
 from mtexp.spec import TrackingSpec
 from mtexp.tenant.buffers import COLUMNS, SampleBuffer

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from mtexp.records.record import RunRecord, find_records, load
+from mtexp.records.files import find_records
+from mtexp.records.record import RunRecord, load
 from mtexp.run.runner import Runner
 from mtexp.spec import TrackingSpec
 from mtexp.terminal import cli

@@ -192,7 +192,7 @@ def test_a_run_that_was_killed_keeps_its_blocks(tmp_path: Path) -> None:
     from mtexp.errors import RecordError
     from mtexp.metrics.crossover import Block
     from mtexp.records.blocks_file import read_blocks, write_blocks
-    from mtexp.records.record import BLOCKS
+    from mtexp.records.files import BLOCKS
 
     blocks = [Block(block=i, round=0, group=0, active=("a",), start_ns=i, end_ns=i + 1, cores=(3,)) for i in range(3)]
     write_blocks(tmp_path / BLOCKS, blocks[:2])

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from mtexp.launch import TenantGroup
-from mtexp.records.record import find_records, load
+from mtexp.records.files import find_records
+from mtexp.records.record import load
 from mtexp.records.salvage import KILLED
 from mtexp.records.samples_file import read_iterations
 from mtexp.telemetry import Sampler

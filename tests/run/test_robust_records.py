@@ -13,7 +13,8 @@ import pytest
 from mtexp.metrics.guarded import FAILED
 from mtexp.metrics.samples import Samples
 from mtexp.records import salvage
-from mtexp.records.record import BEGUN, ITERATIONS, NO_FIGURES, load
+from mtexp.records.files import BEGUN, ITERATIONS
+from mtexp.records.record import NO_FIGURES, load
 from mtexp.records.samples_file import read_samples
 from mtexp.run import evaluation
 from mtexp.run.bare_record import Origin

@@ -16,7 +16,8 @@ from mtexp.config.plan import plan
 from mtexp.config.problems import Refused
 from mtexp.errors import LeaseBusy
 from mtexp.host import Device
-from mtexp.records.record import RunRecord, TenantRecord, fresh, save
+from mtexp.records.files import fresh
+from mtexp.records.record import RunRecord, TenantRecord, save
 from mtexp.run.runner import Job
 from mtexp.spec import spec_hash, to_json
 from mtexp.terminal import cli

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from mtexp.spec import TrackingSpec
 from mtexp.tracking import ui
 from mtexp.tracking.store import open_store
+from mtexp.tracking.view import VIEW
 
 
 def test_without_a_store_there_is_nothing_to_show(tmp_path, capsys):
@@ -30,11 +31,11 @@ def test_it_listens_on_loopback_and_opens_the_shared_view(tmp_path, capsys, monk
 
     ui.main(["--uri", uri, "--port", "5123"])
 
-    page = f"#/experiments/{store.experiment_id}/runs?viewStateShareKey={ui.VIEW}"
+    page = f"#/experiments/{store.experiment_id}/runs?viewStateShareKey={VIEW}"
     assert f"http://127.0.0.1:5123/{page}" in capsys.readouterr().out
     (argv,) = started
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
-    columns = json.loads(tags[f"mlflow.sharedViewState.{ui.VIEW}"])["selectedColumns"]
+    columns = json.loads(tags[f"mlflow.sharedViewState.{VIEW}"])["selectedColumns"]
     assert "metrics.`stp`" in columns
     assert "tags.`mtexp.verdict`" in columns
 
@@ -46,7 +47,7 @@ def test_a_password_reaches_the_ui_by_environment_only(capsys, monkeypatch):
     started = []
     monkeypatch.setattr(os, "execve", lambda program, argv, environment: started.append((argv, environment)))
     monkeypatch.setattr(
-        "mtexp.tracking.store.open_store", lambda *args, **options: nullcontext(SimpleNamespace(experiment_id="1"))
+        "mtexp.tracking.ui.open_store", lambda *args, **options: nullcontext(SimpleNamespace(experiment_id="1"))
     )
     ui.main([])
     ((argv, environment),) = started
