@@ -8,7 +8,7 @@ TORCH ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check lint type ui conf report results bench bench-gpu gpu soak clean
+.PHONY: help setup demo test quick check lint type docs ui conf report results bench bench-gpu gpu soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,7 +33,7 @@ test: setup  ## the tests that need no GPU, with the coverage of the packages
 quick: setup  ## the developer's loop: the tests of some seconds
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-check: lint type  ## everything that is checked without running a test: CI runs it first
+check: lint type docs  ## everything that is checked without running a test: CI runs it first
 
 lint: setup  ## ruff, format, layers, spelling, YAML
 	$(BIN)/ruff check .
@@ -44,6 +44,9 @@ lint: setup  ## ruff, format, layers, spelling, YAML
 
 type: setup  ## mypy --strict
 	$(BIN)/mypy
+
+docs: setup  ## the documentation as a site in site/, offline; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 ui: setup  ## the MLflow UI of what was run, on 127.0.0.1
 	$(BIN)/python -m mtexp.tracking.ui --port $(PORT)

@@ -40,10 +40,15 @@ class TenantArrivalConfig:
     """A tenant's own arrivals; null = the run's."""
 
     kind: Arrival | None = None
+    """When requests come."""
     rate: float | None = None
+    """Mean requests a second."""
     load: float | None = None
+    """The rate as a share of the tenant's own baseline throughput."""
     trace: str | None = None
+    """CSV or Parquet file of arrival times in seconds."""
     seed: int | None = None
+    """Seed of the arrivals."""
 
 
 @dataclass(kw_only=True)
@@ -53,6 +58,7 @@ class TenantConfig:
     name: str = ""
     """Name of the model in ``conf/models``."""
     role: Role = Role.encoder
+    """Kind of model: an encoder, a decoder, or a kernel loop that stresses one resource."""
     architecture: str = ""
     """transformers' ``model_type``; for a stressor, its kind."""
     shape: dict[str, Any] = field(default_factory=dict)
@@ -118,6 +124,7 @@ class PrecisionConfig:
     """Numbers the models compute with."""
 
     name: Precision = Precision.fp16
+    """Type of weights and activations; ``tf32`` is fp32 with TF32 matrix products."""
 
 
 @dataclass(kw_only=True)
@@ -125,6 +132,7 @@ class WorkloadConfig:
     """What one request is, for tenants that do not say otherwise."""
 
     kind: Workload = Workload.forward
+    """What a request computes."""
     batch_size: int = 8
     """Sequences per request."""
     seq_len: int = 128
@@ -138,6 +146,7 @@ class ArrivalConfig:
     """When requests come, for tenants that do not say otherwise."""
 
     kind: Arrival = Arrival.closed
+    """``closed`` (the next request starts when one ends), ``poisson``, ``constant`` or ``trace``."""
     rate: float = 0.0
     """Mean requests a second of each tenant (``poisson``, ``constant``); 0 = use ``load``."""
     load: float = 0.0
@@ -174,6 +183,7 @@ class MeasureConfig:
     until_ci_pct: float = 0.0
     """Stop when the 95 % interval's half width is below this many percent of the statistic; 0 = off."""
     until_ci_statistic: CiStatistic = CiStatistic.mean
+    """The statistic whose interval ``until_ci_pct`` is about."""
     max_iterations: int = 131_072
     """Most iterations of a tenant; the cap of ``until_ci``."""
     pin_cores: bool = True
@@ -213,6 +223,7 @@ class SharingConfig:
     """How tenants share the device."""
 
     mode: SharingMode = SharingMode.processes
+    """``processes`` (time slicing or CUDA MPS), ``streams`` (of one process) or ``mig`` (MIG instances)."""
 
 
 @dataclass(kw_only=True)
@@ -234,12 +245,17 @@ class DeadlinesConfig:
     """Seconds each phase may take."""
 
     start_s: float = 60.0
+    """A tenant process has started."""
     build_s: float = 300.0
+    """The model is built and its layers are checked."""
     warmup_s: float = 300.0
+    """The warm-up has ended."""
     measure_s: float = 900.0
+    """The measurement has ended."""
     stall_s: float = 60.0
     """A tenant that measures finishes a request, or looks for the next arrival, at least this often."""
     stop_s: float = 20.0
+    """A tenant has ended after it was asked to; after that it is killed."""
 
 
 @dataclass(kw_only=True)
@@ -255,7 +271,9 @@ class TelemetryConfig:
     """Sampling of the device during the run."""
 
     enabled: bool = True
+    """Whether the device is sampled."""
     period_s: float = 0.05
+    """Seconds between two samples."""
     gpm_period_s: float = 0.25
     """Hopper's GPM averages between two samples: 0.2 s or more."""
 
@@ -265,6 +283,7 @@ class ProfilerConfig:
     """A profiling pass after the timed run, as its own run."""
 
     kind: Profiler = Profiler.none
+    """The profiler."""
     iterations: int = 20
     """Iterations of each tenant inside the capture (nsys, torch), which measures 30 s at most."""
     gpu_metrics: bool = False
@@ -304,7 +323,7 @@ class CapacityConfig:
     max_probes: int = 12
     """Most runs of one search."""
     attainment_pct: float = 99.0
-    """Share of each tenant's requests that must be within its level."""
+    """Share of each tenant's requests that must be within its level; more than 0 and less than 100."""
     search: str = ""
     """Which search a run is a probe of; the search sets it."""
 
