@@ -69,18 +69,37 @@ class Side:
 
 
 @dataclass(eq=False)
-class _Study:
+class Study:
     """What the points of one dataset have in common."""
 
     data: Dataset
     throws: Throws
+    rows_alone: dict[Measured, Mapping[str, Any]] = field(default_factory=dict)
+    """The tenant of each run alone, as :func:`analysis.spread.path_of` takes it."""
+    by_point: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    """The tenants of each point, as :func:`analysis.spread.path_of` takes them."""
     known: Known = field(default_factory=Known)
     read: dict[Measured, Readings | None] = field(default_factory=dict)
     sides: dict[tuple[Measured, ...], Side | None] = field(default_factory=dict)
     in_rounds: Mapping[Measured, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     """What crossover runs measured themselves."""
 
+    @classmethod
+    def of(cls, data: Dataset, alone: Alone, points: pd.DataFrame, tenants: pd.DataFrame, throws: Throws) -> Study:
+        """Points (:attr:`analysis.pooling.Results.points`) and their tenants; how runs differ is not learnt yet."""
+        study = cls(data, throws, _alone_rows(alone), in_rounds=measured_in_rounds(data.tenants))
+        modes = dict(zip(points["point"], points["sharing"], strict=True)) if len(points) else {}
+        for tenant in rows_of(tenants.reindex(columns=["point", "position", "records", "ids", "compared", *_LIKE])):
+            number = int(tenant["point"])
+            study.by_point.setdefault(number, []).append(tenant | {"mode": modes[number]})
+        for rows in study.by_point.values():
+            fill = _fill(study, rows, study.rows_alone)
+            for row in rows:
+                row["fill"] = fill
+        return study
+
     def readings(self, measured: Measured) -> Readings | None:
+        """Statistics of a tenant in one run; None where its samples are not there."""
         if measured not in self.read:
             series = self.data.series(*measured)
             gpu = self.data.series(*measured, "gpu_time_ms")
@@ -144,28 +163,18 @@ def estimates(
         draws: Draws of errors.
         seed: Of the draws.
     """
-    study = _Study(data, Throws(draws, np.random.Generator(np.random.SFC64(seed))))
-    study.in_rounds = measured_in_rounds(data.tenants)
-    rows_alone = _alone_rows(alone)
-    modes = dict(zip(points["point"], points["sharing"], strict=True)) if len(points) else {}
-    by_point: dict[int, list[dict[str, Any]]] = {}
-    for tenant in rows_of(tenants.reindex(columns=["point", "position", "records", "ids", "compared", *_LIKE])):
-        number = int(tenant["point"])
-        by_point.setdefault(number, []).append(tenant | {"mode": modes[number]})
-    for rows in by_point.values():
-        fill = _fill(study, rows, rows_alone)
-        for row in rows:
-            row["fill"] = fill
-    study.known = learn(_repeated(study, alone, rows_alone, by_point.values()))
+    throws = Throws(draws, np.random.Generator(np.random.SFC64(seed)))
+    study = Study.of(data, alone, points, tenants, throws)
+    study.known = learn(_repeated(study, alone))
     found: dict[Key, Estimate] = {}
     progress: dict[int, Progress] = {}
     for point in rows_of(points.reindex(columns=["point", "energy_j_per_request", "energy_counter_log"])):
         number = int(point["point"])
-        figures, own = _together(study, by_point[number], point, rows_alone)
+        figures, own = _together(study, study.by_point[number], point, study.rows_alone)
         found |= {(number, *key): figure for key, figure in figures.items()}
         if own is not None:
             progress[number] = own
-    sides = {name: study.alone(group, rows_alone[group[0]]) for name, group in alone.groups.items()}
+    sides = {name: study.alone(group, study.rows_alone[group[0]]) for name, group in alone.groups.items()}
     return Estimates(found, progress, {n: _absolute(side, 0, "mean") for n, side in sides.items() if side is not None})
 
 
@@ -185,7 +194,7 @@ def _alone_rows(alone: Alone) -> dict[Measured, Mapping[str, Any]]:
     return dict(by_run)
 
 
-def _fill(study: _Study, rows: Sequence[Mapping[str, Any]], alone: Mapping[Measured, Mapping[str, Any]]) -> float:
+def _fill(study: Study, rows: Sequence[Mapping[str, Any]], alone: Mapping[Measured, Mapping[str, Any]]) -> float:
     """Share of the device's time that the tenants of a point use: their rates times their busy time alone."""
     total = 0.0
     for row in rows:
@@ -198,26 +207,22 @@ def _fill(study: _Study, rows: Sequence[Mapping[str, Any]], alone: Mapping[Measu
     return total
 
 
-def _repeated(
-    study: _Study,
-    alone: Alone,
-    rows_alone: Mapping[Measured, Mapping[str, Any]],
-    points: Iterable[list[dict[str, Any]]],
-) -> Iterable[Repeated]:
+def _repeated(study: Study, alone: Alone) -> Iterable[Repeated]:
     """Runs of points and of models alone; those of one tenant that are a model alone are among the latter only."""
-    for rows in points:
-        runs = _runs(rows)
-        if any(measured not in rows_alone for run in runs for measured in run):
+    for rows in study.by_point.values():
+        runs = runs_of(rows)
+        if any(measured not in study.rows_alone for run in runs for measured in run):
             repeated = study.repeated(runs, rows)
             if repeated is not None:
                 yield repeated
     for group in alone.groups.values():
-        repeated = study.repeated([[measured] for measured in group], [rows_alone[group[0]]])
+        repeated = study.repeated([[measured] for measured in group], [study.rows_alone[group[0]]])
         if repeated is not None:
             yield repeated
 
 
-def _runs(rows: Sequence[Mapping[str, Any]]) -> list[list[Measured]]:
+def runs_of(rows: Sequence[Mapping[str, Any]]) -> list[list[Measured]]:
+    """``runs[run][tenant]`` of a point, of the rows of its tenants."""
     return [
         [(str(row["records"][run]), str(row["ids"][run])) for row in rows] for run in range(len(rows[0]["records"]))
     ]
@@ -227,14 +232,14 @@ def _runs(rows: Sequence[Mapping[str, Any]]) -> list[list[Measured]]:
 
 
 def _together(
-    study: _Study,
+    study: Study,
     rows: list[dict[str, Any]],
     point: Mapping[str, Any],
     rows_alone: Mapping[Measured, Mapping[str, Any]],
 ) -> tuple[dict[tuple[int, str], Estimate], Progress | None]:
     """Figures of the tenants of a point, and of all of them together; nothing where samples are missing."""
     count = len(rows[0]["records"])
-    runs = _runs(rows)
+    runs = runs_of(rows)
     shared = study.side(runs, rows)
     if shared is None:
         return {}, None
@@ -268,7 +273,7 @@ def _together(
     return found | {(RUN, key): figure for key, figure in _of_all(pairs, progress).items()}, progress
 
 
-def _totals(study: _Study, shared: Side, point: Mapping[str, Any]) -> dict[str, Estimate]:
+def _totals(study: Study, shared: Side, point: Mapping[str, Any]) -> dict[str, Estimate]:
     """Requests a second of all tenants, and the energy of one.
 
     Energy errs as the time that requests take and as the counter does, which is known where power was sampled beside

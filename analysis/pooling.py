@@ -8,7 +8,7 @@ share. Every run of a point and every run of its tenants alone enters its figure
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,31 +138,50 @@ def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
         seed: Of the draws.
     """
     alone = Alone.of(data)
-    tenants = _described(data.tenants)
-    names = tenants.reindex(columns=["record_id", "baseline_hash", "arrival"]).fillna({"arrival": "closed"})
-    tenants["compared"] = pd.Series([alone.compared(row) for row in rows_of(names)], tenants.index, dtype=object)
-    runs = data.runs.copy()
-    runs["sharing_name"] = [sharing_name(run) for run in rows_of(runs)]
-    runs["sharing_name"] = _designs_apart(runs, _same_setting(runs))
-    by_record = {str(record): rows for record, rows in tenants.groupby("record_id", observed=True, sort=False)}
-    members: dict[tuple[Any, ...], list[Any]] = {}
-    for _, run in runs.sort_values("start_time", kind="stable").iterrows():
-        own = by_record.get(str(run["record_id"]))
-        if own is not None:
-            members.setdefault(_identity(run, own), []).append((run, own))
-    found = [_pooled(number, repeated) for number, repeated in enumerate(members.values())]
-    points = pd.DataFrame([point for point, _ in found])
-    pooled = pd.concat([own for _, own in found], ignore_index=True) if found else tenants
-    if found:
+    points, pooled = points_of(repetitions(data.runs, data.tenants).values(), alone)
+    if len(points):
         points["energy_counter_log"] = _energy_counter_log(data.runs, points)
     known = estimates(data, alone, points, pooled, draws=draws, seed=seed)
     points, pooled = _with_intervals(points, pooled, known.figures)
     reasons = impossible(points, pooled, known.figures)
-    bad = points["point"].map(reasons) if found else pd.Series(dtype="string")
+    bad = points["point"].map(reasons) if len(points) else pd.Series(dtype="string")
     kept = points[bad.isna()].reset_index(drop=True)
-    tenants = pooled[pooled["point"].isin(kept["point"])].reset_index(drop=True) if found else pooled
+    tenants = pooled[pooled["point"].isin(kept["point"])].reset_index(drop=True) if len(points) else pooled
     apart = points[bad.notna()].assign(reason=bad.dropna()).reset_index(drop=True)
     return Results(data, kept, tenants, alone, known.figures, known.latency_alone_ms, known.progress, apart)
+
+
+Repetition = tuple["pd.Series[Any]", pd.DataFrame]
+"""A run and its tenants."""
+
+
+def repetitions(runs: pd.DataFrame, tenants: pd.DataFrame) -> dict[tuple[Any, ...], list[Repetition]]:
+    """Runs by what was measured, each with its tenants, in the order measured."""
+    tenants, runs = _described(tenants), runs.copy()
+    runs["sharing_name"] = [sharing_name(run) for run in rows_of(runs)]
+    runs["sharing_name"] = _designs_apart(runs, _same_setting(runs))
+    by_record = {str(record): rows for record, rows in tenants.groupby("record_id", observed=True, sort=False)}
+    members: dict[tuple[Any, ...], list[Repetition]] = {}
+    for _, run in runs.sort_values("start_time", kind="stable").iterrows():
+        own = by_record.get(str(run["record_id"]))
+        if own is not None:
+            members.setdefault(_identity(run, own), []).append((run, own))
+    return members
+
+
+def points_of(members: Iterable[Sequence[Repetition]], alone: Alone) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Points and their tenants with means over repetitions, and what each tenant is compared with."""
+    found = []
+    for number, repeated in enumerate(members):
+        compared = [(run, own.assign(compared=_compared(own, alone))) for run, own in repeated]
+        found.append(_pooled(number, compared))
+    points = pd.DataFrame([point for point, _ in found])
+    return points, pd.concat([own for _, own in found], ignore_index=True) if found else pd.DataFrame()
+
+
+def _compared(tenants: pd.DataFrame, alone: Alone) -> pd.Series[Any]:
+    names = tenants.reindex(columns=["record_id", "baseline_hash", "arrival"]).fillna({"arrival": "closed"})
+    return pd.Series([alone.compared(row) for row in rows_of(names)], tenants.index, dtype=object)
 
 
 _IMPOSSIBLE = 0.01

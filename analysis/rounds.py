@@ -77,11 +77,16 @@ def in_rounds(runs: Sequence[Mapping[str, tuple[float, float]] | None], throws: 
     draws = throws.normal(())
     logs, errors = {}, {}
     for key in _KEYS:
-        values, within = np.array([run[key] for run in known]).T
-        variance = float(np.mean(within**2))
-        if len(known) > 1:
-            variance = max(variance, float(values.var(ddof=1)))
-        logs[key] = float(values.mean())
+        logs[key], error = mean_over_runs([run[key] for run in known])
         sign = -1.0 if key == "normalized_progress" else 1.0  # in closed loop it is the inverse of the slowdown
-        errors[key] = sign * np.sqrt(variance / len(known)) * draws
+        errors[key] = sign * error * draws
     return InRounds(logs, errors)
+
+
+def mean_over_runs(runs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean of the logs of runs, and its standard error, of each run's log and standard error."""
+    values, within = np.array(runs).T
+    variance = float(np.mean(within**2))
+    if len(runs) > 1:
+        variance = max(variance, float(values.var(ddof=1)))
+    return float(values.mean()), float(np.sqrt(variance / len(runs)))
