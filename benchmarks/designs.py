@@ -8,8 +8,8 @@ Cases take turns until the time is up: each pair of models under each sharing mo
 
 For each tenant the spread is the SD of the logarithm of its slowdown over the repeats. Runs of that spread are needed
 (1.96 SD / log 1.05)^2 times, at least once, for +-5 %; times the seconds of one. For crossover there is also the share
-of the runs whose own interval holds the mean of the others. Every run is a line of ``--out`` as it ends, and told: what
-is cut off has not measured for nothing.
+of the runs whose own interval holds the mean of the others. Every run is a line of ``--out`` as it ends, so nothing is
+lost when the benchmark is cut off: ``--from FILE`` makes the table of such a file.
 """
 
 from __future__ import annotations
@@ -34,22 +34,48 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "crossover": {"measure.design": "crossover"},
 }
 _DECIDED = math.log(1.05)
+_REACH = {"eager": ("<= 0.05", "<= 0.08"), "cuda_graph": ("<= 0.005", "<= 0.005")}
+"""Of crossover: median and largest spread over pairs, modes and tenants."""
 
 
 def arguments() -> argparse.ArgumentParser:
     made = common.parser(__doc__ or "", repeats=8, gpu=True)
     made.add_argument("--budget-s", type=float, default=3000.0, help="start no run after so many seconds; default 3000")
-    made.add_argument("--execution", default="eager", help="eager (default) or cuda_graph")
+    made.add_argument("--execution", default="eager", help="eager (default), cuda_graph, or both with a comma")
     made.add_argument("--max-time-s", type=float, default=15.0, help="measure.max_time_s of crossover; default 15")
     made.add_argument("--designs", default=",".join(DESIGNS), help="some of separate,sustained,crossover")
     made.add_argument("--out", type=Path, default=Path("designs.jsonl"), help="a line a run; default designs.jsonl")
+    made.add_argument("--from", dest="measured", type=Path, help="measure nothing; the table of such a file")
     return made
 
 
 def main() -> None:
     options = arguments().parse_args()
-    out, report = options.out.resolve(), common.Report("designs")
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    report = common.Report("designs")
+    if options.measured is None:
+        runs = _measured(options, report)
+    else:
+        runs = [json.loads(line) for line in options.measured.read_text(encoding="utf-8").splitlines()]
+    for run in runs:
+        if not run["slowdown"]:
+            report.remarks.append(f"{_name(run)} does not count: {run['why_not']}")
+    names = dict.fromkeys(_name(run) for run in runs)
+    found = {name: [run for run in runs if _name(run) == name and run["slowdown"]] for name in names}
+    spreads: dict[tuple[str, str], list[float]] = {}
+    for name, own in found.items():
+        if len(own) > 1:
+            spreads.setdefault((own[0]["execution"], own[0]["design"]), []).extend(_add(report, name, own))
+    for (execution, design), values in spreads.items():
+        targets = _REACH[execution] if design == "crossover" else ("", "")
+        cells = f"{len(values)} slowdowns, {execution}, {design}: SD of log slowdown between fresh runs"
+        report.add(f"{cells}, median", statistics.median(values), "", targets[0])
+        report.add(f"{cells}, largest", max(values), "", targets[1])
+    report.show()
+
+
+def _measured(options: argparse.Namespace, report: common.Report) -> list[dict[str, Any]]:
+    """Measure until the time is up; every run, in order."""
+    out, runs = options.out.resolve(), []
     with common.scratch() as folder:
         os.chdir(folder)
         begin = time.monotonic()
@@ -57,40 +83,47 @@ def main() -> None:
             if time.monotonic() - begin > options.budget_s:
                 report.remarks.append(f"the time of {options.budget_s:g} s was up")
                 break
-            measured = _measure(options, *case)
+            run = _measure(options, *case)
             with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(measured) + "\n")
-            common.note(" ".join(f"{key}={value}" for key, value in measured.items() if not isinstance(value, dict)))
-            common.note(f"  {measured['slowdown']}")
-            found.setdefault(case, []).append(measured)
-    for case, runs in found.items():
-        _add(report, " ".join(case), [run for run in runs if run["slowdown"]])
-    report.show()
+                file.write(json.dumps(run) + "\n")
+            common.note(" ".join(f"{key}={value}" for key, value in run.items() if not isinstance(value, dict)))
+            common.note(f"  {run['slowdown']}")
+            runs.append(run)
+        os.chdir(common.ROOT)
+    return runs
 
 
-def _turns(options: argparse.Namespace) -> Iterator[tuple[str, str, str]]:
-    """Pair, mode, design; each repeat in another order."""
+def _name(run: dict[str, Any]) -> str:
+    return " ".join(run[key] for key in ("pair", "mode", "execution", "design"))
+
+
+def _turns(options: argparse.Namespace) -> Iterator[tuple[int, str, str, str, str]]:
+    """Repeat, pair, mode, execution, design; each repeat in another order."""
     pairs, modes = (PAIRS, MODES) if options.gpu else (("bert_base+llama_3_2_1b",), ("disabled",))
-    cases = [(pair, mode, design) for pair in pairs for mode in modes for design in options.designs.split(",")]
+    kinds = [(e, d) for e in options.execution.split(",") for d in options.designs.split(",")]
+    cases = [(pair, mode, *kind) for kind in kinds for pair in pairs for mode in modes]
     for repeat in range(common.repeats_of(options)):
         shift = repeat % len(cases)
-        yield from cases[shift:] + cases[:shift]
+        yield from ((repeat, *case) for case in cases[shift:] + cases[:shift])
 
 
-def _measure(options: argparse.Namespace, pair: str, mode: str, design: str) -> dict[str, Any]:
+def _measure(
+    options: argparse.Namespace, repeat: int, pair: str, mode: str, execution: str, design: str
+) -> dict[str, Any]:
     """One fresh run; slowdowns by tenant, empty where it failed or was INVALID."""
     import mtexp
     from mtexp.errors import MtexpError
 
     overrides: dict[str, Any] = {"tracking": "none", "mps_settings": mode, **DESIGNS[design]}
     if options.gpu:
-        overrides |= {"runtime": "gpu", "execution": options.execution}
+        overrides |= {"runtime": "gpu", "execution": execution}
     else:
         overrides |= dict(text.split("=") for text in common.SMALL)
     if design == "crossover":
         overrides["measure.max_time_s"] = 1.0 if options.quick else options.max_time_s
+        overrides["repetition"] = repeat  # another order of blocks and other cores
     begin = time.perf_counter()
-    measured: dict[str, Any] = {"pair": pair, "mode": mode, "design": design}
+    measured: dict[str, Any] = {"pair": pair, "mode": mode, "execution": execution, "design": design}
     slowdown, why = {}, ""
     try:
         result = mtexp.run(pair, **overrides)
@@ -98,8 +131,9 @@ def _measure(options: argparse.Namespace, pair: str, mode: str, design: str) -> 
             slowdown = {tenant.id: _of(tenant.metrics) for tenant in result.record.tenants}
         else:
             why = result.findings[0]
-        kept = ("stp", "rounds", "half_width_pct", "host_noise_pct", "wall_s")
+        kept = ("stp", "rounds", "half_width_pct", "host_noise_pct", "start_skew_ms", "wall_s")
         measured |= {key: result.metrics[key] for key in kept if key in result.metrics}
+        measured["findings"] = [finding.code for finding in result.record.findings]
     except MtexpError as error:
         why = str(error)
     return measured | {"seconds": time.perf_counter() - begin, "why_not": why, "slowdown": slowdown}
@@ -110,17 +144,17 @@ def _of(metrics: dict[str, float]) -> list[float]:
     return [metrics[key] for key in ("slowdown", "slowdown_ci_low", "slowdown_ci_high") if key in metrics]
 
 
-def _add(report: common.Report, name: str, runs: list[dict[str, Any]]) -> None:
-    """Spread, time for one run, time for a decision, and whether intervals hold."""
-    if len(runs) < 2:
-        return
-    new = "crossover" in name
-    report.add(f"{name}: seconds of a run", [run["seconds"] for run in runs], "s", "<= 20" if new else "")
+def _add(report: common.Report, name: str, runs: list[dict[str, Any]]) -> list[float]:
+    """Add spread, seconds of a run and of a decision, and whether intervals hold; returns the spread of each tenant."""
+    new, spreads = runs[0]["design"] == "crossover", []
+    longest = {"eager": "<= 20", "cuda_graph": "<= 8"}[runs[0]["execution"]] if new else ""
+    report.add(f"{name}: seconds of a run", [run["seconds"] for run in runs], "s", longest)
     for tenant in runs[0]["slowdown"]:
         intervals = [run["slowdown"][tenant] for run in runs]
         logs = [math.log(interval[0]) for interval in intervals]
         spread = statistics.stdev(logs)
-        report.add(f"{name}: SD of log slowdown of {tenant}", spread, "", "<= 0.05" if new else "")
+        spreads.append(spread)
+        report.add(f"{name}: SD of log slowdown of {tenant}", spread, "")
         needed = max(1.0, (1.96 * spread / _DECIDED) ** 2)
         seconds = needed * statistics.median(run["seconds"] for run in runs)
         report.add(f"{name}: seconds to decide {tenant} to +-5 %", seconds, "s")
@@ -128,6 +162,7 @@ def _add(report: common.Report, name: str, runs: list[dict[str, Any]]) -> None:
             held = [_holds(interval, logs[:i] + logs[i + 1 :]) for i, interval in enumerate(intervals)]
             share_pct, target = 100 * statistics.mean(held), "90 to 99" if new else ""
             report.add(f"{name}: intervals of {tenant} that hold the mean of the others", share_pct, "%", target)
+    return spreads
 
 
 def _holds(interval: list[float], others: list[float]) -> bool:

@@ -49,7 +49,13 @@ def _sweeps(report: common.Report, folder: Path, points: int, repeats: int, *, g
             common.note(f"sweep {repeat + 1} of {repeats}, {launcher}")
             place = folder / f"{launcher}-{repeat}"
             place.mkdir()
-            flags = [f"runtime.launcher={launcher}", "baseline=skip", f"repetitions={points}", "mix=bert_base*2"]
+            flags = [
+                f"runtime.launcher={launcher}",
+                "measure.design=sustained",
+                "baseline=skip",
+                f"repetitions={points}",
+                "mix=bert_base*2",
+            ]
             wall_s = common.command_s([*RUN, "-m", *sizes, *flags], place)
             found = [_parts(*pair) for pair in _pairs(place)]
             parts[launcher] += found

@@ -101,7 +101,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Results(Sequence[Result]):
-    """The runs of a sweep, in their order."""
+    """The runs of a sweep, in the order in which they were written; they run in the order of ``sweep_order``."""
 
     folder: Path
     all: tuple[Result, ...] = field(repr=False)
@@ -254,26 +254,30 @@ def _measured(planned: Plan, progress: Progress | None, config_dir: str | Path |
     if progress is not None:
         for warning in planned.warnings:
             progress(f"warning: {warning}")
+        for note in planned.notes:
+            progress(f"note: {note}")
     if any(spec.launcher == "forkserver" for spec in specs):
         runner.warm(tracked=any(spec.tracking.enabled for spec in specs))
-    measured: list[tuple[RunRecord, Path]] = []
+    measured: dict[int, tuple[RunRecord, Path]] = {}
     try:
-        for number, point in enumerate(planned.points):
+        for position, number in enumerate(planned.order or range(len(planned.points))):
+            point = planned.points[number]
             config, _ = composer.load(point.overrides)
             job = Job(
                 spec=point.spec,
                 folder=planned.folder / str(number) if planned.multirun else planned.folder,
                 config=to_yaml(config),
                 sweep=planned.sweep,
+                position=position,
                 retries=int(config.retries),
                 progress=progress or (lambda line: None),
             )
             record = runner.run(job)
-            measured.append((record, _place(job.folder, record)))
+            measured[number] = record, _place(job.folder, record)
     finally:
         runner.uploads.drain()
     lost = {upload.directory: upload.reason for upload in runner.uploads.results() if upload.reason}
-    return [Result(record, folder.resolve(), lost.get(folder, "")) for record, folder in measured]
+    return [Result(record, folder.resolve(), lost.get(folder, "")) for _, (record, folder) in sorted(measured.items())]
 
 
 def _place(below: Path, record: RunRecord) -> Path:

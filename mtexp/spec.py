@@ -344,6 +344,9 @@ def spec_hash(spec: RunSpec) -> str:
     if data["measure"]["foreign"] == "refuse":  # younger than records whose hash must stay what it is
         del data["measure"]["foreign"]
     del data["measure"]["check_outputs"]
+    if data["measure"]["design"] == "sustained":  # likewise, and they bound rounds, which it has not
+        for key in ("design", "block_ms", "target_pct", "max_time_s"):
+            del data["measure"][key]
     for key in ("tracking", "deadlines", "lease_wait_s", "launcher", "search"):
         del data[key]
     return content_hash(data)

@@ -42,6 +42,7 @@ CONF_DIR = (Path(__file__).resolve().parents[1] / "conf").resolve()
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 _SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
+_SWEEP_ORDER = re.compile(r"^(\+{0,2})sweep\.order=")
 
 
 @cache
@@ -72,13 +73,14 @@ def composer_of(args: argparse.Namespace) -> Composer:
 def with_tokens(argv: Sequence[str]) -> list[str]:
     """Return ``argv`` with tokens (``mix=bert_base*2``) last in any ``hydra.searchpath`` of the user.
 
-    Hydra replaces the one of ``conf/config.yaml``, which has them, by the user's.
+    Hydra replaces the one of ``conf/config.yaml``, which has them, by the user's. ``sweep.order`` becomes the key that
+    the configuration has for it: ``sweep`` is the name of the sweep, and text has no keys below it.
     """
     source = f"{tokens.TokenSource.scheme()}://"
     return [
         re.sub(r"(\[?)\s*\]$", lambda end: f"{end[1] or ','}{source}]", text)
         if _SEARCHPATH.match(text) and source not in text
-        else text
+        else _SWEEP_ORDER.sub(r"\1sweep_order=", text)
         for text in argv
     ]
 
@@ -201,6 +203,12 @@ class Forget(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Called by Hydra (``hydra.callbacks`` in conf/config.yaml); of a result, nobody reads these."""
         job_return.cfg = job_return.hydra_cfg = None
+
+
+def folders_are_numbered(master: DictConfig) -> bool:
+    """Whether the points of a sweep have folders 0, 1, 2 ...; a user may name them otherwise (hydra.sweep.subdir)."""
+    sweep = OmegaConf.to_container(master.hydra.sweep, resolve=False)
+    return isinstance(sweep, dict) and sweep["subdir"] == "${hydra.job.num}"
 
 
 def compose_job(loader: ConfigLoader, master: DictConfig, overrides: Sequence[str]) -> schema.Config:

@@ -11,7 +11,7 @@ from mtexp.spec import TenantSpec
 
 
 def design_of(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
-    """Return ``crossover`` or ``sustained``: what was asked for, else what the run is made for.
+    """Return ``crossover`` or ``sustained``: what was asked for, else crossover wherever it is possible.
 
     Raises:
         ConfigError: Crossover was asked for, and something else that does not go with it; or a bound is no bound.
@@ -21,11 +21,26 @@ def design_of(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
     above("measure.max_time_s", measure.max_time_s, 0)
     if measure.block_ms is not None:
         above("measure.block_ms", measure.block_ms, 0)
-    if measure.design is not Design.crossover:
-        return "sustained"
-    for error in _against_crossover(config, tenants):
-        raise error
-    return "crossover"
+    obstacle = next(_against_crossover(config, tenants), None)
+    if measure.design is Design.crossover and obstacle is not None:
+        raise obstacle
+    return "sustained" if measure.design is Design.sustained or obstacle is not None else "crossover"
+
+
+def why_sustained(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
+    """Say why a mix in closed loop is not measured in turns, where nobody decided that; else return "".
+
+    One tenant has nothing to take turns with, and open loop has no slowdown: these need no explanation.
+    """
+    if config.measure.design is not None or len(tenants) < 2 or any(t.arrival.kind != "closed" for t in tenants):
+        return ""
+    obstacle = next(_against_crossover(config, tenants), None)
+    if obstacle is None:
+        return ""
+    return (
+        f"{config.mix.name} is measured with measure.design=sustained, against baselines in runs of their own, "
+        f"because of {obstacle.key}={obstacle.value}"
+    )
 
 
 def _against_crossover(config: Config, tenants: tuple[TenantSpec, ...]) -> Iterator[ConfigError]:

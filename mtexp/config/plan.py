@@ -5,6 +5,7 @@ Nothing is created, no process is started: a command line that cannot be run cos
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from mtexp.commands import command_line
 from mtexp.config.capacity import SWEEPER, search_rule
 from mtexp.config.composer import Composer, composer_of, parse_command_line, quoted, to_config, with_tokens
 from mtexp.config.convert import to_spec
+from mtexp.config.designs import why_sustained
 from mtexp.config.hardware import Hardware, elsewhere, probe
-from mtexp.config.known import warnings
+from mtexp.config.known import too_few_cores, warnings
+from mtexp.config.order import random_order
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
-from mtexp.config.schema import Config
+from mtexp.config.schema import Config, SweepOrder
 from mtexp.config.sections import SectionedComposer
 from mtexp.errors import ConfigError
 from mtexp.spec import RunSpec, TrackingSpec
@@ -36,6 +39,7 @@ _LAUNCHERS_ELSEWHERE = (
     "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher",
 )
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_RANDOM_ORDER = "hydra/sweeper=random_order"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class PlannedPoint:
 
     overrides: tuple[str, ...]
     spec: RunSpec
+    note: str = ""
+    """A choice that was made for the user, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,10 @@ class Plan:
     """Each point is searched for its capacity: how many runs that takes is known at the end."""
     warnings: tuple[str, ...] = ()
     """What is known to go wrong, in sentences."""
+    notes: tuple[str, ...] = ()
+    """Choices that were made for the user, in sentences."""
+    order: tuple[int, ...] = ()
+    """Indices of ``points`` in the order in which they run; empty = as written."""
 
 
 def plan(
@@ -117,7 +127,8 @@ def plan(
         planned = _convert(composer, points, where, search=search)
     else:
         where = hardware()
-        planned = [PlannedPoint(tuple(overrides), _to_spec(config, where))]
+        spec = _to_spec(config, where)
+        planned = [PlannedPoint(tuple(overrides), spec, why_sustained(config, spec.tenants))]
     place = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     _check_folder(config, folder, place)
     for tracking in {point.spec.tracking for point in planned}:
@@ -127,15 +138,33 @@ def plan(
     flags = ["--multirun"] if multirun and not args.multirun else []
     # pinned: Hydra composes anew, when ${now:...} is another instant
     kept = [text for text in overrides if composer.parse(text).key_or_group != place]
+    order: tuple[int, ...] = ()
+    if multirun and config.sweep_order is SweepOrder.random and _is_basic(composer, overrides, hydra):
+        order = tuple(random_order([point.overrides for point in planned], config.seed))
+        kept.append(_RANDOM_ORDER)
     pinned = f"{place}={quoted(str(folder.absolute()))}"
     command = [*flags, *(a for a in argv if a not in args.overrides), *kept, pinned]
     known = warnings([point.spec for point in planned], where.gpus)
-    return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search, known)
+    if launcher not in _LAUNCHERS_ELSEWHERE:
+        known += too_few_cores([point.spec for point in planned], _cores())
+    notes = tuple(dict.fromkeys(point.note for point in planned if point.note))
+    return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search, known, notes, order)
 
 
 def hardware_for(launcher: str, hardware: Callable[[], Hardware] = probe) -> Hardware:
     """Return what the points may be placed on: the devices of this host unless ``launcher`` takes them elsewhere."""
     return elsewhere() if launcher in _LAUNCHERS_ELSEWHERE else hardware()
+
+
+def _is_basic(composer: Composer, overrides: Sequence[str], hydra: DictConfig) -> bool:
+    """Whether Hydra's own sweeper runs the points, and nobody asked for it: then another may take its place."""
+    basic = OmegaConf.select(hydra, "sweeper._target_") == _BASIC_SWEEPER
+    return basic and not _has(composer, overrides, "hydra/sweeper")
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _with_sweep(overrides: list[str]) -> list[str]:
@@ -195,7 +224,7 @@ def _check_sweep(composer: Composer, overrides: Sequence[str], *, multirun: bool
         if not multirun:
             remedy = f"Add -m to run every value ({command_line('run')} -m ...), or write a list as [a,b]."
             raise Refused([ConfigError(key, value, "one value in a single run", remedy)])
-        if key.lstrip("+") in ("experiment", "repetitions", "sweep"):
+        if key.lstrip("+") in ("experiment", "repetitions", "sweep", "sweep_order"):
             remedy = "Start one sweep after the other, or use +experiment=report, which holds the study."
             raise Refused([ConfigError(key, value, "one value: it decides what the sweep is", remedy)])
 
@@ -248,7 +277,8 @@ def _convert(
     for overrides in points:
         try:
             config = _config(composer, sections, overrides)
-            planned.append(PlannedPoint(tuple(overrides), to_spec(config, hardware)))
+            spec = to_spec(config, hardware)
+            planned.append(PlannedPoint(tuple(overrides), spec, why_sustained(config, spec.tenants)))
             if search:
                 search_rule(config, planned[-1].spec)
         except ConfigError as error:

@@ -32,6 +32,7 @@ Launcher = Enum("Launcher", ["forkserver", "interpreter"])
 Profiler = Enum("Profiler", ["none", "nsys", "ncu", "torch"])
 Baseline = Enum("Baseline", ["auto", "require", "skip"])
 Store = Enum("Store", ["sqlite", "server", "none"])
+SweepOrder = Enum("SweepOrder", ["random", "written"])
 SearchBy = Enum("SearchBy", ["load", "rate"])
 
 
@@ -169,7 +170,7 @@ class MeasureConfig:
     """``sustained`` (all measure until all have their iterations) or ``fixed`` (N each, then idle)."""
     design: Design | None = None
     """``crossover`` (alone and together in turns, in the same processes) or ``sustained`` (together throughout,
-    compared with separate baselines); null = sustained."""
+    compared with separate baselines); null = crossover for a mix in closed loop, where nothing speaks against it."""
     block_ms: float | None = None
     """crossover: length of a block; null = 50 ms, and longer where a tenant needs it for six requests."""
     target_pct: float = 3.0
@@ -382,6 +383,9 @@ class Config:
     """With ``resume``: also run points whose verdict was INVALID."""
     sweep: str = ""
     """Name of the sweep and of its folder; empty = date, time and four random digits."""
+    sweep_order: SweepOrder = SweepOrder.random
+    """Order in which the points of a sweep run: ``random`` (from ``seed``, repetition by repetition) or ``written``.
+    Also spelt ``sweep.order``."""
 
 
 def register() -> None:

@@ -60,6 +60,7 @@ SHRUNK = "mtexp.shrunk"
 RUNTIME = "mtexp.runtime"
 REPETITION = "mtexp.repetition"
 ATTEMPT = "mtexp.attempt"
+SWEEP_POSITION = "mtexp.sweep_position"
 PROFILE_OF = "mtexp.profile_of"
 SEARCH = "mtexp.search"
 SESSION = "mtexp.session"
@@ -111,6 +112,7 @@ _TAGS = (
     (RUNTIME, "gpu or cpu"),
     (REPETITION, "which repetition of the same point"),
     (ATTEMPT, "1, or more after retries"),
+    (SWEEP_POSITION, "how many points of the sweep were started before"),
     (PROFILE_OF, "record of the timed run that a profile belongs to"),
     (REQUEST, "of a tenant: what one request is, whose latency is measured"),
     (SESSION, "names the runs that were measured side by side"),
@@ -123,7 +125,7 @@ _TAGS = (
     (PARTITIONED_BASELINE_RUN_ID, "MLflow run of the partitioned baseline compared with"),
     *((tag, name.replace("_", " ")) for name, tag in ENVIRONMENT_TAGS.items()),
 )
-_INTEGER_TAGS = (REPETITION, ATTEMPT, FORMAT_VERSION)
+_INTEGER_TAGS = (REPETITION, ATTEMPT, SWEEP_POSITION, FORMAT_VERSION)
 _BOOLEAN_TAGS = (SHRUNK,)
 
 # --- parameters -------------------------------------------------------------------------------------------------------

@@ -120,6 +120,8 @@ class RunRecord:
     profile_of: str = ""
     """Of a profile: record_id of the timed run."""
     attempt: int = 1
+    sweep_position: int | None = None
+    """How many points of the sweep were started before; None in older records."""
 
     @cached_property
     def run_spec(self) -> RunSpec:

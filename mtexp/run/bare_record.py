@@ -26,6 +26,8 @@ class Origin:
     """Where a record belongs; nothing of it changes a figure."""
 
     sweep: str = ""
+    position: int = 0
+    """How many points of the sweep ran before."""
     attempt: int = 1
     baseline_hash: str = ""
     profile_of: str = ""
@@ -68,6 +70,7 @@ def record_of(spec: RunSpec, measured: Measurement, origin: Origin, *, findings:
         findings=findings,
         profile_of=origin.profile_of,
         attempt=origin.attempt,
+        sweep_position=origin.position,
     )
 
 

@@ -146,12 +146,14 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
 
 
 class Baselines:
-    """Baselines of one sweep in this process: each VALID one is looked up once and measured at most once, until it is
-    older than ``baseline.max_age_h``.
+    """Baselines of one sweep in this process: each VALID one is looked up once and measured at most once in a pass
+    over its points (a repetition), until it is older than ``baseline.max_age_h``. So the baselines of a sweep are
+    spread over it as the repetitions of its points are.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, Alone] = {}
+        self._known: dict[str, tuple[Alone, int]] = {}
+        """By hash: the baseline, and the repetition for which it was looked up or measured."""
 
     def of(
         self, run: RunSpec, environment: Mapping[str, Any], measure: MeasureAlone, *, partitioned: bool = False
@@ -169,14 +171,24 @@ class Baselines:
             spec = baseline_spec(tenant, run, partitioned=partitioned)
             name = baseline_hash(spec.tenants[0], spec, environment)
             if name not in tried:  # one that failed is tried again by a later run: this one may have been disturbed
-                tried[name] = self._young(name, run) or self._stored(name, run)
+                tried[name] = self._again(name, spec, run, measure)
+                tried[name] = tried[name] or self._young(name, run) or self._stored(name, run)
                 tried[name] = tried[name] or self._measured(name, spec, run, measure)
             if (alone := tried[name]) is not None:
-                self._known[name] = found[tenant.id] = alone
+                found[tenant.id] = alone
+                if name not in self._known or self._known[name][0] is not alone:
+                    self._known[name] = alone, run.repetition
         return found
 
+    def _again(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> Alone | None:
+        """The baseline measured anew, where the one that is known is of an earlier pass; None = no need, or in vain."""
+        if run.baseline.mode != "auto" or name not in self._known or self._known[name][1] >= run.repetition:
+            return None
+        self._known[name] = self._known[name][0], run.repetition  # one attempt a pass
+        return measure(spec, name)
+
     def _young(self, name: str, run: RunSpec) -> Alone | None:
-        alone = self._known.get(name)
+        alone, _ = self._known.get(name, (None, 0))
         if alone is None or not alone.started_ms:
             return alone
         age_h = (time.time() - alone.started_ms / 1e3) / 3600

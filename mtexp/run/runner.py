@@ -44,6 +44,8 @@ class Job:
     config: str = ""
     """The composed configuration, as YAML."""
     sweep: str = ""
+    position: int = 0
+    """How many points of the sweep ran before."""
     retries: int = 0
     progress: Progress = field(default=lambda text: None)
 
@@ -111,6 +113,7 @@ class _Point:
         self.device, self.starter, self.baselines, self.uploads = device, starter, baselines, uploads
         self.job = replace(job, folder=fresh(job.folder))
         self.environment = environment(device) | (gpu_facts(device.uuid) if device.kind == "gpu" else {})
+        self.origin = Origin(sweep=job.sweep, position=job.position, environment=self.environment)
 
     def run(self, attempt: int) -> RunRecord:
         spec, progress = self.job.spec, self.job.progress
@@ -121,7 +124,7 @@ class _Point:
             partitioned = self.baselines.of(spec, self.environment, self._measure_alone, partitioned=True)
         spec = with_rates(spec, alone)
         folder = self.job.folder if attempt == 1 else self.job.folder / f"attempt-{attempt}"
-        origin = Origin(sweep=self.job.sweep, attempt=attempt, environment=self.environment)
+        origin = replace(self.origin, attempt=attempt)
         origin = begin(spec, folder, origin, self.job.config)
         progress(f"{spec.mix} on {self.device}, {_sharing(spec)}")
         measured = self._measure(spec, folder)
@@ -143,7 +146,7 @@ class _Point:
 
     def profile(self, timed: RunRecord) -> None:
         """The profiler's pass, as its own run, after the timed one, which stands whatever becomes of the pass."""
-        origin = Origin(sweep=self.job.sweep, environment=self.environment)
+        origin = self.origin
         self.uploads.drain()  # a profiler's session is another process: nothing here knows when it measures
         folder = profile(timed, self.device, self.starter, self.job.folder, origin, self.job.progress)
         if folder is not None:
@@ -166,7 +169,7 @@ class _Point:
         """Measure a baseline; one that fails or comes out INVALID is kept, and not compared with."""
         folder = fresh(self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}")
         self.job.progress(f"baseline of {spec.mix}")
-        origin = Origin(sweep=self.job.sweep, baseline_hash=baseline_hash, environment=self.environment)
+        origin = replace(self.origin, baseline_hash=baseline_hash)
         origin = begin(spec, folder, origin, self.job.config)
         measured = self._measure(spec, folder)
         record, sent = self._keep(spec, measured, folder, Comparison(), origin)

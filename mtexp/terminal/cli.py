@@ -209,6 +209,8 @@ def _announce(planned: Plan) -> None:
         console.say("No GPU in use: models are shrunk and run on the CPU (runtime.shrink=none forbids it).")
     for warning in planned.warnings:
         console.say(f"warning: {warning}")
+    for note in planned.notes:
+        console.say(f"note: {note}")
     if planned.serial:
         from mtexp.run.runner import shared_runner
 
@@ -243,17 +245,26 @@ def _job(composed: Any) -> str:
     try:
         spec = to_spec(config, _hardware())
         outcome = _without_record(spec, "FAILED")
-        outcome = _run(config, spec, folder, to_yaml(composed))
+        outcome = _run(config, spec, folder, to_yaml(composed), position=job.get("num") or 0)
     except MtexpError as error:
         sys.stderr.write(f"{config.mix.name}: {error}\n")
     finally:  # also when interrupted: the summary lists it
         if "row" in outcome:
-            _leave(folder, {"num": job.get("num") or 0, **outcome})
+            _leave(folder, {"num": _number(), **outcome})
         if not shared_runner().behind:  # another process than main's: nobody waits at its end
             _drain()
             _told()
         console.advance()
     return str(outcome["status"])
+
+
+def _number() -> int:
+    """Place of a point in the sweep as it is written: its folder's name, or the order in which it runs."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    place = str(hydra.sweep.subdir) if hydra.job.get("num") is not None else ""
+    return int(place) if place.isdecimal() else hydra.job.get("num") or 0
 
 
 def _leave(folder: Path, outcome: dict[str, Any]) -> None:
@@ -264,7 +275,7 @@ def _leave(folder: Path, outcome: dict[str, Any]) -> None:
         sys.stderr.write(f"{folder / JOB} cannot be written: {error}\n")
 
 
-def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str) -> dict[str, Any]:
+def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str, *, position: int) -> dict[str, Any]:
     """Run one point unless it is done, and return what became of it."""
     from mtexp.run.runner import Job, shared_runner
 
@@ -278,6 +289,7 @@ def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str) -> dict[
         folder=folder,
         config=config_yaml,
         sweep=config.sweep,
+        position=position,
         retries=config.retries,
         progress=console.phase,
     )

@@ -192,6 +192,7 @@ def _common_tags(record: RunRecord) -> dict[str, Any]:
         keys.REPETITION: spec.repetition,
         keys.SEARCH: spec.search.name if spec.kind == "mix" else "",
         keys.ATTEMPT: record.attempt,
+        keys.SWEEP_POSITION: "" if record.sweep_position is None else record.sweep_position,
         **{tag: environment.get(name, "") for name, tag in keys.ENVIRONMENT_TAGS.items()},
     }
 

@@ -30,8 +30,11 @@ SMALL = (
     "measure.warmup=2",
     "telemetry.period_s=0.02",
     "deadlines.stop_s=10",
+    "measure.design=sustained",
+    "sweep_order=written",
 )
-"""A run of a second or two."""
+"""A run of a second or two, in which all tenants measure at once, and sweeps in which the first point is the first to
+run; tests of other designs and orders name theirs."""
 ENDLESS = ("measure.iterations=100000", "measure.max_iterations=110000")
 
 

@@ -271,6 +271,26 @@ def test_a_baseline_of_this_process_grows_old_too(monkeypatch: pytest.MonkeyPatc
         assert len(tried) == measured
 
 
+def test_each_pass_of_a_sweep_has_baselines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spread over the sweep as the repetitions are; where one fails in a later pass, the older one stays."""
+    monkeypatch.setattr("mtexp.run.baselines.find_baseline", lambda *args, **options: None)
+    first, second = replace(ALONE), replace(ALONE)
+    results: list[Alone | None] = [first, second, None]
+    baselines = Baselines()
+
+    def of(repetition: int, mode: str = "auto") -> Alone:
+        run = replace(RUN, repetition=repetition, baseline=BaselineSpec(mode=mode))
+        found = baselines.of(run, {}, lambda spec, name: results.pop(0))
+        assert found["a"] is found["b"]
+        return found["a"]
+
+    assert of(0) is of(0) is first
+    assert of(1, mode="require") is first
+    assert of(1) is of(1) is second
+    assert of(2) is of(2) is second
+    assert not results
+
+
 @pytest.mark.parametrize(("cores", "pinned"), [(4, True), (3, False)])
 def test_a_baseline_is_pinned_as_its_mix_is(monkeypatch: pytest.MonkeyPatch, cores: int, pinned: bool) -> None:
     """Two tenants, sampler and parent need four cores; with three nobody is pinned, and the baseline's hash knows."""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mtexp.config.hardware import hardware_of
+from mtexp.config.plan import plan
 from mtexp.errors import LeaseBusy
 from mtexp.host import Device
 from mtexp.records.record import RunRecord
@@ -106,12 +107,31 @@ def test_a_sweep_goes_on_after_a_failed_run(runner: FakeRunner, capsys: pytest.C
     runner.status["pair"] = "FAILED"
     assert cli.main(["-m", "mix=solo,pair,enc_only", "sweep=mine"]) == 1
     out = capsys.readouterr().out
-    assert [job.spec.mix for job in runner.jobs] == ["solo", "pair", "enc_only"]
+    assert {job.spec.mix: job.folder.name for job in runner.jobs} == {"solo": "0", "pair": "1", "enc_only": "2"}
+    assert [job.position for job in runner.jobs] == [0, 1, 2]
     summary = out[out.rindex("mps_settings") :].splitlines()
     assert [line.split()[0] for line in summary[1:4]] == ["solo", "pair", "enc_only"]
     assert summary[2].endswith("FAILED")
     assert "1 of 3 runs failed" in out
     assert "it broke" in out
+
+
+@pytest.mark.parametrize(("subdir", "numbered"), [(None, True), ("${hydra.job.override_dirname}", False)])
+def test_points_run_in_the_order_of_the_plan(runner: FakeRunner, subdir: str | None, numbered: bool) -> None:
+    """Drawn from the seed, pass by pass; a point keeps the folder of its place in the written order."""
+    argv = ["-m", "mix=solo,pair,enc_only", "seed=5", "repetitions=2", "sweep=mine"]
+    if subdir is not None:
+        argv.append(f"hydra.sweep.subdir='{subdir}'")
+    planned = plan(argv, hardware=lambda: hardware_of(CPU))
+    assert cli.main(argv) == 0
+    expected = [planned.points[i].spec for i in planned.order]
+    assert [(job.spec.mix, job.spec.repetition) for job in runner.jobs] == [(s.mix, s.repetition) for s in expected]
+    assert planned.order != tuple(range(6))
+    assert [job.position for job in runner.jobs] == list(range(6))
+    if numbered:
+        assert [job.folder.name for job in runner.jobs] == [str(i) for i in planned.order]
+        left = {job.folder.name: json.loads((job.folder / cli.JOB).read_text())["num"] for job in runner.jobs}
+        assert left == {str(i): i for i in range(6)}
 
 
 def test_an_error_of_a_run_is_one_message(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
