@@ -20,6 +20,7 @@ class RandomOrderSweeper(BasicSweeper):
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         """Return batches of points in the order in which they run."""
+        assert self.config is not None  # set up before it sweeps
         (points,) = BasicSweeper.split_arguments(overrides, None)
         numbered = folders_are_numbered(self.config)
         ordered = [

@@ -39,17 +39,17 @@ def warnings(specs: Iterable[RunSpec], gpus: Sequence[Device]) -> tuple[str, ...
     return tuple(found.values())
 
 
-def too_few_cores(specs: Iterable[RunSpec], cores: int) -> tuple[str, ...]:
+def too_few_cores(specs: Iterable[RunSpec], cores: int | None) -> tuple[str, ...]:
     """Sentences about mixes that are to be measured in turns and have more tenants than this host has cores.
 
     Args:
         specs: Every point.
-        cores: CPU cores that the tenants may use.
+        cores: CPU cores that the tenants may use; None = not known.
     """
     crowded = {spec.mix: len(spec.tenants) for spec in specs if spec.measure.design == "crossover"}
     return tuple(
         f"{mix} has {tenants} tenants for {cores} CPU cores: what they wait for a core will look like interference on "
         "the GPU. Use fewer tenants, or a host with more cores"
         for mix, tenants in crowded.items()
-        if tenants > cores
+        if cores is not None and tenants > cores
     )

@@ -138,15 +138,12 @@ def plan(
     flags = ["--multirun"] if multirun and not args.multirun else []
     # pinned: Hydra composes anew, when ${now:...} is another instant
     kept = [text for text in overrides if composer.parse(text).key_or_group != place]
-    order: tuple[int, ...] = ()
-    if multirun and config.sweep_order is SweepOrder.random and _is_basic(composer, overrides, hydra):
-        order = tuple(random_order([point.overrides for point in planned], config.seed))
-        kept.append(_RANDOM_ORDER)
+    order = _order(composer, overrides, hydra, config, planned) if multirun else ()
     pinned = f"{place}={quoted(str(folder.absolute()))}"
-    command = [*flags, *(a for a in argv if a not in args.overrides), *kept, pinned]
-    known = warnings([point.spec for point in planned], where.gpus)
-    if launcher not in _LAUNCHERS_ELSEWHERE:
-        known += too_few_cores([point.spec for point in planned], _cores())
+    sweeper = [_RANDOM_ORDER] if order else []
+    command = [*flags, *(a for a in argv if a not in args.overrides), *kept, *sweeper, pinned]
+    specs = [point.spec for point in planned]
+    known = warnings(specs, where.gpus) + too_few_cores(specs, _cores(launcher))
     notes = tuple(dict.fromkeys(point.note for point in planned if point.note))
     return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search, known, notes, order)
 
@@ -156,15 +153,19 @@ def hardware_for(launcher: str, hardware: Callable[[], Hardware] = probe) -> Har
     return elsewhere() if launcher in _LAUNCHERS_ELSEWHERE else hardware()
 
 
-def _is_basic(composer: Composer, overrides: Sequence[str], hydra: DictConfig) -> bool:
-    """Whether Hydra's own sweeper runs the points, and nobody asked for it: then another may take its place."""
+def _order(
+    composer: Composer, overrides: Sequence[str], hydra: DictConfig, config: Config, points: Sequence[PlannedPoint]
+) -> tuple[int, ...]:
+    """Indices of ``points`` in random order; empty where they run as written, or another sweeper chooses its points."""
     basic = OmegaConf.select(hydra, "sweeper._target_") == _BASIC_SWEEPER
-    return basic and not _has(composer, overrides, "hydra/sweeper")
+    if not basic or _has(composer, overrides, "hydra/sweeper") or config.sweep_order is SweepOrder.written:
+        return ()
+    return tuple(random_order([point.overrides for point in points], config.seed))
 
 
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def _cores(launcher: str) -> int | None:
+    """CPU cores that tenants may use; None where ``launcher`` takes them to other hosts."""
+    return None if launcher in _LAUNCHERS_ELSEWHERE else len(os.sched_getaffinity(0))
 
 
 def _with_sweep(overrides: list[str]) -> list[str]:

@@ -245,7 +245,7 @@ def _job(composed: Any) -> str:
     try:
         spec = to_spec(config, _hardware())
         outcome = _without_record(spec, "FAILED")
-        outcome = _run(config, spec, folder, to_yaml(composed), position=job.get("num") or 0)
+        outcome = _run(config, spec, folder, to_yaml(composed), position=_position() or 0)
     except MtexpError as error:
         sys.stderr.write(f"{config.mix.name}: {error}\n")
     finally:  # also when interrupted: the summary lists it
@@ -263,8 +263,18 @@ def _number() -> int:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
-    place = str(hydra.sweep.subdir) if hydra.job.get("num") is not None else ""
-    return int(place) if place.isdecimal() else hydra.job.get("num") or 0
+    position = _position()
+    place = "" if position is None else str(hydra.sweep.subdir)
+    return int(place) if place.isdecimal() else position or 0
+
+
+def _position() -> int | None:
+    """How many points of the sweep were started before; None in a single run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    job: Any = HydraConfig.get().job
+    found: int | None = job.get("num")
+    return found
 
 
 def _leave(folder: Path, outcome: dict[str, Any]) -> None:

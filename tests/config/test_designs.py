@@ -72,7 +72,7 @@ def test_a_sustained_run_has_the_name_it_had_before_there_were_designs() -> None
 
 def test_more_tenants_than_cores_are_said_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Contention for cores would look like interference; a design that draws cores cannot take it out."""
-    monkeypatch.setattr(planning, "_cores", lambda: 3)
+    monkeypatch.setattr(planning, "_cores", lambda launcher: 3)
     assert not planned().warnings
     (warning,) = planned(mix="mix=bert_base*4").warnings
     assert "bert_base*4" in warning

@@ -289,7 +289,7 @@ def test_a_percentage_that_is_known_to_be_wrong_is_warned_about(
 ) -> None:
     """Before anything starts, with the percentages near by that are right; once for all points of a sweep."""
     monkeypatch.setattr("mtexp.config.known.torch_versions", lambda: ("2.11.0+cu130", "13.0"))
-    monkeypatch.setattr("mtexp.config.plan._cores", lambda: 64)
+    monkeypatch.setattr("mtexp.config.plan._cores", lambda launcher: 64)
     found = _plan(*argv).warnings
     assert len(found) == bool(said)
     if said:
