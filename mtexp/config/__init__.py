@@ -1,6 +1,6 @@
-"""Configuration: what may be asked for, composed by Hydra, checked, frozen into a RunSpec. Only reader of omegaconf.
+"""Configuration: composed by Hydra, checked, and frozen into a RunSpec. Only this package reads omegaconf.
 
-The way in: :func:`mtexp.config.plan.plan` for a command line, :func:`compose_spec` for tests and notebooks.
+Entry points: :func:`mtexp.config.plan.plan` for a command line, :func:`compose_spec` for tests and notebooks.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def compose_spec(overrides: Sequence[str] = (), device: Device | None = None) ->
 
     Args:
         overrides: As typed after ``python run.py``, one value each.
-        device: The GPU of the host that is pretended; None = a host with a CPU only.
+        device: GPU of the assumed host; None = a host with a CPU only.
 
     Raises:
         ConfigError: The configuration cannot be run.
-        HydraException: It cannot be composed.
+        HydraException: Hydra cannot compose it.
     """
     config, _ = _composer().load(overrides)
     return to_spec(to_config(config), hardware_of(device))

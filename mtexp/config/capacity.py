@@ -1,4 +1,4 @@
-"""What a search for a capacity may be asked, checked. May touch: nothing outside its arguments."""
+"""Checks the settings of a capacity search. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MIN_TOLERANCE_PCT = 0.5
 
 
 def search_rule(config: Config, spec: RunSpec) -> Rule:
-    """Return how to search for the capacity of ``spec``, which is what ``config`` comes to.
+    """Return the rule of the capacity search that ``config`` and its run ``spec`` ask for.
 
     Raises:
-        ConfigError: Nothing to search with: no service level, no open-loop tenant, bounds or iterations that cannot be.
+        ConfigError: No tenant has a service level or open-loop arrivals, or bounds or iterations are not valid.
     """
     c = config.capacity
     bounds = {name: _bound(c, name) for name in _LOADS}
@@ -53,22 +53,22 @@ def _bound(capacity: CapacityConfig, name: str) -> float:
 
 
 def _check_arrivals(config: Config) -> None:
-    """Refuse arrivals that a rate does not change."""
+    """Refuse arrivals that do not depend on a rate."""
     kind = config.arrival.kind
     if kind in (Arrival.closed, Arrival.trace):
-        remedy = "Use arrival=poisson; one tenant alone may have mix.tenants.ID.arrival.kind=closed."
+        remedy = "Use arrival=poisson; a single tenant may have mix.tenants.ID.arrival.kind=closed."
         raise ConfigError("arrival", kind.name, "poisson, constant (the search varies the rate)", remedy)
     for tenant in config.mix.tenants.values():
         own = tenant.arrival
         if own.rate is None and own.load is None and own.kind in (None, Arrival.poisson, Arrival.constant):
             return
-    remedy = "Drop one of those settings, so that there is a tenant whose rate is searched."
-    what = "a tenant without arrivals of its own"
+    remedy = "Remove these settings from at least one tenant, so that its rate can be searched."
+    what = "a tenant without its own arrival settings"
     raise ConfigError("mix.tenants", f"{config.mix.name} (every tenant has its own rate, load or trace)", what, remedy)
 
 
 def _check_levels(config: Config, spec: RunSpec) -> None:
-    """Refuse a search in which no tenant can miss anything, or too few requests to say that it does not."""
+    """Refuse a search without a service level, or with too few requests to judge one."""
     c, measure = config.capacity, config.measure
     if not any(tenant.slo_ms or tenant.slo_factor for tenant in spec.tenants):
         entry = next(iter(config.mix.tenants))
@@ -79,10 +79,10 @@ def _check_levels(config: Config, spec: RunSpec) -> None:
         raise ConfigError("capacity.attainment_pct", c.attainment_pct, "between 0 and 100, both excluded", remedy)
     needed = min_iterations(c.attainment_pct)
     if measure.iterations < needed:
-        allowed = f"at least {needed} to tell an attainment of {c.attainment_pct:g} % (99 % confidence)"
-        remedy = f"Set measure.iterations={round(needed * 1.05) + 1}, or ask for less with capacity.attainment_pct."
+        allowed = f"at least {needed} to judge an attainment of {c.attainment_pct:g} % (99 % confidence)"
+        remedy = f"Set measure.iterations={round(needed * 1.05) + 1}, or lower capacity.attainment_pct."
         raise ConfigError("measure.iterations", measure.iterations, allowed, remedy)
     needed_s = needed_window_s(max(tenant.slo_ms for tenant in spec.tenants))
     if measure.min_time_s < needed_s:
-        allowed = f"at least {needed_s:g} with these levels, so that a growing queue shows"
+        allowed = f"at least {needed_s:g} with these levels, so that a growing queue becomes visible"
         raise ConfigError("measure.min_time_s", measure.min_time_s, allowed, f"Set measure.min_time_s={needed_s:g}.")

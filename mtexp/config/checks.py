@@ -1,4 +1,4 @@
-"""Small checks that every part of the conversion uses: each names key, value, what is allowed and the remedy. Pure."""
+"""Small range checks. Each error names the key, the value, what is allowed and the remedy. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Hydra as a function: the command line parsed, configurations composed, choices listed, sweeps split.
+"""Wraps Hydra: parses the command line, composes configurations, lists choices, splits sweeps.
 
-The only module that touches Hydra's inner workings; it keeps to what ``hydra.main`` itself does, so that a point
-composed here is the one that the job will see.
+Only this module uses Hydra's internals. It does what ``hydra.main`` does, so the job gets the same configuration as the
+plan.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SWEEP_ORDER = re.compile(r"^(\+{0,2})sweep\.order=")
 
 @cache
 def set_up() -> None:
-    """Make Hydra know the schema and the tokens; once a process."""
+    """Register the schema and the token source with Hydra, once per process."""
     version.setbase(VERSION_BASE)
     setup_globals()
     schema.register()
@@ -55,10 +55,10 @@ def set_up() -> None:
 
 
 def composer_of(args: argparse.Namespace) -> Composer:
-    """Return the composer that ``--config-path``, ``--config-name``, ``--config-dir`` and ``hydra.searchpath`` ask for.
+    """Return a composer for ``--config-path``, ``--config-name``, ``--config-dir`` and ``hydra.searchpath``.
 
     Raises:
-        ConfigError: A folder named there does not exist, or ``hydra.searchpath`` is not a list.
+        ConfigError: One of the folders does not exist, or ``hydra.searchpath`` is not a list.
     """
     for option, folder in (("--config-dir", args.config_dir), ("--config-path", args.config_path)):
         if folder is not None and not Path(folder).is_dir():
@@ -71,10 +71,10 @@ def composer_of(args: argparse.Namespace) -> Composer:
 
 
 def with_tokens(argv: Sequence[str]) -> list[str]:
-    """Return ``argv`` with tokens (``mix=bert_base*2``) last in any ``hydra.searchpath`` of the user.
+    """Return ``argv`` with the token source (``mix=bert_base*2``) appended to the user's ``hydra.searchpath``.
 
-    Hydra replaces the one of ``conf/config.yaml``, which has them, by the user's. ``sweep.order`` becomes the key that
-    the configuration has for it: ``sweep`` is the name of the sweep, and text has no keys below it.
+    The user's search path replaces the one in ``conf/config.yaml``, which has the token source. ``sweep.order`` becomes
+    the key of the configuration, ``sweep_order``: ``sweep`` is the name of the sweep, a text without keys below it.
     """
     source = f"{tokens.TokenSource.scheme()}://"
     return [
@@ -109,9 +109,9 @@ class Composer:
         self._read: set[tuple[str, str]] = set()
 
     def search(self, text: str) -> None:
-        """List groups and choices also from the folders of ``text``, an override ``hydra.searchpath=[file:///DIR]``.
+        """Also list groups and choices from the folders in ``text``, an override ``hydra.searchpath=[file:///DIR]``.
 
-        Composing needs no such call: Hydra finds them by the override itself.
+        Composing does not need this call: Hydra reads the override itself.
 
         Raises:
             ConfigError: It is not a list, or a folder does not exist.
@@ -120,7 +120,7 @@ class Composer:
         allowed = "a list of folders such as [file:///home/me/conf]"
         repository = CachingConfigRepository(self._loader.repository)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a source that is not there: refused below
+            warnings.simplefilter("ignore", UserWarning)  # missing sources are refused below
             try:
                 self._loader._process_config_searchpath(self._name, [self.parse(text)], repository)
             except HydraException as error:
@@ -131,7 +131,7 @@ class Composer:
         self._repository = repository
 
     def parse(self, text: str) -> Override:
-        """Parse one override; remembers what it parsed.
+        """Parse one override; results are cached.
 
         Raises:
             OverrideParseException: ``text`` does not follow Hydra's grammar.
@@ -162,7 +162,7 @@ class Composer:
         return [g for g in self._repository.get_group_options("", ObjectType.GROUP) if g != "hydra"]
 
     def options(self, group: str) -> list[str]:
-        """The choices of ``group`` that are files or registered."""
+        """The choices of ``group`` that are files or registered schemas."""
         return self._repository.get_group_options(group)
 
     def help(self) -> str:
@@ -172,7 +172,7 @@ class Composer:
         return Template(hydra.help.template).safe_substitute(APP_CONFIG_GROUPS=groups, COMMAND=command_line("run"))
 
     def split(self, arguments: Sequence[str], params: dict[str, Any]) -> list[list[str]]:
-        """Return the points that Hydra's basic sweeper makes of the command line and ``hydra.sweeper.params``."""
+        """Return the points of Hydra's basic sweeper for the command line and ``hydra.sweeper.params``."""
         texts = [f"{key}={value}" for key, value in params.items()] + list(arguments)
         points: list[list[str]] = BasicSweeper.split_arguments([self.parse(t) for t in texts], max_batch_size=None)[0]
         return points
@@ -190,18 +190,18 @@ def quoted(text: str) -> str:
 
 
 def trust_plan() -> None:
-    """Keep Hydra's sweeper from composing every point once more before the first one runs: the plan has done it.
+    """Stop Hydra's sweeper from composing all points again before the first run; the plan has done that.
 
-    The base class is told: Hydra executes the modules of its plugins anew as it starts, so BasicSweeper is another one.
+    Patches the base class: Hydra re-executes plugin modules at start, so BasicSweeper is then a different class.
     """
     Sweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
 
 
 class Forget(Callback):
-    """Drops what Hydra's launchers keep of every job until the sweep ends: two copies of its whole configuration."""
+    """Frees the two copies of each job's configuration that Hydra's launchers keep until the sweep ends."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Called by Hydra (``hydra.callbacks`` in conf/config.yaml); of a result, nobody reads these."""
+        """Clear the unused configurations; Hydra calls this (``hydra.callbacks`` in conf/config.yaml)."""
         job_return.cfg = job_return.hydra_cfg = None
 
 

@@ -1,4 +1,4 @@
-"""From a composed configuration to a RunSpec: every check that needs no GPU, then frozen plain data."""
+"""Converts a composed configuration to a RunSpec, after all checks that need no GPU."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from mtexp.tracking import uri
 _NAMED_SHARES = {"default": 0.0, "half": 50.0, "quarter": 25.0}
 _MIN_GPM_PERIOD_S = 0.2
 _MOST_TRACED = 1000
-"""Iterations of a capture: a kernel of each is an event to keep, send and read."""
+"""Maximum iterations in a capture; every kernel of an iteration is stored as an event."""
 
 
 def to_spec(config: Config, hardware: Hardware) -> RunSpec:
     """Check ``config`` against ``hardware`` and freeze it.
 
     Raises:
-        ConfigError: Naming the key, its value, what is allowed and what to do.
+        ConfigError: Names the key, its value, what is allowed and the remedy.
     """
     check_upper_bounds(config)
     device = choose_device(config.runtime, hardware)
@@ -102,7 +102,7 @@ def _check_top(config: Config) -> None:
 
 
 def _mix_name(config: Config) -> str:
-    """Name of the mix; where models were swapped, added, dropped or counted otherwise, the token of what is left."""
+    """Return the name of the mix, or a token of its models if tenants were changed on the command line."""
     counts: dict[str, int] = {}
     for tenant in config.mix.tenants.values():
         counts[tenant.name] = counts.get(tenant.name, 0) + tenant.count
@@ -163,7 +163,7 @@ def _check_percentile(percentile: float, iterations: int, key: str, instead: str
         raise ConfigError("measure.percentiles", f"{percentile:g}", "between 0 and 100", "Write 99 for p99.")
     needed = min_iterations(percentile)
     if iterations < needed:
-        allowed = f"at least {needed} where p{percentile:g} is demanded (99 % confidence)"
+        allowed = f"at least {needed} for p{percentile:g} (99 % confidence)"
         raise ConfigError(key, iterations, allowed, f"Set {key}={needed}, or {instead}.")
 
 
@@ -179,8 +179,8 @@ def _profiler(config: Config, tenants: tuple[TenantSpec, ...], device: Device) -
     within("profiler.iterations", p.iterations, 1, _MOST_TRACED)
     at_least("profiler.kernels", p.kernels, 1)
     if p.kind is Profiler.torch and config.sharing.mode is SharingMode.streams and len(tenants) > 1:
-        allowed = "none, nsys, ncu with sharing=streams (torch traces a process a tenant, and streams share one)"
-        raise ConfigError("profiler", "torch", allowed, "Use sharing=processes, or on a GPU profiler=nsys.")
+        allowed = "none, nsys, ncu with sharing=streams (torch traces processes, and streams share one)"
+        raise ConfigError("profiler", "torch", allowed, "Use sharing=processes, or profiler=nsys on a GPU.")
     if device.kind == "cpu" and p.kind in (Profiler.nsys, Profiler.ncu):
         raise ConfigError("profiler", p.kind.name, "none, torch on the CPU", "Use profiler=torch, or run on a GPU.")
     return ProfilerSpec(kind=p.kind.name, iterations=p.iterations, gpu_metrics=p.gpu_metrics, kernels=p.kernels)
@@ -210,18 +210,18 @@ def _tracking(config: Config) -> TrackingSpec:
 
 
 def _check_uri(text: str) -> None:
-    """Refuse what is no URI, and one that may hold a secret: configurations are kept."""
+    """Refuse an invalid URI, and one that may contain a secret, because the record stores it."""
     if why := uri.problem(text):
         raise ConfigError("tracking.uri", uri.shown(text), uri.ALLOWED, f"Correct it: {why}.")
     parts, database = urlsplit(text), uri.is_database(text)
     if database and parts.password is not None:
-        remedy = "PostgreSQL takes the password from ~/.pgpass or PGPASSWORD; for another export MLFLOW_TRACKING_URI."
+        remedy = "PostgreSQL reads ~/.pgpass or PGPASSWORD; for other databases export MLFLOW_TRACKING_URI."
         raise ConfigError("tracking.uri", uri.HIDDEN, "a URI without password", remedy)
     if "@" in parts.netloc and not database:
-        remedy = "Give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
+        remedy = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
         raise ConfigError("tracking.uri", uri.HIDDEN, "a URI without user and password", remedy)
     if (parts.query or parts.fragment) and parts.scheme != "sqlite":
-        remedy = "It may hold a secret, and is kept with the run: export the whole URI as MLFLOW_TRACKING_URI."
+        remedy = "It may contain a secret, and the record stores it: export the whole URI as MLFLOW_TRACKING_URI."
         raise ConfigError("tracking.uri", uri.HIDDEN, "a URI without ? and #", remedy)
 
 
@@ -231,16 +231,16 @@ def _check_uri(text: str) -> None:
 def _sharing(config: Config, device: Device) -> SharingSpec:
     mode, mps = config.sharing.mode, config.mps_settings
     if mode is not SharingMode.processes and mps.mode is not MpsMode.disabled:
-        why = "CUDA MPS is between processes" if mode is SharingMode.streams else "an instance has one tenant"
+        why = "CUDA MPS needs several processes" if mode is SharingMode.streams else "an instance has one tenant"
         allowed = f"disabled with sharing={mode.name} ({why})"
         raise ConfigError("mps_settings", mps.name, allowed, "Use mps_settings=disabled, or sharing=processes.")
     if mode is SharingMode.mig and device.kind == "cpu":
-        raise ConfigError("sharing", "mig", "processes, streams on the CPU", "MIG needs a GPU that has it enabled.")
+        raise ConfigError("sharing", "mig", "processes, streams on the CPU", "MIG needs a GPU with MIG enabled.")
     if mps.static_partitioning and mps.mode is MpsMode.disabled:
         remedy = "Add mps_settings=default, or drop it."
         raise ConfigError("mps_settings.static_partitioning", "true", "false with mps_settings=disabled", remedy)
     if mps.pipe_directory and mps.mode is not MpsMode.external:
-        remedy = "Use mps_settings=external, or leave it empty: mtexp makes a directory of its own."
+        remedy = "Use mps_settings=external, or leave it empty: mtexp creates its own directory."
         raise ConfigError("mps_settings.pipe_directory", mps.pipe_directory, "empty without an external daemon", remedy)
     if _mps_name(mps) == "0pct" or parse_percentage(mps.name) == 0:
         remedy = "For no limit use mps_settings=default."
@@ -255,7 +255,7 @@ def _sharing(config: Config, device: Device) -> SharingSpec:
 
 
 def _mps_name(mps: MpsSettingsConfig) -> str:
-    """Name of the setting; a percentage written over a named choice is named itself (``30pct``), so runs differ."""
+    """Return the setting's name, or e.g. ``30pct`` if a percentage overrides that of a named choice."""
     named = _NAMED_SHARES.get(mps.name)
     pct = mps.active_thread_pct
     return mps.name if named is None or named == pct else f"{pct:g}pct"
@@ -283,7 +283,7 @@ def _check_loads(config: Config, tenants: tuple[TenantSpec, ...]) -> None:
 
 
 def _check_traces(config: Config, tenants: tuple[TenantSpec, ...]) -> None:
-    """Refuse a trace that ends before what is asked for is measured, or begins it too late."""
+    """Refuse a trace that is too short or too slow for the requested measurement."""
     iterations, longest_s = config.measure.iterations, config.deadlines.measure_s
     for tenant in tenants:
         times = tenant.arrival.trace
@@ -309,7 +309,7 @@ def _check_memory(config: Config, tenants: tuple[TenantSpec, ...], device: Devic
     for tenant in tenants:
         limit = limit_mib(tenant.mps.pinned_memory_limit)
         if limit is not None and needs[tenant.id] > limit:
-            allowed = f"at least the {needs[tenant.id]:.0f} MiB that {tenant.id} needs"
+            allowed = f"at least {needs[tenant.id]:.0f} MiB, which {tenant.id} needs"
             raise ConfigError("pinned_memory_limit", tenant.mps.pinned_memory_limit, allowed, "Raise the limit.")
     processes = 1 if config.sharing.mode is SharingMode.streams else len(tenants)
     total = sum(needs.values()) + processes * (GPU_CONTEXT_MIB if device.kind == "gpu" else CPU_PROCESS_MIB)

@@ -1,4 +1,4 @@
-"""What a run may be placed on, and what ``runtime`` comes to there. May touch: the device probe, once."""
+"""Devices of this host, and how ``runtime`` selects one. May touch: the device probe, once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ MPS_CLIENT_LIMIT = 48
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """The devices of a host, as far as checking a configuration needs them."""
+    """The devices of a host, with the facts that configuration checks need."""
 
     cpu: Device
     gpus: tuple[Device, ...] = ()
     lost: str = ""
-    """Why GPUs that are there cannot be used; empty = there are none of that kind."""
+    """Why existing GPUs cannot be used; empty = no unusable GPU."""
     mps_client_limit: int = MPS_CLIENT_LIMIT
-    """Most tenants of one run."""
+    """Maximum number of tenants in one run."""
 
 
 def probe() -> Hardware:
@@ -42,26 +42,26 @@ def hardware_of(device: Device | None) -> Hardware:
 
 
 def elsewhere() -> Hardware:
-    """Return what may be where a scheduler puts the points: this host says nothing about it, so any GPU would do.
+    """Return placeholder hardware for jobs that a scheduler runs on other hosts: it accepts any GPU.
 
-    Each job checks its point once more, against the devices that it finds.
+    Each job checks its point again, against the devices of its host.
     """
     return Hardware(cpu=cpu_device(), gpus=(Device("gpu", 0, "", "a GPU of the cluster", 2**40),))
 
 
 def choose_device(runtime: RuntimeConfig, hardware: Hardware) -> Device:
-    """Return the device that ``runtime`` comes to: the one asked for, the first GPU, or the CPU.
+    """Return the device for ``runtime``: the requested one, the first GPU, or the CPU.
 
     Raises:
-        ConfigError: A GPU was asked for that is not there.
+        ConfigError: The requested GPU does not exist.
     """
     wanted = runtime.device
     if runtime.kind is RuntimeKind.auto and not hardware.gpus and hardware.lost:
         raise ConfigError(
             "runtime",
             "auto",
-            f"cpu, or a GPU that answers ({hardware.lost})",
-            "Mend what nvidia-smi shows too; runtime=cpu measures small models on the CPU on purpose.",
+            f"cpu, or a usable GPU ({hardware.lost})",
+            "Run nvidia-smi and fix the problem it shows, or use runtime=cpu for small models on the CPU.",
         )
     if runtime.kind is RuntimeKind.cpu or (runtime.kind is RuntimeKind.auto and not hardware.gpus):
         if wanted:

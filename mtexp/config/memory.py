@@ -1,6 +1,6 @@
-"""How much device memory a tenant needs, estimated before anything starts. Pure: standard library only.
+"""Estimates the device memory that a tenant needs, before anything starts. Pure: standard library only.
 
-The estimate is on the low side on purpose: it refuses what cannot fit, and leaves close calls to the device.
+The estimate is low on purpose: it refuses only what cannot fit, and lets the device decide close cases.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mtexp.spec import TenantSpec
 GPU_CONTEXT_MIB = 512.0
 """CUDA context, libraries and allocator of one process (about 0.5 GiB on recent drivers)."""
 CPU_PROCESS_MIB = 150.0
-"""A tenant forked from the preloaded forkserver: what it does not share."""
+"""Unshared memory of a tenant forked from the preloaded forkserver."""
 
 _BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
 _LIMIT = re.compile(r"([0-9]{1,7})([GM])")

@@ -1,6 +1,6 @@
-"""The plan of a command line: every point composed, converted and checked before the first one starts.
+"""Plans a command line: composes, converts and checks every point before the first one starts.
 
-Nothing is created, no process is started: a command line that cannot be run costs a second and a message.
+Planning creates no file and starts no process.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class PlannedPoint:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A command line that can be run."""
+    """A command line that passed all checks."""
 
     points: tuple[PlannedPoint, ...]
     argv: tuple[str, ...]
-    """What to hand to Hydra: the command line with the sweep named and repetitions written out."""
+    """Arguments for Hydra: the command line with the sweep's name and the repetitions added."""
     sweep: str
     """Name of the sweep, and of its folder."""
     folder: Path
@@ -67,9 +67,9 @@ class Plan:
     serial: bool
     """The points run in this process, one after another."""
     search: bool = False
-    """Each point is searched for its capacity: how many runs that takes is known at the end."""
+    """Each point is a capacity search; its number of runs is known only at the end."""
     warnings: tuple[str, ...] = ()
-    """What is known to go wrong, in sentences."""
+    """Known problems, as sentences."""
     notes: tuple[str, ...] = ()
     """Choices that were made for the user, in sentences."""
     order: tuple[int, ...] = ()
@@ -86,12 +86,12 @@ def plan(
 
     Args:
         argv: The command line.
-        hardware: Looks for devices; called once. Not asked where a scheduler takes the points to other hosts.
+        hardware: Finds the devices; called at most once, and not if a scheduler runs the points on other hosts.
         ask: Called with each store; raises TrackingError where it does not answer.
 
     Raises:
-        Refused: With up to five problems.
-        TrackingError: The MLflow store cannot be one.
+        Refused: The command line has problems; up to five are listed.
+        TrackingError: The MLflow store is not valid.
     """
     argv = with_tokens(argv)
     args = parse_command_line(argv)
@@ -136,7 +136,7 @@ def plan(
             check_store(tracking)
             ask(tracking)
     flags = ["--multirun"] if multirun and not args.multirun else []
-    # pinned: Hydra composes anew, when ${now:...} is another instant
+    # fixed here: Hydra composes again later, when ${now:...} has another value
     kept = [text for text in overrides if composer.parse(text).key_or_group != place]
     order = _order(composer, overrides, hydra, config, planned) if multirun else ()
     pinned = f"{place}={quoted(str(folder.absolute()))}"
@@ -149,7 +149,7 @@ def plan(
 
 
 def hardware_for(launcher: str, hardware: Callable[[], Hardware] = probe) -> Hardware:
-    """Return what the points may be placed on: the devices of this host unless ``launcher`` takes them elsewhere."""
+    """Return this host's devices, or a placeholder if ``launcher`` runs the points on other hosts."""
     return elsewhere() if launcher in _LAUNCHERS_ELSEWHERE else hardware()
 
 
@@ -169,7 +169,7 @@ def _cores(launcher: str) -> int | None:
 
 
 def _with_sweep(overrides: list[str]) -> list[str]:
-    """Name the sweep where the user has not: date, time, four digits that keep two hosts apart."""
+    """Return a default sweep name: date, time, and four random digits that distinguish hosts."""
     if any(text.lstrip("+").partition("=")[0] == "sweep" for text in overrides):
         return overrides
     return [*overrides, f"sweep={datetime.now():%Y%m%d-%H%M%S}-{random.randrange(16**4):04x}"]
@@ -178,14 +178,14 @@ def _with_sweep(overrides: list[str]) -> list[str]:
 def _check_folder(config: Config, folder: Path, key: str) -> None:
     path = str(folder.absolute())
     if "${" in path or "\0" in path or not _is_unicode(path):
-        remedy = "Choose another place, or run in another folder: Hydra cannot write such a path down."
+        remedy = "Choose another folder: Hydra cannot store such a path."
         raise Refused([ConfigError(key, repr(path), "a path that is text, without ${", remedy)])
     try:
         has_some = folder.is_dir() and any(folder.iterdir())
-    except OSError:  # not readable: whether it can be written is tried before anything starts
+    except OSError:  # not readable; write access is tested before anything starts
         has_some = False
     if not config.resume and has_some:
-        remedy = "Choose another name, or add resume=true to run what is missing or failed."
+        remedy = "Choose another name, or add resume=true to run missing and failed points."
         raise Refused([ConfigError("sweep", config.sweep, f"a name without results ({folder} has some)", remedy)])
 
 
@@ -204,7 +204,7 @@ def _has(composer: Composer, overrides: Sequence[str], key: str) -> bool:
 
 
 def _check(composer: Composer, overrides: Sequence[str]) -> None:
-    """Refuse what does not parse, and groups, choices and keys that do not exist."""
+    """Refuse overrides that do not parse, and groups, choices and keys that do not exist."""
     problems = []
     for text in overrides:
         try:
@@ -226,25 +226,25 @@ def _check_sweep(composer: Composer, overrides: Sequence[str], *, multirun: bool
             remedy = f"Add -m to run every value ({command_line('run')} -m ...), or write a list as [a,b]."
             raise Refused([ConfigError(key, value, "one value in a single run", remedy)])
         if key.lstrip("+") in ("experiment", "repetitions", "sweep", "sweep_order"):
-            remedy = "Start one sweep after the other, or use +experiment=report, which holds the study."
-            raise Refused([ConfigError(key, value, "one value: it decides what the sweep is", remedy)])
+            remedy = "Start one sweep after the other, or use +experiment=report, the whole study."
+            raise Refused([ConfigError(key, value, "one value, because it defines the sweep", remedy)])
 
 
 def _check_search(composer: Composer, overrides: Sequence[str], *, multirun: bool) -> None:
-    """Refuse a search in a single run, and a rate beside the one that it looks for."""
+    """Refuse a search in a single run, and a search with a fixed rate."""
     if not multirun:
         remedy = "Add -m, or use +experiment=capacity."
-        raise Refused([ConfigError("hydra/sweeper", "capacity", "a sweep: a search is several runs", remedy)])
+        raise Refused([ConfigError("hydra/sweeper", "capacity", "a sweep (a search needs several runs)", remedy)])
     for text in overrides:
         override = composer.parse(text)
         if override.key_or_group in ("arrival.load", "arrival.rate"):
-            what = "nothing in a search for it"
-            remedy = "Use capacity.low and capacity.high (capacity.by=load or rate), or a tenant's own arrival."
+            what = "no value in a capacity search"
+            remedy = "Use capacity.low and capacity.high (capacity.by=load or rate), or set the arrival of one tenant."
             raise Refused([ConfigError(override.key_or_group, value_text(override), what, remedy)])
 
 
 def _check_points(composer: Composer, points: Sequence[Sequence[str]]) -> None:
-    """Refuse misspelt choices and keys of the points themselves (an experiment's sweep included)."""
+    """Refuse misspelt choices and keys in the points, including those of an experiment's sweep."""
     problems: dict[str, ConfigError] = {}
     for text in dict.fromkeys(text for point in points for text in point):
         try:
@@ -259,7 +259,7 @@ def _check_points(composer: Composer, points: Sequence[Sequence[str]]) -> None:
 
 
 def _points(composer: Composer, overrides: Sequence[str], hydra: DictConfig) -> list[list[str]]:
-    """Return the points that Hydra will run; another sweeper than the basic one chooses its points as it goes."""
+    """Return the points that Hydra will run; sweepers other than the basic one choose theirs during the sweep."""
     fixed = [text for text in overrides if composer.parse(text).is_hydra_override()]
     task = [text for text in overrides if text not in fixed]
     if OmegaConf.select(hydra, "sweeper._target_") not in (_BASIC_SWEEPER, SWEEPER):

@@ -1,7 +1,6 @@
-"""What a user got wrong on the command line, in one message: key, value, what is allowed, remedy.
+"""Error messages for command lines that cannot be run: key, value, what is allowed, remedy.
 
-Misspelt groups, choices and keys are found here before Hydra composes; what Hydra and OmegaConf then still refuse is
-translated.
+Misspelt groups, choices and keys are found before Hydra composes. Errors of Hydra and OmegaConf are translated.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Refused(MtexpError):
     """A command line that cannot be run.
 
     Args:
-        problems: What is wrong, one error each, first come first.
+        problems: The errors, in the order in which they were found.
         points: How many points the sweep has.
     """
 
@@ -48,7 +47,7 @@ class Refused(MtexpError):
         self.problems = tuple(problems)
         lines = [f"refused: {error}" for error in self.problems]
         if points > 1:
-            lines.append(f"Nothing was started: all {points} points of a sweep are checked before the first one runs.")
+            lines.append(f"Nothing was started: all {points} points of the sweep are checked before the first run.")
         super().__init__(redact("\n".join(lines)))  # values are shown as they were typed
 
 
@@ -68,7 +67,7 @@ def parse_checked(composer: Composer, text: str) -> Override:
 
 
 def check_override(composer: Composer, override: Override) -> None:
-    """Refuse a group, choice or key that does not exist; ``hydra.*`` is Hydra's to judge."""
+    """Refuse a group, choice or key that does not exist; Hydra checks ``hydra.*`` itself."""
     key = override.key_or_group
     if composer.is_group(key):
         if not override.is_delete():
@@ -121,12 +120,12 @@ def value_text(override: Override) -> str:
 
 
 def _check_key(composer: Composer, override: Override) -> None:
-    """Walk the schema along a dotted key; what cannot be found is refused where it goes wrong."""
+    """Follow a dotted key through the schema; refuse the first part that does not exist."""
     path = override.key_or_group.split(".")
     hint: Any = Config
     for depth, part in enumerate(path):
         hint = _bare(hint)
-        if typing.get_origin(hint) is dict:  # tenants and shapes: any name, composing knows which there are
+        if typing.get_origin(hint) is dict:  # tenants and shapes may have any name; Hydra checks them while composing
             hint = typing.get_args(hint)[1]
             continue
         if hint is Any:
@@ -144,7 +143,7 @@ def _unknown_key(key: str, value: str, known: Sequence[str]) -> ConfigError:
     allowed = f"keys of {above}: {names}" if above else names
     remedy = nearest(part, known) or _HELP
     if above == "mix.tenants":
-        remedy = f"{nearest(part, known)} In a sweep over mixes write ...=choice({value}): Hydra then asks each point."
+        remedy = f"{nearest(part, known)} In a sweep over mixes write ...=choice({value}), checked for each point."
     return ConfigError(key, value, allowed, f"There is no {key}. {remedy.strip()}")
 
 
@@ -167,14 +166,14 @@ def _expected(key: str) -> str:
     hint = _bare(hint)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ", ".join(member.name for member in hint)
-    return _NAMES.get(typing.get_origin(hint) or hint, "what the schema says")
+    return _NAMES.get(typing.get_origin(hint) or hint, "a value that the schema accepts")
 
 
 # --- what Hydra refuses -----------------------------------------------------------------------------------------------
 
 
 def translate(error: Exception, composer: Composer, overrides: Sequence[str]) -> ConfigError:
-    """Return what Hydra or OmegaConf refused as an error of ours."""
+    """Translate an error of Hydra or OmegaConf to a ConfigError."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
@@ -193,8 +192,8 @@ def translate(error: Exception, composer: Composer, overrides: Sequence[str]) ->
     for override in overrides:
         if override in text or f"'{_key_of(composer, override)}'" in text:
             key, _, value = override.partition("=")
-            return ConfigError(key, value or "(dropped)", "what can be composed with the rest", f"{text}.")
-    return ConfigError("configuration", " ".join(overrides) or "(defaults)", "what Hydra can compose", f"{text}.")
+            return ConfigError(key, value or "(dropped)", "settings that do not conflict", f"{text}.")
+    return ConfigError("configuration", " ".join(overrides) or "(defaults)", "a valid Hydra configuration", f"{text}.")
 
 
 def _key_of(composer: Composer, text: str) -> str:

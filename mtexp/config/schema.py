@@ -1,4 +1,4 @@
-"""The configuration, field by field: the types behind ``conf/``. May touch: Hydra's ConfigStore.
+"""The configuration schema: the types of ``conf/``. May touch: Hydra's ConfigStore.
 
 Hydra merges YAML and the command line into these classes, so an unknown key or a value of a wrong type is refused
 while composing. They hold what was asked for; :mod:`mtexp.config.convert` checks it and freezes it into a RunSpec.
@@ -69,9 +69,9 @@ class TenantConfig:
     hub: str = ""
     """Hub id that ``weights=pretrained`` loads when ``source`` is empty."""
     attention: list[Attention] = field(default_factory=list)
-    """Attention implementations the architecture has; the first is its default."""
+    """Attention implementations of the architecture; the first is the default."""
     count: int = 1
-    """How many tenants of this entry; more than one become ``<id>_0``, ``<id>_1`` ..."""
+    """Number of tenants; with more than one, their ids are ``<id>_0``, ``<id>_1`` ..."""
     weights: Weights | None = None
     """null = the run's ``weights``."""
     source: str = ""
@@ -91,7 +91,7 @@ class TenantConfig:
     new_tokens: int | None = None
     """null = the run's ``workload.new_tokens``."""
     arrival: TenantArrivalConfig = field(default_factory=TenantArrivalConfig)
-    """Fields that are null are the run's."""
+    """Arrivals of this tenant; null fields use the run's."""
     active_thread_pct: float | None = None
     """Share of the SMs this MPS client may use, in percent; null = the run's ``mps_settings``."""
     pinned_memory_limit: str | None = None
@@ -101,7 +101,7 @@ class TenantConfig:
     sm_partition: int | None = None
     """Chunks of static SM partitioning; null = the run's."""
     mig: str = ""
-    """UUID or profile of the MIG instance wanted; empty = round robin."""
+    """UUID or profile of the requested MIG instance; empty = round robin."""
     slo_ms: float = 0.0
     """Service level in milliseconds; 0 = none."""
     slo_factor: float = 0.0
@@ -115,14 +115,14 @@ class MixConfig:
     name: str = ""
     """Name of the mix, or the token it was made from; empty = the name of its file."""
     models: str = ""
-    """The models that go by that name, as a token; a mix whose models were swapped is called by its own."""
+    """The models of this mix as a token. If the tenants were changed, the run is named after its own token."""
     tenants: dict[str, TenantConfig] = field(default_factory=dict)
     """By tenant id; ``models@mix.tenants.<id>=<model>`` swaps, ``+`` adds, ``~`` drops."""
 
 
 @dataclass(kw_only=True)
 class PrecisionConfig:
-    """Numbers the models compute with."""
+    """Number format of the computation."""
 
     name: Precision = Precision.fp16
     """Type of weights and activations; ``tf32`` is fp32 with TF32 matrix products."""
@@ -130,7 +130,7 @@ class PrecisionConfig:
 
 @dataclass(kw_only=True)
 class WorkloadConfig:
-    """What one request is, for tenants that do not say otherwise."""
+    """What one request is; tenants may override it."""
 
     kind: Workload = Workload.forward
     """What a request computes."""
@@ -144,12 +144,12 @@ class WorkloadConfig:
 
 @dataclass(kw_only=True)
 class ArrivalConfig:
-    """When requests come, for tenants that do not say otherwise."""
+    """When requests arrive; tenants may override it."""
 
     kind: Arrival = Arrival.closed
     """``closed`` (the next request starts when one ends), ``poisson``, ``constant`` or ``trace``."""
     rate: float = 0.0
-    """Mean requests a second of each tenant (``poisson``, ``constant``); 0 = use ``load``."""
+    """Mean requests per second of each tenant (``poisson``, ``constant``); 0 = use ``load``."""
     load: float = 0.0
     """The rate as a share of the tenant's own baseline throughput, e.g. 0.5."""
     trace: str = ""
@@ -163,9 +163,9 @@ class MeasureConfig:
     """The measurement protocol."""
 
     iterations: int = 100
-    """Fewest measured iterations of each tenant, after the first, which is left out."""
+    """Minimum number of measured iterations of each tenant, not counting the first, which is excluded."""
     warmup: int = 10
-    """Iterations before the barrier, kept and flagged."""
+    """Iterations before the barrier; stored with a flag."""
     overlap: Overlap = Overlap.sustained
     """``sustained`` (all measure until all have their iterations) or ``fixed`` (N each, then idle)."""
     design: Design | None = None
@@ -178,7 +178,7 @@ class MeasureConfig:
     max_time_s: float = 15.0
     """crossover: most seconds of rounds for reaching the target; ``iterations`` are measured all the same."""
     percentiles: list[float] = field(default_factory=list)
-    """Percentiles demanded; too few iterations for one of them refuses the run."""
+    """Requested percentiles; the run is refused if it has too few iterations for one of them."""
     min_time_s: float = 0.0
     """Every tenant measures at least this long."""
     until_ci_pct: float = 0.0
@@ -186,18 +186,18 @@ class MeasureConfig:
     until_ci_statistic: CiStatistic = CiStatistic.mean
     """The statistic whose interval ``until_ci_pct`` is about."""
     max_iterations: int = 131_072
-    """Most iterations of a tenant; the cap of ``until_ci``."""
+    """Maximum iterations of a tenant; limits ``until_ci_pct``."""
     pin_cores: bool = True
-    """Pin tenants to disjoint cores where there are enough."""
+    """Pin tenants to disjoint cores if there are enough."""
     foreign: Foreign = Foreign.refuse
-    """Busy processes of others on the device: ``refuse`` (the run is INVALID), ``warn`` or ``ignore``."""
+    """Busy foreign processes on the device: ``refuse`` (the run is INVALID), ``warn`` or ``ignore``."""
     check_outputs: bool = True
     """Check that every tenant computes what it should: its layers before the warm-up, its outputs in the window."""
 
 
 @dataclass(kw_only=True)
 class MpsSettingsConfig:
-    """CUDA MPS, and the limits of tenants that do not set their own."""
+    """CUDA MPS and its default limits; tenants may override them."""
 
     name: str = "disabled"
     """Name of the choice, as MLflow records it."""
@@ -212,11 +212,11 @@ class MpsSettingsConfig:
     priority: int = 0
     """0 normal, 1 below normal."""
     static_partitioning: bool = False
-    """Static SM partitioning (needs a control binary that offers it)."""
+    """Static SM partitioning (CUDA 13.1 or newer)."""
     sm_partition: int = 0
     """Chunks of each tenant under static partitioning; 0 = none."""
     pipe_directory: str = ""
-    """Of an external daemon; empty = the driver's default."""
+    """Pipe directory of an external daemon; empty = the driver's default."""
 
 
 @dataclass(kw_only=True)
@@ -229,14 +229,14 @@ class SharingConfig:
 
 @dataclass(kw_only=True)
 class RuntimeConfig:
-    """Where the run happens."""
+    """Where the run executes."""
 
     kind: RuntimeKind = RuntimeKind.auto
-    """``auto`` (the GPU where there is one), ``gpu`` or ``cpu``."""
+    """``auto`` (a GPU if there is one), ``gpu`` or ``cpu``."""
     shrink: Shrink = Shrink.auto
     """Small models of the same kind: ``auto`` (on the CPU), ``none`` or ``always``."""
     device: str = ""
-    """UUID of the GPU wanted; empty = the first that is free."""
+    """UUID of the requested GPU; empty = the first free one."""
     launcher: Launcher = Launcher.forkserver
     """How tenant processes start: ``forkserver`` (fast) or ``interpreter`` (fresh)."""
 
@@ -254,7 +254,7 @@ class DeadlinesConfig:
     measure_s: float = 900.0
     """The measurement has ended."""
     stall_s: float = 60.0
-    """A tenant that measures finishes a request, or looks for the next arrival, at least this often."""
+    """A measuring tenant fails if it neither finishes a request nor polls for an arrival for this long."""
     stop_s: float = 20.0
     """A tenant has ended after it was asked to; after that it is killed."""
 
@@ -264,7 +264,7 @@ class LeaseConfig:
     """Waiting for the device."""
 
     wait: float = 3600.0
-    """Seconds to wait for a device that another run measures on; 0 = fail at once."""
+    """Seconds to wait while another run uses the device; 0 = fail at once."""
 
 
 @dataclass(kw_only=True)
@@ -281,7 +281,7 @@ class TelemetryConfig:
 
 @dataclass(kw_only=True)
 class ProfilerConfig:
-    """A profiling pass after the timed run, as its own run."""
+    """A profiling pass after the timed run; it is a separate run."""
 
     kind: Profiler = Profiler.none
     """The profiler."""
@@ -290,28 +290,28 @@ class ProfilerConfig:
     gpu_metrics: bool = False
     """Also sample whole-GPU metrics (nsys)."""
     kernels: int = 200
-    """Most kernels profiled (ncu)."""
+    """Maximum number of profiled kernels (ncu)."""
 
 
 @dataclass(kw_only=True)
 class BaselineConfig:
-    """The tenants alone, to compare with."""
+    """Baselines: each tenant measured alone."""
 
     mode: Baseline = Baseline.auto
     """``auto`` (measure what is missing, reuse what is there), ``require`` or ``skip``."""
     recheck: bool = False
-    """Repeat baselines after the mix and report the drift from those compared with (max_age_h=0: of just before it)."""
+    """Repeat the baselines after the mix and report how far they drifted."""
     partitioned: bool = False
     """Also measure each tenant alone under the run's MPS limits."""
     max_age_h: float = 168.0
     """Hours after which a baseline is measured again."""
     min_time_s: float = 2.0
-    """A baseline measures at least this long: everything is compared with it."""
+    """Minimum measuring time of a baseline."""
 
 
 @dataclass(kw_only=True)
 class CapacityConfig:
-    """The search for the highest rate at which every tenant keeps its service level (``experiment=capacity``)."""
+    """Search for the highest rate at which every tenant meets its service level (``experiment=capacity``)."""
 
     by: SearchBy = SearchBy.load
     """What is searched: ``load`` (share of each tenant's own baseline throughput) or ``rate`` (requests a second)."""
@@ -320,33 +320,33 @@ class CapacityConfig:
     high: float | None = None
     """Highest value tried; null = a load of 1."""
     tolerance_pct: float = 5.0
-    """Done when the lowest missed value is at most so much above the highest kept one."""
+    """The search ends when the lowest missed value is at most this much above the highest kept one."""
     max_probes: int = 12
-    """Most runs of one search."""
+    """Maximum number of runs in one search."""
     attainment_pct: float = 99.0
     """Share of each tenant's requests that must be within its level; more than 0 and less than 100."""
     search: str = ""
-    """Which search a run is a probe of; the search sets it."""
+    """Name of the search that this run is a probe of; set by the search."""
 
 
 @dataclass(kw_only=True)
 class TrackingConfig:
-    """Where results go."""
+    """Where results are stored."""
 
     store: Store = Store.sqlite
-    """``sqlite`` (a file here, unless ``uri`` or MLFLOW_TRACKING_URI says otherwise) or
-    ``server`` (one must), or ``none``: records stay on disk, MLflow is not used."""
+    """``sqlite`` (a file in the current folder, unless ``uri`` or MLFLOW_TRACKING_URI is set), ``server`` (one of them
+    must be set) or ``none`` (records on disk only, without MLflow)."""
     uri: str = ""
     """MLflow tracking URI, without credentials; empty = MLFLOW_TRACKING_URI, else SQLite in the current folder."""
     experiment: str = "mtexp"
     """MLflow experiment."""
     max_history: int = 10_000
-    """Most points of one metric's history sent to MLflow; Parquet always has all."""
+    """Maximum points of one metric's history in MLflow; the Parquet files have all points."""
 
 
 @dataclass(kw_only=True)
 class Config:
-    """Everything a run can be told."""
+    """All settings of a run."""
 
     mix: MixConfig = field(default_factory=MixConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
@@ -374,11 +374,11 @@ class Config:
     repetition: int = 0
     """Which repetition of the same run this is."""
     repetitions: int = 1
-    """How often every point is run, each time in fresh processes."""
+    """How often every point runs, each time in new processes."""
     retries: int = 0
-    """How often a failed point is tried again."""
+    """How often a failed point is repeated."""
     resume: bool = False
-    """Run only points of the sweep that are missing or failed."""
+    """Run only missing and failed points of the sweep."""
     rerun_invalid: bool = False
     """With ``resume``: also run points whose verdict was INVALID."""
     sweep: str = ""

@@ -1,10 +1,10 @@
-"""Composing the points of a long sweep in a time that does not grow with their product.
+"""Composes the points of a long sweep section by section, which is faster than composing each point in full.
 
-Hydra takes about a tenth of a second to compose a configuration. But its top-level sections (``mix``, ``precision``,
-``measure`` ...) do not depend on one another: a section is the same in every point that has the same overrides of that
-section. So each section is composed by Hydra once per distinct set of its overrides, and a point is put together from
-its sections. An override that reaches beyond its section (an experiment, an interpolation) is found by comparing, and
-is then composed in full with all that goes with it: the result is always what Hydra would have composed.
+Hydra takes about a tenth of a second to compose a configuration. Its top-level sections (``mix``, ``precision``,
+``measure`` ...) do not depend on each other, so a section is equal in all points with the same overrides of that
+section. Hydra composes each section once for every distinct set of its overrides, and a point is assembled from its
+sections. Overrides that affect other sections (an experiment, an interpolation) are detected by comparison and
+composed in full. The result is always what Hydra would have composed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SectionedComposer:
                 return point
 
     def _by_section(self, overrides: Sequence[str]) -> tuple[_Texts, dict[str, list[str]]]:
-        """Split into the overrides that reach everywhere and those of one section."""
+        """Split into overrides that affect everything and overrides of one section."""
         common: list[str] = []
         by_section: dict[str, list[str]] = {}
         for text in overrides:
@@ -104,7 +104,7 @@ class SectionedComposer:
         return self._values[key]
 
     def _part(self, composed: DictConfig, context: _Texts, section: str) -> DictConfig:
-        """Return a configuration that has ``section`` as ``composed`` has it and may be written to."""
+        """Return a writable configuration with the ``section`` of ``composed``."""
         if OmegaConf.is_config(composed[section]):
             part = OmegaConf.masked_copy(composed, section)
             OmegaConf.set_struct(part, True)

@@ -20,7 +20,7 @@ _NAMES = {
     "vocab": ("vocab_size",),
     "positions": ("max_position_embeddings", "n_positions"),
 }
-"""What the field of a dimension is called, by architecture."""
+"""Field names of each dimension, by architecture."""
 
 _OTHER_SIZES = ("type_vocab_size", "max_relative_positions", "position_buckets")
 _MAX_SIZE = 2**31 - 1
@@ -28,7 +28,7 @@ _MAX_SIZE = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dimensions:
-    """The sizes of a transformer, whatever its architecture calls them."""
+    """Sizes of a transformer, independent of the architecture's field names."""
 
     hidden: int
     layers: int
@@ -46,7 +46,7 @@ def field_of(shape: Mapping[str, Any], dimension: str) -> str | None:
 
 
 def dimensions(shape: Mapping[str, Any]) -> Dimensions | None:
-    """Return the dimensions of ``shape``; None where one that has no default is missing (a stressor, a stranger)."""
+    """Return the dimensions of ``shape``; None if one without a default is missing (e.g. a stressor)."""
 
     def get(dimension: str, default: int | None = None) -> Any:
         name = field_of(shape, dimension)
@@ -70,7 +70,7 @@ def dimensions(shape: Mapping[str, Any]) -> Dimensions | None:
 
 
 def not_sizes(shape: Mapping[str, Any]) -> str:
-    """Return the first of ``shape``'s sizes that is none, as ``name=value``; empty when all are integers or absent."""
+    """Return the first invalid size of ``shape`` as ``name=value``; empty if all are integers or absent."""
     for name in (*(name for names in _NAMES.values() for name in names), *_OTHER_SIZES):
         value = shape.get(name)
         if value is not None and not (type(value) is int and abs(value) <= _MAX_SIZE):
@@ -87,13 +87,13 @@ class Counts(NamedTuple):
     """How large a model is."""
 
     parameters: int
-    """All of them, tied weights once."""
+    """Number of parameters; tied weights count once."""
     layer_parameters: int
     """Elements of the weight matrices of all layers that a token passes: no embedding, head, bias or norm."""
 
 
 def known_counts(architecture: str, shape: Mapping[str, Any]) -> Counts | None:
-    """Return the sizes of an architecture that has a formula here; None for any other: nothing is assumed of it.
+    """Return the sizes of an architecture that has a formula here; None for any other, about which nothing is assumed.
 
     Encoders are the bare model (BERT with its pooler), decoders carry their language-model head.
     """
@@ -176,17 +176,17 @@ both with the model that transformers builds. Any other architecture is read off
 
 
 def shrink_stressor(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sizes of a stressor made small enough for a CPU: a request of milliseconds."""
+    """Return the sizes of a stressor shrunk for a CPU, where a request then takes milliseconds."""
     most = {"size": 128, "mib": 1, "repeats": 20}
     return {name: min(value, most[name]) if name in most else value for name, value in shape.items()}
 
 
 def shrink(shape: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``shape`` made few and narrow: the same kinds of layers, grouped-query attention kept.
+    """Return ``shape`` with fewer and narrower layers of the same kinds; grouped-query attention is kept.
 
     Hidden 32 in 2 heads (1 key/value head where the original has fewer of those than heads), an eighth of the layers
     but at least 2, intermediate in proportion but at least 64, 256 words, 16 relative positions.
-    Absolute positions stay: they cost next to nothing.
+    Absolute positions stay, because they cost almost nothing.
     A shape without known dimensions is returned as it is.
     """
     d = dimensions(shape)

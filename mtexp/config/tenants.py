@@ -1,4 +1,4 @@
-"""From the entries of ``mix.tenants`` to TenantSpecs: own settings over the run's, counts expanded, models checked."""
+"""Converts ``mix.tenants`` to TenantSpecs: merges settings, expands counts, checks models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MAX_CONFIG_BYTES = 2**20
 _ENCODER_WORKLOADS = (Workload.forward, Workload.train)
 _REPETITION_SEED = 1000
-"""Distance of the seeds of two repetitions; more than tenants in a run."""
+"""Difference between the seeds of two repetitions; larger than the number of tenants."""
 
 
 def tenant_specs(config: Config, *, shrunk: bool, limit: int) -> tuple[TenantSpec, ...]:
@@ -35,10 +35,10 @@ def tenant_specs(config: Config, *, shrunk: bool, limit: int) -> tuple[TenantSpe
     Args:
         config: The composed configuration.
         shrunk: Make models with random weights small.
-        limit: Most tenants of one run.
+        limit: Maximum number of tenants.
 
     Raises:
-        ConfigError: No tenants, too many, or one that cannot be what it says.
+        ConfigError: There are no tenants, too many, or a tenant has invalid settings.
     """
     ids = _expand(config, limit)
     specs = []
@@ -50,7 +50,7 @@ def tenant_specs(config: Config, *, shrunk: bool, limit: int) -> tuple[TenantSpe
 
 
 def _seeded(spec: TenantSpec, seed: int) -> TenantSpec:
-    """Give each tenant arrivals of its own: equal seeds would make all tenants' requests come at once."""
+    """Give each tenant its own arrival seed: with equal seeds, all requests would arrive at the same times."""
     own = spec.arrival.seed
     return replace(spec, arrival=replace(spec.arrival, seed=seed if own < 0 else own))
 
@@ -68,7 +68,7 @@ def _expand(config: Config, limit: int) -> dict[str, list[str]]:
             what = "letters, digits and _ . -, at most 64"
             raise ConfigError(f"{key}.name", tenant.name, what, "Give the model another name.")
         if tenant.count < 1:
-            raise ConfigError(f"{key}.count", tenant.count, "1 or more", f"To drop it, write ~models@{key}.")
+            raise ConfigError(f"{key}.count", tenant.count, "1 or more", f"To remove it, write ~models@{key}.")
     total = sum(tenant.count for tenant in mix.tenants.values())
     if total == 0:
         remedy = "Add one with +models@mix.tenants.a=bert_base, or choose a mix such as mix=pair."
@@ -85,7 +85,7 @@ def _expand(config: Config, limit: int) -> dict[str, list[str]]:
 
 
 def _own(own: T | None, own_key: str, run: T, run_key: str) -> tuple[str, T]:
-    """Return key and value of the tenant's own setting, or of the run's where it has none."""
+    """Return key and value of the tenant's setting, or of the run's if the tenant has none."""
     return (run_key, run) if own is None else (own_key, own)
 
 
@@ -117,7 +117,7 @@ def _workload(config: Config, key: str, tenant: TenantConfig) -> WorkloadSpec:
         at_least(size_key, size, 1)
         sizes[name] = size
     if tenant.role is Role.encoder and kind not in _ENCODER_WORKLOADS:
-        remedy = f"{tenant.name} is an encoder: drop it, or set {key}.workload=forward for it alone."
+        remedy = f"{tenant.name} is an encoder: drop it, or set {key}.workload=forward for this tenant."
         raise ConfigError(kind_key, kind.name, [w.name for w in _ENCODER_WORKLOADS], remedy)
     return WorkloadSpec(kind=kind.name, **sizes)
 
@@ -153,13 +153,13 @@ def _model(config: Config, key: str, tenant: TenantConfig, workload: WorkloadSpe
 
 
 def _pretrained(key: str, tenant: TenantConfig, source: str) -> tuple[str, dict[str, Any]]:
-    """Return architecture and shape of pretrained weights: a local folder's own, or those of the configuration."""
+    """Return architecture and shape of pretrained weights, from the local folder or else the configuration."""
     allowed = "a hub id, or a local folder with config.json and weights in safetensors"
     if not source:
         raise ConfigError(f"{key}.source", "(empty)", allowed, f"Set {key}.source, or weights=random.")
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        if source.count("/") == 1 and source[0] not in "./~":  # organisation/name: the hub's to resolve
+        if source.count("/") == 1 and source[0] not in "./~":  # organisation/name is a hub id
             return tenant.architecture, dict(tenant.shape)
         raise ConfigError(f"{key}.source", source, allowed, "There is no such folder: correct the path.")
     if not any(folder.glob("*.safetensors")):
@@ -180,7 +180,7 @@ def _local_shape(key: str, source: str, file: Path, allowed: str) -> tuple[str, 
     if not isinstance(shape, dict) or not isinstance(shape.get("model_type"), str):
         raise ConfigError(f"{key}.source", source, allowed, "Its config.json names no model_type.")
     if wrong := not_sizes(shape):
-        raise ConfigError(f"{key}.source", source, allowed, f"Its config.json has {wrong}, which is no size.")
+        raise ConfigError(f"{key}.source", source, allowed, f"Its config.json has {wrong}, which is not a valid size.")
     return shape["model_type"], shape
 
 
@@ -206,7 +206,7 @@ def _check_positions(key: str, tenant: TenantConfig, shape: Mapping[str, Any], w
         extra = needed - workload.seq_len
         what = f"at most {d.positions - extra} for {tenant.name}" + (f" with {extra} new tokens" if extra else "")
         size_key = f"{key}.seq_len" if tenant.seq_len is not None else "workload.seq_len"
-        raise ConfigError(size_key, workload.seq_len, what, f"Shorten it, or set {key}.seq_len for this tenant alone.")
+        raise ConfigError(size_key, workload.seq_len, what, f"Shorten it, or set {key}.seq_len for this tenant.")
 
 
 def _attention(config: Config, key: str, tenant: TenantConfig) -> Attention:
@@ -226,7 +226,7 @@ def _attention(config: Config, key: str, tenant: TenantConfig) -> Attention:
 
 def _arrival(config: Config, key: str, tenant: TenantConfig) -> ArrivalSpec:
     own, run = tenant.arrival, config.arrival
-    if own.kind is Arrival.closed:  # a closed-loop neighbour of open-loop tenants: the run's rate is theirs
+    if own.kind is Arrival.closed:  # a closed-loop tenant does not use the run's rate
         run = ArrivalConfig()
     kind_key, kind = _own(own.kind, f"{key}.arrival.kind", run.kind, "arrival")
     rate_key, rate = _own(own.rate, f"{key}.arrival.rate", run.rate, "arrival.rate")
@@ -234,7 +234,7 @@ def _arrival(config: Config, key: str, tenant: TenantConfig) -> ArrivalSpec:
     trace_key, trace = _own(own.trace, f"{key}.arrival.trace", run.trace, "arrival.trace")
     at_least(rate_key, rate, 0)
     within(load_key, load, 0, 100)
-    seed = -1 if own.seed is None else own.seed  # -1: to be given by the tenant's place in the run
+    seed = -1 if own.seed is None else own.seed  # -1: set later from the tenant's position in the run
     if kind is Arrival.trace:
         return ArrivalSpec(kind="trace", trace=read_trace(trace_key, trace), seed=seed)
     if kind is Arrival.closed:

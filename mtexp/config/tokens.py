@@ -1,7 +1,7 @@
 """Choices written as one token: ``mix=bert_base*2+llama_3_2_1b`` and ``mps_settings=30pct``.
 
-Hydra looks a group's choice up in its search path; the source here answers for choices that no file holds, by making
-the file's content from the name. So tokens compose, sweep and travel through every launcher like any other choice.
+Hydra looks up a group's choice in its search path. The source here generates the content of a choice that has no file
+from its name. Tokens therefore compose, sweep and work with every launcher like any other choice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_PARTS = 64
 def parse_mix(token: str) -> Mapping[str, int] | None:
     """Return {model: count} of a mix token such as ``bert_base*2+llama_3_2_1b``; None if ``token`` is not one.
 
-    A model that is named twice counts twice. Whether the models exist is for the caller to say.
+    A model that is named twice counts twice. The caller checks whether the models exist.
     """
     counts: dict[str, int] = {}
     parts = token.split("+")
@@ -60,7 +60,7 @@ _GROUPS = {"mix": _mix, "mps_settings": _mps_settings}
 
 
 class TokenSource(ConfigSource):
-    """Hydra config source ``mtexp-token://``: the choices that are written rather than listed."""
+    """Hydra config source ``mtexp-token://`` for choices that are written as tokens."""
 
     @staticmethod
     def scheme() -> str:
@@ -80,7 +80,7 @@ class TokenSource(ConfigSource):
         return True
 
     def is_group(self, config_path: str) -> bool:
-        """Its groups are those of the files."""
+        """Always false: the files define the groups."""
         return False
 
     def is_config(self, config_path: str) -> bool:
@@ -88,7 +88,7 @@ class TokenSource(ConfigSource):
         return self._content(config_path) is not None
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Tokens are written, not listed."""
+        """Return nothing: tokens cannot be listed."""
         return []
 
     def _content(self, config_path: str) -> dict[str, object] | None:

@@ -1,4 +1,4 @@
-"""Arrival traces from outside: a file of times, read as data and checked. May touch: the one file it is given."""
+"""Reads and checks files of arrival times. May touch: the file it is given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from mtexp.errors import ConfigError
 
 COLUMN = "arrival_s"
-"""The column that is read where a file has several."""
+"""The column to read if a file has several."""
 MAX_ARRIVALS = 200_000
 MAX_BYTES = 16 * 2**20
 _YEAR_S = 365.25 * 86400
