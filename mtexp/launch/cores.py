@@ -1,4 +1,4 @@
-"""Which CPU cores tenants, sampler and parent get.
+"""Assigns CPU cores to tenants, sampler and parent.
 
 May touch: the affinity of this process and the kernel's list of cores (reading), core leases. A *core* is what the
 kernel schedules on; with simultaneous multithreading (Hyper-Threading) two of them are threads of one physical core.
@@ -21,7 +21,7 @@ _SPARE_A_TENANT = 3  # a host with eight GPUs may have eight runs: they must all
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorePlan:
-    """Disjoint cores; all empty when there are not enough, and then nothing is pinned."""
+    """Disjoint cores; all empty if there are too few, in which case nothing is pinned."""
 
     processes: tuple[tuple[int, ...], ...]
     sampler: tuple[int, ...]
@@ -29,15 +29,15 @@ class CorePlan:
     spare: tuple[int, ...] = ()
     """More cores, each a physical core that nobody else of the run has a thread of: tenants may move to them."""
     held_by_others: int = 0
-    """Cores that other runs of this host held, when that is why there were not enough."""
+    """Cores held by other runs on this host, if that is why there were too few."""
     missing: int = 0
-    """Cores that this process lacks to pin every tenant, whatever other runs hold."""
+    """Missing cores to pin every tenant, not counting those held by other runs."""
     on_shared_cores: int = 0
-    """Tenants whose physical core another tenant, or another run, has a thread of as well."""
+    """Tenants that share their physical core with another tenant or another run."""
 
     @property
     def pinned(self) -> bool:
-        """True when tenants have cores of their own."""
+        """True if every tenant has its own core."""
         return bool(self.parent)
 
     @property
@@ -47,7 +47,7 @@ class CorePlan:
 
 
 def missing_cores(tenants: int, available: Sequence[int] | None = None) -> int:
-    """How many cores more so many tenants need to be pinned: one each, one for the sampler, one for the parent.
+    """Return how many cores are missing: each tenant, the sampler and the parent need one.
 
     Args:
         tenants: All tenants of the run.
@@ -59,8 +59,8 @@ def missing_cores(tenants: int, available: Sequence[int] | None = None) -> int:
 def plan_cores(tenants_per_process: Sequence[int], available: Sequence[int], *, pin: bool = True) -> CorePlan:
     """Give every tenant one core, the sampler one, the parent the rest; tenants get the last of ``available``.
 
-    One core a tenant whatever the mix, so that a tenant has the same alone and shared: contention for CPU cores looks
-    like interference on the GPU.
+    A tenant always gets one core, so that it has the same alone and shared. Contention for CPU cores would look like
+    interference on the GPU.
     """
     tenants = sum(tenants_per_process)
     missing = missing_cores(tenants, available) if pin else 0
@@ -87,10 +87,10 @@ def by_physical_core(free: Sequence[int], held: Collection[int] = ()) -> list[in
 
 
 def _siblings(core: int) -> str:
-    """The threads of the physical core that ``core`` is one of, in the kernel's words."""
+    """The threads of the physical core of ``core``, as the kernel writes them."""
     try:
         return (_CPUS / f"cpu{core}" / "topology" / "thread_siblings_list").read_text(encoding="ascii").strip()
-    except OSError:  # not told, as in some containers
+    except OSError:  # unknown, as in some containers
         return str(core)
 
 

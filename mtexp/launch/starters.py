@@ -45,7 +45,7 @@ class Child(Protocol):
         """Wait for the end; True when it has ended (and has been reaped)."""
 
     def close(self) -> None:
-        """Release what the handle holds; the process has ended."""
+        """Release the resources of the handle, after the process has ended."""
 
 
 class Starter(Protocol):
@@ -56,14 +56,14 @@ class Starter(Protocol):
 
 
 class ForkserverStarter:
-    """Tenants forked from a server that has everything imported; one server for all runs of this process."""
+    """Forks tenants from a server with all imports done; one server for all runs of this process."""
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mtexp.tenant.preload"])
 
     def warm(self) -> None:
-        """Start the server now; its imports run beside whatever the caller does next.
+        """Start the server; its imports run in parallel with the caller.
 
         The signals of a terminal reach every process of it; the server and what it forks are this process's to end.
         """
@@ -79,7 +79,7 @@ class ForkserverStarter:
 
 
 def _serve(data: dict[str, Any]) -> None:
-    from mtexp.tenant.process import serve  # torch: only ever imported in the child
+    from mtexp.tenant.process import serve  # torch is imported only in the child
 
     serve(data)
 
@@ -95,7 +95,7 @@ class InterpreterStarter:
         self._prefix = tuple(prefix)
 
     def start(self, job: ProcessJob) -> Child:
-        """Start a tenant; its job file lies beside its log."""
+        """Start a tenant; its job file is in the folder of its log."""
         path = Path(job.log).with_suffix(".job.json")
         path.write_text(json.dumps(to_json(job)))
         with Path(job.log).open("ab") as log:
@@ -105,7 +105,7 @@ class InterpreterStarter:
                 stdout=log,
                 stderr=log,
                 env=os.environ | importing_alike(),
-                start_new_session=True,  # Ctrl-C is the parent's to handle
+                start_new_session=True,  # the parent handles Ctrl-C
             )
         return _SpawnedChild(process)
 

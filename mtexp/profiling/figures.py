@@ -1,4 +1,4 @@
-"""Pictures of a profile: tenants' kernels in lanes, models under the roofline. May touch: numpy, plotly."""
+"""Figures of a profile: kernels of each tenant in lanes, and the roofline plot. May touch: numpy, plotly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mtexp.profiling.ncu_roofline import RooflineRow
 from mtexp.profiling.overlap import Overlap, busy_until, clip, level_steps, merge, rows_by_tenant, several_busy
 
 _LANES = ("#3E4C59", "#9AA5B1")
-"""In turns: a lane is a tenant, which its name says. Hues are for models (:mod:`mtexp.colours`), not known here."""
+"""Alternating lane colours. The colours of :mod:`mtexp.colours` belong to models, which are not known here."""
 _BOUND_SYMBOL = {"compute": "square", "memory": "circle", "launch": "triangle-up"}
 _MAX_BARS = 6000
 _LINE_CHARS = 130

@@ -66,9 +66,9 @@ class Kernels:
     tenants: tuple[TracedTenant, ...]
     names: tuple[str, ...]
     skipped: int = 0
-    """Rows left out: no process, or times that are absent or run backwards."""
+    """Number of rows left out: no process, missing times, or an end before the start."""
     notes: tuple[str, ...] = ()
-    """What a reader of the figures should know of how the capture was read."""
+    """Notes on how the capture was read."""
 
     @property
     def is_graph(self) -> NDArray[np.bool_]:
@@ -131,12 +131,12 @@ def _translated(path: Path) -> Iterator[None]:
         if "interrupted" in str(error):
             raise RecordError(f"{path} is too large to analyse; export a shorter time range.") from error
         raise RecordError(f"{path} cannot be read as an nsys SQLite export: {error}.") from error
-    except UnicodeDecodeError as error:  # sqlite3 quotes a damaged schema in a message that it cannot decode
+    except UnicodeDecodeError as error:  # sqlite3 cannot decode its own message about a damaged schema
         raise RecordError(f"{path} cannot be read as an nsys SQLite export: its schema is damaged.") from error
 
 
 def _check_header(path: Path) -> None:
-    """Refuse, with its reason, what SQLite would accept late or explain badly."""
+    """Refuse files that SQLite would report late or unclearly."""
     try:
         if not path.is_file():
             raise RecordError(f"{path} is not a file.")

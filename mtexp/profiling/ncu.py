@@ -1,10 +1,10 @@
 """The Nsight Compute pass: one model alone, the counters of its kernels.
 
-Lives here: how ncu is called and its tables are read; ``rooflines`` says what they come to. May touch: subprocess
-through ``mtexp.profiling.process``. The traced program is a tenant in a fresh interpreter that puts the middle layer
-and the head of one request, or the whole of it, into push-pop ranges (:data:`RANGES`); only kernels in them are
-profiled. Each kernel is replayed with cold caches, so its DRAM traffic is an upper bound of what it moves between its
-neighbours, and no time from this pass is a latency.
+Lives here: how ncu is called and its tables are read; :mod:`mtexp.profiling.ncu_roofline` interprets them. May touch:
+subprocess through ``mtexp.profiling.process``. The traced program is a tenant in a fresh interpreter that puts the
+middle layer and the head of one request, or the whole of it, into push-pop ranges (:data:`RANGES`); only kernels in
+them are profiled. Each kernel is replayed with cold caches, so its DRAM traffic is an upper bound of what it moves
+between its neighbours, and no time from this pass is a latency.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIME, READ, WRITTEN = "gpu__time_duration.sum", "dram__bytes_read.sum", "dram__b
 SM = "sm__throughput.avg.pct_of_peak_sustained_elapsed"
 DRAM = "dram__throughput.avg.pct_of_peak_sustained_elapsed"
 METRICS = (TIME, READ, WRITTEN, SM, DRAM)
-"""Few, since ncu replays a kernel once for every handful of them."""
+"""Only a few counters, because ncu replays every kernel once for each small group of counters."""
 FLOP_FACTORS: Mapping[str, int] = {
     "sm__sass_thread_inst_executed_op_fadd_pred_on.sum": 1,
     "sm__sass_thread_inst_executed_op_fmul_pred_on.sum": 1,
@@ -66,7 +66,7 @@ class CountedKernel:
     name: str
     counters: Mapping[str, float]
     part: str = ""
-    """``layer`` (the middle one), ``head`` or ``request``; empty where its NVTX range is not told."""
+    """``layer`` (the middle one), ``head`` or ``request``; empty if its NVTX range is unknown."""
 
 
 def find_ncu(environ: Mapping[str, str] = os.environ, installed_under: Sequence[Path] = (Path("/opt/nvidia"),)) -> Path:
@@ -77,7 +77,7 @@ def find_ncu(environ: Mapping[str, str] = os.environ, installed_under: Sequence[
     """
     if given := environ.get("NCU"):
         if not shutil.which(given):
-            raise ProfilerError(f"NCU={given} is no program. Set NCU to an ncu, or unset it to have one looked for.")
+            raise ProfilerError(f"NCU={given} is not a program. Set NCU to an ncu, or unset it to search for one.")
         return Path(given)
     found = [Path(p)] if (p := shutil.which("ncu", path=environ.get("PATH"))) else []
     found += [p for root in installed_under for p in sorted(root.glob("nsight-compute*/*/ncu"), reverse=True)]
@@ -90,7 +90,7 @@ def find_ncu(environ: Mapping[str, str] = os.environ, installed_under: Sequence[
 
 
 def query_metrics(tool: Path, *, log: Path) -> frozenset[str]:
-    """Base names of the counters that this device has; empty if ncu does not say."""
+    """Base names of the counters that this device has; empty if ncu does not report them."""
     code, _ = run_bounded([str(tool), "--query-metrics"], timeout_s=_QUERY_S, log=log)
     text = log.read_text(errors="replace")
     return frozenset(re.findall(r'^"?([a-z0-9]+__[a-z0-9_]+)', text, re.MULTILINE)) if code == 0 else frozenset()
@@ -161,7 +161,7 @@ def profile(
     Logs lie beside ``out``.
 
     Raises:
-        ProfilerUnusable: No permission, no library, another profiler: what is profiled is not to blame.
+        ProfilerUnusable: No permission, no library, or another active profiler; not the program's fault.
         ProfilerError: The program failed, no kernel ran in the ranges, or the deadline passed.
         RecordError: The report cannot be read.
     """

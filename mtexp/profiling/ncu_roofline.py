@@ -27,7 +27,7 @@ class RooflineRow:
 
     tenant: str
     name: str
-    """What it is called: its model, with its tenant where the mix has the model in several sizes."""
+    """Name of the row: its model, with its tenant if the mix has the model in several sizes."""
     model: str
     workload: str
     batch_size: int
@@ -40,7 +40,7 @@ class RooflineRow:
     layers: int
     kernels: int
     complete: bool
-    """All kernels of what was profiled are there, not the first ``profiler.kernels`` of it."""
+    """True if all kernels are included, not only the first ``profiler.kernels``."""
     time_ms: float
     """Sum of the kernels' durations, each alone on the device with cold caches."""
     flops: float | None
@@ -65,9 +65,9 @@ class RooflineRow:
     formula_bytes: float | None
     launch_bound_pct: float | None
     bound: str | None
-    """``compute``, ``memory`` or ``launch``: the roofline's word, launches first."""
+    """``compute``, ``memory`` or ``launch`` by the roofline; ``launch`` takes precedence."""
     kernels_bound: str
-    """``compute``, ``memory`` or ``latency``: what most of the kernels' time goes to; ``mixed`` if there is no most."""
+    """``compute``, ``memory`` or ``latency``: the majority of the kernels' time; ``mixed`` without a majority."""
 
     def metrics(self) -> dict[str, float]:
         """The row as run metrics; absent where unknown."""
@@ -85,7 +85,7 @@ class RooflineRow:
         return {key: value for key, value in values.items() if value is not None}
 
     def sentence(self) -> str:
-        """What binds the model, in words."""
+        """Describe what limits the model."""
         parts = []
         if self.launch_bound_pct is not None:
             enough = "launch-bound" if self.launch_bound_pct >= LAUNCH_BOUND_PCT else "not launch-bound"
@@ -170,7 +170,7 @@ def roofline_row(
 
     Args:
         kernels: Of :func:`mtexp.profiling.ncu.profile`, at least one.
-        tenant: Whose model it was.
+        tenant: The tenant of the model.
         kernel_limit: The ``kernels`` of ``ncu.profile_command``; as many were seen means that some may be missing.
         name: What to call the row; empty = its model.
         peaks: Of the device, if known.

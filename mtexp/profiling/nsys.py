@@ -1,4 +1,4 @@
-"""The Nsight Systems pass: find nsys, say how it is called, run it, collect what it saw. May touch: subprocess.
+"""The Nsight Systems pass: finds nsys, builds its command, runs it and collects the capture. May touch: subprocess.
 
 One session traces all tenants on one clock: ``nsys profile ... python -m ENTRY``. The entry starts the tenants as fresh
 interpreters (processes forked from a forkserver are invisible to nsys, measured) and marks them with NVTX ranges
@@ -36,7 +36,7 @@ _EXPORT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class NsysTool:
-    """An nsys that was seen to answer."""
+    """A usable nsys."""
 
     path: Path
     version: tuple[int, ...]
@@ -54,10 +54,10 @@ def find_nsys(environ: Mapping[str, str] = os.environ, installed_under: Sequence
             return _checked(path)
         except ProfilerError as error:
             if environ.get("NSYS"):
-                remedy = f"Set NSYS to an nsys of {_OLDEST_TEXT} or later, or unset it to have one looked for."
+                remedy = f"Set NSYS to an nsys of {_OLDEST_TEXT} or later, or unset it to search for one."
                 raise ProfilerError(f"{error} {remedy}") from error
             reasons.append(str(error))
-    found = " ".join(reasons) or "There is none on the PATH, under /opt/nvidia, or beside Nsight Compute."
+    found = " ".join(reasons) or "None was found on the PATH, under /opt/nvidia, or next to Nsight Compute."
     raise ProfilerError(
         f"profiler=nsys needs Nsight Systems {_OLDEST_TEXT} or later. {found} Install nsight-systems-cli, set NSYS to "
         "an nsys, or use profiler=torch."
@@ -104,7 +104,7 @@ def _has_importer(path: Path) -> bool:
 
 
 def _probe(path: Path) -> None:
-    """Trace a program that does nothing, and see whether a report comes of it.
+    """Trace a program that does nothing, and check that a report is written.
 
     Raises:
         ProfilerError: It does not; target-only installations leave a ``.qdstrm``.
@@ -193,7 +193,7 @@ def export(tool: NsysTool, report: Path, sqlite: Path, *, log: Path) -> Path:
     """Export ``report`` to ``sqlite`` and return it.
 
     Raises:
-        ProfilerError: No export came of it.
+        ProfilerError: The export failed.
     """
     code, output = run_bounded(export_command(tool, report, sqlite), timeout_s=_EXPORT_S, log=log)
     if code or not sqlite.is_file():

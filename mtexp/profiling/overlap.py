@@ -1,4 +1,6 @@
-"""Who ran kernels while whom, from the kernels of a capture. Lives here: the sweep line, its result and its command.
+"""Which tenants ran kernels at the same time, from the kernels of a capture.
+
+Lives here: the sweep line, its result and its command.
 
     python -m mtexp.profiling.overlap CAPTURE.sqlite [--json]
 
@@ -37,7 +39,7 @@ SHARED_PROCESS_NOTE = (
     "A process of this capture serves several tenants, each on its own stream. They are one tenant here: the figures "
     "are about processes and say nothing about these tenants' overlap with each other."
 )
-NO_WINDOW_NOTE = "The tenants never had kernels in a common window: nothing can be said about their overlap."
+NO_WINDOW_NOTE = "The tenants never had kernels in a common window: their overlap is unknown."
 
 Union = tuple[Int64, Int64]
 """Disjoint intervals in order: starts and ends (ns), equal length, no interval empty."""

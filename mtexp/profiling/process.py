@@ -1,4 +1,4 @@
-"""Running a profiler: one bounded child process, and its complaints put into words. May touch: subprocess, psutil."""
+"""Runs a profiler as a child process with a deadline, and explains its errors. May touch: subprocess, psutil."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _COMPLAINTS = (
 
 
 def explain(output: str) -> str:
-    """What a profiler's output says is wrong, with the remedy; empty if nothing in it is known."""
+    """Return the known error in a profiler's output, with the remedy; empty if there is none."""
     for pattern, text in _COMPLAINTS:
         if match := re.search(pattern, output):
             return text.format(*match.groups())
@@ -93,7 +93,7 @@ def run_bounded(
 
 
 def _stop_tree(pid: int) -> None:
-    """End ``pid`` and its descendants: ask first, so that MPS clients leave in order, then kill."""
+    """End ``pid`` and its descendants: SIGTERM first, so that MPS clients disconnect, then SIGKILL."""
     try:
         root = psutil.Process(pid)
         processes = [*root.children(recursive=True), root]

@@ -1,4 +1,4 @@
-"""What a profiling pass leaves: metrics, findings and files. Lives here: ProfileResult and the collectors.
+"""Results of a profiling pass: metrics, findings and files. Lives here: ProfileResult and the collectors.
 
 May touch: files of the run directory; pyarrow and plotly, imported where they are used.
 """
@@ -38,7 +38,7 @@ class ProfileResult:
     metrics: Mapping[str, float]
     """Of the run."""
     tenants: Mapping[str, Mapping[str, float]]
-    """Of each tenant, by its id (by ``pid <n>`` where the capture does not tell them apart)."""
+    """Metrics by tenant id (``pid <n>`` if the capture does not distinguish tenants)."""
     artifacts: tuple[Path, ...]
     findings: tuple[Finding, ...]
     overlap: Overlap | None = field(default=None, repr=False)
@@ -122,7 +122,10 @@ def analyse(kernels: Kernels, folder: Path, *, time_slicing: bool) -> ProfileRes
     if not overlap.window_ms:
         findings.append(
             Finding(
-                "warning", "profile-no-window", NO_WINDOW_NOTE, "Raise profiler.iterations so that the tenants meet."
+                "warning",
+                "profile-no-window",
+                NO_WINDOW_NOTE,
+                "Raise profiler.iterations until the tenants overlap.",
             )
         )
     names = [t.name for t in overlap.tenants]

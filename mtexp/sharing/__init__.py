@@ -1,4 +1,4 @@
-"""How tenants share a device: CUDA MPS, time slicing, streams, MIG; each a context manager that also proves itself.
+"""Sharing modes: CUDA MPS, time slicing, streams, MIG. Each is a context manager that also verifies itself.
 
 Lives here: one module a mode behind :func:`open_sharing`. ``commands`` (what is said), ``parse`` (what is answered),
 ``proof`` (what follows) and ``explain`` (what a failure means) are plain data in and out; ``control``, ``daemon`` and
@@ -36,7 +36,7 @@ __all__ = [
 def open_sharing(
     spec: RunSpec, device: Device, *, work_dir: Path, mig_instances: Sequence[MigInstance] | None = None
 ) -> SharingMode:
-    """Return the sharing mode of ``spec`` on ``device``, to be entered; nothing is started or asked before that.
+    """Return the sharing mode of ``spec`` on ``device``; nothing starts before it is entered.
 
     Args:
         spec: The run.
@@ -45,7 +45,7 @@ def open_sharing(
         mig_instances: Instances of ``sharing=mig``; those the device lists by default.
 
     Raises:
-        ConfigError: The modes asked for do not go together.
+        ConfigError: The requested modes cannot be combined.
     """
     sharing = spec.sharing
     if spec.runtime == "cpu":

@@ -1,4 +1,4 @@
-"""What every sharing mode is: the context manager that the runner holds. May touch: nvidia-smi, read only."""
+"""The interface of every sharing mode: a context manager that the runner enters. May touch: nvidia-smi, read only."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mtexp.sharing.explain import explain
 from mtexp.spec import RunSpec, TenantSpec
 
 Facts = Mapping[str, Mapping[str, Any]]
-"""What each tenant reports of itself, by tenant id."""
+"""Facts that each tenant reports about itself, by tenant id."""
 
 
 class SharingMode:
-    """One way tenants share a device, as a context manager: up on entry, gone on exit however it is left.
+    """A sharing mode as a context manager: started on entry, always stopped on exit.
 
     Args:
         spec: The run.
@@ -45,13 +45,13 @@ class SharingMode:
         self._stop()
 
     def _start(self) -> None:
-        """Bring the mode up, or raise HostError."""
+        """Start the mode, or raise HostError."""
 
     def _stop(self) -> None:
-        """Take it down; safe to call twice."""
+        """Stop the mode; safe to call twice."""
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Return the tenant ids of each process: one tenant a process, unless the mode says otherwise."""
+        """Return the tenant ids of each process: one tenant per process by default."""
         return tuple((tenant.id,) for tenant in self.spec.tenants)
 
     def environment(self, tenant_ids: Sequence[str]) -> dict[str, str]:
@@ -59,7 +59,7 @@ class SharingMode:
         return {}
 
     def observe(self) -> dict[str, Any]:
-        """Return the state of the mode as seen from outside the tenants, now; what cannot be seen is absent."""
+        """Return the current state of the mode as seen from outside the tenants; unknown facts are absent."""
         self._observed = self._look()
         return self._observed
 
@@ -69,7 +69,7 @@ class SharingMode:
     def prove(
         self, before: Facts, after: Facts, observed_before: Mapping[str, Any], observed_after: Mapping[str, Any]
     ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
-        """Compare what tenants and daemon say, before and after the window, with what was asked for.
+        """Compare the reports of tenants and daemon, before and after the window, with the requested mode.
 
         Args:
             before: Facts of each tenant before the window; the same for ``after``.
@@ -112,22 +112,22 @@ class SharingMode:
         return {name: facts[name] for name in names if name in facts}
 
     def _expected(self, tenant: TenantSpec, observed: Mapping[str, Any]) -> dict[str, Any]:
-        """What was asked for, for the record."""
+        """The requested settings, for the record."""
         return {}
 
     def _check_tenant(
         self, notes: proof.Notes, tenant: TenantSpec, facts: Mapping[str, Any], observed: Mapping[str, Any]
     ) -> None:
-        """Add what is wrong with one tenant at one moment."""
+        """Add the problems of one tenant at one time."""
 
     def _check_run(self, notes: proof.Notes, facts: Facts, observed: Mapping[str, Any]) -> None:
-        """Add what is wrong with all tenants together at one moment."""
+        """Add the problems of all tenants together at one time."""
 
     def _check_change(self, notes: proof.Notes, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """Add what changed between the two moments."""
+        """Add what changed between before and after."""
 
     def artifacts(self) -> list[Path]:
-        """Return the log files of the mode, there after the exit."""
+        """Return the mode's log files, which exist after the exit."""
         return []
 
     def pids(self) -> tuple[int, ...]:
@@ -138,7 +138,7 @@ class SharingMode:
         """Prepare the process ``pid`` for SIGKILL with work in flight; bounded, and never raises."""
 
     def explain(self, text: str) -> str | None:
-        """Return what a tenant's failure text means for this run and what to do; None where it tells nothing."""
+        """Return what a tenant's failure text means for this run and what to do; None if it is unknown."""
         return explain(text, {"mode": self.mode, "tenants": len(self.spec.tenants), **self._observed})
 
     def _compute_mode(self) -> dict[str, str]:
@@ -150,8 +150,8 @@ class SharingMode:
         if self.device.mig_instances:
             names = ", ".join(instance.uuid for instance in self.device.mig_instances)
             raise HostError(
-                f"{self.device} is cut into MIG instances ({names}), and CUDA would take one of them for the whole. "
-                "Use sharing=mig to place tenants on them, or runtime.device=<UUID of one> to have it as the device"
+                f"{self.device} is cut into MIG instances ({names}), and CUDA cannot use the whole GPU. "
+                "Use sharing=mig to place tenants on them, or runtime.device=<UUID of one> to run on one of them"
             )
 
     def _refuse_prohibited(self, mode: str | None) -> None:

@@ -1,6 +1,6 @@
-"""What is said to CUDA MPS and its clients, as plain data: argv, environments, commands. May touch: nothing.
+"""Commands and environments for CUDA MPS and its clients, as plain data. Pure.
 
-Every text that another program reads is built here and pinned by golden files in ``tests/sharing/golden``.
+Golden files pin every text that another program reads: in ``tests/sharing/golden``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ CONTROL = "nvidia-cuda-mps-control"
 """Name of the control binary, found on PATH."""
 
 DEFAULT_PIPE_DIRECTORY = "/tmp/nvidia-mps"
-"""Where the driver looks for a daemon when nothing else is said."""
+"""The driver's default pipe directory."""
 
 MAX_PIPE_CHARS = 80
-"""Longest pipe directory used: a socket address holds 107 characters, and at 95 the daemon of driver 580 exits."""
+"""Longest allowed pipe directory. A socket address holds 107 characters; at 95 the daemon of driver 580 exits."""
 
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "HOME", "USER", "LANG")
-"""What the daemon gets from our environment; everything else is left out."""
+"""Variables that the daemon inherits; all others are removed."""
 
 CLIENT_VARIABLES = (
     "CUDA_MPS_PIPE_DIRECTORY",
@@ -31,11 +31,11 @@ CLIENT_VARIABLES = (
     "CUDA_MPS_ENABLE_PER_CTX_DEVICE_MULTIPROCESSOR_PARTITIONING",
     "CUDA_VISIBLE_DEVICES",
 )
-"""Variables decided here for every tenant; the ones that do not apply are unset, so none leaks in from a shell."""
+"""Variables set here for every tenant. Those that do not apply are unset, so the user's shell has no effect."""
 
 
 def daemon_command(binary: str, *, static_partitioning: bool) -> list[str]:
-    """Return the argv of a control daemon in the foreground, where it can be supervised."""
+    """Return the argv of a control daemon in the foreground, so that the guardian can supervise it."""
     return [binary, "-f", *(["-S"] if static_partitioning else [])]
 
 
@@ -43,10 +43,10 @@ def daemon_environment(base: Mapping[str, str], *, pipe: str, logs: str, gpu_uui
     """Return the environment of the daemon, and of every control command sent to it.
 
     Args:
-        base: Our environment; only :data:`INHERITED` is taken from it.
+        base: Current environment; only :data:`INHERITED` is copied.
         pipe: Directory of its sockets.
         logs: Directory of its logs.
-        gpu_uuid: The one GPU it serves. By UUID, because an index is counted anew inside the daemon.
+        gpu_uuid: The GPU it serves. A UUID, because the daemon numbers its GPUs from 0.
     """
     inherited = {name: base[name] for name in INHERITED if name in base}
     return inherited | {
@@ -61,8 +61,8 @@ def client_environment(
 ) -> dict[str, str]:
     """Return the environment of one MPS client; an empty value means: unset it.
 
-    A percentage can only lower what the server allows; it caps and does not reserve. The memory limit is for ordinal 0,
-    the only device that is visible. Both are fixed when CUDA starts in the process.
+    A percentage can only lower what the server allows; it is an upper limit, not a reservation. The memory limit is for
+    ordinal 0, the only visible device. Both are fixed when CUDA starts in the process.
     """
     environment = dict.fromkeys(CLIENT_VARIABLES, "")
     environment["CUDA_MPS_PIPE_DIRECTORY"] = pipe
@@ -83,14 +83,14 @@ def no_mps_environment(*, pipe: str, visible: str) -> dict[str, str]:
     """Return the environment of a process that must not become an MPS client; an empty value means: unset it.
 
     Args:
-        pipe: A path where no daemon is: CUDA finds none there and starts without MPS.
+        pipe: A path without a daemon, so that CUDA starts without MPS.
         visible: UUID of the GPU or of the MIG instance.
     """
     return dict.fromkeys(CLIENT_VARIABLES, "") | {"CUDA_MPS_PIPE_DIRECTORY": pipe, "CUDA_VISIBLE_DEVICES": visible}
 
 
 def terminate_client(server_pid: int, client_pid: int) -> str:
-    """Return the control command that takes a client's contexts away, even busy ones, without harm to the others."""
+    """Return the control command that destroys a client's contexts, even busy ones, without harming other clients."""
     return f"terminate_client {server_pid} {client_pid}"
 
 

@@ -1,4 +1,4 @@
-"""Speaking to a CUDA MPS control daemon. Lives here: commands with a deadline, its state, what the binary can do.
+"""Sends commands to a CUDA MPS control daemon. Lives here: commands with a deadline, its state, what the binary can do.
 
 May touch: the programs ``nvidia-cuda-mps-control`` and ``nvidia-smi``, and /proc.
 """
@@ -16,7 +16,7 @@ from mtexp.errors import HostError
 from mtexp.sharing import commands, parse
 
 ANSWER_S = 5.0
-"""Seconds a control command may take."""
+"""Deadline of a control command in seconds."""
 
 STATIC_PARTITIONING_VERSION = 13010
 """First version of the control binary with ``-S`` (CUDA 13.1); it also raised the client limit."""
@@ -24,14 +24,14 @@ STATIC_PARTITIONING_VERSION = 13010
 
 @dataclass(frozen=True, slots=True)
 class MpsCapabilities:
-    """What the installed control binary offers."""
+    """Features of the installed control binary."""
 
     version: int | None
-    """13000 = CUDA 13.0; None where the binary does not say."""
+    """13000 = CUDA 13.0; None if the binary does not report it."""
     client_limit: int
     """Clients of one device and server, with the default number of connections."""
     static_partitioning: bool | None
-    """None: not known before a daemon is started with it."""
+    """None: unknown until a daemon is started with it."""
 
 
 def find_binary() -> str:
@@ -50,7 +50,7 @@ def find_binary() -> str:
 
 
 def capabilities(binary: str) -> MpsCapabilities:
-    """Ask the control binary for its version and its options; it starts nothing.
+    """Query the version and options of the control binary, without starting a daemon.
 
     Binaries before CUDA 13.1 may know neither ``-v`` nor ``-h``: then the version is None, and the limit the lower one.
     """
@@ -61,7 +61,7 @@ def capabilities(binary: str) -> MpsCapabilities:
 
 
 def capabilities_of(version: int | None, *, static_partitioning: bool | None = None) -> MpsCapabilities:
-    """Return what a control binary of ``version`` offers: 48 clients from Volta to CUDA 13.0, 60 from CUDA 13.1."""
+    """Return the features of a control binary of ``version``: 48 clients from Volta to CUDA 13.0, 60 from CUDA 13.1."""
     new = (version or 0) >= STATIC_PARTITIONING_VERSION
     return MpsCapabilities(version, 60 if new else 48, new if version is not None else static_partitioning)
 
@@ -85,7 +85,7 @@ def _output(argv: Sequence[str], environment: Mapping[str, str]) -> str:
 
 
 def ask_nvidia_smi(argv: Sequence[str]) -> str:
-    """Return what nvidia-smi says; empty where it is missing, refuses or does not answer in time."""
+    """Return the output of nvidia-smi; empty if it is missing, fails or times out."""
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ANSWER_S * 2, check=False
@@ -152,7 +152,7 @@ class MpsControl:
         }
 
     def _try(self, command: str) -> str:
-        """The answer to a command that a server may have gone before, or that a driver may not know; else empty."""
+        """Return the answer; empty if the server has ended or the driver does not know the command."""
         try:
             return self.ask(command)
         except HostError:
@@ -171,5 +171,5 @@ class MpsControl:
 def _uid(pid: int) -> int | None:
     try:
         return os.stat(f"/proc/{pid}").st_uid
-    except OSError:  # gone, or of another pid namespace
+    except OSError:  # it has ended, or is in another pid namespace
         return None

@@ -9,12 +9,12 @@ from mtexp.sharing import base, proof
 
 
 class Cpu(base.SharingMode):
-    """There is no device to share: proven is that tenants were distinct processes, or threads of one."""
+    """CPU mode: verifies only that tenants were distinct processes, or threads of one."""
 
     mode: ClassVar[str] = "cpu"
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """One process a tenant, or one for all (``sharing=streams``)."""
+        """One process per tenant, or one for all (``sharing=streams``)."""
         if self.spec.sharing.mode == "streams":
             return (tuple(tenant.id for tenant in self.spec.tenants),)
         return super().groups()
@@ -32,5 +32,5 @@ class Cpu(base.SharingMode):
             notes.add("no-device", f"{asked} has no effect on the CPU", "Use runtime=gpu to measure it", level="note")
 
     def explain(self, text: str) -> str | None:
-        """Nothing: the table is about GPUs."""
+        """Return None: the explanations are about GPUs."""
         return None

@@ -1,6 +1,6 @@
-"""A private CUDA MPS daemon, owned by a guardian process that takes it down even when we are killed.
+"""A private CUDA MPS daemon. A guardian process stops it even if the run is killed.
 
-Lives here: our side of the guardian, and the removal of what a killed guardian left. May touch: the guardian process,
+Lives here: the run's side of the guardian, and the cleanup after a killed guardian. May touch: the guardian process,
 nvidia-cuda-mps-control, one private directory.
 """
 
@@ -28,16 +28,16 @@ from mtexp.sharing.control import MpsControl
 log = logging.getLogger(__name__)
 
 SHORT = Path("/tmp")
-"""Where private directories are: TMPDIR may be too long for the address of a socket."""
+"""Parent of private directories. TMPDIR may be too long for a socket address."""
 
 START_S = 15.0
-"""Seconds until the daemon's control socket is there, and again until it answers."""
+"""Deadline in seconds for the daemon's control socket, and again for its first answer."""
 
 QUIT_S = 5.0
-"""Seconds that ``quit`` waits for clients that are left."""
+"""Seconds that ``quit`` waits for remaining clients."""
 
 LOGS = ("mps-control.log", "mps-server.log")
-"""What the guardian leaves in the run's log folder."""
+"""Files that the guardian saves in the run's log folder."""
 
 _STALE_S = 60.0
 _LOGS = ".logs"
@@ -45,7 +45,7 @@ _TAIL_LINES = 8
 
 
 class PrivateDaemon:
-    """One control daemon in the foreground, in a directory of its own.
+    """One control daemon in the foreground, in its own directory.
 
     Args:
         binary: Path of the control binary.
@@ -69,14 +69,14 @@ class PrivateDaemon:
 
     @property
     def log_directory(self) -> Path:
-        """Where daemon and server log while they live."""
+        """Log folder of the running daemon and server."""
         return self.directory / "log"
 
     def start(self) -> None:
         """Start guardian and daemon, and wait until the daemon answers.
 
         Raises:
-            HostError: It did not come up; the message has the end of its log and what to do. Nothing is left then.
+            HostError: It did not start. The message has the end of its log and a remedy. Everything is cleaned up.
         """
         pipe = self.control.pipe
         if len(pipe) > commands.MAX_PIPE_CHARS:
@@ -119,13 +119,13 @@ class PrivateDaemon:
                 env=self._environment,
                 cwd="/",
                 pass_fds=[lock],
-                start_new_session=True,  # Ctrl-C in the terminal is for us, not for it
+                start_new_session=True,  # the guardian ignores Ctrl-C in the terminal
             )
         finally:
-            os.close(lock)  # the guardian holds it on
+            os.close(lock)  # the guardian keeps holding it
 
     def _hear(self, timeout_s: float) -> dict[str, Any]:
-        """Return the next message of the guardian; empty when it has gone or says nothing in time."""
+        """Return the next message of the guardian; empty if it has ended or the deadline passes."""
         if self._guardian is None or self._guardian.stdout is None:
             return {}
         pipe, deadline = self._guardian.stdout.fileno(), time.monotonic() + timeout_s
@@ -142,7 +142,7 @@ class PrivateDaemon:
 
     def _ask_health(self) -> None:
         deadline = time.monotonic() + START_S
-        while True:  # the socket is there a moment before the daemon answers
+        while True:  # the socket exists shortly before the daemon answers
             try:
                 answer = self.control.ask("get_default_active_thread_percentage")
                 break
@@ -151,18 +151,18 @@ class PrivateDaemon:
                     raise HostError(f"{error}\n{self.log_tail()}") from error
                 time.sleep(0.02)
         if parse.percentage(answer) is None:
-            raise HostError(f"the MPS daemon answers {answer.strip()!r} in place of a percentage\n{self.log_tail()}")
+            raise HostError(f"the MPS daemon answers {answer.strip()!r}, not a percentage\n{self.log_tail()}")
 
     def _start_failure(self, heard: Mapping[str, Any]) -> str:
         found = {
             "exited": f"the MPS daemon ended at once (exit code {heard.get('code')})",
             "late": f"the MPS daemon did not open its socket in {START_S:g} s",
-        }.get(str(heard.get("event")), "the guardian of the MPS daemon ended without a word")
+        }.get(str(heard.get("event")), "the guardian of the MPS daemon ended without a message")
         tail = "\n".join(filter(None, (str(heard.get("message", "")).strip(), self.log_tail())))
         return f"{found}. {start_remedy(tail)}\n{tail}".rstrip()
 
     def log_text(self) -> str:
-        """The control log, live or saved; empty when there is none."""
+        """The control log, live or saved; empty if there is none."""
         for path in (self.log_directory / "control.log", self._logs / LOGS[0]):
             with contextlib.suppress(OSError):
                 return path.read_text(errors="replace")
@@ -173,7 +173,7 @@ class PrivateDaemon:
         return "\n".join(f"  | {line}" for line in self.log_text().splitlines()[-_TAIL_LINES:])
 
     def stop(self) -> None:
-        """Have the guardian take the daemon down; if it does not, do it here. Bounded, and safe to call twice."""
+        """Let the guardian stop the daemon; if it fails, stop it here. Bounded in time and safe to call twice."""
         guard, self._guardian = self._guardian, None
         if guard is not None:
             self._stop_guardian(guard)
@@ -200,7 +200,7 @@ class PrivateDaemon:
 
 
 def start_remedy(tail: str) -> str:
-    """Return what to do about a daemon that ended at once, from what it said."""
+    """Return the remedy for a daemon that ended at once, from its output."""
     for mark, remedy in _START_REMEDIES:
         if mark.lower() in tail.lower():
             return remedy
@@ -219,7 +219,7 @@ _START_REMEDIES = (
 
 
 def private_name() -> str:
-    """Return a short name of a private directory that nobody can guess."""
+    """Return a short, unpredictable name for a private directory."""
     return f"mtexp-{os.getuid()}-{secrets.token_hex(4)}"
 
 
@@ -231,16 +231,15 @@ def _take_lock(directory: Path) -> int:
 
 
 def sweep_stale(root: Path = SHORT) -> list[Path]:
-    """Remove private directories of this user whose guardian was killed, with the daemons in them; return them.
+    """Remove this user's private directories whose guardian was killed, and stop their daemons; return them.
 
-    Their logs are kept beside them, in ``<directory>.logs``: they say why, and the run that wanted them is gone.
-    A guardian holds a lock in its directory, so what is in use is never touched.
+    Their logs are kept in ``<directory>.logs``. A guardian locks its directory, so a directory in use is never removed.
     """
     swept = []
     for directory in sorted(root.glob(f"mtexp-{os.getuid()}-*")):
         if directory.suffix == _LOGS:
             continue
-        with contextlib.suppress(OSError):  # in use (the lock), or gone meanwhile
+        with contextlib.suppress(OSError):  # in use (locked), or already removed
             found = directory.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                 continue

@@ -22,7 +22,7 @@ import time
 from typing import Any, TypedDict
 
 COMM = "nvidia-cuda-mps"
-"""Name of daemon, server and control command as /proc has it: 15 characters."""
+"""Name of daemon, server and control command in /proc, which keeps 15 characters."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -33,12 +33,12 @@ _KILL_S = 2.0
 
 
 class Task(TypedDict):
-    """What a guardian is asked to do."""
+    """Settings of a guardian."""
 
     command: list[str]
     """argv of the daemon; its first word also serves as the control command."""
     directory: str
-    """The private directory: ``pipe`` and ``log`` are in it. Removed at the end."""
+    """The private directory, with ``pipe`` and ``log``; removed at the end."""
     logs: str
     """Existing directory that control.log and server.log are saved to, as mps-*.log."""
     start_s: float
@@ -48,12 +48,12 @@ class Task(TypedDict):
 def mps_processes(directory: str) -> list[int]:
     """Return the pids of daemon, server and control commands that use the pipe directory in ``directory``.
 
-    By name and environment: a pid alone could be another process by now, and a server outlives its daemon.
+    Processes are found by name and environment, because pids are reused and a server outlives its daemon.
     """
     mark = f"CUDA_MPS_PIPE_DIRECTORY={directory}/pipe".encode()
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another user
             if not _read(f"/proc/{pid}/comm").startswith(COMM.encode()):
                 continue
             fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
@@ -64,7 +64,7 @@ def mps_processes(directory: str) -> list[int]:
 
 
 def kill_processes(directory: str) -> list[int]:
-    """Terminate, then kill, what :func:`mps_processes` finds; return the pids. Bounded to three seconds."""
+    """Terminate, then kill, the processes of :func:`mps_processes`; return the pids. Takes at most three seconds."""
     seen: list[int] = []
     for number, patience_s in ((signal.SIGTERM, _TERM_S), (signal.SIGKILL, _KILL_S)):
         left = mps_processes(directory)
@@ -80,14 +80,14 @@ def kill_processes(directory: str) -> list[int]:
 
 
 def save_and_remove(directory: str, logs: str) -> list[str]:
-    """Copy the logs in ``directory`` to ``logs``, remove ``directory``; return what went wrong, as sentences."""
+    """Copy the logs in ``directory`` to ``logs``, remove ``directory``; return error messages."""
     problems = []
     saved = (("daemon.out", "mps-control.log"), ("control.log", "mps-control.log"), ("server.log", "mps-server.log"))
     for source, target in saved:  # in the foreground the daemon may log to its output instead of control.log
         try:
             shutil.copyfile(os.path.join(directory, "log", source), os.path.join(logs, target))
         except FileNotFoundError:
-            continue  # the daemon had not come so far
+            continue  # the daemon ended before it made one
         except OSError as error:
             problems.append(f"{source} not saved: {error}")
     try:
@@ -105,14 +105,14 @@ def _read(path: str) -> bytes:
 
 
 def _reap() -> None:
-    """Collect orphaned servers: they become ours when the daemon dies before them."""
+    """Adopt orphaned servers, so that they can be reaped if the daemon dies first."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
 
 
 def _say(**message: Any) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody listens any more: the run died
+    with contextlib.suppress(BrokenPipeError):  # the run died: no reader
         os.write(1, json.dumps(message).encode() + b"\n")
 
 
@@ -138,7 +138,7 @@ class _Guardian:
         self._asked_to_stop = True
 
     def _start(self, libc: ctypes.CDLL) -> bool:
-        """Start the daemon and say how it went; True when its control socket is there."""
+        """Start the daemon and report the result; True once its control socket exists."""
         said = os.path.join(self._task["directory"], "log", "daemon.out")
         out = os.open(said, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
@@ -169,10 +169,10 @@ class _Guardian:
         return True
 
     def _wait_for_the_end(self) -> None:
-        """Return on ``stop``, on the end of standard input, on a signal, or when the parent has changed."""
+        """Wait for ``stop``, the end of standard input, a signal, or a change of the parent."""
         while not self._asked_to_stop and os.getppid() == self._parent:
             if select.select([0], [], [], _POLL_S)[0]:
-                os.read(0, 4096)  # "stop", or nothing at all: the end of the input
+                os.read(0, 4096)  # "stop", or the end of the input
                 return
 
     def _stop(self) -> None:
@@ -188,7 +188,7 @@ class _Guardian:
         _say(event="stopped", quit=quit_in_time, killed=kills, problems=problems)
 
     def _quit(self) -> bool:
-        """Ask the daemon to quit, wait no longer than ``quit_s`` and a little; True if it went."""
+        """Ask the daemon to quit and wait slightly longer than ``quit_s``; True if it ended."""
         if self._daemon is None:
             return True
         if self._daemon.poll() is not None:

@@ -1,4 +1,4 @@
-"""Tenants on existing MIG instances, in turn or by name; none is ever created. May touch: nvidia-smi, read only."""
+"""Places tenants on existing MIG instances, in turn or by name; never creates one. May touch: nvidia-smi, read only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mtexp.spec import RunSpec, TenantSpec
 
 
 def place(tenants: Sequence[TenantSpec], instances: Sequence[MigInstance]) -> dict[str, MigInstance]:
-    """Return the instance of each tenant: the one asked for by UUID, else in turn among those of its profile, or all.
+    """Return each tenant's instance: the requested UUID, else in turn among those of its profile, or among all.
 
     Raises:
-        ConfigError: A tenant asks for an instance or a profile that is not there.
+        ConfigError: A tenant requests an instance or a profile that does not exist.
     """
     turns = {name: itertools.cycle([i for i in instances if i.profile == name]) for name in _profiles(instances)}
     turns[""] = itertools.cycle(instances)
@@ -44,7 +44,7 @@ def _profiles(instances: Sequence[MigInstance]) -> list[str]:
 
 
 def how_to_create(device: Device, tenants: int) -> str:
-    """Return what exists and the commands an administrator would run; mtexp never runs them."""
+    """Return the existing profiles and commands for an administrator; mtexp never runs them."""
     profiles = ", ".join(device.mig_profiles) or "unknown to this driver, or MIG is off"
     profile = device.mig_profiles[0] if device.mig_profiles else "PROFILE"
     wanted = ",".join([profile] * min(tenants, 7))
@@ -59,7 +59,7 @@ def how_to_create(device: Device, tenants: int) -> str:
 
 
 class Mig(TimeSlicing):
-    """Each tenant on a MIG instance; tenants on the same instance take turns.
+    """Each tenant runs on a MIG instance; tenants on the same instance are time-sliced.
 
     Args:
         spec: The run.
@@ -83,7 +83,7 @@ class Mig(TimeSlicing):
         self._refuse_prohibited(self._compute_mode().get("compute_mode"))
 
     def _refuse_unlike(self) -> None:
-        """Round robin over instances of several sizes gives a tenant another size than its baseline has."""
+        """Refuse round robin over instances of different sizes: baselines could use another size."""
         profiles = _profiles(self._instances)
         anywhere = [tenant.id for tenant in self.spec.tenants if not tenant.mig]
         if len(profiles) > 1 and anywhere and self.spec.baseline.mode != "skip":

@@ -1,4 +1,4 @@
-"""Sharing through CUDA MPS: a private daemon of the run, or one that an administrator runs; and the proof of both.
+"""Sharing through CUDA MPS, with a private daemon or with an administrator's.
 
 May touch: the control binary, and through :mod:`mtexp.sharing.daemon` a daemon of our own.
 """
@@ -20,19 +20,19 @@ from mtexp.spec import RunSpec, TenantSpec
 log = logging.getLogger(__name__)
 
 _UNSEEN = ("pinned_memory_limit", "priority")
-"""Limits that CUDA takes from the environment and that neither tenant nor daemon tells afterwards."""
+"""Limits that CUDA reads from the environment and that neither tenant nor daemon reports."""
 
 NO_PARTITIONING = (
-    "Static SM partitioning came with CUDA 13.1 (driver 590). A percentage is something else, it caps and does not "
-    "reserve: mps_settings=half"
+    "Static SM partitioning came with CUDA 13.1 (driver 590). A percentage is an upper limit, not a "
+    "reservation: mps_settings=half"
 )
 
 
 def check_tenants(spec: RunSpec, can: control.MpsCapabilities) -> None:
-    """Refuse what this control binary cannot do, before anything starts.
+    """Refuse settings that this control binary does not support, before anything starts.
 
     Raises:
-        ConfigError: More tenants than clients allowed, or static partitioning without the means or the chunks for it.
+        ConfigError: More tenants than clients allowed, or static partitioning without support or without chunks.
     """
     count = len(spec.tenants)
     if count > can.client_limit:
@@ -84,7 +84,7 @@ class _Mps(base.SharingMode):
         return ""
 
     def _prepare(self) -> str:
-        """Refuse what cannot work, before anything starts; return the path of the control binary."""
+        """Refuse invalid settings before anything starts; return the path of the control binary."""
         binary = control.find_binary()
         self._capabilities = control.capabilities(binary)
         check_tenants(self.spec, self._capabilities)
@@ -113,7 +113,7 @@ class _Mps(base.SharingMode):
         return tuple(server["pid"] for server in self._observed.get("servers", ()))
 
     def release(self, pid: int) -> None:
-        if self._silent:  # one missed deadline is enough for all the others
+        if self._silent:  # after one missed deadline, do not try the others
             return
         try:
             listed = parse.clients(self._daemon.ask("ps"))
@@ -126,7 +126,7 @@ class _Mps(base.SharingMode):
             log.warning("tenant process %d is killed without terminate_client: %s", pid, error)
 
     def explain(self, text: str) -> str | None:
-        self.observe()  # as it is now that the tenant has failed
+        self.observe()  # current state, after the tenant failed
         return super().explain(text)
 
     # proof
@@ -172,18 +172,18 @@ class _Mps(base.SharingMode):
         proof.check_same_compute_mode(notes, before, after)
         for name in _UNSEEN:
             if asked := [f"{t.id} {value}" for t in self.spec.tenants if (value := getattr(t.mps, name))]:
-                found = f"{name} ({', '.join(asked)}) was given to CUDA, which does not tell whether it is in effect"
-                notes.add("mps-limit-untold", found, "The record has what was asked for", level="note")
+                found = f"{name} ({', '.join(asked)}) was requested, but CUDA does not report whether it is in effect"
+                notes.add("mps-limit-untold", found, "The record has the requested values", level="note")
 
 
 class ManagedMps(_Mps):
-    """A private daemon for this run: up on entry, gone on exit, and gone too when this process is killed.
+    """A private daemon for this run, stopped on exit and also if this process is killed.
 
     Args:
         spec: The run.
         device: The leased GPU.
         work_dir: Existing directory of the run; mps-control.log and mps-server.log go to its ``logs`` folder.
-        root: Where the private directory is made; short, since the addresses of sockets are.
+        root: Parent of the private directory; short, because socket addresses are limited.
     """
 
     def __init__(self, spec: RunSpec, device: Device, work_dir: Path, *, root: Path = SHORT) -> None:
@@ -244,7 +244,7 @@ class ManagedMps(_Mps):
 
 
 class ExternalMps(_Mps):
-    """A daemon that an administrator runs: attached to, asked, proven, never stopped."""
+    """An administrator's daemon: mtexp queries and verifies it, and never stops it."""
 
     def _start(self) -> None:
         binary = self._prepare()

@@ -1,4 +1,4 @@
-"""What CUDA MPS and nvidia-smi answer, as plain data. Lives here: parsers of their text. May touch: nothing."""
+"""Parsers for the output of CUDA MPS and nvidia-smi. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class MpsClient:
     """One line of the control command ``ps``: a context of a client."""
 
     pid: int
-    """As the daemon's pid namespace numbers it."""
+    """Pid in the daemon's pid namespace."""
     id: str
     server: int
     device: str
@@ -28,30 +28,30 @@ class MpsClient:
 def clients(text: str) -> tuple[MpsClient, ...]:
     """Return the clients that ``ps`` lists: columns PID, ID, SERVER, DEVICE, NAMESPACE, COMMAND below one header.
 
-    A process with several contexts has several lines. Lines of another form (the header) are no clients.
+    A process with several contexts has several lines. Other lines (the header) are ignored.
     """
     found = (_CLIENT.match(line) for line in text.splitlines())
     return tuple(MpsClient(int(m[1]), m[2], int(m[3]), m[4], m[5], m[6] or "") for m in found if m is not None)
 
 
 def pids(text: str) -> tuple[int, ...]:
-    """Return the pids of an answer that holds one a line; anything else in it is no pid."""
+    """Return the pids of an answer with one pid per line; other lines are ignored."""
     return tuple(int(line) for line in text.split("\n") if line.strip().isdigit())
 
 
 def status(text: str) -> str | None:
-    """Return ``ACTIVE``, ``INITIALIZING`` or ``FAULT`` from ``get_server_status``; None if it says none of them."""
+    """Return ``ACTIVE``, ``INITIALIZING`` or ``FAULT`` from ``get_server_status``; None for anything else."""
     return next((word for word in ("ACTIVE", "INITIALIZING", "FAULT") if word in text.upper().split()), None)
 
 
 def percentage(text: str) -> float | None:
-    """Return the percentage that ``get_default_active_thread_percentage`` answers; None if it is none."""
+    """Return the answer of ``get_default_active_thread_percentage``; None if it is not a percentage."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%?\s*", text)
     return float(match[1]) if match else None
 
 
 def version(text: str) -> int | None:
-    """Return the control binary's version (13000 = CUDA 13.0) from ``-v`` or from a log; None if it says none."""
+    """Return the control binary's version (13000 = CUDA 13.0) from ``-v`` or from a log; None if there is none."""
     match = _VERSION.search(text)
     return int(match[1]) if match else None
 

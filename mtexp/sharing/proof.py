@@ -1,7 +1,7 @@
-"""Whether tenants shared the device in the mode claimed. Lives here: the checks, on plain data. May touch: nothing.
+"""Checks that tenants shared the device in the requested mode. Works on plain data; pure.
 
-Each check adds a sentence that says what was found, what was expected and what to do; the same sentence before and
-after the window becomes one finding.
+Each check adds a sentence with the observed fact, the expected one and the remedy. Equal sentences before and after the
+window become one finding.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from mtexp.metrics.verdict import Finding
 from mtexp.sharing.known_numerics import SM_UNIT
 
 SM_CHUNK = 8
-"""SMs of one chunk of static partitioning, from Hopper on; also the fewest a small percentage comes to (measured)."""
+"""SMs of one chunk of static partitioning, from Hopper on; also the minimum for small percentages (measured)."""
 
 
 class Notes:
-    """Collects findings over several moments."""
+    """Collects findings before and after the window."""
 
     def __init__(self) -> None:
         self._moment = ""
         self._found: dict[tuple[str, str, str, str, str], list[str]] = {}
 
     def at(self, moment: str) -> None:
-        """What is added from now on was found ``before`` or ``after`` the window; empty = over the whole run."""
+        """Set when the next findings were made: ``before`` or ``after`` the window; empty = over the whole run."""
         self._moment = moment
 
     def add(self, code: str, message: str, remedy: str, tenant: str = "", *, level: str = "invalid") -> None:
@@ -35,7 +35,7 @@ class Notes:
             moments.append(self._moment)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Return what was found, in the order of finding it."""
+        """Return the findings in the order in which they were added."""
         return tuple(
             Finding(level=level, code=code, message=_sentence(tenant, moments, message), remedy=remedy, tenant=tenant)
             for (level, code, message, remedy, tenant), moments in self._found.items()
@@ -48,7 +48,7 @@ def _sentence(tenant: str, moments: Iterable[str], message: str) -> str:
 
 
 def expected_sm_counts(total: int, active_thread_pct: float) -> range:
-    """Return the SM counts that a client capped at ``active_thread_pct`` of ``total`` SMs may see.
+    """Return the SM counts that a client may see at ``active_thread_pct`` of ``total`` SMs.
 
     The driver rounds down to hardware units (measured on 132 SMs: 100 -> 132, 50 -> 66, 20 -> 26, 13 -> 16), but gives
     no client fewer than a chunk (2.08 -> 8). Two units below the exact share are allowed for other units on other GPUs;
@@ -62,7 +62,7 @@ def expected_sm_counts(total: int, active_thread_pct: float) -> range:
 
 
 def check_device(notes: Notes, tenant: str, facts: Mapping[str, Any], uuid: str, parent_uuid: str = "") -> None:
-    """The tenant ran on the device that was leased; of a MIG instance, CUDA may tell the UUID of its GPU."""
+    """The tenant ran on the leased device; for a MIG instance, CUDA may report the UUID of its GPU."""
     found = facts.get("gpu_uuid")
     if found is not None and bare_uuid(found) not in (bare_uuid(uuid), bare_uuid(parent_uuid)):
         remedy = "Unset CUDA_VISIBLE_DEVICES and run again"
@@ -81,14 +81,14 @@ def check_no_mps(notes: Notes, tenant: str, facts: Mapping[str, Any]) -> None:
         notes.add(
             "mps-attribute-missing",
             "the device attribute MPS_ENABLED could not be read; expected 0",
-            "The driver is too old to prove the mode: CUDA 12 or later is needed",
+            "The driver is too old to verify the mode: CUDA 12 or later is needed",
             tenant,
         )
     elif enabled:
         notes.add(
             "mps-not-expected",
             f"it was a client of CUDA MPS (MPS_ENABLED = {enabled}); expected none",
-            "A daemon caught it: something set CUDA_MPS_PIPE_DIRECTORY after mtexp did. Use a clean environment",
+            "It connected to a daemon: something set CUDA_MPS_PIPE_DIRECTORY after mtexp did. Use a clean environment",
             tenant,
         )
 
@@ -113,7 +113,7 @@ def check_mps_attribute(notes: Notes, tenant: str, facts: Mapping[str, Any], pip
         notes.add(
             "mps-not-enabled",
             f"it ran without CUDA MPS (MPS_ENABLED {found}); expected 1",
-            f"It did not reach the daemon in {pipe}, and CUDA says nothing then: see mps-control.log, and check that "
+            f"It did not reach the daemon in {pipe}, and CUDA then runs without MPS: see mps-control.log, check that "
             "the tenant's user may enter that directory",
             tenant,
         )
@@ -122,13 +122,13 @@ def check_mps_attribute(notes: Notes, tenant: str, facts: Mapping[str, Any], pip
 def check_sm_cap(
     notes: Notes, tenant: str, facts: Mapping[str, Any], total: int | None, expected: range | None
 ) -> None:
-    """The tenant saw the share of the SMs that it was given; ``expected`` None = not known, for lack of the total."""
+    """The tenant saw its share of the SMs; ``expected`` None = the total is unknown."""
     found = facts.get("sm_count")
     if expected is None:
         notes.add(
             "sm-count-unknown",
             "its SM cap could not be checked: the number of SMs of the whole device is not known",
-            "NVML must be able to tell it: update nvidia-ml-py",
+            "NVML must report it: update nvidia-ml-py",
             tenant,
         )
     elif found is None or found not in expected:
@@ -150,7 +150,7 @@ def check_clients(notes: Notes, facts: Mapping[str, Mapping[str, Any]], observed
         all_enabled = all(known.get("mps_enabled") == 1 for known in facts.values())
         notes.add(
             "mps-pid-namespace",
-            f"the daemon lists {len(listed)} clients, as many as there are tenants, but none of their pids is ours "
+            f"the daemon lists {len(listed)} clients, as many as there are tenants, but none of their pids is known "
             f"({_some(listed)} against {_some(ours.values())}): it numbers processes in another pid namespace",
             "Run the daemon in the same container as mtexp, or mtexp in the host's pid namespace",
             level="warning" if all_enabled else "invalid",
@@ -185,12 +185,12 @@ def check_servers(notes: Notes, facts: Mapping[str, Mapping[str, Any]], observed
             notes.add(
                 "mps-server-not-active",
                 f"MPS server {server['pid']} was in state {server.get('status', 'unknown')}; expected ACTIVE",
-                "A tenant faulted and all its neighbours with it: mps-server.log names a pid for memory faults",
+                "A tenant faulted and its neighbours failed with it: mps-server.log names a pid for memory faults",
             )
 
 
 def our_servers(facts: Mapping[str, Mapping[str, Any]], observed: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the servers that our tenants are clients of; all servers where no pid of ours is listed."""
+    """Return the servers of this run's tenants; all servers if no tenant's pid is listed."""
     pids = {known.get("pid") for known in facts.values()}
     used = {client["server"] for client in observed.get("clients", ()) if client["pid"] in pids}
     servers: list[Mapping[str, Any]] = list(observed.get("servers", ()))
@@ -198,7 +198,7 @@ def our_servers(facts: Mapping[str, Mapping[str, Any]], observed: Mapping[str, A
 
 
 def check_same_servers(notes: Notes, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """The servers of the start are those of the end."""
+    """The servers are the same before and after."""
     first, last = ({server["pid"] for server in observed.get("servers", ())} for observed in (before, after))
     if first and last and first != last:
         notes.add(
@@ -215,7 +215,7 @@ def check_same_compute_mode(notes: Notes, before: Mapping[str, Any], after: Mapp
         notes.add(
             "compute-mode-changed",
             f"the compute mode was {first} before the window and {last} after it",
-            "Somebody else administers this GPU: agree on a time to measure",
+            "Another user changed it: agree with them on a time to measure",
         )
 
 

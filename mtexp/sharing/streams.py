@@ -1,4 +1,4 @@
-"""All tenants in one process, a thread and a CUDA stream each. May touch: nvidia-smi, read only."""
+"""All tenants in one process, each with its own thread and CUDA stream. May touch: nvidia-smi, read only."""
 
 from __future__ import annotations
 

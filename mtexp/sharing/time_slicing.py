@@ -1,4 +1,4 @@
-"""Driver time slicing: a process each and no CUDA MPS, proven by the negative. May touch: nvidia-smi, read only."""
+"""Driver time slicing: one process per tenant, and proof that none used CUDA MPS. May touch: nvidia-smi, read only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mtexp.spec import RunSpec, TenantSpec
 
 
 class TimeSlicing(base.SharingMode):
-    """Tenants take turns on the whole device, as the driver sees fit.
+    """The driver time-slices the whole device among the tenants.
 
-    They are given a pipe directory that does not exist: a daemon in the default one cannot catch them, and there is
-    nothing to remove afterwards.
+    Tenants get a pipe directory that does not exist, so they cannot connect to a daemon in the default one. Nothing
+    has to be removed afterwards.
     """
 
     mode: ClassVar[str] = "time_slicing"
@@ -67,7 +67,7 @@ class TimeSlicing(base.SharingMode):
             notes.add(
                 "mps-daemon-found",
                 f"something is in the pipe directory {observed.get('pipe_directory')} that mtexp keeps empty",
-                "An MPS daemon may serve the tenants: find out who made it, and run again",
+                "An MPS daemon may serve the tenants: find out who created it, and run again",
             )
 
     def _check_change(self, notes: proof.Notes, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the device was doing: the sampler process and what its samples come to.
+"""Device telemetry: the sampler process and the summary of its samples.
 
 Lives here: the only speaker of NVML (``nvml``: asked once; ``gpu``: polled), the probes that read one row of values
 (``probes``), the sampler process (``sampler``), its file (``table``) and the summary over a window (``summary``). May

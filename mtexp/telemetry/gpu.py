@@ -1,8 +1,8 @@
-"""One row of GPU telemetry: which NVML call, field or GPM metric stands behind which column.
+"""Reads one row of GPU telemetry: maps each column to an NVML call, field or GPM metric.
 
 Lives here: :class:`GpuProbe` and its tables. May touch: NVML, through the module it is given. Opened in the sampler
-process only. Each value's own return code is honoured: what the device does not answer is NaN, never 0, and the reason
-is in :meth:`GpuProbe.notes`. Field and metric numbers: nvml.h, as nvidia-ml-py names them.
+process only. Each value has its own return code. A value that the device does not report is NaN, never 0, with the
+reason in :meth:`GpuProbe.notes`. Field and metric numbers: nvml.h, as nvidia-ml-py names them.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class GpuProbe:
         self._process_polls: list[list[Any]] = []
 
     def columns(self) -> Mapping[str, tuple[str, ...]]:
-        """Return all columns there could be; those that stay empty are not written."""
+        """Return all possible columns; empty ones are not written."""
         tenants = tuple(f"tenant_gpu_memory_mib/{name}" for name in self._processes)
         if self._process_util:
             tenants += tuple(f"tenant_gpu_util_pct/{name}" for name in self._processes)
@@ -129,7 +129,7 @@ class GpuProbe:
         """Start NVML, find the device, take the first GPM sample, register for errors.
 
         Raises:
-            HostError: NVML does not start, or there is no such device.
+            HostError: NVML does not start, or the device does not exist.
         """
         if self._lib is None:
             self._lib = pynvml
@@ -181,7 +181,7 @@ class GpuProbe:
             return None
 
     def _note_absent(self, name: str, error: Any) -> None:
-        """Keep the reason; what the device cannot do at all is not asked for again."""
+        """Store the reason; values that the device does not support are not requested again."""
         self._absent[name] = str(error)
         if error.value in (self._lib.NVML_ERROR_NOT_SUPPORTED, self._lib.NVML_ERROR_FUNCTION_NOT_FOUND):
             self._refused.add(name)
@@ -262,7 +262,7 @@ class GpuProbe:
         return self._ask("nvmlGpmSampleGet", self._gpu, sample) is not None
 
     def _read_gpm(self) -> list[float]:
-        """Return the averages since the last sample: NaN for all where that is too short ago, and then no sample."""
+        """Return averages since the last sample; all NaN, without a new sample, if that was too recent."""
         columns = (*GPM_METRICS.values(), *CONTEXT_SWITCHES.values())
         now_ns = self._clock_ns()
         if not self._samples or now_ns - self._sampled_ns < GPM_INTERVAL_MIN_NS:
@@ -298,7 +298,7 @@ class GpuProbe:
         return self._ask("nvmlGpmMetricsGet", query) is not None
 
     def _gpm_answered_without_switches(self, before: Any, after: Any) -> bool:
-        """Ask once more without the context switches, which an older driver does not know; kept where it helps."""
+        """Retry without context switches, which older drivers do not support; keep that if it helps."""
         every, self._gpm_ids = self._gpm_ids, list(GPM_METRICS.values())
         if every == self._gpm_ids:
             return False
@@ -329,7 +329,7 @@ class GpuProbe:
         held: dict[int, float] = {}
         for word in ("Compute", "MPSCompute"):
             for entry in self._ask(f"nvmlDeviceGet{word}RunningProcesses_v3", self._handle) or ():
-                if entry.usedGpuMemory:  # 0 bytes: withheld in a container, for who has a context holds memory
+                if entry.usedGpuMemory:  # 0 bytes: withheld in a container, since every context holds memory
                     held[entry.pid] = max(held.get(entry.pid, 0.0), entry.usedGpuMemory / 2**20)
         return [held.get(pid, NAN) for pid in self._processes.values()]
 
@@ -356,7 +356,7 @@ class GpuProbe:
             self._ask("nvmlDeviceRegisterEvents", self._gpu, wanted, self._event_set)
 
     def _poll_events(self) -> None:
-        """Keep every event that has come since the last poll; never waits."""
+        """Store all events since the last poll; never waits."""
         while self._event_set is not None:
             try:
                 event = self._lib.nvmlEventSetWait_v2(self._event_set, 0)

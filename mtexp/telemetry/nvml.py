@@ -1,6 +1,6 @@
-"""NVML, asked once: which GPUs there are, what state they are in, who is on them, which MIG instances exist.
+"""One-time NVML queries: GPUs, their state, their processes, their MIG instances.
 
-Lives here: everything that is asked before and after a window; the polled values are in :mod:`mtexp.telemetry.gpu`.
+Lives here: all queries before and after a window; the polled values are in :mod:`mtexp.telemetry.gpu`.
 May touch: NVML through nvidia-ml-py, psutil for the names of processes. Each function opens NVML and shuts it down
 again, so that nothing of it is left in a process that forks. ``lib`` is the module to speak through, replaced by
 :class:`mtexp.testing.nvml.FakeNvml` in tests.
@@ -27,7 +27,7 @@ CORES_PER_SM = {(7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64, (8, 6): 128, (8,
 """FP32 lanes of one SM by compute capability (CUDA C++ Programming Guide, arithmetic throughput); 10.x on: 128."""
 
 _HIDES_ALL = ("", "-1")
-"""Values of CUDA_VISIBLE_DEVICES by which no GPU is wanted."""
+"""Values of CUDA_VISIBLE_DEVICES that hide all GPUs."""
 
 COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}
 
@@ -42,8 +42,9 @@ class GpuProcess:
     name: str
     """Program and owner; never the command line, which may hold secrets. Empty when not visible from here."""
     memory_mib: float | None
-    """Device memory it holds; None where the driver does not say. 0: a client of an MPS daemon of another GPU, which is
-    listed on every GPU of the host while it starts, or an answer that is withheld (containers)."""
+    """Device memory of the process; None if the driver does not report it.
+
+    0: a starting client of another GPU's MPS daemon (listed on every GPU), or a value withheld in a container."""
 
 
 @contextmanager
@@ -51,12 +52,12 @@ def session(lib: Any = pynvml) -> Iterator[Any]:
     """Open NVML, yield the module to speak through, shut NVML down.
 
     Raises:
-        HostError: There is no NVML library, no driver, or they do not fit together.
+        HostError: There is no NVML library or no driver, or their versions do not match.
     """
     try:
         lib.nvmlInit()
     except lib.NVMLError as error:
-        raise HostError(f"NVML does not start: {error}. Is the NVIDIA driver loaded? nvidia-smi says more") from error
+        raise HostError(f"NVML does not start: {error}. Is the NVIDIA driver loaded? See nvidia-smi") from error
     try:
         yield lib
     finally:
@@ -94,14 +95,14 @@ def find_devices(lib: Any = pynvml, environ: Mapping[str, str] = os.environ) -> 
     """Return the GPUs that a CUDA program started here would see, in its order; [] without a driver or a GPU.
 
     ``CUDA_VISIBLE_DEVICES`` is honoured: indices (NVML's order, which is CUDA's for GPUs of one kind or with
-    ``CUDA_DEVICE_ORDER=PCI_BUS_ID``), UUIDs and their unique beginnings, MIG UUIDs. As in CUDA, an entry that names
-    nothing hides what follows it.
+    ``CUDA_DEVICE_ORDER=PCI_BUS_ID``), UUIDs and their unique beginnings, MIG UUIDs. As in CUDA, an invalid entry
+    hides all entries after it.
     """
     return look_for_devices(lib, environ)[0]
 
 
 def look_for_devices(lib: Any = pynvml, environ: Mapping[str, str] = os.environ) -> tuple[list[Device], str]:
-    """Return what :func:`find_devices` does, and why GPUs that are there cannot be used; empty = none is lost.
+    """Return what :func:`find_devices` does, and why existing GPUs cannot be used; empty = all can be used.
 
     A host without the NVIDIA driver, and GPUs that ``CUDA_VISIBLE_DEVICES`` hides, are no reason.
     """
@@ -122,7 +123,7 @@ def look_for_devices(lib: Any = pynvml, environ: Mapping[str, str] = os.environ)
 
 
 def _device(lib: Any, index: int, lost: list[str]) -> Device | None:
-    """Return one GPU; None, and the reason in ``lost``, where it cannot be used."""
+    """Return one GPU; None, with the reason in ``lost``, if it cannot be used."""
     try:
         handle = lib.nvmlDeviceGetHandleByIndex(index)
         uuid, name = _text(lib.nvmlDeviceGetUUID(handle)), _text(lib.nvmlDeviceGetName(handle))
@@ -250,9 +251,9 @@ def _profiles(lib: Any, handle: Any) -> tuple[str, ...]:
 
 
 def facts(uuid: str, lib: Any = pynvml) -> dict[str, Any]:
-    """Return the state of a GPU for the record's environment; what the driver does not say is absent.
+    """Return the state of a GPU for the record's environment; facts that the driver does not report are absent.
 
-    Of a MIG instance, the facts of its GPU, which are all that NVML has.
+    For a MIG instance these are the facts of its GPU; NVML has no others.
 
     Raises:
         HostError: NVML does not start, or there is no such GPU.
@@ -291,7 +292,7 @@ def processes(uuid: str, lib: Any = pynvml) -> list[GpuProcess]:
     found: dict[int, GpuProcess] = {}
     with session(lib):
         handle, _ = handles(lib, uuid)
-        for kind, word in lists.items():  # a later list is the more telling one
+        for kind, word in lists.items():  # a later list has more details
             for entry in ask(lib, f"nvmlDeviceGet{word}RunningProcesses_v3", handle) or ():
                 memory_mib = None if entry.usedGpuMemory is None else entry.usedGpuMemory / 2**20
                 found[entry.pid] = GpuProcess(entry.pid, kind, _process_name(entry.pid), memory_mib)

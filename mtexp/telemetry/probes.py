@@ -1,6 +1,6 @@
-"""What a probe is: something that the sampler asks for one row of values, group by group.
+"""The probe interface: the sampler reads one row of values from a probe, group by group.
 
-Lives here: the :class:`Probe` port, the joining of two probes, and what the CPU has to say. May touch: psutil.
+Lives here: the :class:`Probe` port, the combination of several probes, and the CPU probe. May touch: psutil.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ class Probe(Protocol):
         ...
 
     def open(self) -> None:
-        """Acquire what reading needs.
+        """Acquire the resources for reading.
 
         Raises:
-            HostError: It cannot be had.
+            HostError: They are not available.
         """
         ...
 
     def read(self, group: str) -> Sequence[float]:
-        """Return one value a column of ``group``, NaN where the device does not say."""
+        """Return one value a column of ``group``, NaN if the device does not report it."""
         ...
 
     def notes(self) -> dict[str, Any]:
-        """Return what belongs beside the samples: ``absent`` (column or call to reason), ``events``, sources."""
+        """Return the notes on the samples: ``absent`` (column or call to reason), ``events``, sources."""
         ...
 
     def close(self) -> None:
-        """Release it; never raises."""
+        """Release the resources; never raises."""
         ...
 
 
@@ -118,10 +118,10 @@ class CpuProbe:
         return {GPM: host + tenants} if self._group == GPM else {self._group: host, GPM: tenants}
 
     def open(self) -> None:
-        """Find the trees; utilisation is counted from here on."""
+        """Find the process trees; utilisation is measured from now on."""
         self._trees = [_tree(pid) for pid in self._processes.values()]
         for group in (self._group, GPM):
-            self.read(group)  # the first answer of cpu_percent means nothing
+            self.read(group)  # the first value of cpu_percent is meaningless
 
     def read(self, group: str) -> Sequence[float]:
         """Return percent of the whole host and MiB used; percent of one core and resident MiB of each tree."""

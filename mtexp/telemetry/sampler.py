@@ -2,7 +2,7 @@
 
 Lives here: :func:`open_sampler`, the :class:`Sampler` handle, the sampling loop. May touch: multiprocessing, and, in
 the child, NVML or psutil through a probe. The child never imports torch, neither flushes nor logs while it samples, and
-ends by itself when the parent is gone. A sampler that fails is a finding of the run, never its end.
+ends by itself when the parent is gone. If the sampler fails, the run gets a finding and continues.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mtexp.telemetry.table import Table
 
 GPM_PERIOD_MIN_S = 0.2
 RARE_PERIOD_S = 1.0
-"""Of the calls that cost and need no more: the energy counter (3.4 ms a call on an H200; the power curve says how it
+"""Period in seconds of expensive calls: the energy counter (3.4 ms a call on an H200; the power curve says how it
 grew between two readings), the memory of each process (read once more after the window), ECC counts, error events."""
 
 READY_S = 30.0
@@ -70,7 +70,7 @@ def open_sampler(
 
 
 class Sampler:
-    """Handle of the sampler process. Nothing is started before it is entered; leaving it leaves no process.
+    """Handle of the sampler process. Entering it starts the process; leaving it ends the process.
 
     Args:
         probe: What is sampled; None for a sampler that does nothing.
@@ -125,10 +125,10 @@ class Sampler:
         return self._process.pid if self._process is not None else None
 
     def stop(self) -> tuple[Finding, ...]:
-        """Have the file written and end the process: ask, wait, terminate, kill. Again: nothing more happens.
+        """Let the process write its file and end it: ask, wait, terminate, kill. A second call does nothing.
 
         Returns:
-            One warning when telemetry is missing or incomplete, with the reason; else nothing.
+            One warning with the reason if telemetry is missing or incomplete; otherwise nothing.
         """
         if self._process is not None:
             if not self._failure:
@@ -136,17 +136,17 @@ class Sampler:
             self._end_process()
         if not self._failure:
             return ()
-        remedy = "The timed results stand, without telemetry. telemetry.enabled=false runs without it on purpose"
+        remedy = "The timed results remain valid. To run without telemetry, set telemetry=disabled"
         return (Finding("warning", "telemetry-missing", f"the telemetry sampler {self._failure}", remedy),)
 
     def _ask_to_stop(self) -> None:
         if self._connection is not None:
-            with contextlib.suppress(OSError):  # it has died: the wait below says how
+            with contextlib.suppress(OSError):  # it has died; the wait below returns how
                 self._connection.send("stop")
         self._await("written", STOP_S)
 
     def _await(self, expected: str, deadline_s: float) -> None:
-        """Wait for a message of the child; anything else becomes the failure."""
+        """Wait for a message of the child; store anything else as the failure."""
         connection, process = self._connection, self._process
         if connection is None or process is None or not wait([connection, process.sentinel], deadline_s):
             self._failure = f"gave no answer ({expected}) within {deadline_s:g} s"
@@ -179,10 +179,10 @@ class Sampler:
 
 
 def _serve(connection: Connection, probe: Probe, path: Path, periods_ns: Mapping[str, int], cores: list[int]) -> None:
-    """Sample until told to stop or until the parent is gone, then write the file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Sample until a stop request or the end of the parent, then write the file."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone: nobody to tell
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone
         try:
             os.sched_setaffinity(0, cores)  # the forkserver may have been started by a thread that was pinned
             probe.open()
@@ -214,7 +214,7 @@ def sample(
         probe: Opened.
         table: With the columns of ``probe``.
         periods_ns: Nanoseconds between two readings of each group; a grid point that was missed is left out.
-        stopped: Waits so many seconds, True when it is time to stop.
+        stopped: Waits for the given number of seconds; True when sampling must stop.
         clock_ns: The clock of the samples.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the samples come to over the window: means, energy, throttling, errors.
+"""Summarises the samples over the window: means, energy, throttling, errors.
 
 Lives here: :func:`read` and :class:`TelemetrySummary`. May touch: one Parquet file, numpy. Names of values are the
 column's and ``_mean``, ``_min`` or ``_max``; a counter's is the column's own, and is its growth over the window. What
@@ -35,15 +35,15 @@ THROTTLE_COUNTERS: Mapping[str, int] = {
     "gpu_throttled_hw_thermal_s": 0x40,
     "gpu_throttled_hw_power_brake_s": 0x80,
 }
-"""Which bit of NVML's clocks-event reasons a cumulative counter stands for."""
+"""NVML's clocks-event reason of each cumulative counter."""
 
 _SWITCHES = "gpu_ctxsw_requests"
 _NO_SWITCHES = ("gpm context switches", "gpm", f"gpm {CONTEXT_SWITCHES[_SWITCHES]}")
-"""Names in ``absent`` that say why there is no such column, the most telling first."""
+"""Names in ``absent`` with the reason for a missing column, the most specific first."""
 _GREW_S = 1e-6
 _AFTER_NS = 1_000_000_000
 _FEWEST_SAMPLES = 3
-"""Readings inside the window, for an energy from the power alone or from the counter alone."""
+"""Minimum readings in the window for an energy from only the power or only the counter."""
 _LEAST_W = 1e-3
 """Power from which on the work done grows with time, so that a counter can be read against it."""
 _LEVELS = ("tenant_gpu_memory_mib", "tenant_memory_mib")
@@ -52,7 +52,7 @@ _LEVELS = ("tenant_gpu_memory_mib", "tenant_memory_mib")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetrySummary:
-    """Telemetry over a window; None, empty and absent mean that it was not measured."""
+    """Telemetry over a window; None, empty and absent mean "not measured"."""
 
     values: dict[str, float] = field(default_factory=dict)
     """``<column>_mean``, ``_min``, ``_max``; growth of counters; all of the device or host."""
@@ -62,10 +62,10 @@ class TelemetrySummary:
     """Rows inside the window."""
     energy_j: float | None = None
     energy_source: str = ""
-    """``counter+power``: the counter, its growth between two readings spread as the power curve runs; ``counter``: no
+    """``counter+power``: the counter, with its growth between readings distributed like the power; ``counter``: no
     power, spread evenly; ``power``: the counter does not span the window, power was integrated."""
     power_source: str = ""
-    """Which of NVML's powers it is: the instant one, or an average."""
+    """NVML's power value: instantaneous or an average."""
     throttled_s: dict[str, float] = field(default_factory=dict)
     """Seconds in the window by kind: ``power_cap``, ``thermal``, ``sync_boost``, ``sw_thermal`` ..."""
     throttle_bits: int = 0
@@ -77,13 +77,13 @@ class TelemetrySummary:
     process_util_pct: dict[int, float] | None = None
     """Mean SM utilisation of each process that had any, by pid; None = the driver did not say."""
     absent: dict[str, str] = field(default_factory=dict)
-    """Call, field or metric that did not answer, at least once, and why."""
+    """Calls, fields and metrics that failed at least once, with the reason."""
     no_context_switches: str = ""
-    """Why the device told of no context switch; empty where it did, and where nobody asked."""
+    """Why the device reported no context switches; empty if it did, or if they were not requested."""
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What belongs beside the figures in a record: where they come from, and what is absent."""
+        """Return the notes for the record: sources of the metrics, and what is absent."""
         told = {"energy_source": self.energy_source, "power_source": self.power_source, "absent": self.absent}
         return {name: value for name, value in told.items() if value}
 
@@ -189,8 +189,8 @@ def _growth(at: NDArray[Any], counter: NDArray[np.float64], t0: float, t1: float
 def _energy(samples: Samples, t0_ns: int, t1_ns: int) -> tuple[float | None, str]:
     """Return the energy over the window in J, and what it was found by (``TelemetrySummary.energy_source``).
 
-    The counter is read seldom, and idle time before the window must not count as if it were busy. So its growth between
-    two readings is spread as the power curve runs: it is interpolated over the energy by power, not over time.
+    The counter is read seldom, and idle time before the window must not count as if it were busy. Its growth between
+    two readings is therefore interpolated over the integrated power, not over time.
     """
     times_ns, none = samples.times_ns, np.full(len(samples.times_ns), np.nan)
     counter_j, power_w = samples.columns.get(ENERGY_COLUMN, none), samples.columns.get(POWER, none)

@@ -74,7 +74,7 @@ MISTAKES = [
     ("mix=pair,solo", "one value in a single run", "Add -m"),
     ("seed=range(3)", "one value in a single run", "Add -m"),
     ("workload.batch_size=0", "workload.batch_size=0: allowed: 1 or more", ""),
-    ("-m +experiment=pairs,quick", "it decides what the sweep is", "experiment=report"),
+    ("-m +experiment=pairs,quick", "it defines the sweep", "experiment=report"),
 ]
 
 
