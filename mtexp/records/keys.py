@@ -89,19 +89,19 @@ ENVIRONMENT_TAGS = {
 """Key of a record's environment -> tag."""
 
 _TAGS = (
-    (KIND, "what the run is: mix, baseline or profile; tenant: of a mix or a baseline, one of its tenants"),
+    (KIND, "kind of the run: mix, baseline or profile; tenant for a tenant of a mix or a baseline"),
     (RUN_KIND, "of a tenant's run: the kind of its parent"),
     (SWEEP, "name of the sweep"),
     (VERDICT, "VALID or INVALID"),
-    (VERDICT_REASONS, "why it is INVALID, and what to be careful about"),
-    (SPEC_HASH, "names what was measured"),
-    (BASELINE_HASH, "names everything that could change a baseline"),
+    (VERDICT_REASONS, "reasons for INVALID, and warnings"),
+    (SPEC_HASH, "hash of what was measured"),
+    (BASELINE_HASH, "hash of everything that could change a baseline"),
     (
         INTERVAL_SCOPE,
-        "what ..._ci_low and ..._ci_high cover; within_run: iterations of this run, not what fresh runs differ by; "
-        "over_rounds: rounds of blocks on CPU cores drawn anew, as those of fresh runs are",
+        "what ..._ci_low and ..._ci_high cover; within_run: iterations of this run, not differences between runs; "
+        "over_rounds: rounds of blocks on CPU cores drawn anew, so differences between runs too",
     ),
-    (RECORD_ID, "names the record on disk"),
+    (RECORD_ID, "id of the record on disk"),
     (RECORD_PATH, "folder of the record on the host that measured"),
     (FORMAT_VERSION, "format of the record"),
     (UPLOAD, "complete, once everything of the run is in MLflow"),
@@ -140,7 +140,7 @@ _PARAMS = (
     ("execution", "string", "eager, cuda_graph or compile"),
     ("batch_size", "Int64", "sequences in a request"),
     ("seq_len", "Int64", "tokens of input in a sequence"),
-    ("iterations", "Int64", "fewest measured iterations of each tenant"),
+    ("iterations", "Int64", "minimum number of measured iterations of each tenant"),
     ("warmup", "Int64", "iterations before the barrier"),
     ("num_tenants", "Int64", "tenants in the run"),
     ("overlap", "string", "sustained or fixed"),
@@ -224,7 +224,7 @@ _TENANT_METRICS = (
     ("drift_pct", "%", NONE, "Theil-Sen change of latency over the window"),
     ("thirds_change_pct", "%", NONE, "last third of the window against the first"),
     ("baseline_drift_pct", "%", NONE, "baseline after the mix against before"),
-    ("baseline_noise_pct", "%", LOWER, "how far noise alone moves the baseline from one run to the next (95 %)"),
+    ("baseline_noise_pct", "%", LOWER, "95 % range of baseline changes between runs due to noise"),
     ("launch_bound_pct", "%", LOWER, "share of a baseline request in which the GPU waits for launches"),
     ("alone_latency_mean_ms", "ms", LOWER, "mean latency in the alone blocks (crossover)"),
     ("enqueue_ms", "ms", LOWER, "issue of a request to the end of its enqueueing, mean"),
@@ -240,7 +240,7 @@ _TENANT_METRICS = (
     ("slo_ms", "ms", NONE, "service level"),
     ("slo_attainment_pct", "%", HIGHER, "requests within the service level"),
     ("goodput_rps", "rps", HIGHER, "requests within the service level a second"),
-    ("kernel_overlap_pct", "%", NONE, "kernel time of the tenant during which another's kernels ran"),
+    ("kernel_overlap_pct", "%", NONE, "kernel time of the tenant that overlaps with kernels of other tenants"),
     ("busy_ms", "ms", NONE, "time in which a kernel of the tenant ran, over the capture (profile)"),
     ("busy_pct", "%", NONE, "share of the traced window in which a kernel of the tenant ran (profile)"),
     ("kernels", "1", NONE, "kernels of the tenant in the capture (profile)"),
@@ -260,15 +260,15 @@ _RUN_METRICS = (
     ("antt", "", LOWER, "mean slowdown"),
     ("stp_partitioned", "", HIGHER, "STP against partitioned baselines"),
     ("antt_partitioned", "", LOWER, "ANTT against partitioned baselines"),
-    ("jain_fairness", "", HIGHER, "Jain's index of normalized progress, noise taken off"),
-    ("fairness", "", HIGHER, "min / max normalized progress, noise taken off"),
+    ("jain_fairness", "", HIGHER, "Jain's index of normalized progress, corrected for noise"),
+    ("fairness", "", HIGHER, "min / max normalized progress, corrected for noise"),
     ("throughput_rps", "rps", HIGHER, "sum over tenants"),
     ("goodput_rps", "rps", HIGHER, "sum over tenants"),
     ("slo_attainment_pct", "%", HIGHER, "requests of all tenants within their service level"),
     ("overlap_pct", "%", HIGHER, "share of the window in which all had a request in flight or had just ended one"),
     ("window_share_pct", "%", HIGHER, "window / longest measuring time"),
     ("window_s", "s", NONE, "time in which every tenant was measuring"),
-    ("start_skew_ms", "ms", LOWER, "last first start less first first start"),
+    ("start_skew_ms", "ms", LOWER, "latest first start minus earliest first start of the tenants"),
     ("energy_j", "J", LOWER, "energy of the device over the window"),
     ("energy_j_per_request", "J", LOWER, "energy over the window / requests it holds, with fractions"),
     (
@@ -314,7 +314,7 @@ _TELEMETRY_METRICS = (
     ("gpu_nvlink_rx_mib_per_s", "MiB/s", NONE, "GPM: NVLink, in"),
     ("gpu_ctxsw_cycles_elapsed", "1", NONE, "GPM: cycles of context switching"),
     ("gpu_ctxsw_cycles_active", "1", NONE, "GPM: cycles of context switching with work"),
-    ("gpu_ctxsw_requests", "1", NONE, "GPM: context switches asked for"),
+    ("gpu_ctxsw_requests", "1", NONE, "GPM: requested context switches"),
     ("gpu_ctxsw_cycles_per_request", "1", LOWER, "GPM: cycles of a context switch"),
     ("gpu_ctxsw_active_pct", "%", LOWER, "GPM: time in context switches"),
     ("cpu_util_pct", "%", NONE, "host CPU in use"),
@@ -406,14 +406,14 @@ TELEMETRY_COLUMNS = tuple(name for name, key in METRICS.items() if TELEMETRY in 
 
 
 RETIRED = ("gpu_busy_pct",)
-"""Metrics of older records that are shown no more. ``gpu_busy_pct`` was the span between CUDA events / latency: with
-queueing in the latency and the neighbours' kernels in the span it said nothing of how busy the device was."""
+"""Metrics of older records that are no longer shown. ``gpu_busy_pct`` was the span between CUDA events / latency: with
+queueing in the latency and the neighbours' kernels in the span it did not measure how busy the device was."""
 _CLOSED_LOOP = {
     *("stp", "antt", "stp_partitioned", "antt_partitioned", "jain_fairness", "fairness"),
     *("slowdown", "slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99", "slowdown_clock", "slowdown_rest"),
     *("slowdown_partitioned", "tail_inflation", "normalized_progress", "normalized_progress_partitioned"),
 }
-"""What an open-loop tenant does not have: against a closed-loop baseline it would be load and queueing."""
+"""Metrics that an open-loop tenant does not have: they would measure load and queueing."""
 
 
 def current(metrics: Mapping[str, float], arrival: str) -> dict[str, float]:
@@ -449,7 +449,7 @@ def metric(name: str) -> Key:
 
 
 def unknown(names: Iterable[str]) -> list[str]:
-    """Return those of ``names`` that are no metric of the registry, each with the nearest that is."""
+    """Return the ``names`` that are not in the registry, each with the most similar name."""
     found = []
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""The picture of a run beside its record: ``plots/latency.png``, which MLflow shows among the artifacts.
+"""Draws the latency plot of a record: ``plots/latency.png``, which MLflow shows as an artifact.
 
 May touch: matplotlib (MLflow brings it), that one file. Reports are made by ``analysis``; this is a first look.
 """
@@ -25,7 +25,7 @@ _MOST_NAMES = 12
 
 
 def draw_run(directory: Path) -> None:
-    """:func:`write_latency_plot` of a record; a full disk costs the picture (a warning), not the upload of the rest."""
+    """:func:`write_latency_plot` of a record; a full disk costs only the plot (with a warning)."""
     from mtexp.records.samples_file import read_samples  # pandas
 
     try:
@@ -44,7 +44,7 @@ def write_latency_plot(
     """Draw every tenant's latency over time, the window shaded, and its distribution inside the window.
 
     Args:
-        directory: The record's; the picture goes to its ``plots`` folder.
+        directory: Directory of the record; the plot is saved in its ``plots`` folder.
         samples: By tenant id.
         models: By tenant id: a tenant has the colour of its model, or a shade of it where several have that model.
         window: ``t0_ns`` and ``t1_ns``; None shades nothing and draws all measured iterations.

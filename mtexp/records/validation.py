@@ -1,4 +1,4 @@
-"""JSON from outside, checked against dataclasses before anything is built from it.
+"""Checks JSON from files against dataclasses before building objects from it.
 
 Lives here: :func:`parse` (bounded, strict JSON) and :func:`build` (a dataclass, every value of the type its field
 declares). May touch: nothing. A file that comes from elsewhere gives a dataclass or a :class:`RecordError` that names
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 MAX_DEPTH = 32
 MAX_TEXT = 1_000_000
-"""Most characters of one string."""
+"""Maximum length of one string in characters."""
 MAX_INTEGER = 2**63 - 1
 
 

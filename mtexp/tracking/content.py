@@ -1,4 +1,4 @@
-"""What MLflow shows of a record: names, tags, parameters, summaries, description. Text and numbers only.
+"""Builds the content of MLflow runs from a record: names, tags, parameters, metrics, description.
 
 Lives here: record -> :class:`RunContent`, for the parent and for each tenant, and the thinning of histories.
 May touch: nothing. :mod:`mtexp.tracking.mlflow_writer` sends what is built here.
@@ -19,9 +19,9 @@ from mtexp.records.record import BaselineRef, RunRecord, TenantRecord
 from mtexp.spec import RunSpec, TenantSpec, content_hash
 
 MAX_TAG = 4_000
-"""Most characters of a tag; MLflow's own limit is 8,000, older servers take 5,000."""
+"""Maximum length of a tag in characters; MLflow's own limit is 8,000, older servers take 5,000."""
 MAX_NAME = 250
-"""Most characters of a run's name: PostgreSQL refuses a longer one, SQLite does not."""
+"""Maximum length of a run's name in characters: PostgreSQL refuses a longer one, SQLite does not."""
 
 _TABLE = (
     ("mean ms", "latency_mean_ms"),
@@ -49,7 +49,7 @@ _HEADLINE = (
 
 @dataclass(frozen=True, slots=True)
 class RunContent:
-    """One MLflow run, less its histories and artifacts."""
+    """One MLflow run without its histories and artifacts."""
 
     name: str
     """At most :data:`MAX_NAME` characters."""
@@ -99,7 +99,7 @@ def tenant_content(
     own = [t for t in spec.tenants if t.id == tenant.id]
     tags = {
         **_common_tags(record),
-        keys.KIND: record.kind if record.kind == "profile" else keys.TENANT,  # a query for tenants is for measured ones
+        keys.KIND: record.kind if record.kind == "profile" else keys.TENANT,  # only measured tenants
         keys.RUN_KIND: record.kind,
         keys.INTERVAL_SCOPE: _interval_scope(record, tenant.metrics),
         keys.FAILURE: _tenant_failure(tenant),
@@ -126,7 +126,7 @@ def _interval_scope(record: RunRecord, metrics: Mapping[str, float]) -> str:
 
 
 def run_name(record: RunRecord, spec: RunSpec) -> str:
-    """Return how the run is called in the UI: ``mixed · disabled · fp16``."""
+    """Return the name of the run in the UI: ``mixed · disabled · fp16``."""
     head = {"baseline": f"baseline {spec.mix}", "profile": f"{spec.profiler.kind} {spec.mix}"}.get(
         record.kind, spec.mix
     )
@@ -142,7 +142,7 @@ def run_name(record: RunRecord, spec: RunSpec) -> str:
 
 
 def description(record: RunRecord) -> str:
-    """Return the run's description: verdict, headline figures, a table of its tenants (Markdown)."""
+    """Return the run's description: verdict, main metrics, a table of its tenants (Markdown)."""
     figures = keys.current(record.metrics, _params(record.run_spec, record.run_spec.tenants).get("arrival", "closed"))
     headline = [_headline(label, key, figures) for label, key in _HEADLINE if key in figures]
     lines = [" · ".join([f"**{record.verdict}**", *headline]), ""]
@@ -226,7 +226,7 @@ _TENANT_PARAMS: tuple[tuple[str, Callable[[TenantSpec], object]], ...] = (
 
 
 def _params(spec: RunSpec, tenants: Iterable[TenantSpec]) -> dict[str, str]:
-    """Parameters of a run with ``tenants``; where they differ, the different values."""
+    """Parameters of a run with ``tenants``; if tenants differ, all their values."""
     tenants = tuple(tenants)
     params = {name: _joined(str(value(t)) for t in tenants) for name, value in _TENANT_PARAMS}
     params |= {
@@ -266,7 +266,7 @@ def _block_params(record: RunRecord) -> dict[str, str]:
 
 
 def _own_params(tenant: TenantSpec) -> dict[str, str]:
-    """What else sets a tenant apart from others of its model; what it does not have is empty."""
+    """Further settings that distinguish a tenant from others of its model; unset ones are empty."""
     mps, trace = tenant.mps, tenant.arrival.trace
     return {
         "role": tenant.model.role,
@@ -288,7 +288,7 @@ def _joined(values: Iterable[str]) -> str:
 
 
 def _kept(items: Mapping[str, Any]) -> dict[str, str]:
-    """Leave out what is unknown; cut what MLflow would refuse."""
+    """Drop unknown values; shorten those that MLflow would refuse."""
     texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in items.items()}
     return {name: _cut(text, MAX_TAG) for name, text in texts.items() if text}
 
@@ -308,7 +308,7 @@ def _known(metrics: Mapping[str, float], params: Mapping[str, str]) -> dict[str,
 
 
 def evenly(count: int, most: int) -> np.ndarray[Any, Any]:
-    """Return ``most`` positions, evenly spread, the first and the last among them; all of them where they fit."""
+    """Return ``most`` positions, evenly spread, the first and the last among them; all of them if they fit."""
     if count <= most:
         return np.arange(count)
     return np.unique(np.linspace(0, count - 1, max(most, 1)).round().astype(np.int64))

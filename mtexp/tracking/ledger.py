@@ -1,4 +1,4 @@
-"""What has been measured already: baselines to compare with, points that a repeated sweep need not run.
+"""Finds existing results: baselines, and points that a resumed sweep can skip.
 
 Lives here: :func:`baseline_hash`, :func:`find_baseline`, :func:`finished`. May touch: MLflow and records (reading).
 """
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEVICE_KEYS = ("gpu_name", "gpu_uuid", "driver_version")
-"""Of an environment: the GPU a result belongs to."""
+"""Environment keys that identify the GPU of a result."""
 CPU_KEYS = ("host", "cpu_model", "cpu_count")
-"""Of an environment: the CPU a result belongs to."""
+"""Environment keys that identify the CPU of a result."""
 LIBRARY_KEYS = ("cuda_version", "torch_version", "torch_cuda_version", "transformers_version")
-"""Of an environment: what a result was computed with. ``cuda_version`` is the driver's, another than torch's."""
+"""Environment keys of the software. ``cuda_version`` is the driver's, which may differ from torch's."""
 
 _OF_A_MIX = ("design", "block_ms", "target_pct", "max_time_s")
 """Keys of ``measure`` that only a mix has."""
 _CANDIDATES = 5
-"""Newest baselines looked at before giving up: the record of one may be gone."""
+"""How many of the newest baselines to try; the record of one may have been deleted."""
 
 
 class StoredBaseline(NamedTuple):
@@ -54,7 +54,7 @@ class StoredBaseline(NamedTuple):
 
 
 def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, Any]) -> str:
-    """Return the name of everything that could change the baseline of ``tenant``.
+    """Return a hash of everything that could change the baseline of ``tenant``.
 
     Two tenants of one name may be compared with one baseline. Ids, seeds, the name of the mix and the neighbours do not
     enter; the GPU or CPU, driver, libraries, model shape, workload, precision, execution and protocol do.
@@ -69,7 +69,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
         del model[name]
     for name in ("overlap", "percentiles", "max_iterations", "check_outputs", *_OF_A_MIX):
         del measure[name]
-    if measure["foreign"] == "refuse":  # what another rule let pass is not compared with by a run that refuses it
+    if measure["foreign"] == "refuse":  # runs with another rule for foreign processes have separate baselines
         del measure["foreign"]
     del arrival["seed"]
     hardware = DEVICE_KEYS if run.runtime == "gpu" else CPU_KEYS
@@ -93,8 +93,8 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
 def find_baseline(name: str, tracking: TrackingSpec, *, max_age_h: float) -> StoredBaseline | None:
     """Return the newest VALID baseline called ``name`` that is not older than ``max_age_h`` hours, with its samples.
 
-    Samples come from the record's folder where it is on this host, else from the artifacts. None when there is no such
-    baseline, or, with a warning, when MLflow cannot be asked: then it is measured anew.
+    Samples come from the record's folder where it is on this host, else from the artifacts. None if there is no such
+    baseline, or, with a warning, if MLflow cannot be queried; it is then measured again.
     """
     if not tracking.enabled:
         return None
@@ -110,7 +110,7 @@ def find_baseline(name: str, tracking: TrackingSpec, *, max_age_h: float) -> Sto
     except NoStoreError:
         return None
     except TrackingError as error:
-        log.warning("Baselines are not looked up, but measured anew. %s", error)
+        log.warning("Existing baselines cannot be found, so they are measured again. %s", error)
     return None
 
 
@@ -152,14 +152,14 @@ def finished(
                 if run.data.tags.get(keys.KIND) in ("mix", "profile") and run.data.tags[keys.VERDICT] in verdicts:
                     done.add(run.data.tags[keys.SPEC_HASH])
     except NoStoreError:
-        pass  # nothing was tracked yet
+        pass  # nothing has been tracked yet
     except TrackingError as error:
-        log.warning("Only the records in %s count as done, whatever MLflow has. %s", folder, error)
+        log.warning("Only the records in %s count as done, because MLflow cannot be queried. %s", folder, error)
     return done
 
 
 def _query(tags: Mapping[str, Any]) -> str:
-    """A filter for complete, FINISHED runs with these tags; one that is unknown (None) is not asked for."""
+    """Return a filter for complete, FINISHED runs with these tags; tags that are None are ignored."""
     wanted = {**tags, keys.UPLOAD: keys.UPLOAD_COMPLETE}
     conditions = [f"tags.`{name}` = {_quoted(str(value))}" for name, value in wanted.items() if value is not None]
     return " AND ".join(["attributes.status = 'FINISHED'", *conditions])
@@ -174,18 +174,18 @@ def _records(folder: Path | None) -> Iterator[RunRecord]:
         try:
             yield load(directory)
         except RecordError as error:
-            log.warning("A record that cannot be read does not count. %s", error)
+            log.warning("A record cannot be read and is ignored. %s", error)
 
 
 def _baseline(store: Store, run: Run, name: str) -> StoredBaseline | None:
-    """The baseline of an MLflow run, from its folder on this host or from its artifacts; None when neither is right."""
+    """The baseline of an MLflow run, from its folder on this host or from its artifacts; None if neither is valid."""
     record_id = run.data.tags.get(keys.RECORD_ID, "")
     folder = Path(run.data.tags.get(keys.RECORD_PATH, ""))
     if folder.is_absolute() and (folder / RECORD).is_file():
         try:
             return _stored_baseline(folder, folder, run, record_id, name)
         except RecordError as error:
-            log.debug("%s; its artifacts are asked instead", error)
+            log.debug("%s; its artifacts are used instead", error)
     with tempfile.TemporaryDirectory(prefix="mtexp-baseline-") as scratch:
         for artifact in (RECORD, ITERATIONS):
             store.client.download_artifacts(run.info.run_id, artifact, scratch)
@@ -204,7 +204,7 @@ def _stored_baseline(directory: Path, path: Path, run: Run, record_id: str, name
         raise RecordError(f"{directory} holds record {record.record_id}, not the VALID baseline {record_id} ({name})")
     samples = read_samples(directory / ITERATIONS)
     if len(record.tenants) != 1 or record.window is None or record.tenants[0].id not in samples:
-        raise RecordError(f"{directory} is no baseline: it needs one tenant that measured")
+        raise RecordError(f"{directory} is not a baseline: a baseline has one tenant with measurements")
     tenant = record.tenants[0]
     if missing := {"throughput_rps", "latency_mean_ms"} - set(tenant.metrics):
         raise RecordError(f"{directory}: the baseline has no {', '.join(sorted(missing))}")

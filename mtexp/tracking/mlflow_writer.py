@@ -1,9 +1,9 @@
-"""A record to MLflow: one parent run, one nested run per tenant, histories, artifacts.
+"""Sends a record to MLflow: one parent run, one nested run per tenant, histories, artifacts.
 
 Lives here: :func:`log_record`. May touch: MLflow, the files of the record it is given (reading). Nothing here runs
 while tenants measure.
 
-The order is what makes it safe to be killed anywhere and called again: the parent carries ``mtexp.record_id`` from its
+The order makes it safe to be killed at any point and called again: the parent carries ``mtexp.record_id`` from its
 first moment and ``mtexp.upload = complete`` only at the very end. A parent without the latter is deleted, with its
 children, and made anew. Batches are as large as a store takes; on a server several tenants are sent at once. All of it
 is done in steps (one call of the store, or one tenant's history read), so that it can stand still between any two.
@@ -39,7 +39,7 @@ M = TypeVar("M")
 P = TypeVar("P")
 
 BATCH_METRICS, BATCH_PARAMS, BATCH_ENTITIES = 1000, 100, 1000
-"""Most a store takes in one call."""
+"""Maximum that a store accepts in one call."""
 ARTIFACT_FOLDERS = ("logs", "plots", "profile")
 MAX_ARTIFACT_BYTES = 8 * 2**30
 LOCK = ".upload.lock"
@@ -47,7 +47,7 @@ LOCK = ".upload.lock"
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Points of one metric, thinned to what MLflow is to get."""
+    """Points of one metric, thinned for MLflow."""
 
     key: str
     values: NDArray[np.float64]
@@ -58,19 +58,19 @@ class History:
 
 
 def log_record(record_dir: Path, tracking: TrackingSpec, step: Step = nullcontext) -> str:
-    """Send the record in ``record_dir`` to MLflow, once however often it is called.
+    """Send the record in ``record_dir`` to MLflow. Repeated calls send it only once.
 
     Args:
-        record_dir: The record's.
-        tracking: Where to.
-        step: Entered for each piece of the work; nothing is done, and no lock of a store held, outside of one.
+        record_dir: Directory of the record.
+        tracking: The store and experiment.
+        step: Context entered for each step; outside of it, nothing is done and no store lock is held.
 
     Returns:
         Id of the parent run.
 
     Raises:
         RecordError: There is no valid record.
-        TrackingError: MLflow could not be reached or refused; calling again finishes what was begun.
+        TrackingError: MLflow could not be reached or refused; calling it again completes the upload.
     """
     with step():
         record = load(record_dir)
@@ -80,11 +80,11 @@ def log_record(record_dir: Path, tracking: TrackingSpec, step: Step = nullcontex
             run_id, complete = _existing(store, record.record_id)
             return run_id if complete else _send(store, record, record_dir, histories)
     except filelock.Timeout as error:
-        raise TrackingError(f"{record_dir} is being sent to MLflow by another process since 600 s") from error
+        raise TrackingError(f"{record_dir} has been in upload by another process for 600 s") from error
 
 
 def _existing(store: Store, record_id: str) -> tuple[str, bool]:
-    """Return the run of a record when it is complete; delete what an earlier attempt left half made."""
+    """Return the record's run if it is complete; delete what an earlier attempt left incomplete."""
     query = f"tags.`{keys.RECORD_ID}` = '{record_id}'"
     with store.step():
         runs = store.client.search_runs([store.experiment_id], query, max_results=5000)
@@ -120,7 +120,7 @@ def _send(store: Store, record: RunRecord, record_dir: Path, histories: _Histori
             for tenant in sending:
                 tenant.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # after an error, no further tenant has to meet it too
+            pool.shutdown(wait=False, cancel_futures=True)  # after an error, do not try further tenants
     for file, folder in artifacts(record_dir):
         with store.step():
             store.client.log_artifact(run_id, str(file), folder or None)
@@ -132,7 +132,7 @@ def _send(store: Store, record: RunRecord, record_dir: Path, histories: _Histori
 
 
 def _fill(store: Store, record: RunRecord, content: RunContent, histories: list[History]) -> str:
-    """Make a run with its tags, parameters and every point of its metrics; return its id."""
+    """Create a run with its tags, parameters and every point of its metrics; return its id."""
     from mlflow.entities import Metric, Param
 
     start_ms, end_ms = iso_ms(record.started_at) or None, iso_ms(record.ended_at)
@@ -226,4 +226,4 @@ def artifacts(record_dir: Path) -> Iterator[tuple[Path, str]]:
 def _is_artifact(path: Path) -> bool:
     if path.is_symlink() or not path.is_file() or path.name.startswith((".", "upload.")):
         return False
-    return path.suffix != ".sqlite" and path.stat().st_size <= MAX_ARTIFACT_BYTES  # made from the .nsys-rep beside it
+    return path.suffix != ".sqlite" and path.stat().st_size <= MAX_ARTIFACT_BYTES  # can be exported again

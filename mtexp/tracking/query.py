@@ -1,4 +1,4 @@
-"""Many runs out of MLflow, quickly: by page, without what nobody asked for.
+"""Reads many runs from MLflow quickly: page by page, and only the requested keys.
 
 Lives here: :func:`search`. May touch: MLflow (reading), the garbage collector's switch.
 
@@ -28,12 +28,12 @@ def search(store: Store, query: str, names: Collection[str] | None = None) -> It
     """Yield every run of the experiment that matches, newest first.
 
     Args:
-        store: Where.
+        store: The open store.
         query: MLflow filter string.
-        names: Tags, parameters and metrics wanted, as MLflow has them; None = all. A run may have more than these.
+        names: Requested tags, parameters and metrics by their MLflow names; None = all. Runs may contain more.
 
     Raises:
-        mlflow.exceptions.MlflowException: The query is none.
+        mlflow.exceptions.MlflowException: The query is not valid.
     """
     token: str | None = None
     while True:
@@ -47,7 +47,7 @@ def search(store: Store, query: str, names: Collection[str] | None = None) -> It
 
 @contextmanager
 def without_gc() -> Iterator[None]:
-    """Hold off the garbage collector, then let it look at what is new, once.
+    """Disable the garbage collector, then collect the new objects once.
 
     Writing and reading through SQLAlchemy makes many objects at a time and little garbage: without the collector a
     batch of 1000 points takes two thirds of the time, a page of runs a third.
@@ -64,7 +64,7 @@ def without_gc() -> Iterator[None]:
 
 @contextmanager
 def _only(names: Collection[str] | None, query: str) -> Iterator[None]:
-    """Let MLflow's own store load only ``names``, and what ``query`` compares."""
+    """Make MLflow's store load only ``names`` and the keys in ``query``."""
     if names is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""The MLflow store: how it is opened, what may go wrong. Which one it is: :mod:`mtexp.tracking.uri`.
+"""Opens the MLflow store and translates its errors. :mod:`mtexp.tracking.uri` chooses the store.
 
 Lives here: :func:`check_store`, :func:`open_store`. May touch: MLflow, lock files beside an SQLite store.
 
@@ -47,14 +47,14 @@ CLIENT_SETTINGS = {
     "PGCONNECT_TIMEOUT": f"{ASKED_S:.0f}",
     "PGOPTIONS": f"-c statement_timeout={STATEMENT_S * 1000:.0f} -c lock_timeout={STATEMENT_S * 1000:.0f}",
 }
-"""What holds while mtexp speaks to MLflow, unless the environment says otherwise."""
+"""Environment settings for MLflow calls, unless they are already set."""
 
 Step = Callable[[], AbstractContextManager[None]]
-"""Entered for each piece of work that may go on beside a run, and not while tenants measure."""
+"""Context for each step of background work, which must not run while tenants measure."""
 
 
 class NoStoreError(TrackingError):
-    """There is no store, or no experiment of that name in it: nothing was tracked yet."""
+    """The store or the experiment does not exist, so nothing has been tracked yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +66,16 @@ class Store:
     uri: str
     """Without credentials."""
     threads: int
-    """How many writers help: a server answers several at once, an SQLite file one."""
+    """Useful number of parallel writers: several for a server, one for an SQLite file."""
     step: Step = nullcontext
-    """Entered around each call that writes: keeps other writers of an SQLite file out meanwhile, and waits its turn."""
+    """Context for each writing call: waits for other writers of an SQLite file and excludes them."""
 
 
 def check_store(tracking: TrackingSpec) -> None:
-    """Refuse a store that cannot be one, before anything is measured for it. Nothing is made, nobody is asked.
+    """Refuse an invalid store before anything is measured. Creates nothing and connects to nothing.
 
     Raises:
-        TrackingError: Its URI is none, or an SQLite file cannot be written where it says.
+        TrackingError: The URI is not valid, or its SQLite file cannot be written.
     """
     uri = full(tracking)
     if is_server(uri) or is_database(uri):
@@ -87,23 +87,23 @@ def check_store(tracking: TrackingSpec) -> None:
     if os.path.exists(file) and not file.is_file():
         why = f"{path} is no file"
     elif not (folder.is_dir() and os.access(folder, os.W_OK)):
-        why = f"{folder} is no folder that can be written"
+        why = f"{folder} is not a writable folder"
     else:
         return
-    raise TrackingError(f"tracking.uri={uri}: {why}. Set tracking.uri=sqlite:///FILE to one that can be")
+    raise TrackingError(f"tracking.uri={uri}: {why}. Set tracking.uri=sqlite:///FILE to a writable file")
 
 
 @contextmanager
 def open_store(tracking: TrackingSpec, *, write: bool, step: Step = nullcontext) -> Iterator[Store]:
-    """Open the store and the experiment of ``tracking``; to write, make them if need be.
+    """Open the store and the experiment of ``tracking``; for writing, create them if needed.
 
     Args:
         tracking: Which store.
-        write: Whether to write: each call that does belongs into ``with store.step()``.
-        step: Entered for each piece of work, opening the store included.
+        write: Whether to write; every writing call must be inside ``with store.step()``.
+        step: Context entered for each step, including the opening of the store.
 
     Raises:
-        TrackingError: It cannot be reached, refused something inside the block, or (to read) is not there.
+        TrackingError: The store cannot be reached, refused a call, or (for reading) does not exist.
     """
     uri = full(tracking)
     with step():
@@ -113,7 +113,7 @@ def open_store(tracking: TrackingSpec, *, write: bool, step: Step = nullcontext)
         with step():
             if file is not None and not write and not file.is_file():
                 raise NoStoreError(
-                    f"no MLflow store at {public(uri)}: nothing was tracked there yet, or it is elsewhere"
+                    f"no MLflow store at {public(uri)}: nothing has been tracked there yet, or the URI is wrong"
                 )
             if file is not None:
                 file.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def open_store(tracking: TrackingSpec, *, write: bool, step: Step = nullcontext)
 
 
 def prepare(tracking: TrackingSpec) -> None:
-    """Import MLflow, make the store and the experiment if need be: what the first record would otherwise wait for.
+    """Import MLflow and create the store and experiment if needed, so that the first record does not wait for it.
 
     Raises:
         TrackingError: The store cannot be reached.
@@ -157,7 +157,7 @@ def _experiment(client: MlflowClient, name: str, uri: str, *, create: bool) -> s
     found = client.get_experiment_by_name(name)
     if found is None and not create:
         raise NoStoreError(
-            f"no experiment {name} in {public(uri)}: nothing was tracked there yet, or it has another name"
+            f"no experiment {name} in {public(uri)}: nothing has been tracked there yet, or the name is wrong"
         )
     if found is None:
         try:
@@ -169,12 +169,12 @@ def _experiment(client: MlflowClient, name: str, uri: str, *, create: bool) -> s
     if found is None or found.lifecycle_stage == "deleted":
         raise TrackingError(f"experiment {name} in {public(uri)} was deleted: restore it, or set tracking.experiment")
     if found.name != name:
-        raise TrackingError(f"{public(uri)} is no MLflow server: asked for experiment {name}, it named another or none")
+        raise TrackingError(f"{public(uri)} is not an MLflow server: it did not return experiment {name}")
     return str(found.experiment_id)
 
 
 def _artifacts(uri: str) -> str | None:
-    """Where artifacts of a store without a server go: beside its file; a server knows itself."""
+    """Return the artifact folder of a store without a server: next to its file. A server has its own."""
     if uri.startswith(("http:", "https:")):
         return None
     file = sqlite_path(uri)
@@ -195,7 +195,7 @@ def _lock(file: Path | None, purpose: str | None) -> Iterator[None]:
 
 _settings = threading.Lock()
 _added: dict[str, int] = {}
-"""Settings made here, and how many blocks (of several threads) rely on each."""
+"""Settings made here, and how many blocks (in several threads) use each."""
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def _client_settings() -> Iterator[None]:
 
 
 def _quiet() -> None:
-    """Keep from the terminal how MLflow makes its tables, and the traceback of every error that is translated here."""
+    """Hide MLflow's messages about creating tables, and tracebacks of errors that are translated here."""
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -225,13 +225,13 @@ def _quiet() -> None:
 
 
 def warm() -> None:
-    """Import MLflow now. It takes seconds, and two threads that begin at once would see half of it."""
+    """Import MLflow now. It takes seconds, and two threads that import it at once see an incomplete module."""
     _errors()
 
 
 def _errors() -> tuple[type[Exception], ...]:
     """What MLflow and its libraries raise; imports them."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its threads would call home while tenants measure
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its telemetry threads would run while tenants measure
     import requests
     from alembic.util import CommandError
     from google.protobuf.json_format import ParseError
@@ -244,12 +244,12 @@ def _errors() -> tuple[type[Exception], ...]:
     utils._make_parent_dirs_if_sqlite = lambda db_uri: None  # made here; MLflow makes one more, of the quoted name
     _quiet()
     theirs = (MlflowException, ParseError, requests.RequestException, SQLAlchemyError, CommandError)
-    return (*theirs, OSError, ImportError, UnicodeError)  # UnicodeError: a name that no host can have
+    return (*theirs, OSError, ImportError, UnicodeError)  # UnicodeError: an invalid host name
 
 
 @contextmanager
 def _translated(uri: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Turn what MLflow and its libraries raise into a TrackingError without credentials."""
+    """Translate errors of MLflow and its libraries to a TrackingError without credentials."""
     try:
         yield
     except errors as error:
@@ -257,5 +257,5 @@ def _translated(uri: str, errors: tuple[type[Exception], ...]) -> Iterator[None]
         for noise in (" [SQL: ", " (Background on this error at: "):
             text = text.partition(noise)[0]
         if isinstance(error, ImportError):
-            text += ", which this kind of database needs: install it here"
+            text += ", which this kind of database needs: install it"
         raise TrackingError(f"MLflow at {public(uri)}: {text[:600].rstrip('.')}.") from error

@@ -74,7 +74,7 @@ def test_no_store_means_no_baseline(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert find_baseline("b1", TrackingSpec(uri=f"sqlite:///{tmp_path / 'none.db'}"), max_age_h=1) is None
     assert not caplog.records
     assert find_baseline("b1", TrackingSpec(uri="http://127.0.0.1:9"), max_age_h=1) is None
-    assert "measured anew" in caplog.text
+    assert "measured again" in caplog.text
 
 
 _RUN = example(["bert_base"], kind="baseline")[0].run_spec

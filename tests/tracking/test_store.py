@@ -199,7 +199,7 @@ def test_a_store_that_can_be_made_is_none_to_refuse(tmp_path: Path) -> None:
     """A file in folders that are not there yet is one; a file below a file is none. Nothing is made by looking."""
     check_store(TrackingSpec(uri=f"sqlite:///{tmp_path}/new/too/mlflow.db"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrackingError, match="file is no folder that can be written"):
+    with pytest.raises(TrackingError, match="file is not a writable folder"):
         check_store(TrackingSpec(uri=f"sqlite:///{tmp_path}/file/mlflow.db"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -17,7 +17,7 @@ def test_without_a_store_there_is_nothing_to_show(tmp_path, capsys):
     """One sentence and exit code 2; no database is made by looking."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert ui.main(["--uri", uri]) == 2
-    assert "nothing was tracked" in capsys.readouterr().err
+    assert "nothing has been tracked" in capsys.readouterr().err
     assert not (tmp_path / "mlflow.db").exists()
 
 
