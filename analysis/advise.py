@@ -34,7 +34,7 @@ from .pooling import Results, in_order, pool
 KEEPS, LIKELY, MISSES, UNKNOWN = "keeps", "likely", "misses", "unknown"
 _WORST = (KEEPS, LIKELY, MISSES, UNKNOWN)
 _PERCENTILES = (99.0, 95.0, 90.0)
-"""By which levels are judged: the highest that what was measured supports, and none below."""
+"""Percentiles for judging levels; the highest one that the data support is used."""
 _MOST_OTHERS = 8
 _EXTRA = 2
 """Tenants more than models asked for, up to which mixes that were not measured are named."""
@@ -51,7 +51,7 @@ _MODES = {
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One tenant against its service level."""
+    """One tenant compared with its service level."""
 
     label: str
     slo_ms: float
@@ -59,11 +59,11 @@ class Level:
     """``keeps`` (the whole interval is within, and so is every run), ``likely`` (the figure is, its interval or a run
     is not), ``misses``, or ``unknown`` (too few requests)."""
     requests: int = 0
-    """How many the percentile rests on, all runs together; 0 = none, or its queue grew throughout."""
+    """Number of requests in all runs; 0 = none, or the queue grew throughout."""
     latency_ms: Interval | None = None
-    """The percentile; its upper end is infinite where the requests do not bound it."""
+    """The percentile; its upper end is infinite if there are too few requests for a bound."""
     worst_run_ms: float = math.nan
-    """The percentile of the run in which it is highest."""
+    """The highest percentile of any single run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +80,24 @@ class Candidate:
 
     @property
     def state(self) -> str:
-        """That of the tenant that is worst off."""
+        """Result of the worst tenant."""
         return max((level.state for level in self.levels), key=_WORST.index)
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What the measured runs say."""
+    """The advice from the measured runs."""
 
     models: tuple[str, ...]
     percentile: float
     """Of latency, in percent, by which every candidate was judged."""
     chosen: bool
-    """Whether it was asked for; if not, it is the highest that what was measured supports."""
+    """Whether the user chose it; if not, it is the highest that the data support."""
     best: Candidate | None
-    """None when no measured mix keeps every level; one that keeps them surely comes before one that likely does."""
+    """The best mix; None if no measured mix keeps every level. ``keeps`` ranks before ``likely``."""
     others: tuple[Candidate, ...]
     unmeasured: tuple[str, ...]
-    """What might be better and was not measured, in words."""
+    """Descriptions of mixes that might be better but were not measured."""
 
     def __str__(self) -> str:
         """The advice as text."""
@@ -157,7 +157,7 @@ def advise(
     asked = Counter(models)
     work = _work(results)
     points = [p for p in rows_of(results.points) if set(p["models"]) == set(asked) and asked <= Counter(p["models"])]
-    points = [point for point in points if point["throughput_rps"] > 0]  # not of a run that failed before its window
+    points = [point for point in points if point["throughput_rps"] > 0]  # not of runs that failed before their window
     kinds = Counter(work[point["point"]] for point in points)
     closed = {work[point["point"]]: bool(point["closed"]) for point in points}
     usual = max(kinds, key=lambda kind: (closed[kind], kinds[kind]), default=frozenset())
@@ -228,7 +228,7 @@ def _supported(tenants: Sequence[_Samples]) -> float:
 
 
 def _supports(latency_ms: Floats, percentile: float) -> bool:
-    """Whether there are enough requests for the percentile, and they bound it."""
+    """Whether there are enough requests for the percentile and its bound."""
     enough = latency_ms.size >= min_iterations(percentile)
     return enough and percentile_interval(latency_ms, percentile).high < math.inf
 
@@ -263,7 +263,7 @@ def _level(tenant: Mapping[str, Any], samples: _Samples, slo_ms: float, percenti
 
 
 def _measured(level: Level, name: str) -> str:
-    """The figure of a tenant beside its level, or why there is none."""
+    """Describe a tenant's percentile and its level, or why there is no percentile."""
     at = level.latency_ms
     if at is None:
         return "no requests" if level.state == UNKNOWN else "cannot keep up with its rate"
@@ -271,7 +271,7 @@ def _measured(level: Level, name: str) -> str:
         needed = min_iterations(float(name.removeprefix("p")))
         if level.requests < needed:
             return f"{name} needs {needed} requests, {level.requests} were measured"
-        return f"{name} needs more than the {level.requests} requests measured: they come in streaks"
+        return f"{name} needs more than the {level.requests} requests measured, because their latencies are correlated"
     ends = f"[{at.low:.1f}, {at.high:.1f}]" if at.high < math.inf else f"at least {at.low:.1f}"
     text = f"{name} {at.value:.1f} ms {ends} against {level.slo_ms:g} ms"
     apart = at.high <= level.slo_ms < level.worst_run_ms
@@ -335,7 +335,7 @@ def _levels(text: str) -> dict[str, float]:
     """``bert_base=20,mistral_7b=100`` as a mapping.
 
     Raises:
-        DataError: It is not that.
+        DataError: The text has another form.
     """
     found: dict[str, float] = {}
     for part in filter(None, text.split(",")):
@@ -355,7 +355,7 @@ def _number(what: str, text: str, allowed: str) -> float:
 
 @refusing
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the advice; exit code 1 when no measured mix keeps every level, 2 when nothing can be said."""
+    """Print the advice; exit code 1 if no measured mix keeps every level, 2 if no advice is possible."""
     parser = argparse.ArgumentParser(prog=command_line("advise"), description="Which mix to serve, and how.")
     parser.add_argument("--models", required=True, help="comma-separated, e.g. bert_base,mistral_7b")
     parser.add_argument("--slo-ms", required=True, metavar="MODEL=MS,...", help="service level of each model")

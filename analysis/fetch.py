@@ -1,4 +1,4 @@
-"""A run query in, tidy typed DataFrames out: ``runs``, ``tenants``, ``iterations``, ``telemetry``.
+"""Returns tidy, typed DataFrames for a query of runs: ``runs``, ``tenants``, ``iterations``, ``telemetry``.
 
 Lives here: the only way from MLflow to the analysis. May touch: MLflow and artifacts (reading).
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PREFIX = "mtexp."
 PARENT = "mlflow.parentRunId"
 FEW_PARENTS = 100
-"""Up to so many, the tenants of each run are asked for; beyond, all tenants are fetched and sorted out here."""
+"""Up to this number of runs, tenants are fetched by run; for more runs, all tenants are fetched and filtered here."""
 
 _OWN: dict[str, tuple[str, Callable[[Run], Any]]] = {
     "run_id": ("string", lambda run: run.info.run_id),
@@ -60,7 +60,7 @@ _SHOWN = (
 
 
 class QueryError(MtexpError):
-    """A query that MLflow cannot read, or that no run answers."""
+    """A query that is not valid, or that no run matches."""
 
 
 def runs(
@@ -72,7 +72,7 @@ def runs(
         query: MLflow filter string about parent runs; empty = all.
         uri: MLflow's; default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the current directory.
         experiment: MLflow experiment.
-        columns: Names wanted, in this order; much faster than all of them where MLflow reads a database itself.
+        columns: Requested names, in this order; much faster than all of them if MLflow reads a database directly.
 
     Returns:
         ``run_id``, ``run_name``, ``status``, times, then tags, parameters and metrics as plain columns. A metric that a
@@ -159,7 +159,7 @@ def _parents(store: Store, query: str, columns: Sequence[str] | None) -> list[Ru
 def _nothing(store: Store, query: str, complete: str) -> str:
     there = list(search(store, complete, ("mix", keys.KIND)))
     if not there:
-        remedy = f"run something ({command_line('run')}), or look into another store with uri="
+        remedy = f"run something ({command_line('run')}), or choose another store with uri="
         return f"no complete run in {store.uri} yet: {remedy}"
     mixes = sorted({run.data.params.get("mix", "") for run in there})
     kinds = sorted({run.data.tags.get(keys.KIND, "") for run in there})
@@ -188,7 +188,7 @@ def _strange_keys(query: str) -> list[str]:
             near = same or difflib.get_close_matches(f"{kind}.{name}", known, n=1)
             found.append(f"{kind}.{key} is no key of a run" + (f" (nearest: {near[0]})" if near else ""))
         elif kind == "metrics" and not {keys.RUN, keys.TELEMETRY} & set(names[name].where):
-            found.append(f"{kind}.{key} is of tenants, and a query is about runs")
+            found.append(f"{kind}.{key} belongs to tenants, but a query is about runs")
     return found
 
 
@@ -198,7 +198,7 @@ def _children(store: Store, parents: Sequence[str], narrowed: bool, columns: Seq
     if narrowed and len(parents) <= FEW_PARENTS:
         return [run for parent in parents for run in search(store, f"tags.`{PARENT}` = '{parent}'", wanted)]
     order = {parent: position for position, parent in enumerate(parents)}
-    every = search(store, f"tags.`{keys.RUN_KIND}` LIKE '%'", wanted)  # every child, whatever kind it is
+    every = search(store, f"tags.`{keys.RUN_KIND}` LIKE '%'", wanted)  # all children of any kind
     mine = [run for run in every if run.data.tags.get(PARENT) in order]
     return sorted(mine, key=lambda run: order[run.data.tags[PARENT]])
 
@@ -210,7 +210,7 @@ def _mlflow_names(columns: Sequence[str] | None) -> set[str] | None:
     """Names in MLflow of ``columns``: a tag is there with its prefix."""
     if columns is None:
         return None
-    return {"arrival", *columns, *(PREFIX + name for name in columns)}  # it says which figures there can be
+    return {"arrival", *columns, *(PREFIX + name for name in columns)}  # it determines which metrics exist
 
 
 def _plain(tag: str) -> str:
@@ -246,7 +246,7 @@ def _frame(found: Sequence[Run], columns: Sequence[str] | None) -> pd.DataFrame:
 
 
 def _known_names(columns: Collection[str]) -> set[str]:
-    """Names that a run may have, even where none has: of the registry, intervals among ``columns`` included."""
+    """Return all names that a run may have: those of the registry, and the intervals in ``columns``."""
     ends = {name for name in columns if not keys.unknown([name])}
     return {*_OWN, *map(_plain, keys.TAGS), *keys.PARAMS, *keys.METRICS, *ends}
 
@@ -285,7 +285,7 @@ def typed(name: str, values: list[Any]) -> pd.Series[Any]:
 
 
 def _typed_other(name: str, values: list[Any]) -> pd.Series[Any]:
-    """A metric, or a tag that somebody else gave."""
+    """Whether it is a metric, or a tag that mtexp did not set."""
     if not keys.unknown([name]) or any(isinstance(value, float) for value in values):
         return pd.Series(np.array([np.nan if value is None else value for value in values], dtype=np.float64))
     return pd.Series(values, dtype="string")
@@ -297,7 +297,7 @@ def _typed_other(name: str, values: list[Any]) -> pd.Series[Any]:
 def _artifact_rows(
     query: str, uri: str | None, experiment: str, name: str, read: Callable[[Path], pa.Table]
 ) -> pd.DataFrame:
-    """Rows of one Parquet artifact of every run that matches, each with its run."""
+    """Rows of one Parquet artifact of all matching runs, with the run of each row."""
     import pyarrow as pa
 
     tables = []
@@ -312,9 +312,7 @@ def _artifact_rows(
                 table = table.add_column(position, column, _constant(value, len(table)))
             tables.append(table)
     if not tables:
-        raise QueryError(
-            f"none of the {len(found)} runs that match {query!r} has a {name}; it may have been switched off"
-        )
+        raise QueryError(f"none of the {len(found)} runs that match {query!r} has a {name}; it may have been disabled")
     frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").unify_dictionaries().to_pandas()
     return frame
 
@@ -326,7 +324,7 @@ def _constant(value: str, rows: int) -> pa.DictionaryArray:
 
 
 def _artifact(store: Store, run: Run, name: str, scratch: Path) -> Path | None:
-    """A file of the run: where it lies if that is on this host, else downloaded; None if it has none."""
+    """Return the path of a run's file: local if it is on this host, else downloaded; None if there is none."""
     parts = urlsplit(run.info.artifact_uri)
     if parts.scheme in ("", "file"):
         path = Path(unquote(parts.path)) / name
@@ -342,7 +340,7 @@ def _artifact(store: Store, run: Run, name: str, scratch: Path) -> Path | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the runs that match as a table; the exit code is 1 when there is nothing to print."""
+    """Print the matching runs as a table; exit code 1 if there are none."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""What went on while a request ran: the SM clock and the neighbours, beside each iteration.
+"""Adds to each iteration the SM clock and the number of neighbours in flight.
 
 Lives here: :func:`with_telemetry`, :func:`on_another_clock`. May touch: nothing outside its arguments.
 """
@@ -22,7 +22,7 @@ _WANTED = ("record_id", "tenant", "start_ns", "end_ns")
 
 
 def with_telemetry(iterations: pd.DataFrame, telemetry: pd.DataFrame) -> pd.DataFrame:
-    """Return ``iterations``, row by row, with what the device and the other tenants of the run did meanwhile.
+    """Return ``iterations``, row by row, with the state of the device and the other tenants of the run.
 
     Args:
         iterations: With ``record_id``, ``tenant``, ``start_ns``, ``end_ns``, as :func:`analysis.fetch.iterations` and

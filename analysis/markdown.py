@@ -1,6 +1,6 @@
-"""The findings as a page of Markdown, with the tables they rest on: for a repository, where HTML is not shown.
+"""Writes the findings and their tables as a Markdown page, for repositories that do not show HTML.
 
-Lives here: :func:`page`. May touch: nothing. Everything on it comes from the data it is given, so it can be made again.
+Lives here: :func:`page`. May touch: nothing. The page depends only on its input, so it can be regenerated.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
         results: What was measured.
         title: Heading.
         figures: Names of figures (:data:`analysis.plots.FIGURES`) whose SVG lies in ``images``.
-        made_by: Command that makes the page again.
+        made_by: Command that regenerates the page.
         images: Folder of the figures, relative to the page.
     """
     answers, data = findings(results), results.data
     parts = [f"# {title}", _measured(results)]
     if made_by:
-        parts.append(f"This page is generated: `{made_by}` makes it again from the records beside it.")
+        parts.append(f"This page is generated: `{made_by}` regenerates it from the records in this folder.")
     parts += [read(results)] if results.repeated else [read(results), ONCE]
     for question in dict.fromkeys(answer.question for answer in answers):
         parts += [f"## {question}", *(_paragraph(a) for a in answers if a.question == question)]

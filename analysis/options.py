@@ -1,4 +1,4 @@
-"""What the commands of ``analysis`` have in common: which runs, and how a refusal looks.
+"""Shared parts of the ``analysis`` commands: choosing runs, and error messages.
 
 Lives here: :func:`add_source`, :func:`read`, :func:`refusing`. May touch: what :func:`analysis.data.load` does, stderr.
 """
@@ -20,7 +20,7 @@ REFUSED = 2
 
 
 def add_source(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
-    """Add the arguments that say which runs: a query (as ``--query`` unless ``positional``), a sweep or a folder."""
+    """Add the arguments that choose the runs: a query (as ``--query`` unless ``positional``), a sweep or a folder."""
     text = "MLflow filter, e.g. \"params.mix = 'mixed'\"; default all"
     if positional:
         parser.add_argument("query", nargs="?", default="", help=text)
@@ -33,7 +33,7 @@ def add_source(parser: argparse.ArgumentParser, *, positional: bool = True) -> N
 
 
 def read(options: argparse.Namespace, *, include_invalid: bool) -> Dataset:
-    """The runs that the arguments of :func:`add_source` say; raises what :func:`analysis.data.load` does."""
+    """Return the runs that the arguments of :func:`add_source` choose; raises like :func:`analysis.data.load`."""
     return load(
         options.query,
         sweep=options.sweep,
@@ -45,7 +45,7 @@ def read(options: argparse.Namespace, *, include_invalid: bool) -> Dataset:
 
 
 def refusing(command: Callable[..., int]) -> Callable[..., int]:
-    """Turn an error that the user can act on into one message and exit code 2."""
+    """Report a user's error as one message with exit code 2."""
 
     @functools.wraps(command)
     def run(arguments: Sequence[str] | None = None) -> int:

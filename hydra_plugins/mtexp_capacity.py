@@ -1,8 +1,8 @@
-"""Hydra's side of ``experiment=capacity``: a sweeper that chooses its points as their results come.
+"""The Hydra sweeper of ``experiment=capacity``, which chooses each point from the results so far.
 
-Hydra accepts sweepers from the package ``hydra_plugins`` only. Outer points are those of the basic sweeper; each has a
-search of its own. A batch is the next probe of every search that is not over, so a launcher that runs jobs side by side
-(joblib on several GPUs) runs searches side by side. Results come from the records in the folders of the probes.
+Hydra accepts sweepers from the package ``hydra_plugins`` only. The outer points are those of the basic sweeper; each
+has its own search. A batch is the next probe of every search that is not over, so a launcher that runs jobs side by
+side (joblib on several GPUs) runs searches side by side. Results come from the records in the folders of the probes.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class CapacitySweeper(BasicSweeper):
         return self.config
 
     def is_done(self) -> bool:
-        """Read what the last batch measured; true when no search wants another probe."""
+        """Read the results of the last batch; true if no search needs another probe."""
         for search in self._searches:
             self._advance(search)
         capacity_search.save(self._folder, self._sweep.sweep, self._searches)
         return all(search.next_value is None for search in self._searches)
 
     def get_job_batch(self) -> Sequence[Sequence[str]]:
-        """The next probe of every search that is not over."""
+        """Return the next probe of every unfinished search."""
         batch = []
         for search in self._searches:
             if (value := search.next_value) is not None:
@@ -83,7 +83,7 @@ class CapacitySweeper(BasicSweeper):
         return capacity_search.Search.of(name, search_rule(config, spec), spec, point)
 
     def _advance(self, search: capacity_search.Search) -> None:
-        """Take the probes that are there: those of this process, with ``resume`` also those of an earlier one."""
+        """Read the existing probes: those of this process, and with ``resume`` those of earlier ones."""
         while (value := search.next_value) is not None:
             folder, name = self._place(search, value)
             fresh = folder in self._launched
@@ -100,7 +100,7 @@ class CapacitySweeper(BasicSweeper):
         return self._folder / f"{search.rule.by}-{value:g}-{name[:8]}", name
 
     def _settled(self, folder: Path, name: str) -> bool:
-        """Whether an earlier process has left a record of what would be measured now."""
+        """Whether an earlier process has left a record of the next probe."""
         record = capacity_search.find_record(folder) if self._sweep.resume else None
         if record is None or record.status != "FINISHED" or record.spec_hash != name:
             return False
