@@ -147,7 +147,7 @@ def test_a_query_that_nothing_answers_says_what_there_is(uri: str) -> None:
         ("metrics.stpp_ci_low > 1", "metrics.stpp_ci_low is no key of a run (nearest: metrics.stp)"),
         ("tags.kind = 'mix'", "tags.kind is no key of a run (nearest: tags.mtexp.kind)"),
         ("metrics.mix = 1", "metrics.mix is no key of a run (nearest: params.mix)"),
-        ("metrics.slowdown > 9", "metrics.slowdown is of tenants, and a query is about runs"),
+        ("metrics.slowdown > 9", "metrics.slowdown belongs to tenants"),
         ("params.mix = 'mixed' AND params.precise = 'fp16'", "params.precise is no key of a run (nearest: params.prec"),
     ],
 )

@@ -50,7 +50,7 @@ REFUSED_ON_GPU = [
     ("mps_settings=120pct", "mps_settings.active_thread_pct", "0 to 100"),
     ("mps_settings=default|mps_settings.priority=2", "mps_settings.priority", "0 to 1"),
     ("mps_settings=default|mps_settings.pinned_memory_limit=1.5G", "mps_settings.pinned_memory_limit", "G or M"),
-    ("mps_settings=default|mps_settings.pinned_memory_limit=64M", "pinned_memory_limit", "MiB that a needs"),
+    ("mps_settings=default|mps_settings.pinned_memory_limit=64M", "pinned_memory_limit", "MiB"),
     ("mps_settings=default|mps_settings.pipe_directory=/x", "mps_settings.pipe_directory", "external"),
     ("mps_settings.static_partitioning=true", "mps_settings.static_partitioning", "false"),
     ("mps_settings=half|mps_settings.static_partitioning=true", "mps_settings.active_thread_pct", "static"),

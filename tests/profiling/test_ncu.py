@@ -244,7 +244,7 @@ def test_ncu_missing_says_what_to_do(tmp_path):
     script(path, "true")
     assert find_ncu({"PATH": ""}, [tmp_path]) == path
     assert find_ncu({"NCU": str(path)}, ()) == path
-    with pytest.raises(ProfilerError, match=r"NCU=/x/ncu is no program\. Set NCU to an ncu, or unset it"):
+    with pytest.raises(ProfilerError, match=r"NCU=/x/ncu is not a program"):
         find_ncu({"NCU": "/x/ncu"}, [tmp_path])
 
 

@@ -209,7 +209,7 @@ def test_static_partitioning_refused(managed, says_version):
     """A binary without -S is a clear refusal, whether it tells its version or has to be tried; never a percentage."""
     spec = make_spec(MpsLimits(sm_partition=4), static_partitioning=True)
     _, mode = managed(spec, says_version=says_version)
-    with pytest.raises((ConfigError, HostError), match=r"CUDA 13\.1.*it caps and does not reserve"), mode:
+    with pytest.raises((ConfigError, HostError), match=r"CUDA 13\.1.*mps_settings=half"), mode:
         pass
 
 

@@ -268,7 +268,7 @@ def test_a_server_of_something_else_is_said(body: bytes) -> None:
         uri = f"http://127.0.0.1:{server.server_port}"
         try:
             with (
-                pytest.raises(TrackingError, match=r"no MLflow server|JSON|parse") as error,
+                pytest.raises(TrackingError, match=r"not an MLflow server|JSON|parse") as error,
                 open_store(TrackingSpec(uri=uri), write=True),
             ):
                 pass
