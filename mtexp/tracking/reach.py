@@ -139,7 +139,7 @@ def _understood(answer: Any) -> str:
             return str(said["experiment"].get("lifecycle_stage", "active"))
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise TrackingError(f"{status}, and is no MLflow server")
+    raise TrackingError(f"{status}, but is not an MLflow server")
 
 
 def _ask_database(uri: str, within_s: float) -> str:
