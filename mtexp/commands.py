@@ -28,6 +28,7 @@ COMMANDS = {
     "fetch": Command("mtexp.analysis.fetch", "python -m analysis.fetch", "print runs as a table"),
     "advise": Command("mtexp.analysis.advise", "python -m analysis.advise", "say what may share a GPU"),
     "compare": Command("mtexp.analysis.compare", "python -m analysis.compare", "say what changed between two sweeps"),
+    "predict": Command("mtexp.analysis.predict", "python -m analysis.predict", "predict mixes that were not measured"),
     "export": Command("mtexp.analysis.export", "python -m analysis.export", "write runs as a few small files"),
     "upload": Command("mtexp.tracking.upload", "python -m mtexp.tracking.upload", "send records to MLflow"),
     "numerics": Command(

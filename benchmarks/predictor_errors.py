@@ -1,0 +1,200 @@
+"""How far predictions of slowdowns lie from what was measured, beside other predictors, on committed records.
+
+No benchmark of speed: every measured mix, or every model, is left out in turn and predicted from the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from analysis.data import load
+from analysis.pooling import Results, pool
+from analysis.predict import measured_cells
+from analysis.predictor import NEW_MIX, NEW_MODEL, Cell, fit, kind_of, leave_out, solve
+from benchmarks import common
+
+FOLDERS = [common.ROOT / "docs" / "results" / name / "records" for name in ("h200", "h100")]
+MODES = ("time slicing", "MPS", "MPS equal share")
+
+
+def arguments() -> argparse.ArgumentParser:
+    made = common.parser(__doc__ or "", repeats=3)
+    made.add_argument("records", type=Path, nargs="*", default=FOLDERS, help="folders of records, one GPU kind each")
+    return made
+
+
+def main() -> None:
+    options = arguments().parse_args()
+    studies = [(folder.parent.name, pool(load(records=folder), draws=400)) for folder in options.records]
+    cells = {name: measured_cells(results) for name, results in studies}
+    for name, results in studies:
+        for mode in MODES:
+            own = [cell for cell in cells[name] if cell.mode == mode]
+            others = [cell for other in cells if other != name for cell in cells[other] if cell.mode == mode]
+            if len({cell.tenants for cell in own}) > 9:
+                _show(f"{name}, {mode}", own, others, results)
+
+
+def _show(title: str, cells: list[Cell], others: list[Cell], results: Results) -> None:
+    pairs = [cell for cell in cells if len(cell.neighbours) == 1]
+    more = [cell for cell in cells if len(cell.neighbours) > 1]
+    print(f"\n{title}: {len(pairs)} victims in pairs, {len(more)} in larger mixes; error of the slowdown in percent")
+    print(f"  {'':44} median  mean  90 %  worst")
+    _line("measurement noise (a perfect predictor)", _noise(cells, results))
+    _line("slowdown 1", [(c, 0.0) for c in pairs])
+    _line(
+        "mean of the mode, model left out",
+        leave_out_by(pairs, lambda train, cell: float(np.mean([c.log for c in train]))),
+    )
+    _line("1 + b B, nothing fitted", [(c, _queue(c)) for c in pairs])
+    _line("gpulets' form on SM and DRAM activity, model left out", leave_out_by(pairs, _Gpulets(results)))
+    _line("victim + neighbour, no form, pair left out", _additive(pairs))
+    _line("mtexp: model left out", leave_out(pairs, _without_model))
+    _line("mtexp: both models left out", leave_out(pairs, _without_both))
+    _line("mtexp: pair left out", leave_out(pairs, _without_mix))
+    if others:
+        _line("mtexp: fit of the other GPU, pairs", [(c, _without_effects(others, c)) for c in pairs])
+    if more:
+        learnt = solve(pairs)
+        _line("mtexp: larger mixes from pairs alone", [(c, learnt.log(c.victim, c.neighbours)) for c in more])
+        every = [(c, log) for c, log in leave_out(cells, _without_mix) if len(c.neighbours) > 1]
+        _line("mtexp: larger mixes, mix left out", every)
+    for name, found in (
+        ("model", _covered(cells, _models(cells), NEW_MODEL)),
+        ("mix", _covered(cells, _mixes(cells), NEW_MIX)),
+    ):
+        if found:
+            print(f"  90 % intervals hold, {name} left out: {100 * np.mean(found):.0f} % of {len(found)}")
+
+
+def _line(name: str, found: Iterable[tuple[Cell, float]]) -> None:
+    errors = np.array([100 * abs(math.exp(log - cell.log) - 1) for cell, log in found])
+    if len(errors):
+        print(
+            f"  {name:52} {np.median(errors):6.1f} {errors.mean():5.1f} {np.quantile(errors, 0.9):5.0f} "
+            f"{errors.max():6.0f}"
+        )
+
+
+def _noise(cells: Sequence[Cell], results: Results) -> list[tuple[Cell, float]]:
+    """Every cell with what its measurement errs by, one draw each of hundred."""
+    by_point = {row.records: row.point for row in results.points[["records", "point"]].itertuples()}
+    found = []
+    for cell in cells:
+        rows = results.tenants[
+            (results.tenants["point"] == by_point[cell.records]) & (results.tenants["label"] == cell.victim.label)
+        ]
+        figure = (
+            results.figures.get((int(rows["point"].iloc[0]), int(rows["position"].iloc[0]), "slowdown"))
+            if len(rows)
+            else None
+        )
+        if figure is not None:
+            found += [(cell, cell.log + float(error)) for error in figure.errors[:100]]
+    return found
+
+
+def _queue(cell: Cell) -> float:
+    return math.log1p(cell.victim.busy * sum(other.busy for other in cell.neighbours))
+
+
+def _without_model(cell: Cell) -> list[Callable[[Cell], bool]]:
+    return [lambda other, model=model: model not in other.models for model in sorted(cell.models)]
+
+
+def _without_both(cell: Cell) -> list[Callable[[Cell], bool]]:
+    return [lambda other: not cell.models & other.models]
+
+
+def _without_mix(cell: Cell) -> list[Callable[[Cell], bool]]:
+    return [lambda other: other.tenants != cell.tenants]
+
+
+def leave_out_by(cells: Sequence[Cell], predict: Callable[[list[Cell], Cell], float]) -> list[tuple[Cell, float]]:
+    """Every cell predicted from those without one of its models, once for each."""
+    return [
+        (cell, predict([other for other in cells if model not in other.models], cell))
+        for cell in cells
+        for model in sorted(cell.models)
+    ]
+
+
+class _Gpulets:
+    """Linear in utilisations of both tenants alone (gpulets, ATC 2022): SM and DRAM activity; L2 was not sampled."""
+
+    def __init__(self, results: Results):
+        runs = results.data.runs[results.data.runs["num_tenants"] == 1]
+        names = ["gpu_sm_active_pct_mean", "gpu_dram_bw_pct_mean"]
+        known = runs.merge(results.data.tenants[["record_id", "model"]], on="record_id")
+        known = known[known["execution"].astype(str) == "eager"].dropna(subset=names)
+        self.known = {
+            str(model): own[names].mean().to_numpy(float) / 100 for model, own in known.groupby("model", observed=True)
+        }
+
+    def __call__(self, train: list[Cell], cell: Cell) -> float:
+        rows = [self._row(other) for other in train]
+        mine = self._row(cell)
+        kept = [(row, math.exp(other.log)) for row, other in zip(rows, train, strict=True) if row is not None]
+        if mine is None or len(kept) < 6:
+            return float(np.mean([other.log for other in train]))
+        x, y = np.array([row for row, _ in kept]), np.array([value for _, value in kept])
+        fitted = np.linalg.lstsq(x, y, rcond=None)[0]
+        return math.log(max(float(np.dot(mine, fitted)), 1.0))
+
+    def _row(self, cell: Cell) -> list[float] | None:
+        sides = [self.known.get(one.label.split()[0]) for one in (cell.victim, cell.neighbours[0])]
+        return None if any(side is None for side in sides) else [1.0, *sides[0], *sides[1]]  # type: ignore[misc]
+
+
+def _additive(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
+    models = sorted({model for cell in cells for model in cell.models})
+
+    def row(cell: Cell) -> list[float]:
+        return [
+            1.0,
+            *(float(m == cell.victim.label) for m in models),
+            *(float(m == cell.neighbours[0].label) for m in models),
+        ]
+
+    found = []
+    for cell in cells:
+        train = [other for other in cells if other.tenants != cell.tenants]
+        fitted = np.linalg.lstsq(np.array([row(c) for c in train]), np.array([c.log for c in train]), rcond=None)[0]
+        found.append((cell, float(np.dot(row(cell), fitted))))
+    return found
+
+
+def _without_effects(train: Sequence[Cell], cell: Cell) -> float:
+    """The fit of another GPU: its form and its models."""
+    return solve([other for other in train if len(other.neighbours) == 1]).log(cell.victim, cell.neighbours)
+
+
+def _models(cells: Sequence[Cell]) -> list[Callable[[Cell], bool]]:
+    names = sorted({model for cell in cells for model in cell.models})
+    return [lambda cell, model=model: model in cell.models for model in names]
+
+
+def _mixes(cells: Sequence[Cell]) -> list[Callable[[Cell], bool]]:
+    return [lambda cell, mix=mix: cell.tenants == mix for mix in sorted({cell.tenants for cell in cells})]
+
+
+def _covered(cells: Sequence[Cell], lefts: Sequence[Callable[[Cell], bool]], basis: str) -> list[bool]:
+    """Whether the interval of what was left out, itself made without it, holds what was measured there."""
+    found = []
+    for left in lefts:
+        train, test = [c for c in cells if not left(c)], [c for c in cells if left(c)]
+        learnt = fit(train)
+        for cell in test:
+            half = learnt.half_widths.get(kind_of(basis, 1 + len(cell.neighbours)))
+            if half is not None:
+                found.append(abs(learnt.log(cell.victim, cell.neighbours) - cell.log) <= half)
+    return found
+
+
+if __name__ == "__main__":
+    main()
