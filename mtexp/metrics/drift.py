@@ -107,6 +107,15 @@ def _parts(values: Floats, degree: int) -> Floats:
     return np.asarray((values @ basis)[1:], dtype=np.float64)
 
 
+def runs_sd(launch_bound_pct: float | None) -> float:
+    """Standard deviation of log mean latency from run to run of a model.
+
+    Args:
+        launch_bound_pct: Share of a request in which the device waits for the host; None = not known.
+    """
+    return _RUNS_SD_UNKNOWN if launch_bound_pct is None else _RUNS_SD + _RUNS_SD_HOST * launch_bound_pct / 100
+
+
 def recheck_noise_pct(before_ms: Floats, after_ms: Floats, launch_bound_pct: float | None = None) -> float:
     """How far noise alone moves the mean latency from one run to another, in percent: 95 % of changes are within it.
 
@@ -118,8 +127,7 @@ def recheck_noise_pct(before_ms: Floats, after_ms: Floats, launch_bound_pct: flo
         after_ms: Of the other.
         launch_bound_pct: Share of a request in which the device waits for the host; None = not known.
     """
-    sd = _RUNS_SD_UNKNOWN if launch_bound_pct is None else _RUNS_SD + _RUNS_SD_HOST * launch_bound_pct / 100
-    between = float(ndtri(0.975)) * math.sqrt(2) * sd
+    between = float(ndtri(0.975)) * math.sqrt(2) * runs_sd(launch_bound_pct)
     within = [_half_width(np.log(latency_ms), float(latency_ms.sum()) / 1e3) for latency_ms in (before_ms, after_ms)]
     return 100 * math.expm1(math.hypot(between, *within))
 

@@ -187,6 +187,10 @@ class Baselines:
         self._known[name] = self._known[name][0], run.repetition  # one attempt a pass
         return measure(spec, name)
 
+    def learn(self, alone: Alone, run: RunSpec) -> None:
+        """From now on compare with ``alone``, which was measured for ``run`` after the one that is known."""
+        self._known[alone.ref.baseline_hash] = alone, run.repetition
+
     def _young(self, name: str, run: RunSpec) -> Alone | None:
         alone, _ = self._known.get(name, (None, 0))
         if alone is None or not alone.started_ms:

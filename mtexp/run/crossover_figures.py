@@ -27,7 +27,7 @@ from mtexp.telemetry import load, over_spans
 
 def block_figures(spec: RunSpec, measured: Measurement, tenants: Mapping[str, Measured], folder: Path) -> RunSummary:
     """The figures of a run whose tenants are ``tenants``, with its telemetry in ``folder``."""
-    return summarise_crossover(tenants, measured.blocks, _telemetry(measured, folder), seed=spec.seed)
+    return summarise_crossover(tenants, measured.blocks, block_telemetry(measured, folder), seed=spec.seed)
 
 
 def block_views(measured: Measurement) -> dict[str, tuple[Samples, Window | None]]:
@@ -49,7 +49,8 @@ def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) ->
     )
 
 
-def _telemetry(measured: Measurement, folder: Path) -> BlockTelemetry:
+def block_telemetry(measured: Measurement, folder: Path) -> BlockTelemetry:
+    """Clocks and energies of the blocks, from the telemetry in ``folder``; empty where there is none."""
     path = folder / TELEMETRY
     if not path.is_file():
         return BlockTelemetry()

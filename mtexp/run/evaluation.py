@@ -23,7 +23,8 @@ from mtexp.records.room import save_in_room
 from mtexp.records.salvage import KILLED
 from mtexp.run.bare_record import Origin, bare_tenant, of_failure, record_of, window_of, without_figures
 from mtexp.run.baselines import Alone
-from mtexp.run.crossover_figures import block_figures, block_findings, block_views
+from mtexp.run.crossover_figures import block_figures, block_findings, block_telemetry, block_views
+from mtexp.run.impossible import impossible_findings, impossible_in_blocks
 from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.run.outputs import output_findings
 from mtexp.run.strangers import foreign_notes, foreign_of
@@ -41,6 +42,8 @@ class Comparison:
     """Mean latency of the baseline after the mix against before (``baseline.recheck``), in percent."""
     noise_pct: Mapping[str, float] = field(default_factory=dict)
     """How far noise alone moves it, in percent."""
+    before: Mapping[str, Alone] = field(default_factory=dict)
+    """The first baselines of tenants whose figures were impossible, so that the baseline was measured again."""
 
 
 def begin(spec: RunSpec, folder: Path, origin: Origin, config: str = "") -> Origin:
@@ -67,16 +70,20 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
     attempts = Attempts()
     telemetry = attempts.of("the summary of the telemetry", lambda: _telemetry(folder, window), TelemetrySummary())
     summary = _summary(spec, measured, window, telemetry, compared, attempts, folder)
+    nothing: tuple[Finding, ...] = ()
     if spec.measure.design == "crossover":
-        nothing: tuple[Finding, ...] = ()
         of_blocks = attempts.of(
             "findings of the blocks", lambda: tuple(block_findings(spec, measured, summary)), nothing
         )
         measured = replace(measured, findings=[*measured.findings, *of_blocks])
+    doubts = attempts.of(
+        "impossible figures", lambda: _doubts(spec, measured, folder, summary, telemetry, compared), nothing
+    )
     clock = attempts.of("the clock lost to limits", lambda: _clock(origin, telemetry, compared), None)
 
     def judged() -> tuple[str, tuple[Finding, ...]]:
         evidence = replace(_evidence(spec, measured, samples, window, telemetry, compared), clock=clock)
+        evidence = replace(evidence, findings=(*evidence.findings, *doubts))
         return judge(_with_baselines(evidence, spec, measured, compared))
 
     _, findings = attempts.of(
@@ -114,6 +121,32 @@ def keep(
     bare = without_figures(spec, measured, origin)
     save_in_room(bare, folder, measured.samples, config=config, final=False)
     return save_figures(evaluate(spec, measured, folder, compared, replace(origin, record_id=bare.record_id)), folder)
+
+
+def doubted(spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison) -> tuple[Finding, ...]:
+    """Impossible figures of a run, before it is judged; empty where figures cannot be computed."""
+    attempts = Attempts()  # what fails here fails again in evaluate, which reports it
+    window = window_of(spec, measured)
+    telemetry = attempts.of("telemetry", lambda: _telemetry(folder, window), TelemetrySummary())
+    summary = _summary(spec, measured, window, telemetry, compared, attempts, folder)
+    nothing: tuple[Finding, ...] = ()
+    return attempts.of(
+        "impossible figures", lambda: _doubts(spec, measured, folder, summary, telemetry, compared), nothing
+    )
+
+
+def _doubts(
+    spec: RunSpec,
+    measured: Measurement,
+    folder: Path,
+    summary: RunSummary,
+    telemetry: TelemetrySummary,
+    compared: Comparison,
+) -> tuple[Finding, ...]:
+    if spec.measure.design == "crossover":
+        return impossible_in_blocks(summary, block_telemetry(measured, folder))
+    sm_clock_mhz = telemetry.values.get("gpu_sm_clock_mhz_mean")
+    return impossible_findings(summary, sm_clock_mhz, compared.alone, compared.before)
 
 
 def _telemetry(folder: Path, window: Window | None) -> TelemetrySummary:
@@ -236,7 +269,8 @@ def _with_baselines(evidence: Evidence, spec: RunSpec, measured: Measurement, co
     if without or in_blocks or measured.failure is not None:
         return evidence
     started_s = {name: alone.started_ms / 1e3 for name, alone in compared.alone.items() if alone.started_ms}
-    ages_s = {name: measured.clock[0][1] / 1e9 - at_s for name, at_s in started_s.items()}
+    began_s = measured.clock[0][1] / 1e9
+    ages_s = {name: began_s - at_s for name, at_s in started_s.items() if at_s <= began_s}  # not of one measured again
     tenants = tuple(
         replace(
             t,
