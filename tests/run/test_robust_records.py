@@ -23,8 +23,8 @@ from mtexp.run.evaluation import Comparison, begin, keep
 from mtexp.run.measurement import TELEMETRY
 from mtexp.spec import ArrivalSpec
 from mtexp.tenant.buffers import COLUMNS, SampleBuffer
+from tests.run.evaluated import BOTH, RUN, measurement, record
 from tests.run.run_helpers import Workplace
-from tests.run.test_evaluation import BOTH, RUN, measurement, record
 from tests.strategies import open_loop
 
 

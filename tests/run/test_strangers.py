@@ -1,0 +1,63 @@
+"""Other processes on the device, from telemetry to the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mtexp.run.measurement import Measurement
+from mtexp.telemetry import GpuProcess, Occupants
+from tests.run.evaluated import RUN, codes, measurement, record, write_telemetry
+from tests.strategies import MS
+
+
+def _util(folder: Path, measured: Measurement, *pcts: tuple[int, float]) -> None:
+    """Telemetry with one poll of the utilisation of processes within the window."""
+    at_ns = int(measured.samples["a"].start_ns.min()) + 1000 * MS
+    write_telemetry(folder, measured, process_util=[[at_ns, [list(pct) for pct in pcts]]])
+
+
+@pytest.mark.parametrize(
+    ("pct", "code", "verdict"), [(60.0, "foreign-process", "INVALID"), (0.0, "foreign-idle", "VALID")]
+)
+def test_a_stranger_is_judged_by_its_utilisation(tmp_path: Path, pct: float, code: str, verdict: str) -> None:
+    """As telemetry has it of the window; the record says who it was and by which rule."""
+    stranger = GpuProcess(7, "compute", "python of mallory", 512.0)
+    occupants = Occupants(strangers=(stranger,), own=frozenset({1, 2}), same_pids=True)
+    measured = measurement(occupants=occupants)
+    _util(tmp_path, measured, (1, 90.0), (7, pct))
+
+    found = record(measured, spec=replace(RUN, runtime="gpu"), folder=tmp_path)
+
+    assert (found.verdict, codes(found)) == (verdict, {code})
+    assert found.telemetry_notes["foreign"] == {
+        "rule": "refuse",
+        "processes": [
+            {
+                "pid": 7,
+                "type": "C",
+                "name": "python of mallory",
+                "memory_mib": 512.0,
+                "util_pct": pct,
+                "busy": pct > 5,
+            }
+        ],
+        "not_attributable": 0,
+    }
+
+
+def test_a_stranger_that_came_and_went_within_the_window_is_found(tmp_path: Path) -> None:
+    """No list has it, its utilisation does; where pids are the host's, it may be a tenant and is not foreign."""
+    for same_pids, expected in ((True, {"foreign-process"}), (False, set())):
+        measured = measurement(occupants=Occupants(own=frozenset({1, 2}), same_pids=same_pids))
+        _util(tmp_path, measured, (1, 50.0), (77, 40.0))
+        assert codes(record(measured, spec=replace(RUN, runtime="gpu"), folder=tmp_path)) == expected
+
+
+def test_the_rule_about_strangers_is_the_runs(tmp_path: Path) -> None:
+    """``measure.foreign=warn``."""
+    spec = replace(RUN, measure=replace(RUN.measure, foreign="warn"))
+    found = record(measurement(occupants=Occupants(strangers=(GpuProcess(7, "compute", "", None),))), spec=spec)
+    assert (found.verdict, codes(found)) == ("VALID", {"foreign-process"})
