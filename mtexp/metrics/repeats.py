@@ -32,6 +32,8 @@ _USUAL_CORRELATION, _USUAL_FREEDOM = 0.15, 4.0
 """Of tenants of one run, as measured on H100s (0.1) and H200s (0.2), and the degrees of freedom it counts for."""
 _QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 _Z95 = 1.959963984540054
+_ROUNDING = 1e-9
+"""An end that is nearer than this to what a figure cannot exceed is there: value * exp(log(1 / value)) is seldom 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,9 @@ class Estimate:
         if np.isnan(self.errors).any():
             return Interval(self.value, 0.0, math.inf)
         low, high = self.value * np.exp(np.quantile(self.errors, _QUANTILES))
-        high = min(self.most, max(self.value, float(high)))
+        high = max(self.value, float(high))
+        if high > self.most or math.isclose(high, self.most, rel_tol=_ROUNDING):
+            high = self.most
         return Interval(self.value, min(self.value, float(low)), high)
 
     def __truediv__(self, other: Estimate) -> Estimate:
