@@ -11,6 +11,12 @@ R whose predicted range has T at its own quantiles (a fiducial distribution). Th
 draws in which noise alone exceeds T. fairness = exp(-R), so the interval lies on both sides of the figure, and ends at
 1 where the tenants may well be equal.
 
+Tenants may agree better than noise lets expect, by chance or because the noise is taken as too large. Then nearly every
+draw is 0, and the interval would be a point at 1: certainty, from a measurement that cannot see a difference. So for
+the upper end of R, T is taken as no smaller than the median range of noise alone: an interval is never narrower than
+that of an ordinary measurement of equal tenants (G. Cowan, K. Cranmer, E. Gross, O. Vitells, Power-Constrained Limits,
+arXiv:1105.3166, 2011).
+
 The pattern is noisy as well. Where several tenants share an end of the range, as measured they do not, and too little
 would be taken off; so the lower end of R comes from a pattern in which every tenant is moved to the nearer end by one
 standard error of its distance, the upper end from the pattern as measured, and draws between them from both.
@@ -52,9 +58,10 @@ def fairness_without_noise(progress: Floats, errors: Floats) -> Evenness:
     distance = float(np.ptp(logs))
     if distance == 0:
         return Evenness(1.0, np.ones(errors.shape[1]))
-    most = _ranges(logs, errors, distance)
+    noise_alone = np.ptp(errors, axis=0)
+    most = _ranges(logs, errors, max(distance, float(np.median(noise_alone))))
     least = np.minimum(most, _ranges(_at_the_ends(logs, errors), errors, distance))
-    return _evenness(_between(least, most), np.ptp(errors, axis=0) > distance)
+    return _evenness(_between(least, most), noise_alone > distance)
 
 
 def mean_fairness_without_noise(progress: Sequence[Floats], errors: Sequence[Floats]) -> Evenness:
@@ -71,13 +78,12 @@ def mean_fairness_without_noise(progress: Sequence[Floats], errors: Sequence[Flo
     total = float(np.sum([np.ptp(own) for own in logs]))
     if total == 0:
         return Evenness(1.0, np.ones(errors[0].shape[1]))
-    most = _summed_ranges(logs, errors, total)
+    noise_alone = np.sum([np.ptp(noise, axis=0) for noise in errors], axis=0)
+    most = _summed_ranges(logs, errors, max(total, float(np.median(noise_alone))))
     least = np.minimum(
         most, _summed_ranges([_less_uneven(*own) for own in zip(logs, errors, strict=True)], errors, total)
     )
-    ranges = _between(least, most) / len(logs)
-    noise_alone = np.sum([np.ptp(noise, axis=0) for noise in errors], axis=0)
-    return _evenness(ranges, noise_alone > total)
+    return _evenness(_between(least, most) / len(logs), noise_alone > total)
 
 
 def jain_without_noise(progress: Floats, errors: Floats) -> Evenness:
@@ -91,11 +97,16 @@ def jain_without_noise(progress: Floats, errors: Floats) -> Evenness:
     noise -= noise.mean(axis=0)
     both = spread @ noise / share.size
     alone = np.mean(noise**2, axis=0)
-    under_root = both**2 - measured * (alone - measured)  # of: variance(scale * spread + noise) = variance(spread)
-    scale = np.where(under_root > 0, (np.sqrt(np.maximum(under_root, 0)) - both) / measured, 0)
-    variances = np.maximum(scale, 0) ** 2 * measured
-    value = float(np.median(np.where(alone > measured, 0, variances)))
-    return Evenness(1 / (1 + value), 1 / (1 + variances))
+
+    def variances(target: float) -> Floats:
+        under_root = both**2 - measured * (alone - target)  # of: variance(scale * spread + noise) = target
+        scale = np.where(under_root > 0, (np.sqrt(np.maximum(under_root, 0)) - both) / measured, 0)
+        found: Floats = np.maximum(scale, 0) ** 2 * measured
+        return found
+
+    least, most = variances(measured), variances(max(measured, float(np.median(alone))))
+    value = float(np.median(np.where(alone > measured, 0, least)))
+    return Evenness(1 / (1 + value), 1 / (1 + _between(np.minimum(least, most), most)))
 
 
 def _evenness(ranges: Floats, noise_alone: Mask) -> Evenness:
@@ -112,15 +123,19 @@ def _between(least: Floats, most: Floats) -> Floats:
     return found
 
 
-def _ranges(pattern: Floats, errors: Floats, distance: float) -> Floats:
-    """For each draw the largest R with range(R pattern / distance + errors) <= distance, at least 0; shape (draws,)."""
+def _ranges(pattern: Floats, errors: Floats, target: float) -> Floats:
+    """For each draw the largest R with range(R pattern / range(pattern) + errors) <= ``target``, at least 0.
+
+    Shape (draws,). Infinite where no two values of ``pattern`` differ.
+    """
+    distance = float(np.ptp(pattern))
     largest = np.full(errors.shape[1], np.inf)
     for i in range(pattern.size):
         for j in range(i):
             above, below = (i, j) if pattern[i] > pattern[j] else (j, i)
             apart = float(pattern[above] - pattern[below])
             if apart > 0:
-                room = distance - (errors[above] - errors[below])
+                room = target - (errors[above] - errors[below])
                 np.minimum(largest, room * (distance / apart), out=largest)
     found: Floats = np.maximum(largest, 0)
     return found

@@ -83,3 +83,18 @@ def test_one_tenant_and_equal_figures_are_even() -> None:
         assert found(np.array([0.7]), errors).value == 1
         assert found(np.full(3, 0.7), np.tile(errors, (3, 1))).value == 1
     assert mean_fairness_without_noise([np.array([0.7])], [errors]).value == 1
+
+
+@pytest.mark.parametrize("tenants", [2, 8])
+def test_tenants_that_agree_better_than_noise_are_not_surely_equal(tenants: int) -> None:
+    """Noise of 10 % cannot tell 1 from 0.9, however near figures happen to lie: the interval was [1, 1]."""
+    rng = np.random.default_rng(0)
+    progress = np.exp(np.linspace(0, 1e-3, tenants))
+    errors = 0.1 * rng.standard_normal((tenants, 1000))
+    ordinary = np.exp(-np.median(np.ptp(errors, axis=0)))
+    means = mean_fairness_without_noise([progress] * 3, [0.1 * rng.standard_normal((tenants, 1000)) for _ in range(3)])
+    for found in (fairness_without_noise(progress, errors), means, jain_without_noise(progress, errors)):
+        low, high = _ends(found)
+        assert found.value == high == 1
+        assert low < 0.99
+    assert _ends(fairness_without_noise(progress, errors))[0] < ordinary
