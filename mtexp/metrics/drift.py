@@ -31,9 +31,11 @@ _HOST_STATE_S = 0.6  # states of a virtual core last 0.1 to some seconds; no ord
 _REQUESTS_AN_ORDER = 15
 _ORDERS = 8  # more would help little: the quantiles of t with 8 degrees of freedom are 1.3 times those of the normal
 
-_RUNS_SD, _RUNS_SD_HOST = 0.02, 0.2
-"""Standard deviation of log mean latency from run to run: of what the device does, and of what waits for the host. On
-H100 and H200 it was 0.13 to 0.20 for models that are launch-bound at 60 to 80 %, 0.01 to 0.08 for one at 10 to 24 %."""
+_LAUNCH_BOUND_PCT, _RUNS_SD = (10.0, 50.0), (0.02, 0.2)
+"""Standard deviation of log mean latency from run to run, by the share of a request in which the device waits for the
+host: linear between these two shares, and constant beyond. On H100s and H200s it was 0.002 for a CUDA graph, 0.01 and
+0.07 at 12 and 21 %, 0.10 to 0.16 at 36 to 48 %, 0.06 to 0.26 from 60 % on. With the noise within runs, 1.2 % (H200) and
+2.9 % (H100) of all pairs of runs alone of a launch-bound model then differ by more than their noise."""
 _RUNS_SD_UNKNOWN = 0.15
 
 
@@ -113,7 +115,11 @@ def runs_sd(launch_bound_pct: float | None) -> float:
     Args:
         launch_bound_pct: Share of a request in which the device waits for the host; None = not known.
     """
-    return _RUNS_SD_UNKNOWN if launch_bound_pct is None else _RUNS_SD + _RUNS_SD_HOST * launch_bound_pct / 100
+    return (
+        _RUNS_SD_UNKNOWN
+        if launch_bound_pct is None
+        else float(np.interp(launch_bound_pct, _LAUNCH_BOUND_PCT, _RUNS_SD))
+    )
 
 
 def recheck_noise_pct(before_ms: Floats, after_ms: Floats, launch_bound_pct: float | None = None) -> float:

@@ -137,9 +137,14 @@ def test_a_latency_that_doubles_half_way_is_found() -> None:
     assert _flagged(np.repeat([10.0, 20.0], 200) * rng.normal(1, 0.05, 400))
 
 
-@pytest.mark.parametrize(("launch_bound_pct", "runs_sd"), [(70.0, 0.16), (15.0, 0.05), (None, 0.15)])
+@pytest.mark.parametrize(
+    ("launch_bound_pct", "runs_sd"), [(70.0, 0.19), (60.0, 0.19), (38.0, 0.14), (12.0, 0.02), (None, 0.15)]
+)
 def test_a_baseline_that_only_noise_moves_is_within_its_noise(launch_bound_pct: float | None, runs_sd: float) -> None:
-    """95 of 100 pairs of baselines that differ by host states within and by the spread of runs between them."""
+    """95 of 100 pairs of baselines that differ by host states within and by the spread of runs between them.
+
+    The spreads are those of models as launch-bound on H100s and H200s.
+    """
     rng = np.random.default_rng(11)
     within = 0
     for _ in range(100):
@@ -147,6 +152,15 @@ def test_a_baseline_that_only_noise_moves_is_within_its_noise(launch_bound_pct: 
         change = abs(np.log(after.mean() / before.mean()))
         within += change <= np.log1p(recheck_noise_pct(before, after, launch_bound_pct) / 100)
     assert within >= 92
+
+
+def test_a_baseline_whose_device_is_slower_is_found_where_the_host_hardly_matters() -> None:
+    """Mistral-7B: 12 % launch-bound, runs of 2 s that repeat to 1.4 %; 10 % more is found half of the time or more."""
+    rng, found = np.random.default_rng(13), 0
+    for _ in range(200):
+        before, after = (34 * rng.lognormal(0, 0.014) * rng.normal(1, 0.02, 60) for _ in range(2))
+        found += 1.1 * after.mean() / before.mean() - 1 > recheck_noise_pct(before, 1.1 * after, 12.0) / 100
+    assert found >= 100
 
 
 def test_a_drift_of_ten_percent_between_quiet_baselines_is_beyond_their_noise() -> None:
