@@ -163,6 +163,15 @@ def test_what_has_no_interval_is_refused(shared: list[Series], alone: list[Serie
         interference_intervals(shared, alone, draws=10)
 
 
+@pytest.mark.parametrize(("rho", "iterations", "share"), [(0.5, 100, 0.89), (0.5, 1000, 0.94), (0.8, 100, 0.77)])
+def test_coverage_falls_with_the_memory_as_the_module_says(rho: float, iterations: int, share: float) -> None:
+    """Within 4 points of the figures in its first lines."""
+    rng, runs = np.random.default_rng(iterations), 600
+    intervals = [mean_interval(ar1(rng, iterations, rho=rho)) for _ in range(runs)]
+    held = sum(interval.low <= 10 <= interval.high for interval in intervals)
+    assert held / runs == pytest.approx(share, abs=0.04)
+
+
 def test_blocks_grow_with_the_cube_root() -> None:
     """n^(1/3), and never none."""
     assert [block_length(n) for n in (1, 8, 100, 1000)] == [1, 2, 5, 10]
