@@ -45,6 +45,7 @@ _MODES = {
     "MPS 50 %": "mps_settings=half",
     "MPS 25 %": "mps_settings=quarter",
     "streams": "sharing=streams",
+    "green contexts": "sharing=green_contexts",
     "MIG": "sharing=mig",
 }
 

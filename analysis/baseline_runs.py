@@ -71,6 +71,7 @@ _SAME = (
     *("device", "driver", "cuda", "torch", "transformers", "cpu", "shrunk", "runtime", "precision", "workload"),
     *("arrival", "execution", "batch_size", "seq_len", "new_tokens", "mps_settings", "sharing", "iterations", "warmup"),
     *("model", "attn_implementation", "active_thread_pct", "weights", "pinned_memory_limit", "mps_priority", "mig"),
+    "partition_sms",
 )
 """What runs alone must agree in to be put together over hosts."""
 

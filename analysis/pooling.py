@@ -30,14 +30,14 @@ DRAWS = 4_000
 _SETTING = (
     *("precision", "workload", "execution", "batch_size", "seq_len", "new_tokens", "arrival", "rate_rps", "trace"),
     *("slo_ms", "mps_priority", "pinned_memory_limit", "sm_partition", "mig", "weights"),
-    *("own_pct", "attn_implementation", "parameters"),
+    *("partition_sms", "own_pct", "attn_implementation", "parameters"),
 )
 """What makes two tenants of a model different."""
 _OF_MODEL = ("attn_implementation", "parameters")
 """Of these, what models usually differ in."""
 _NEVER_USUAL = (
     *("rate_rps", "slo_ms", "own_pct", "mps_priority", "pinned_memory_limit", "sm_partition", "mig", "trace"),
-    "weights",
+    *("partition_sms", "weights"),
 )
 _UNSAID = ("slo_ms",)
 _LATENCIES = ("latency_", "slowdown", "tail_inflation", "wait_", "ttft_", "tpot_", "spread_")
@@ -48,7 +48,7 @@ _KEPT = (
 )
 """Parameters of a tenant that its point has too."""
 _MPS = {"default": "MPS", "equal_share": "MPS equal share", "half": "MPS 50 %", "quarter": "MPS 25 %"}
-SHARING_ORDER = ("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 25 %", "streams", "MIG")
+SHARING_ORDER = ("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 25 %", "streams", "green contexts", "MIG")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ def _sharing_mode(run: Mapping[str, Any]) -> str:
     if run.get("runtime") == "cpu":
         return f"CPU ({run['mps_settings']})"
     if run["sharing"] != "processes":
-        return {"mig": "MIG"}.get(str(run["sharing"]), str(run["sharing"]))
+        return {"mig": "MIG", "green_contexts": "green contexts"}.get(str(run["sharing"]), str(run["sharing"]))
     settings = str(run["mps_settings"])
     if settings == "disabled":
         return "time slicing"
@@ -263,6 +263,7 @@ _PHRASES = {
     "mps_priority": "priority {}",
     "pinned_memory_limit": "limit {}",
     "sm_partition": "{} SM chunks",
+    "partition_sms": "{} SMs",
     "attn_implementation": "{} attention",
     "parameters": "{} parameters",
 }

@@ -120,6 +120,10 @@ class TenantSpec:
     execution: str = "eager"
     """``eager``, ``cuda_graph`` or ``compile``."""
     mps: MpsLimits = MpsLimits()
+    sm_count: int = 0
+    """SMs of its green context; 0 = ``sm_pct``."""
+    sm_pct: float = 0.0
+    """Percent of the SMs for its green context, rounded down to what the GPU can part."""
     mig: str = ""
     """UUID or profile name of the MIG instance asked for; empty = round robin."""
     slo_ms: float = 0.0
@@ -170,7 +174,7 @@ class SharingSpec:
     """How tenants share the device."""
 
     mode: str = "processes"
-    """``processes``, ``streams`` or ``mig``."""
+    """``processes``, ``streams``, ``green_contexts`` or ``mig``."""
     mps: str = "disabled"
     """Name in ``conf/mps_settings``."""
     mps_mode: str = "disabled"
@@ -178,6 +182,11 @@ class SharingSpec:
     pipe_directory: str = ""
     """Of an external daemon; empty = the default of the driver."""
     static_partitioning: bool = False
+
+    @property
+    def one_process(self) -> bool:
+        """Whether all tenants are in one process."""
+        return self.mode in ("streams", "green_contexts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ _SHARINGS = {
     "MPS 75 %": ("#52606D", "pentagon", "x", "dashdot"),
     "MPS 10 %": ("#9AA5B1", "triangle-left", "-", "dot"),
     "streams": ("#616E7C", "cross", ".", "longdashdot"),
+    "green contexts": ("#2F6B4F", "triangle-right", "x", "dashdot"),
     "MIG": ("#323F4B", "star", "|", "dash"),
 }
 _OTHER = ("#52606D", "hexagon", "-", "longdash")

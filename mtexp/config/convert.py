@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from mtexp.config.bounds import check_lower_bounds, check_upper_bounds
@@ -25,6 +26,7 @@ from mtexp.config.tenants import tenant_specs
 from mtexp.config.tokens import parse_mix, parse_percentage
 from mtexp.errors import ConfigError
 from mtexp.host import Device
+from mtexp.sharing.partitions import partition_sizes
 from mtexp.spec import (
     SWEEP_NAME,
     BaselineSpec,
@@ -41,6 +43,7 @@ from mtexp.spec import (
 from mtexp.tracking import uri
 
 _NAMED_SHARES = {"default": 0.0, "half": 50.0, "quarter": 25.0}
+_ONE_PROCESS = (SharingMode.streams, SharingMode.green_contexts)
 _MIN_GPM_PERIOD_S = 0.2
 _MOST_TRACED = 1000
 """Maximum iterations in a capture; every kernel of an iteration is stored as an event."""
@@ -59,6 +62,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
     shrunk = shrink is Shrink.always or (shrink is Shrink.auto and device.kind == "cpu")
     tenants = tenant_specs(config, shrunk=shrunk, limit=hardware.mps_client_limit)
     sharing = _sharing(config, device)
+    tenants = _partitioned(config, tenants, device)
     _check_execution(tenants, device)
     _check_loads(config, tenants)
     _check_traces(config, tenants)
@@ -178,8 +182,9 @@ def _profiler(config: Config, tenants: tuple[TenantSpec, ...], device: Device) -
     p = config.profiler
     within("profiler.iterations", p.iterations, 1, _MOST_TRACED)
     at_least("profiler.kernels", p.kernels, 1)
-    if p.kind is Profiler.torch and config.sharing.mode is SharingMode.streams and len(tenants) > 1:
-        allowed = "none, nsys, ncu with sharing=streams (torch traces processes, and streams share one)"
+    if p.kind is Profiler.torch and config.sharing.mode in _ONE_PROCESS and len(tenants) > 1:
+        mode = config.sharing.mode.name
+        allowed = f"none, nsys, ncu with sharing={mode} (torch traces processes, and all tenants share one)"
         raise ConfigError("profiler", "torch", allowed, "Use sharing=processes, or profiler=nsys on a GPU.")
     if device.kind == "cpu" and p.kind in (Profiler.nsys, Profiler.ncu):
         raise ConfigError("profiler", p.kind.name, "none, torch on the CPU", "Use profiler=torch, or run on a GPU.")
@@ -231,9 +236,12 @@ def _check_uri(text: str) -> None:
 def _sharing(config: Config, device: Device) -> SharingSpec:
     mode, mps = config.sharing.mode, config.mps_settings
     if mode is not SharingMode.processes and mps.mode is not MpsMode.disabled:
-        why = "CUDA MPS needs several processes" if mode is SharingMode.streams else "an instance has one tenant"
+        why = "CUDA MPS needs several processes" if mode in _ONE_PROCESS else "an instance has one tenant"
         allowed = f"disabled with sharing={mode.name} ({why})"
         raise ConfigError("mps_settings", mps.name, allowed, "Use mps_settings=disabled, or sharing=processes.")
+    if mode is SharingMode.green_contexts and device.kind == "cpu":
+        remedy = "Green contexts part the SMs of a GPU: run on one, or use sharing=streams."
+        raise ConfigError("sharing", "green_contexts", "processes, streams on the CPU", remedy)
     if mode is SharingMode.mig and device.kind == "cpu":
         raise ConfigError("sharing", "mig", "processes, streams on the CPU", "MIG needs a GPU with MIG enabled.")
     if mps.static_partitioning and mps.mode is MpsMode.disabled:
@@ -252,6 +260,14 @@ def _sharing(config: Config, device: Device) -> SharingSpec:
         pipe_directory=mps.pipe_directory,
         static_partitioning=mps.static_partitioning,
     )
+
+
+def _partitioned(config: Config, tenants: tuple[TenantSpec, ...], device: Device) -> tuple[TenantSpec, ...]:
+    """Return ``tenants`` with the SMs of their green contexts, where the SMs of the device are known."""
+    if config.sharing.mode is not SharingMode.green_contexts or device.sm_count is None:
+        return tenants
+    sizes = partition_sizes(tenants, device.sm_count)
+    return tuple(replace(tenant, sm_count=sizes[tenant.id], sm_pct=0.0) for tenant in tenants)
 
 
 def _mps_name(mps: MpsSettingsConfig) -> str:
@@ -311,7 +327,7 @@ def _check_memory(config: Config, tenants: tuple[TenantSpec, ...], device: Devic
         if limit is not None and needs[tenant.id] > limit:
             allowed = f"at least {needs[tenant.id]:.0f} MiB, which {tenant.id} needs"
             raise ConfigError("pinned_memory_limit", tenant.mps.pinned_memory_limit, allowed, "Raise the limit.")
-    processes = 1 if config.sharing.mode is SharingMode.streams else len(tenants)
+    processes = 1 if config.sharing.mode in _ONE_PROCESS else len(tenants)
     total = sum(needs.values()) + processes * (GPU_CONTEXT_MIB if device.kind == "gpu" else CPU_PROCESS_MIB)
     if total > device.memory_mib:
         raise ConfigError(*_does_not_fit(config, needs, total, device))

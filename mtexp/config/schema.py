@@ -25,7 +25,7 @@ Overlap = Enum("Overlap", ["sustained", "fixed"])
 Foreign = Enum("Foreign", ["refuse", "warn", "ignore"])
 CiStatistic = Enum("CiStatistic", ["mean", "p50", "p90", "p95", "p99"])
 MpsMode = Enum("MpsMode", ["disabled", "managed", "external"])
-SharingMode = Enum("SharingMode", ["processes", "streams", "mig"])
+SharingMode = Enum("SharingMode", ["processes", "streams", "green_contexts", "mig"])
 RuntimeKind = Enum("RuntimeKind", ["auto", "gpu", "cpu"])
 Shrink = Enum("Shrink", ["auto", "none", "always"])
 Launcher = Enum("Launcher", ["forkserver", "interpreter"])
@@ -100,6 +100,10 @@ class TenantConfig:
     """MPS client priority: 0 normal, 1 below normal; null = the run's."""
     sm_partition: int | None = None
     """Chunks of static SM partitioning; null = the run's."""
+    sm_count: int | None = None
+    """SMs of its green context; null = the run's ``sharing.sm_count``."""
+    sm_pct: float | None = None
+    """Percent of the SMs for its green context, in place of ``sm_count``."""
     mig: str = ""
     """UUID or profile of the requested MIG instance; empty = round robin."""
     slo_ms: float = 0.0
@@ -224,7 +228,9 @@ class SharingConfig:
     """How tenants share the device."""
 
     mode: SharingMode = SharingMode.processes
-    """``processes`` (time slicing or CUDA MPS), ``streams`` (of one process) or ``mig`` (MIG instances)."""
+    """``processes`` (time slicing or CUDA MPS), ``streams`` or ``green_contexts`` (of one process), or ``mig``."""
+    sm_count: int = 0
+    """green_contexts: SMs of each tenant without its own ``sm_count`` or ``sm_pct``; 0 = equal shares."""
 
 
 @dataclass(kw_only=True)

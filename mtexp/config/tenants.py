@@ -12,7 +12,17 @@ from typing import Any, TypeVar
 from mtexp.config.checks import at_least, within
 from mtexp.config.memory import limit_mib
 from mtexp.config.read_off import read_off
-from mtexp.config.schema import Arrival, ArrivalConfig, Attention, Config, Role, TenantConfig, Weights, Workload
+from mtexp.config.schema import (
+    Arrival,
+    ArrivalConfig,
+    Attention,
+    Config,
+    Role,
+    SharingMode,
+    TenantConfig,
+    Weights,
+    Workload,
+)
 from mtexp.config.shapes import dimensions, known_counts, needed_positions, not_sizes, shrink, shrink_stressor
 from mtexp.config.traces import read_trace
 from mtexp.config.weights import not_safetensors
@@ -24,6 +34,8 @@ T = TypeVar("T")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MAX_CONFIG_BYTES = 2**20
+_MOST_SMS = 1024
+"""More than any GPU has."""
 _ENCODER_WORKLOADS = (Workload.forward, Workload.train)
 _REPETITION_SEED = 1000
 """Difference between the seeds of two repetitions; larger than the number of tenants."""
@@ -101,6 +113,7 @@ def _tenant(config: Config, key: str, tenant: TenantConfig, *, shrunk: bool) -> 
         precision=(tenant.precision or config.precision.name).name,
         execution=(tenant.execution or config.execution).name,
         mps=_mps_limits(config, key, tenant),
+        **_partition(config, key, tenant),
         mig=tenant.mig,
         slo_ms=tenant.slo_ms,
         slo_factor=tenant.slo_factor,
@@ -260,6 +273,28 @@ def _mps_limits(config: Config, key: str, tenant: TenantConfig) -> MpsLimits:
     if run.equal_share and tenant.active_thread_pct is None:
         named["active_thread_pct"] = ("mps_settings.active_thread_pct", _equal_share(config))
     return _checked_limits(config, named)
+
+
+def _partition(config: Config, key: str, tenant: TenantConfig) -> dict[str, Any]:
+    """SMs of the tenant's green context, or their share in percent: its own, the run's, or an equal share."""
+    run, own = config.sharing.sm_count, {f"{key}.sm_count": tenant.sm_count, f"{key}.sm_pct": tenant.sm_pct}
+    if config.sharing.mode is not SharingMode.green_contexts:
+        for name, value in {"sharing.sm_count": run or None, **own}.items():
+            if value is not None:
+                remedy = "Add sharing=green_contexts, or drop it."
+                raise ConfigError(name, value, "nothing without sharing=green_contexts", remedy)
+        return {}
+    if tenant.sm_count is not None and tenant.sm_pct is not None:
+        remedy = f"Drop {key}.sm_count or {key}.sm_pct."
+        raise ConfigError(f"{key}.sm_pct", tenant.sm_pct, "nothing beside sm_count", remedy)
+    if tenant.sm_pct is not None:
+        within(f"{key}.sm_pct", tenant.sm_pct, 0.1, 100)
+        return {"sm_pct": tenant.sm_pct}
+    count_key, count = _own(tenant.sm_count, f"{key}.sm_count", run, "sharing.sm_count")
+    if tenant.sm_count is not None or run:
+        within(count_key, count, 1, _MOST_SMS)
+        return {"sm_count": count}
+    return {"sm_pct": _equal_share(config)}
 
 
 def _equal_share(config: Config) -> float:

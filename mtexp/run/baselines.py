@@ -122,7 +122,7 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
     alone = replace(tenant, id=tenant.model.name, arrival=ArrivalSpec(), slo_ms=0.0, slo_factor=0.0, seed=run.seed)
     sharing = run.sharing
     if not partitioned and sharing.mode != "mig":
-        alone = replace(alone, mps=MpsLimits(), mig="")
+        alone = replace(alone, mps=MpsLimits(), mig="", sm_count=0, sm_pct=0.0)
         sharing = SharingSpec()
     time_s = max(run.measure.min_time_s, run.baseline.min_time_s)
     return replace(

@@ -349,7 +349,7 @@ def _completed(
     spec: RunSpec,
 ) -> dict[str, float]:
     """The figures of a tenant with those that do not come of its samples."""
-    own_process = spec.sharing.mode != "streams"
+    own_process = not spec.sharing.one_process
     metrics, after = dict(own), measured.facts_after.get(tenant.id, {})
     metrics |= telemetry.tenants.get(tenant.id, {})
     if own_process and "memory_peak_mib" in after:  # of the process: what each of several tenants has is not known

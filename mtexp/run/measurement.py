@@ -230,8 +230,9 @@ def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: Ten
     spec, folder = context.spec, context.folder
     rows = spec.measure.warmup + protocol(spec).max_iterations
     board, samples = tenants.allocate([t.id for t in spec.tenants], rows)
+    sms = sharing.sm_counts()
     by_id = {
-        tenant.id: TenantJob(tenant=tenant, slot=slot, samples=str(samples[slot]))
+        tenant.id: TenantJob(tenant=tenant, slot=slot, samples=str(samples[slot]), sm_count=sms.get(tenant.id, 0))
         for slot, tenant in enumerate(spec.tenants)
     }
     everywhere = tuple(sorted(os.sched_getaffinity(0)))  # said to each: the forkserver may have been pinned itself

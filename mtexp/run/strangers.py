@@ -34,7 +34,7 @@ def foreign_of(spec: RunSpec, measured: Measurement, telemetry: TelemetrySummary
         rule=spec.measure.foreign,
         strangers=tuple(strangers),
         not_attributable=len(there.not_attributable),
-        own=len(measured.facts_before) if spec.sharing.mode != "streams" else 1,
+        own=1 if spec.sharing.one_process else len(measured.facts_before),
         unlisted=there.unlisted,
     )
 

@@ -1,4 +1,4 @@
-"""Sharing modes: CUDA MPS, time slicing, streams, MIG. Each is a context manager that also verifies itself.
+"""Sharing modes: MPS, time slicing, streams, green contexts, MIG. Each is a context manager that verifies itself.
 
 Lives here: one module a mode behind :func:`open_sharing`. ``commands`` (what is said), ``parse`` (what is answered),
 ``proof`` (what follows) and ``explain`` (what a failure means) are plain data in and out; ``control``, ``daemon`` and
@@ -16,6 +16,7 @@ from mtexp.sharing.base import SharingMode
 from mtexp.sharing.control import MpsCapabilities, capabilities, find_binary
 from mtexp.sharing.cpu import Cpu
 from mtexp.sharing.explain import explain
+from mtexp.sharing.green_contexts import GreenContexts
 from mtexp.sharing.mig import Mig
 from mtexp.sharing.mps import ExternalMps, ManagedMps, check_tenants
 from mtexp.sharing.streams import Streams
@@ -57,6 +58,7 @@ def open_sharing(
         return Mig(spec, device, work_dir, device.mig_instances if mig_instances is None else mig_instances)
     modes: dict[tuple[str, str], Callable[[RunSpec, Device, Path], SharingMode]] = {
         ("streams", "disabled"): Streams,
+        ("green_contexts", "disabled"): GreenContexts,
         ("processes", "disabled"): TimeSlicing,
         ("processes", "managed"): ManagedMps,
         ("processes", "external"): ExternalMps,

@@ -29,7 +29,7 @@ class SharingMode:
     """
 
     mode: ClassVar[str]
-    """Name in the record: ``mps``, ``time_slicing``, ``streams``, ``mig`` or ``cpu``."""
+    """Name in the record: ``mps``, ``time_slicing``, ``streams``, ``green_contexts``, ``mig`` or ``cpu``."""
 
     def __init__(self, spec: RunSpec, device: Device, work_dir: Path) -> None:
         self.spec, self.device, self.work_dir = spec, device, work_dir
@@ -53,6 +53,10 @@ class SharingMode:
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Return the tenant ids of each process: one tenant per process by default."""
         return tuple((tenant.id,) for tenant in self.spec.tenants)
+
+    def sm_counts(self) -> dict[str, int]:
+        """Return the SMs of each tenant's green context, by tenant id; empty in modes without green contexts."""
+        return {}
 
     def environment(self, tenant_ids: Sequence[str]) -> dict[str, str]:
         """Return the environment of the process of ``tenant_ids``, to be set before CUDA starts; empty = unset it."""

@@ -247,3 +247,31 @@ def check_one_process(notes: Notes, facts: Mapping[str, Mapping[str, Any]]) -> N
             f"tenants ran in {len(pids)} processes ({_some(pids)}); expected one",
             "sharing=streams needs one process; this is a bug of mtexp, please report it",
         )
+
+
+def check_partition(notes: Notes, tenant: str, facts: Mapping[str, Any], size: int) -> None:
+    """The tenant's green context has ``size`` SMs, and its kernels ran on as many."""
+    found, ids = facts.get("partition_sm_count"), facts.get("partition_sm_ids", ())
+    if found != size or len(ids) != size:
+        notes.add(
+            "partition-size",
+            f"its green context has {'an unknown number of' if found is None else found} SMs and its probe kernel ran "
+            f"on {len(ids)}; expected {size} of both",
+            "This driver parted the SMs otherwise than asked: give sm_count in the steps that it can part",
+            tenant,
+        )
+
+
+def check_disjoint_partitions(notes: Notes, facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """No SM ran kernels of two tenants' probes."""
+    seen: dict[int, str] = {}
+    for tenant, known in facts.items():
+        for sm in known.get("partition_sm_ids", ()):
+            other = seen.setdefault(sm, tenant)
+            if other != tenant:
+                notes.add(
+                    "partitions-overlap",
+                    f"kernels of {other} and {tenant} ran on the same SM ({sm}); partitions must be disjoint",
+                    "This is a bug of mtexp or of the driver: please report it with the driver's version",
+                )
+                return

@@ -66,14 +66,17 @@ def _captured(prepared: Prepared) -> Request:
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.inference_mode():
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
+            own, default = torch.cuda.current_stream(), torch.cuda.default_stream()
+            side = torch.cuda.Stream() if own == default else own
+            side.wait_stream(own)
             with torch.cuda.stream(side):
                 for _ in range(_RUNS_BEFORE_CAPTURE):
                     prepared.request()
-            torch.cuda.current_stream().wait_stream(side)
+            own.wait_stream(side)
             prepared.outputs.last = None
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # a graph runs on the SMs of the stream that it was captured on; the default stream cannot be captured
+            captured_on = None if own == default else own
+            with torch.cuda.graph(graph, stream=captured_on, capture_error_mode="thread_local"):
                 prepared.request()
     except RuntimeError as error:
         raise NotCapturable(_refusal(str(error).splitlines()[0])) from error

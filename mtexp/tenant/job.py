@@ -1,7 +1,7 @@
 """What a tenant process is told to do, as plain data. Lives here: ProcessJob and the messages. May touch: spec.
 
-One process serves one tenant, except under ``sharing=streams``, where it serves all of them with a thread and a CUDA
-stream each. The parent speaks to it over a Unix socket with JSON messages (never pickle):
+One process serves one tenant, except under ``sharing=streams`` and ``green_contexts``, where it serves all of them with
+a thread and a CUDA stream each. The parent speaks to it over a Unix socket with JSON messages (never pickle):
 
 ======== ==================================================== ==========================================
 command  the child then                                        and answers
@@ -36,6 +36,8 @@ class TenantJob:
     """Its slot on the board."""
     samples: str
     """Path of its sample buffer."""
+    sm_count: int = 0
+    """SMs of its green context; 0 = none, it may run on all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ import transformers
 
 from mtexp.errors import MtexpError
 from mtexp.spec import from_json
-from mtexp.tenant import arrivals, execution, outputs, tracing, weights
+from mtexp.tenant import arrivals, execution, outputs, partitions, tracing, weights
 from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
 from mtexp.tenant.job import PACKAGE, Message, ProcessJob, TenantJob
@@ -38,6 +38,8 @@ _ORPHAN_S = 10.0  # what an orphan gets to finish its request; SIGKILL with work
 _BUSY_REQUESTS = 10
 _HOLD = 2.0  # latencies for which the device is held
 _CYCLES_PER_MS = 2e6
+_Place = tuple[Any, partitions.Partition | None]
+"""The stream of a tenant (None = the default one), and the partition of the SMs that it is in."""
 
 
 def serve(data: Message) -> None:
@@ -94,8 +96,11 @@ class TenantProcess:
     def build(self, message: Message) -> None:
         """Models onto the device, one after another; then whatever must be captured or compiled."""
         self.device = open_device(self.job.runtime)
-        own_stream = len(self.job.tenants) > 1
-        self.tenants = [_Tenant(job, self.job, self.device, self.board, own_stream) for job in self.job.tenants]
+        places = _places(self.job, self.device)
+        self.tenants = [
+            _Tenant(job, self.job, self.device, self.board, place)
+            for job, place in zip(self.job.tenants, places, strict=True)
+        ]
         for tenant in self.tenants:
             tenant.build()
         self.device.settle()
@@ -153,7 +158,7 @@ class TenantProcess:
     def _together(self, action: Callable[[_Tenant], None]) -> None:
         """Run ``action`` for every tenant at once: on this thread, or on one thread each."""
         if len(self.tenants) == 1:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.cuda.stream(self.tenants[0].stream):
                 self.tenants[0].guarded(action)
             return
         threads = [threading.Thread(target=t.on_own_stream, args=(action,), name=t.id) for t in self.tenants]
@@ -170,12 +175,12 @@ class _Tenant:
     """One tenant inside its process."""
 
     def __init__(
-        self, job: TenantJob, process: ProcessJob, device: CpuDevice | CudaDevice, board: Board, own_stream: bool
+        self, job: TenantJob, process: ProcessJob, device: CpuDevice | CudaDevice, board: Board, place: _Place
     ) -> None:
         self.id, self.spec, self.process, self.device = job.tenant.id, job.tenant, process, device
         self.buffer = SampleBuffer(Path(job.samples))
         self.board, self.slot = board, job.slot
-        self.stream = device.stream() if own_stream else None
+        self.stream, self.partition = place
         self.error: Exception | None = None
         self.parameters = 0
         self.busy_ms: float | None = None
@@ -286,6 +291,9 @@ class _Tenant:
             "transformers_version": transformers.__version__,
         }
         facts |= self.known
+        if self.partition is not None:
+            facts["partition_sm_count"] = self.partition.sm_count
+            facts["partition_sm_ids"] = partitions.sm_ids(self.partition.stream)
         if self.spec.execution == "compile":
             facts["compiled_graphs"] = execution.compiled_graphs()
         if self.busy_ms is not None:
@@ -309,6 +317,14 @@ class _Tenant:
         except Exception as error:
             error.tenant = self.id  # type: ignore[attr-defined]
             raise
+
+
+def _places(job: ProcessJob, device: CpuDevice | CudaDevice) -> list[_Place]:
+    """The stream of each tenant: in a partition of its own, one of its own, or (a lone tenant) the default."""
+    sizes = [tenant.sm_count for tenant in job.tenants]
+    if any(sizes):
+        return [(partition.stream, partition) for partition in partitions.part(sizes)]
+    return [(device.stream() if len(sizes) > 1 else None, None) for _ in sizes]
 
 
 def _move_process(core: int) -> None:

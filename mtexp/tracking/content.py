@@ -275,6 +275,7 @@ def _own_params(tenant: TenantSpec) -> dict[str, str]:
         "mps_priority": str(mps.priority or ""),
         "pinned_memory_limit": mps.pinned_memory_limit,
         "sm_partition": str(mps.sm_partition or ""),
+        "partition_sms": str(tenant.sm_count or ""),
         "mig": tenant.mig,
         "new_tokens": str(tenant.workload.new_tokens) if tenant.workload.kind == "generate" else "",
         "parameters": str(tenant.model.parameters or ""),

@@ -81,6 +81,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
         "execution": tenant.execution,
         "mps": asdict(tenant.mps),
         "mig": tenant.mig,
+        **({"sms": [tenant.sm_count, tenant.sm_pct]} if tenant.sm_count or tenant.sm_pct else {}),
         "sharing": [run.sharing.mode, run.sharing.mps_mode, run.sharing.static_partitioning],
         "measure": measure,
         "runtime": run.runtime,
