@@ -347,6 +347,9 @@ def spec_hash(spec: RunSpec) -> str:
     """
     data = to_json(spec)
     for tenant in data["tenants"]:
+        for key in ("sm_count", "sm_pct"):  # younger than records whose hash must stay what it is
+            if not tenant[key]:
+                del tenant[key]
         del tenant["model"]["layer_parameters"]  # follows from the shape, and older records lack it
         if tenant["arrival"]["load"]:
             tenant["arrival"]["rate_rps"] = 0.0

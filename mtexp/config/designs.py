@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mtexp.config.checks import above
-from mtexp.config.schema import Config, Design, Overlap
+from mtexp.config.schema import Config, Design, Overlap, SharingMode
 from mtexp.errors import ConfigError
 from mtexp.spec import TenantSpec
+
+_WHOLE_PCT = 100.0
 
 
 def design_of(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
@@ -22,9 +24,12 @@ def design_of(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
     if measure.block_ms is not None:
         above("measure.block_ms", measure.block_ms, 0)
     obstacle = next(_against_crossover(config, tenants), None)
-    if measure.design is Design.crossover and obstacle is not None:
-        raise obstacle
-    return "sustained" if measure.design is Design.sustained or obstacle is not None else "crossover"
+    if measure.design is Design.crossover:
+        if obstacle is not None:
+            raise obstacle
+        return "crossover"
+    unlimited = obstacle is None and not _limit(config, tenants)
+    return "crossover" if unlimited and measure.design is None else "sustained"
 
 
 def why_sustained(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
@@ -35,12 +40,25 @@ def why_sustained(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
     if config.measure.design is not None or len(tenants) < 2 or any(t.arrival.kind != "closed" for t in tenants):
         return ""
     obstacle = next(_against_crossover(config, tenants), None)
-    if obstacle is None:
+    reason = f"{obstacle.key}={obstacle.value}" if obstacle else _limit(config, tenants)
+    if not reason:
         return ""
     return (
         f"{config.mix.name} is measured with measure.design=sustained, against baselines in runs of their own, "
-        f"because of {obstacle.key}={obstacle.value}"
+        f"because of {reason}"
     )
+
+
+def _limit(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
+    """What keeps tenants from the whole device; "" = nothing.
+
+    The alone blocks of a crossover run would be under the same limit, so its slowdown would hide what the limit costs.
+    """
+    if config.sharing.mode in (SharingMode.green_contexts, SharingMode.mig):
+        return f"sharing={config.sharing.mode.name} (alone blocks would have the same part of the device)"
+    if any(0 < t.mps.active_thread_pct < _WHOLE_PCT or t.mps.sm_partition for t in tenants):
+        return f"mps_settings={config.mps_settings.name} (alone blocks would have the same share of the SMs)"
+    return ""
 
 
 def _against_crossover(config: Config, tenants: tuple[TenantSpec, ...]) -> Iterator[ConfigError]:

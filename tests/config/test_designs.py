@@ -42,6 +42,8 @@ def test_a_mix_in_closed_loop_takes_turns_by_default() -> None:
         (("mix=pair", "measure.until_ci_pct=2"), "measure.until_ci_pct=2"),
         (("mix=pair", "baseline.recheck=true"), "baseline.recheck=true"),
         (("mix=pair", "baseline.partitioned=true"), "baseline.partitioned=true"),
+        (("mix=pair", "mps_settings=half"), "mps_settings=half"),
+        (("mix=pair", "mps_settings=equal_share"), "mps_settings=equal_share"),
     ],
 )
 def test_what_cannot_take_turns_is_sustained_and_a_mix_says_why(overrides: tuple[str, ...], because: str) -> None:
@@ -51,6 +53,12 @@ def test_what_cannot_take_turns_is_sustained_and_a_mix_says_why(overrides: tuple
     assert made.points[0].spec.measure.design == "sustained"
     assert len(made.notes) == bool(because)
     assert not because or because in made.notes[0]
+
+
+def test_a_limited_share_takes_turns_only_where_it_was_asked_for() -> None:
+    """The alone blocks have the same share: the slowdown is then that of the neighbours, not that of the limit."""
+    assert measure("mps_settings=half", "measure.design=crossover").design == "crossover"
+    assert measure("mps_settings=default").design == "crossover"
 
 
 def test_a_capacity_search_is_sustained() -> None:
