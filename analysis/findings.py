@@ -175,9 +175,18 @@ def is_mps_efficient(results: Results, judge: Judge) -> Iterable[Answer]:
             claim += f"; against plain MPS on the same mixes {text(ratio)} {_over(beside)}"
         if missing := _missing_invalid(results, sharing):
             claim += f"; without {missing} measured only in runs that are INVALID, so not a fair sample of mixes"
+        if sharing != "streams" and _in_turns(results, sharing):
+            claim += "; measured in turns, so what the mode costs a tenant without neighbours (mode_cost) is not in it"
         yield Answer(question, f"{claim}.", claimed, overall)
     if not answered:
         yield _missing(question, "the same mix under time slicing and under MPS", "mps_settings=disabled,default")
+
+
+def _in_turns(results: Results, sharing: str) -> bool:
+    """Whether a point of this sharing mode has crossover runs, which compare with alone in the same mode."""
+    records = {name for names in results.points.loc[results.points["sharing"] == sharing, "records"] for name in names}
+    runs = results.data.runs.reindex(columns=["record_id", "design"])
+    return bool(((runs["design"] == "crossover") & runs["record_id"].isin(records)).any())
 
 
 def _missing_invalid(results: Results, sharing: str) -> str:

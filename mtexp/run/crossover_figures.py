@@ -47,6 +47,13 @@ def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) ->
         pinned=measured.cores is not None and measured.cores.pinned,
         redrawn=any(block.cores for block in measured.blocks),
     )
+    if spec.sharing.mps_mode != "disabled":
+        yield Finding(
+            "note",
+            "alone-in-mode",
+            "alone means alone under CUDA MPS: slowdowns and STP do not show what MPS costs a lone tenant",
+            "baseline=require adds that price as mode_cost. To compare sharing modes, compare latency or throughput.",
+        )
 
 
 def block_telemetry(measured: Measurement, folder: Path) -> BlockTelemetry:
