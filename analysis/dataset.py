@@ -22,7 +22,7 @@ from mtexp.metrics.window import Series
 VALID = "VALID"
 SAMPLE_COLUMNS = (
     *("tenant", "model", "phase", "start_ns", "end_ns", "latency_ms", "gpu_time_ms"),
-    *("in_window", "arrival_ns", "ttft_ms", "block"),
+    *("in_window", "arrival_ns", "ttft_ms", "block", "round"),
 )
 ONE_OF = {"device": "device", "driver": "driver", "torch": "torch", "cpu": "CPU", "shrunk": "shrunk"}
 """Columns in which the runs of one analysis must agree, and what a message calls them."""
@@ -54,9 +54,14 @@ class Dataset:
     @cached_property
     def iterations(self) -> pd.DataFrame:
         """Measured samples of the runs and of their baselines, in the order served."""
+        counted = self.counted()
+        return counted[counted["phase"] == "measure"].reset_index(drop=True)
+
+    def counted(self) -> pd.DataFrame:
+        """:attr:`iterations`, and of runs in rounds also what tenants measured alone (phase ``alone``)."""
         wanted = [*self.runs["record_id"], *self.baselines["record_id"]]
         frame = self.read_iterations(list(dict.fromkeys(wanted)))
-        return frame[frame["phase"] == "measure"].reset_index(drop=True)
+        return frame[frame["phase"].isin(["measure", "alone"])].reset_index(drop=True)
 
     @cached_property
     def telemetry(self) -> pd.DataFrame:

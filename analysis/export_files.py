@@ -57,8 +57,8 @@ _ITERATIONS = pa.schema(
     ]
 )
 """``gap_us``: from the end of the iteration before it (of the first: from the run's first start) to its start."""
-_BLOCK = pa.field("block", pa.int64())
-"""Only where a run has blocks."""
+_IN_ROUNDS = (pa.field("block", pa.int64()), pa.field("round", pa.int64()), pa.field("phase", _NAME))
+"""Only where a run has blocks; ``phase`` is ``measure`` or ``alone``. Older exports have no more than ``block``."""
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -70,12 +70,12 @@ def write_export(data: Dataset, folder: Path) -> dict[str, int]:
     Raises:
         RecordError: The folder cannot be written.
     """
-    kinds = pd.concat([data.tenants, data.baselines], ignore_index=True)
+    kinds, samples = pd.concat([data.tenants, data.baselines], ignore_index=True), data.counted()
     tables = {
         RUNS: _frame_table(pd.concat([data.runs, data.invalid], ignore_index=True).drop_duplicates("record_id")),
         TENANTS: _frame_table(kinds),
-        ITERATIONS: _packed(data.iterations),
-        TELEMETRY: _thin_telemetry(data.telemetry, data.iterations),
+        ITERATIONS: _packed(samples),
+        TELEMETRY: _thin_telemetry(data.telemetry, samples),
     }
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -122,10 +122,10 @@ def _packed(samples: pd.DataFrame) -> pa.Table:
         "queue_us": _us(samples["start_ns"] - samples["arrival_ns"]),
         "ttft_us": _us(1e6 * samples["ttft_ms"]),
     }
-    frame = pd.DataFrame(columns).assign(in_window=samples["in_window"], block=samples["block"])
-    for name in ("record_id", "tenant"):
+    frame = pd.DataFrame(columns).assign(**{name: samples[name] for name in ("in_window", "block", "round")})
+    for name in ("record_id", "tenant", "phase"):
         frame[name] = samples[name].astype(str).astype("category")
-    schema = _ITERATIONS.append(_BLOCK) if (samples["block"] >= 0).any() else _ITERATIONS
+    schema = pa.schema([*_ITERATIONS, *_IN_ROUNDS]) if (samples["block"] >= 0).any() else _ITERATIONS
     return pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
 
 
@@ -238,7 +238,7 @@ def _unpacked(folder: Path, manifest: dict[str, int], tenants: pd.DataFrame) -> 
     path = folder / ITERATIONS
     table = _read_table(folder, ITERATIONS, manifest)
     try:
-        schema = _ITERATIONS.append(_BLOCK) if _BLOCK.name in table.column_names else _ITERATIONS
+        schema = pa.schema([*_ITERATIONS, *(field for field in _IN_ROUNDS if field.name in table.column_names)])
         packed = table.cast(schema).to_pandas()
     except (pa.ArrowException, ValueError) as error:
         raise RecordError(f"{path}: a column is not what it should be: {error}") from error
@@ -257,7 +257,7 @@ def _unpacked(folder: Path, manifest: dict[str, int], tenants: pd.DataFrame) -> 
             "record_id": packed["record_id"].astype(str),
             "tenant": packed["tenant"].astype(str),
             "model": models.reindex(owners).to_numpy(),
-            "phase": "measure",
+            "phase": packed["phase"].astype(str) if "phase" in packed else "measure",
             "start_ns": start_ns,
             "end_ns": end_ns,
             "latency_ms": (end_ns - start_ns + queue_ns) / 1e6,
@@ -265,7 +265,10 @@ def _unpacked(folder: Path, manifest: dict[str, int], tenants: pd.DataFrame) -> 
             "in_window": packed["in_window"].astype(bool),
             "arrival_ns": start_ns - queue_ns,
             "ttft_ms": packed["ttft_us"].to_numpy(np.float64, na_value=np.nan) / 1e3,
-            "block": packed["block"].to_numpy(np.int64, na_value=-1) if "block" in packed else -1,
+            **{
+                name: packed[name].to_numpy(np.int64, na_value=-1) if name in packed else -1
+                for name in ("block", "round")
+            },
         }
     )
     assert set(SAMPLE_COLUMNS) <= set(frame)

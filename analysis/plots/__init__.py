@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from ..pooling import Results
 from .combinations import combinations, shares
+from .rounds import rounds
 from .samples import (
     latency_by_clock,
     latency_by_neighbours,
@@ -108,6 +109,14 @@ FIGURES = (
         "Every request of one mix. Shaded while neighbours measure too, the darker the more of them; thinned so that "
         "the lowest and highest of each stretch remain.",
         latency_over_time,
+    ),
+    Figure(
+        "rounds",
+        "Round by round",
+        "One mix that was measured in turns. Left: together / alone in each round, and the mean (line). Right: the alone "
+        "blocks of the same rounds; they do the same work, so what differs is the state of the host. A slowdown that "
+        "does not follow the host is one of the device.",
+        rounds,
     ),
     Figure(
         "latency-by-clock",

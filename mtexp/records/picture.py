@@ -1,6 +1,6 @@
-"""Draws the latency plot of a record: ``plots/latency.png``, which MLflow shows as an artifact.
+"""Draws the plots of a record, which MLflow shows as artifacts: ``plots/latency.png``, and ``plots/rounds.png`` of rounds.
 
-May touch: matplotlib (MLflow brings it), that one file. Reports are made by ``analysis``; this is a first look.
+May touch: matplotlib (MLflow brings it), these files. Reports are made by ``analysis``; this is a first look.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mtexp.errors import RecordError
 from mtexp.metrics.samples import Samples
 from mtexp.records.files import ITERATIONS, write_aside
 from mtexp.records.record import load
+from mtexp.records.rounds_picture import write_rounds_plot
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,10 @@ def draw_run(directory: Path) -> None:
     try:
         record = load(directory)
         models = {tenant.id: tenant.model for tenant in record.tenants}
-        write_latency_plot(directory, read_samples(directory / ITERATIONS), models, record.window)
+        samples = read_samples(directory / ITERATIONS)
+        write_latency_plot(directory, samples, models, record.window)
+        if record.blocks and samples:
+            write_rounds_plot(directory / PLOTS, samples, models, record.blocks)
     except (RecordError, OSError) as error:
         log.warning("No picture of the run. %s", error)
     except Exception as error:  # noqa: BLE001  nobody foresaw it, and the record is worth more than its picture
