@@ -113,9 +113,9 @@ FIGURES = (
     Figure(
         "rounds",
         "Round by round",
-        "One mix that was measured in turns. Left: together / alone in each round, and the mean (line). Right: the alone "
-        "blocks of the same rounds; they do the same work, so what differs is the state of the host. A slowdown that "
-        "does not follow the host is one of the device.",
+        "One mix that was measured in turns. Left: together / alone in each round, and the mean (line). Right: the "
+        "alone blocks of the same rounds; they do the same work, so what differs is the state of the host. A slowdown "
+        "that does not follow the host is one of the device.",
         rounds,
     ),
     Figure(

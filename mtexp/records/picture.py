@@ -1,4 +1,4 @@
-"""Draws the plots of a record, which MLflow shows as artifacts: ``plots/latency.png``, and ``plots/rounds.png`` of rounds.
+"""Draws the plots of a record, which MLflow shows as artifacts: ``plots/latency.png``, of rounds ``plots/rounds.png``.
 
 May touch: matplotlib (MLflow brings it), these files. Reports are made by ``analysis``; this is a first look.
 """

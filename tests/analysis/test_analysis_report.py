@@ -29,7 +29,7 @@ def drawn(results: Results) -> dict[str, go.Figure]:
 
 def test_a_whole_study_has_every_figure(drawn: dict[str, go.Figure]) -> None:
     """Nothing that the data support is missing; capacity and neighbours in open loop are studies of their own."""
-    assert set(drawn) == {figure.name for figure in plots.FIGURES} - {"capacity", "latency-by-neighbours"}
+    assert set(drawn) == {figure.name for figure in plots.FIGURES} - {"capacity", "latency-by-neighbours", "rounds"}
 
 
 def test_a_lone_run_has_few_figures(tmp_path: Path) -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.pooling import _designs_apart
+from analysis.data import load
+from analysis.export_files import write_export
+from analysis.plots.rounds import rounds
+from analysis.pooling import Results, _designs_apart, pool
 from analysis.rounds import in_rounds, measured_in_rounds
+from mtexp.metrics.crossover_summary import BlockTelemetry, real_window, summarise_crossover
 from mtexp.metrics.repeats import Throws
+from mtexp.metrics.summary import Measured
+from mtexp.records.record import save
+from mtexp.testing.records import example
+from tests.metrics.test_crossover_summary import run
 
 
 def throws(draws: int = 20_000) -> Throws:
@@ -59,3 +70,64 @@ def test_designs_are_points_of_their_own_where_there_are_two() -> None:
     assert _designs_apart(pd.DataFrame({"design": ["crossover", None]}), names).tolist() == ["MPS, crossover", "MPS"]
     assert _designs_apart(pd.DataFrame({"design": ["crossover"] * 2}), names).tolist() == ["MPS", "MPS"]
     assert _designs_apart(pd.DataFrame({"mix": ["pair", "pair"]}), names).tolist() == ["MPS", "MPS"]
+
+
+@pytest.fixture(scope="module")
+def in_turns(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one run in rounds: 2 and 4 ms alone, 3 and 8 together."""
+    folder = tmp_path_factory.mktemp("in-turns")
+    samples, blocks = run({"t0": 2.0, "t1": 4.0}, {"t0": 3.0, "t1": 8.0}, noise=0.05)
+    record, _ = example(["bert_base", "llama_3_2_1b"], mix="pair")
+    figures = summarise_crossover(
+        {name: Measured(samples=own) for name, own in samples.items()}, blocks, BlockTelemetry()
+    )
+    spec = {**record.spec, "measure": {**record.spec["measure"], "design": "crossover"}}
+    window = real_window(samples)
+    assert window is not None
+    save(
+        replace(
+            record,
+            spec=spec,
+            blocks=tuple(blocks),
+            window={"t0_ns": window.t0_ns, "t1_ns": window.t1_ns},
+            metrics=figures.metrics,
+            tenants=tuple(replace(tenant, metrics=figures.tenants[tenant.id]) for tenant in record.tenants),
+        ),
+        folder,
+        samples,
+    )
+    return folder
+
+
+def test_rounds_are_drawn_from_records_and_from_an_export_alike(in_turns: Path, tmp_path: Path) -> None:
+    """Slowdown by round and the alone blocks beside it: an export keeps what they are made of."""
+    data = load(records=in_turns)
+    write_export(data, tmp_path)
+    drawn = []
+    for found in (data, load(records=tmp_path)):
+        figure = rounds(pool(found, draws=100))
+        assert figure is not None
+        by_name = {(trace.name, trace.xaxis): np.asarray(trace.y, dtype=float) for trace in figure.data}
+        assert len(by_name) == 4
+        assert all(len(values) == 12 for values in by_name.values())
+        means = sorted(float(np.exp(np.log(v).mean())) for (_, axis), v in by_name.items() if axis == "x")
+        assert means == pytest.approx([1.5, 2.0], rel=0.03)
+        drawn.append(by_name)
+    for key, values in drawn[0].items():
+        assert drawn[1][key] == pytest.approx(values, abs=0.002)
+
+
+def test_an_export_of_a_run_in_rounds_has_the_same_slowdowns(in_turns: Path, tmp_path: Path) -> None:
+    """Its alone requests are kept beside the shared ones, and enter no figure of these."""
+    data = load(records=in_turns)
+    write_export(data, tmp_path)
+    again = load(records=tmp_path)
+    assert len(again.iterations) == len(data.iterations)
+    assert (again.counted()["phase"] == "alone").sum() == (data.counted()["phase"] == "alone").sum() > 0
+    first, second = pool(data, draws=100), pool(again, draws=100)
+    assert second.tenants["slowdown"].tolist() == pytest.approx(first.tenants["slowdown"].tolist(), rel=1e-3)
+
+
+def test_runs_without_rounds_have_no_such_figure(results: Results) -> None:
+    """The figure is left out of the report."""
+    assert rounds(results) is None
