@@ -26,7 +26,8 @@ import yaml
 from mtexp.commands import command_line
 from mtexp.errors import MtexpError
 from mtexp.output import enter
-from mtexp.sharing.numerics_run import Checker, Options, Report, Row, Target, model_specs, serve
+from mtexp.sharing.numerics_report import Options, Report, Row, model_specs
+from mtexp.sharing.numerics_run import Checker, Target, serve
 
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
 _MODELS = Path(__file__).resolve().parents[1] / "conf" / "models"

@@ -12,7 +12,7 @@ import pytest
 
 from mtexp.errors import MtexpError
 from mtexp.sharing import numerics
-from mtexp.sharing.numerics_run import QUICK, USUAL, every_count
+from mtexp.sharing.numerics_report import QUICK, USUAL, every_count
 from mtexp.testing import mps
 from mtexp.testing.numerics import FATAL, SMS, WRONG, serve_on_cpu
 
