@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("quick", max_examples=20)
 
 ON_REQUEST = ("gpu", "slurm", "postgres", "ray")
 COMMAND_LINES = {"workplace", "place"}
@@ -30,6 +33,11 @@ SLOW = (
     ),
 )
 """Beginnings of the names of other tests that take more than about a second; ``--durations=50`` finds more."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "not slow" in (config.getoption("markexpr") or ""):  # before modules with settings of their own are imported
+        hypothesis.settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""95 % intervals of what the metrics claim, with a fixed seed. May touch: numpy.
+"""95 % intervals of what the metrics claim, with a fixed seed. May touch: numpy, scipy.
 
 Iterations that follow each other resemble each other, so they are not resampled one by one but in moving blocks of
 n^(1/3) (Kuensch 1989), on a circle (Politis and Romano 1992) so that every iteration is drawn equally often and the
@@ -23,6 +23,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtr, bdtrik
 
 from mtexp.metrics.evenness import Evenness, fairness_without_noise, jain_without_noise
 from mtexp.metrics.interference import antt_rows, stp_rows
@@ -277,14 +278,11 @@ def _variance_of_mean(values: Floats) -> float:
 
 def _binomial_ranks(count: int, share: float) -> tuple[int, int]:
     """Ranks (from 1) l < u with P(l <= number below < u) >= LEVEL; 0 and count + 1 stand for "no such value"."""
-    centre, reach = count * share, 10 * math.sqrt(count * share * (1 - share)) + 10
-    below = np.arange(max(0, math.floor(centre - reach)), min(count, math.ceil(centre + reach)) + 1)
-    odds = math.log(share / (1 - share))
-    steps = np.log((count - below[:-1]) / (below[:-1] + 1)) + odds  # log of P(k + 1) / P(k)
-    logs = np.concatenate([[0.0], np.cumsum(steps)])
-    chances = np.exp(logs - logs.max())
-    cumulative = np.cumsum(chances) / chances.sum()
-    tail = (1 - LEVEL) / 2
-    low = int(below[np.searchsorted(cumulative, tail, side="right")])
-    high = int(below[np.searchsorted(cumulative, 1 - tail)]) + 1
-    return low, high
+    low, high = (_binomial_quantile(level, count, share) for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return low, high + 1
+
+
+def _binomial_quantile(level: float, count: int, share: float) -> int:
+    """The smallest k with P(X <= k) >= ``level``, for X binomial of ``count`` trials with chance ``share``."""
+    number: int = max(math.ceil(bdtrik(level, count, share)), 0)  # rounding may make it one too many
+    return number - 1 if number > 0 and bdtr(number - 1, count, share) >= level else number

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 SM_UNIT = 2
 """SMs of one hardware unit (a texture processing cluster): the driver rounds a percentage down to whole ones."""
@@ -126,21 +124,6 @@ def percentage_of(count: int, total: int) -> float:
         if sm_count(total, percentage) == count:
             return percentage
     return percentage
-
-
-def counts_of(report: Mapping[str, Any]) -> tuple[set[int], set[int]]:
-    """The SM counts that a report of ``python -m mtexp.sharing.numerics`` found right, and those it found wrong.
-
-    Args:
-        report: Its JSON file.
-    """
-    rows = [row for row in report["results"] if row["percentage"] is not None and row["same_as"] is None]
-    wrong = {
-        row["sm_count"]
-        for row in rows
-        if any(found.get("wrong") for found in (*row["products"], *row["models"])) or row["failure"]
-    }
-    return {row["sm_count"] for row in rows} - wrong, wrong
 
 
 def _begins(version: str, prefix: str) -> bool:

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import json
 import lzma
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mtexp.sharing.known_numerics import KNOWN, counts_of, known_of, known_wrong, sm_count
+from mtexp.sharing.known_numerics import KNOWN, known_of, known_wrong, sm_count
 
 H100 = {"gpu": "NVIDIA H100 80GB HBM3", "torch": "2.11.0+cu130", "cuda": "13.0", "precision": "fp16"}
+
+
+def counts_of(report: Mapping[str, Any]) -> tuple[set[int], set[int]]:
+    """The SM counts that a report of ``python -m mtexp.sharing.numerics`` found right, and those it found wrong.
+
+    Args:
+        report: Its JSON file.
+    """
+    rows = [row for row in report["results"] if row["percentage"] is not None and row["same_as"] is None]
+    wrong = {
+        row["sm_count"]
+        for row in rows
+        if any(found.get("wrong") for found in (*row["products"], *row["models"])) or row["failure"]
+    }
+    return {row["sm_count"] for row in rows} - wrong, wrong
 
 
 @pytest.mark.parametrize("percentage", [75, 80, 40, 100 / 3, 33, 20])
