@@ -147,6 +147,13 @@ def test_the_command_that_advice_names_measures_that_mode(sharing: str, words: s
     assert advise._how(sharing) == words
 
 
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one-run")
+    Study(folder).run(["bert_base"])
+    return folder
+
+
 @pytest.mark.parametrize(
     ("models", "levels", "message"),
     [
@@ -162,20 +169,20 @@ def test_the_command_that_advice_names_measures_that_mode(sharing: str, words: s
     ],
 )
 def test_advice_refuses_what_it_cannot_answer(
-    study_folder: Path, capsys: pytest.CaptureFixture[str], models: str, levels: str, message: str
+    one_run: Path, capsys: pytest.CaptureFixture[str], models: str, levels: str, message: str
 ) -> None:
     """Unknown models and levels that are none: exit code 2 and what to give."""
-    arguments = ["--models", models, "--slo-ms", levels, "--records", str(study_folder)]
+    arguments = ["--models", models, "--slo-ms", levels, "--records", str(one_run)]
     assert advise.main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("percentile", "allowed"), [("p99", "a number"), ("100", "below 100"), ("nan", "below 100")])
 def test_a_percentile_that_is_none_is_refused(
-    study_folder: Path, capsys: pytest.CaptureFixture[str], percentile: str, allowed: str
+    one_run: Path, capsys: pytest.CaptureFixture[str], percentile: str, allowed: str
 ) -> None:
     """It is named, with what is allowed."""
-    arguments = ["--models", "bert_base", "--slo-ms", "bert_base=9", "--records", str(study_folder)]
+    arguments = ["--models", "bert_base", "--slo-ms", "bert_base=9", "--records", str(one_run)]
     assert advise.main([*arguments, "--percentile", percentile]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"--percentile {percentile}: allowed: ")

@@ -22,3 +22,12 @@ def test_every_package_is_on_the_map():
     text = (ROOT / "docs" / "architecture.md").read_text()
     packages = {path.parent.name for path in (ROOT / "mtexp").glob("*/__init__.py")} - {"analysis"}
     assert [name for name in sorted(packages) if f"mtexp/{name}" not in text] == []
+
+
+def test_tests_that_are_marked_slow_exist():
+    """A prefix that matches nothing would let a renamed test into the developer's loop."""
+    from tests.conftest import SLOW
+
+    names = [prefix.partition("::") for prefix in SLOW]
+    missing = [file for file, _, _ in names if not [*ROOT.glob(f"{file}*")]]
+    assert missing + [f"{f}::{t}" for f, _, t in names if f.endswith(".py") and t not in (ROOT / f).read_text()] == []
