@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,27 +27,17 @@ from mtexp.metrics.samples import Floats
 from mtexp.output import enter
 
 from .dataset import VALID, DataError
+from .forecast import Forecast, forecasts, not_measured, override_of, token_of, work_overrides
 from .frames import rows_of
-from .options import add_source, read, refusing
-from .pooling import Results, in_order, pool
+from .options import add_source, number, numbers, read, refusing
+from .pooling import Results, pool
 
 KEEPS, LIKELY, MISSES, UNKNOWN = "keeps", "likely", "misses", "unknown"
 _WORST = (KEEPS, LIKELY, MISSES, UNKNOWN)
 _PERCENTILES = (99.0, 95.0, 90.0)
 """Percentiles for judging levels; the highest one that the data support is used."""
 _MOST_OTHERS = 8
-_EXTRA = 2
-"""Tenants more than models asked for, up to which mixes that were not measured are named."""
-_MODES = {
-    "time slicing": "mps_settings=disabled",
-    "MPS": "mps_settings=default",
-    "MPS equal share": "mps_settings=equal_share",
-    "MPS 50 %": "mps_settings=half",
-    "MPS 25 %": "mps_settings=quarter",
-    "streams": "sharing=streams",
-    "green contexts": "sharing=green_contexts",
-    "MIG": "sharing=mig",
-}
+_MOST_PREDICTED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +66,8 @@ class Candidate:
     throughput_rps: float
     levels: tuple[Level, ...]
     records: tuple[str, ...]
+    token: str = ""
+    """The mix as the command line has it; empty where its tenants have settings of their own."""
     verdict: str = VALID
     """INVALID where one of its runs is (``--include-invalid``)."""
 
@@ -99,6 +91,10 @@ class Advice:
     others: tuple[Candidate, ...]
     unmeasured: tuple[str, ...]
     """Descriptions of mixes that might be better but were not measured."""
+    predicted: tuple[Forecast, ...] = ()
+    """Mixes that were not measured, by prediction: those that would serve more than :attr:`best`."""
+    work: tuple[str, ...] = ()
+    """Overrides of a run whose tenants do what those of :attr:`best` do."""
 
     def __str__(self) -> str:
         """The advice as text."""
@@ -119,10 +115,32 @@ class Advice:
             lines.append(f"  {other.mix} under {other.sharing}: {figure}, {_why(other, name)}")
         if self.best or self.others:
             lines.append(f"Judged by {name} of latency{'' if self.chosen else self._reason}.")
+        if self.predicted:
+            lines.append("Predicted, not measured:")
+        for one in self.predicted:
+            risk = f"risk of missing a level {'below 1' if one.risk < 0.01 else f'at most {100 * one.risk:.0f}'} %"
+            lines.append(f"  {one.mix} under {one.sharing}: ~{one.predicted_rps:.1f} requests/s, {risk}")
+            each = ", ".join(f"{o.label} ~{o.predicted_ms:.3g} ms against {o.slo_ms:g}" for o in one.levels)
+            lines.append(f"    {name}: {each}; {one.rests_on}")
+        if (overrides := self.confirm) is not None:
+            lines.append(f"Confirm it with: {command_line('run')} -m {' '.join(overrides)}")
         if self.unmeasured:
-            lines.append("Not measured, so not considered:")
+            lines.append("Not measured:")
             lines += [f"  {text}" for text in self.unmeasured]
         return "\n".join(lines)
+
+    @property
+    def confirm(self) -> tuple[str, ...] | None:
+        """Overrides of the run that would confirm the advice: the first prediction, else the best mix again.
+
+        None where there is neither, or the best mix is not one that a few words on the command line say.
+        """
+        if self.predicted:
+            return self.predicted[0].overrides
+        if self.best is None or not self.best.token or not (mode := override_of(self.best.sharing)):
+            return None
+        iterations = max(min_iterations(self.percentile), 100)
+        return f"mix={self.best.token}", mode, *self.work, f"measure.iterations={iterations}", "repetitions=3"
 
     @property
     def _reason(self) -> str:
@@ -170,15 +188,46 @@ def advise(
     candidates = [_candidate(point, tenants[point["point"]], slo_ms, judged) for point in points]
     candidates.sort(key=lambda c: (_WORST.index(c.state), -c.throughput_rps))
     best = candidates[0] if candidates and candidates[0].state in (KEEPS, LIKELY) else None
-    unmeasured = _unmeasured(results, models, points)
+    unmeasured = not_measured(results, models, points)
     if other := sorted(set().union(*kinds) - usual):
         unmeasured.append(f"requests of another kind: {', '.join(other)}; choose them with --query")
     others = tuple(candidates[1:] if best else candidates)
-    return Advice(tuple(models), judged, percentile is not None, best, others, tuple(unmeasured))
+    predicted = _predicted(results, models, slo_ms, judged, best) if plain(points) else []
+    return Advice(
+        tuple(models),
+        judged,
+        percentile is not None,
+        best,
+        others,
+        tuple(unmeasured),
+        tuple(predicted),
+        _work_of(results, best),
+    )
+
+
+def _work_of(results: Results, best: Candidate | None) -> tuple[str, ...]:
+    if best is None:
+        return ()
+    return work_overrides(results.tenants[results.tenants["records"].map(lambda records: records == best.records)])
+
+
+def plain(points: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all do what most of the study does, so that a model's name is all that there is to say of a tenant."""
+    return all(point["labels"] == point["models"] and point["closed"] for point in points)
+
+
+def _predicted(
+    results: Results, models: Sequence[str], slo_ms: Mapping[str, float], percentile: float, best: Candidate | None
+) -> list[Forecast]:
+    """Mixes that were not measured and would serve more than the best that was."""
+    measured = {(tuple(sorted(point["models"])), str(point["sharing"])) for point in rows_of(results.points)}
+    found = forecasts(results, models, slo_ms, percentile, measured)
+    return [one for one in found if best is None or one.predicted_rps > best.throughput_rps][:_MOST_PREDICTED]
 
 
 def _check(results: Results, models: Sequence[str], slo_ms: Mapping[str, float], percentile: float | None) -> None:
-    there = sorted({model for own in results.points["models"] for model in own})
+    alone = results.alone.runs.reindex(columns=["model"])["model"].dropna().astype(str)
+    there = sorted({model for own in results.points["models"] for model in own} | set(alone))
     if unknown := [model for model in models if model not in there]:
         raise DataError(f"--models: {', '.join(unknown)} was not measured in {results.data.source}. "
                         f"There are {', '.join(there)}")  # fmt: skip
@@ -242,7 +291,9 @@ def _candidate(
 ) -> Candidate:
     levels = tuple(_level(row, samples, slo_ms[str(row["model"])], percentile) for row, samples in tenants)
     rps = float(point["throughput_rps"])
-    return Candidate(str(point["mix"]), str(point["sharing"]), rps, levels, point["records"], str(point["verdict"]))
+    token = token_of(point["models"]) if point["labels"] == point["models"] else ""
+    verdict = str(point["verdict"])
+    return Candidate(str(point["mix"]), str(point["sharing"]), rps, levels, point["records"], token, verdict)
 
 
 def _level(tenant: Mapping[str, Any], samples: _Samples, slo_ms: float, percentile: float) -> Level:
@@ -294,64 +345,7 @@ def _why(candidate: Candidate, name: str) -> str:
     return f"{failing.label} {word}: {measured}{invalid}"
 
 
-def _unmeasured(results: Results, models: Sequence[str], points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sharing modes in which the mix asked for is not among ``points``, and mixes with one or two tenants more."""
-    token = "+".join(model if count == 1 else f"{model}*{count}" for model, count in Counter(models).items())
-    there = {(tuple(sorted(point["models"])), point["sharing"]) for point in points}
-    sharings = in_order(results.points["sharing"].unique())
-    asked = tuple(sorted(models))
-    found = []
-    if missing := [sharing for sharing in sharings if (asked, sharing) not in there]:
-        how = " or ".join(_how(sharing) for sharing in missing)
-        found.append(f"{token} under {', '.join(missing)}: {command_line('run')} mix={token} {how}")
-    for model in dict.fromkeys(models):
-        for extra in range(1, _EXTRA + 1):
-            more = tuple(sorted([*models, *[model] * extra]))
-            if not any((more, sharing) in there for sharing in sharings):
-                found.append(f"{token} with {extra} more {model}, in any sharing mode")
-                break
-    nowhere = [f"{name} ({how})" for name, how in _MODES.items() if name not in sharings]
-    if nowhere and not any(sharing.startswith("CPU") for sharing in sharings):
-        found.append(f"any mix under {', '.join(nowhere)}")
-    return found
-
-
-def _how(sharing: str) -> str:
-    """What to write on the command line for a sharing mode, as :func:`analysis.pooling.sharing_name` calls it."""
-    mode, _, fixed = sharing.partition(", ")
-    own = re.fullmatch(r"MPS ([\d.]+) %", mode) or re.fullmatch(r"(?:MPS|CPU) \(?([^)]+)\)?", mode)
-    if mode in _MODES:
-        text = _MODES[mode]
-    elif own is not None:
-        text = f"mps_settings={own[1]}{'pct' if mode.endswith('%') else ''}"
-    else:
-        text = f"sharing={mode}"
-    return f"{text} measure.overlap=fixed" if fixed else text
-
-
 # --- command ----------------------------------------------------------------------------------------------------------
-
-
-def _levels(text: str) -> dict[str, float]:
-    """``bert_base=20,mistral_7b=100`` as a mapping.
-
-    Raises:
-        DataError: The text has another form.
-    """
-    found: dict[str, float] = {}
-    for part in filter(None, text.split(",")):
-        model, _, value = (side.strip() for side in part.partition("="))
-        if model in found:
-            raise DataError(f"--slo-ms {part}: {model} has a level already, {found[model]:g} ms")
-        found[model] = _number(f"--slo-ms {part}", value, "MODEL=MILLISECONDS above 0, e.g. bert_base=20,gpt2=100")
-    return found
-
-
-def _number(what: str, text: str, allowed: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise DataError(f"{what}: allowed: {allowed}") from None
 
 
 @refusing
@@ -362,19 +356,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--slo-ms", required=True, metavar="MODEL=MS,...", help="service level of each model")
     parser.add_argument("--percentile", metavar="P", help="of latency, to judge by, e.g. 99; default what is supported")
     parser.add_argument("--include-invalid", action="store_true", help="also INVALID runs; the answer says so")
+    parser.add_argument("--confirm", action="store_true", help="run what would confirm the advice; needs the GPU")
     add_source(parser, positional=False)
     options = parser.parse_args(arguments)
     models = [name.strip() for name in options.models.split(",") if name.strip()]
     if not models:
         raise DataError("--models is empty; name models that were measured, e.g. bert_base,mistral_7b")
-    levels = _levels(options.slo_ms)
+    levels = numbers("--slo-ms", options.slo_ms, "MODEL=MILLISECONDS above 0, e.g. bert_base=20,gpt2=100")
     percentile = None
     if options.percentile is not None:
-        percentile = _number(f"--percentile {options.percentile}", options.percentile, "a number, e.g. 99")
+        percentile = number(f"--percentile {options.percentile}", options.percentile, "a number, e.g. 99")
     data = read(options, include_invalid=options.include_invalid)
     advice = advise(pool(data, draws=1), models, levels, percentile=percentile)
     sys.stdout.write(f"{advice}\n")
+    sys.stdout.flush()
+    if options.confirm:
+        return _confirm(advice)
     return 0 if advice.best else 1
+
+
+def _confirm(advice: Advice) -> int:
+    """Measure what would confirm the advice, as a sweep of its own; the exit code is that of the sweep.
+
+    Raises:
+        DataError: There is nothing to measure.
+    """
+    if advice.confirm is None:
+        raise DataError("--confirm: no mix keeps every level, measured or predicted, so there is nothing to confirm")
+    command = [sys.executable, "-m", "mtexp", "run", "-m", *advice.confirm]
+    return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":

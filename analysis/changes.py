@@ -22,7 +22,7 @@ from mtexp.metrics.spread import LikeRuns
 from mtexp.records import keys
 
 from .baseline_runs import Alone, Measured
-from .data import Dataset
+from .dataset import Dataset
 from .estimates import Study, runs_of
 from .frames import rows_of
 from .pooling import points_of, repetitions

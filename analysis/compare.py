@@ -29,7 +29,8 @@ from mtexp.output import enter
 
 from . import changes
 from .changes import ALONE, FIGURES, SLOWDOWN, TOGETHER, Comparison, Row
-from .data import DataError, Dataset, load
+from .data import load
+from .dataset import DataError, Dataset
 from .options import refusing
 from .page import Page
 from .plots.theme import figure as themed

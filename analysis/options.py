@@ -14,7 +14,7 @@ from pathlib import Path
 from mtexp.errors import MtexpError
 
 from .data import load
-from .dataset import Dataset
+from .dataset import DataError, Dataset
 
 REFUSED = 2
 
@@ -42,6 +42,34 @@ def read(options: argparse.Namespace, *, include_invalid: bool) -> Dataset:
         experiment=options.experiment,
         include_invalid=include_invalid,
     )
+
+
+def numbers(option: str, text: str, allowed: str) -> dict[str, float]:
+    """``bert_base=20,mistral_7b=100`` as a mapping.
+
+    Args:
+        option: That it is the value of.
+        text: What was given.
+        allowed: For the message.
+
+    Raises:
+        DataError: It is not that.
+    """
+    found: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = (side.strip() for side in part.partition("="))
+        if name in found:
+            raise DataError(f"{option} {part}: {name} has a value already, {found[name]:g}")
+        found[name] = number(f"{option} {part}", value, allowed)
+    return found
+
+
+def number(what: str, text: str, allowed: str) -> float:
+    """A number of the command line; raises :class:`DataError` with ``what`` was given and what is ``allowed``."""
+    try:
+        return float(text)
+    except ValueError:
+        raise DataError(f"{what}: allowed: {allowed}") from None
 
 
 def refusing(command: Callable[..., int]) -> Callable[..., int]:

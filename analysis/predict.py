@@ -26,7 +26,7 @@ from mtexp.errors import RecordError
 from mtexp.output import enter
 
 from .baseline_runs import Measured
-from .data import DataError
+from .dataset import DataError
 from .frames import rows_of
 from .options import add_source, read, refusing
 from .pooling import Results, in_order, pool

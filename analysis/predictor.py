@@ -301,8 +301,7 @@ def solve(cells: Sequence[Cell]) -> Fit:
 
 def _covariance(rows: Floats) -> Floats:
     """Of the coefficients, in units of the variance of one cell."""
-    inverse: Floats = np.linalg.inv(rows.T @ rows + _RIDGE * np.eye(rows.shape[1]))
-    return inverse
+    return np.asarray(np.linalg.inv(rows.T @ rows + _RIDGE * np.eye(rows.shape[1])), np.float64)
 
 
 def _form(victim: Lone, neighbours: Sequence[Lone]) -> tuple[float, float, float]:
@@ -341,11 +340,11 @@ def measure_next(cells: Sequence[Cell], lone: Mapping[str, Lone], count: int) ->
     if not pairs:
         return []
     left = np.vstack(list(sides.values()))
-    covariance = _covariance(rows if len(rows) else np.zeros((1, left.shape[1])))
+    covariance: Floats = _covariance(rows if len(rows) else np.zeros((1, left.shape[1])))
     chosen: list[tuple[str, str]] = []
     while len(chosen) < min(count, len(pairs)):
         best = max((p for p in pairs if p not in chosen), key=lambda pair: _gain(covariance, sides[pair], left))
-        covariance = covariance - _update(covariance, sides[best])
+        covariance = np.asarray(covariance - _update(covariance, sides[best]), np.float64)
         chosen.append(best)
     return chosen
 

@@ -17,7 +17,8 @@ import numpy as np
 from scipy import stats
 
 from analysis.changes import ALONE, TOGETHER, Comparison, Side, judge, side_of
-from analysis.data import Dataset, load
+from analysis.data import load
+from analysis.dataset import Dataset
 from benchmarks import common
 from mtexp.metrics.change import CHANGED, EQUAL
 from mtexp.metrics.repeats import Reading
@@ -114,7 +115,7 @@ def slower(side: Side, factor: float) -> Side:
 
 def _show(folder: Path, planted: float, whole: Side, splits: list[tuple[set[str], set[str]]], samples: Samples) -> None:
     any_changed = dict.fromkeys(("mtexp", "nvbench", "pyperf"), 0)
-    share = {name: [] for name in any_changed}
+    share: dict[str, list[float]] = {name: [] for name in any_changed}
     overall: dict[str, list[float]] = {}
     equal = []
     factor = 1 + planted / 100
@@ -130,7 +131,7 @@ def _show(folder: Path, planted: float, whole: Side, splits: list[tuple[set[str]
         every = [row.answer == CHANGED for row in (*found.rows, *found.totals)]
         for name, own in claims.items():
             any_changed[name] += any(every) if name == "mtexp" else any(own)
-            share[name].append(np.mean(own))
+            share[name].append(float(np.mean(own)))
         equal.append(np.mean([row.answer == EQUAL for row in found.rows]))
         for row in found.totals:
             overall.setdefault(row.figure, []).append(float(row.answer == CHANGED))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def _line(name: str, found: Iterable[tuple[Cell, float]]) -> None:
 
 def _noise(cells: Sequence[Cell], results: Results) -> list[tuple[Cell, float]]:
     """Every cell with what its measurement errs by, one draw each of hundred."""
-    by_point = {row.records: row.point for row in results.points[["records", "point"]].itertuples()}
+    by_point = dict(zip(results.points["records"].tolist(), results.points["point"].tolist(), strict=True))
     found = []
     for cell in cells:
         rows = results.tenants[
@@ -104,7 +105,19 @@ def _queue(cell: Cell) -> float:
 
 
 def _without_model(cell: Cell) -> list[Callable[[Cell], bool]]:
-    return [lambda other, model=model: model not in other.models for model in sorted(cell.models)]
+    return [partial(_lacks, model) for model in sorted(cell.models)]
+
+
+def _lacks(model: str, cell: Cell) -> bool:
+    return model not in cell.models
+
+
+def _has(model: str, cell: Cell) -> bool:
+    return model in cell.models
+
+
+def _is(mix: tuple[str, ...], cell: Cell) -> bool:
+    return cell.tenants == mix
 
 
 def _without_both(cell: Cell) -> list[Callable[[Cell], bool]]:
@@ -176,11 +189,11 @@ def _without_effects(train: Sequence[Cell], cell: Cell) -> float:
 
 def _models(cells: Sequence[Cell]) -> list[Callable[[Cell], bool]]:
     names = sorted({model for cell in cells for model in cell.models})
-    return [lambda cell, model=model: model in cell.models for model in names]
+    return [partial(_has, model) for model in names]
 
 
 def _mixes(cells: Sequence[Cell]) -> list[Callable[[Cell], bool]]:
-    return [lambda cell, mix=mix: cell.tenants == mix for mix in sorted({cell.tenants for cell in cells})]
+    return [partial(_is, mix) for mix in sorted({cell.tenants for cell in cells})]
 
 
 def _covered(cells: Sequence[Cell], lefts: Sequence[Callable[[Cell], bool]], basis: str) -> list[bool]:

@@ -29,6 +29,7 @@ COMMANDS = {
     "advise": Command("mtexp.analysis.advise", "python -m analysis.advise", "say what may share a GPU"),
     "compare": Command("mtexp.analysis.compare", "python -m analysis.compare", "say what changed between two sweeps"),
     "predict": Command("mtexp.analysis.predict", "python -m analysis.predict", "predict mixes that were not measured"),
+    "pack": Command("mtexp.analysis.pack", "python -m analysis.pack", "place a demand on as few GPUs as serve it"),
     "export": Command("mtexp.analysis.export", "python -m analysis.export", "write runs as a few small files"),
     "upload": Command("mtexp.tracking.upload", "python -m mtexp.tracking.upload", "send records to MLflow"),
     "numerics": Command(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from analysis_study import Study
 
-from analysis import advise
+from analysis import advise, forecast
 from analysis.data import load
 from analysis.pooling import Results, pool
 
@@ -144,7 +147,7 @@ def test_advice_says_what_was_not_measured(results: Results) -> None:
 )
 def test_the_command_that_advice_names_measures_that_mode(sharing: str, words: str) -> None:
     """Whatever a mode is called, the command does not measure another."""
-    assert advise._how(sharing) == words
+    assert forecast.words_of(sharing) == words
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +167,7 @@ def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("bert_base", "bert_base=inf", "--slo-ms bert_base=inf: allowed: milliseconds above 0"),
         ("bert_base", "bert_base=nan", "--slo-ms bert_base=nan: allowed: milliseconds above 0"),
         ("bert_base", "bert_base=9,nosuch=3", "--slo-ms nosuch=3: --models has no nosuch, only bert_base"),
-        ("bert_base", "bert_base=9,bert_base=3", "bert_base has a level already, 9 ms"),
+        ("bert_base", "bert_base=9,bert_base=3", "bert_base has a value already, 9"),
         (",", "a=1", "--models is empty"),
     ],
 )
@@ -187,3 +190,91 @@ def test_a_percentile_that_is_none_is_refused(
     said = capsys.readouterr().err
     assert said.startswith(f"--percentile {percentile}: allowed: ")
     assert allowed in said
+
+
+def _launch_bound(folder: Path, share_pct: float = 60.0) -> None:
+    for path in folder.glob("*/record.json"):
+        record = json.loads(path.read_text())
+        if record["kind"] == "baseline":
+            record["tenants"][0]["metrics"]["launch_bound_pct"] = share_pct
+            path.write_text(json.dumps(record))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All pairs of four models under MPS but one, some of three; launch-bound shares are known."""
+    folder = tmp_path_factory.mktemp("pairs")
+    study = Study(folder, iterations=70)
+    names = ("bert_base", "deberta_v3_base", "distilgpt2", "llama_3_2_1b")
+    for pair in itertools.combinations_with_replacement(names, 2):
+        if pair != ("bert_base", "llama_3_2_1b"):
+            study.run(pair, "default")
+    _launch_bound(folder)
+    return folder
+
+
+def test_a_mix_that_was_not_measured_is_predicted_and_marked(pairs: Path) -> None:
+    """Nothing was measured for the question: a prediction with its risk, its basis, and the run that confirms it."""
+    advice = advice_on(pairs, "bert_base+llama_3_2_1b", 100)
+    assert advice.best is None
+    (first, *_) = [one for one in advice.predicted if one.mix == "bert_base+llama_3_2_1b"]
+    assert first.risk < 0.1
+    true_rps = 1e3 / 1.3 / 3.5 + 1e3 / 1.3 / 9.0  # of the made-up GPU
+    assert first.predicted_rps == pytest.approx(true_rps, rel=0.15)
+    said = str(advice)
+    assert "No measured mix serves" in said
+    assert "Predicted, not measured:" in said
+    assert "mix=bert_base+llama_3_2_1b mps_settings=default measure.iterations=" in said
+
+
+def test_tight_levels_have_a_risk_and_hopeless_ones_no_forecast(pairs: Path) -> None:
+    """The tighter the level, the higher the risk; beyond even odds nothing is given."""
+    risks = []
+    for level in (100.0, 13.5, 2.0):
+        found = [one for one in advice_on(pairs, "bert_base+llama_3_2_1b", level).predicted if one.mix.count("+") == 1]
+        risks.append(min((one.risk for one in found), default=None))
+    assert risks[0] is not None
+    assert risks[1] is not None
+    assert risks[0] < 0.01 < risks[1]
+    assert risks[2] is None
+
+
+def test_what_was_measured_comes_first(pairs: Path) -> None:
+    """A measured mix that keeps its levels is the advice, and only predictions that would serve more stand below it."""
+    advice = advice_on(pairs, "bert_base+distilgpt2", 1000)
+    assert advice.best is not None
+    assert advice.best.mix == "bert_base+distilgpt2"
+    assert all(one.predicted_rps > advice.best.throughput_rps for one in advice.predicted)
+    worse = [one for one in forecast_all(pairs) if one.mix == "bert_base+llama_3_2_1b"]
+    assert worse[0].predicted_rps < advice.best.throughput_rps, "a prediction that serves less is not shown above"
+
+
+def forecast_all(folder: Path) -> list[forecast.Forecast]:
+    results = pool(load(records=folder), draws=1)
+    models = ["bert_base", "llama_3_2_1b"]
+    return forecast.forecasts(results, models, dict.fromkeys(models, 1000.0), 90.0, set())
+
+
+def test_without_launch_bound_shares_nothing_is_predicted(results: Results) -> None:
+    """Records that lack them are advised on as before; the best mix is confirmed by measuring it again."""
+    models = ["bert_base", "llama_3_2_1b"]
+    advice = advise.advise(results, models, dict.fromkeys(models, 1000.0))
+    assert advice.predicted == ()
+    assert advice.confirm is not None
+    assert advice.confirm[:2] == ("mix=bert_base+llama_3_2_1b", "mps_settings=default")
+
+
+def test_confirm_runs_the_command_that_is_shown(pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """As a sweep of its own; where nothing keeps every level there is nothing to run."""
+    ran: list[list[str]] = []
+    monkeypatch.setattr(
+        advise.subprocess, "run", lambda command, **_: ran.append(command) or SimpleNamespace(returncode=3)
+    )
+    arguments = ["--models", "bert_base,llama_3_2_1b", "--records", str(pairs), "--confirm"]
+    assert advise.main([*arguments, "--slo-ms", "bert_base=100,llama_3_2_1b=100"]) == 3
+    shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Confirm it with:"))
+    assert shown.endswith(" ".join(ran[0][5:]))
+    assert ran[0][1:5] == ["-m", "mtexp", "run", "-m"]
+    assert advise.main([*arguments, "--slo-ms", "bert_base=1,llama_3_2_1b=1"]) == 2
+    assert "nothing to confirm" in capsys.readouterr().err
+    assert len(ran) == 1
