@@ -9,8 +9,8 @@ and what has not been measured.
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtexp.commands import command_line
+from mtexp.commands import COMMANDS, command_line
 from mtexp.metrics.bootstrap import Interval, percentile_interval
 from mtexp.metrics.latency import min_iterations, percentile_ms, percentile_name
 from mtexp.metrics.samples import Floats
@@ -383,8 +383,8 @@ def _confirm(advice: Advice) -> int:
     """
     if advice.confirm is None:
         raise DataError("--confirm: no mix keeps every level, measured or predicted, so there is nothing to confirm")
-    command = [sys.executable, "-m", "mtexp", "run", "-m", *advice.confirm]
-    return subprocess.run(command, check=False).returncode
+    code: int = importlib.import_module(COMMANDS["run"].module).main(["-m", *advice.confirm])
+    return code
 
 
 if __name__ == "__main__":

@@ -199,6 +199,26 @@ def test_designs_are_never_paired(a: Path, tmp_path: Path) -> None:
         compared(data, other)
 
 
+def test_crossover_runs_bring_their_own_slowdowns(tmp_path: Path) -> None:
+    """One run on each side is enough: its rounds say how far it errs. Nothing else of it is claimed."""
+    sides = []
+    for name, seed in (("a", 1), ("b", 2)):
+        Study(tmp_path / name, seed=seed, sweep=name).run(PAIR)
+        side = load(records=tmp_path / name)
+        side.runs["design"], side.tenants["design"] = "crossover", "crossover"
+        for key in ("slowdown", "normalized_progress"):
+            side.tenants[f"{key}_ci_low"], side.tenants[f"{key}_ci_high"] = (
+                side.tenants[key] * 0.99,
+                side.tenants[key] * 1.01,
+            )
+        sides.append(side)
+    found = compared(*sides, delta=0.05)
+    assert {r.answer for r in found.rows if r.figure == SLOWDOWN} == {EQUAL}
+    assert {r.answer for r in found.rows if r.figure == TOGETHER} == {NOT_KNOWN}
+    sides[1].tenants[["slowdown", "slowdown_ci_low", "slowdown_ci_high"]] *= 1.3
+    assert {r.answer for r in compared(*sides).rows if r.figure == SLOWDOWN} == {CHANGED}
+
+
 def test_points_are_paired_by_the_load_that_was_asked(tmp_path: Path) -> None:
     """The rate that a load gives depends on the baseline; the load is what was asked."""
     sides = []
