@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from mtexp.metrics.crossover import (
     split,
 )
 from mtexp.metrics.samples import ALONE, EDGE, MEASURE, WARMUP, Floats, Samples
+from mtexp.testing.two_states import Host
 
 MS = 1_000_000
 
@@ -183,48 +183,6 @@ def test_equal_tenants_are_not_called_unfair() -> None:
     assert min(found.values()) >= 0.93
 
 
-@dataclass
-class Host:
-    """Cores that are fast or slow (latency times ``factor``) for spells of 0.1 to 2 s, each independently."""
-
-    rng: np.random.Generator
-    cores: int = 8
-    seconds: float = 16.0
-    factor: float = 1.5
-    step_s: float = 0.02
-    slow: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        spell_s = np.exp(self.rng.uniform(np.log(0.1), np.log(2.0), self.cores))
-        steps = self.rng.random((round(self.seconds / self.step_s), self.cores))
-        flips = np.cumsum(steps < 1 - np.exp(-self.step_s / spell_s), axis=0)
-        self.slow = (flips + (self.rng.random(self.cores) < 0.5)) % 2 == 1
-
-    def latency(self, core: int, start_s: float, length_s: float, fast: float, slow: float) -> float:
-        """Mean latency of back-to-back requests in a block, given that of a fast and of a slow core."""
-        first = round(start_s / self.step_s)
-        share = self.slow[first : first + max(1, round(length_s / self.step_s)), core].mean()
-        return 1 / ((1 - share) / fast + share / slow)
-
-    def run(self, slowdowns: tuple[float, float], dependence: float, *, redraw: bool, count: int) -> Rounds:
-        """Rounds of two tenants whose slowdown on a slow core is another (``dependence``), blocks of 60 ms."""
-        cores, at_s = self.rng.choice(self.cores, 2, replace=False), 0.0
-        alone, together = np.empty((2, count, 2))
-        for number in range(count):
-            if redraw:
-                cores = self.rng.choice(self.cores, 2, replace=False)
-            for active in self.rng.permutation(3):
-                for i, slowdown in enumerate(slowdowns):
-                    noise = np.exp(0.02 * self.rng.standard_normal())
-                    if active == i:
-                        alone[number, i] = noise * self.latency(cores[i], at_s, 0.06, 1.0, self.factor)
-                    elif active == 2:
-                        slow = self.factor * slowdown ** (1 - dependence)
-                        together[number, i] = noise * self.latency(cores[i], at_s, 0.06, slowdown, slow)
-                at_s += 0.064
-        return Rounds(("t0", "t1"), alone, together, np.arange(count))
-
-
 def test_intervals_hold_the_truth_on_a_host_of_two_states() -> None:
     """The state of a core takes part in both sides of the comparison: the interval of one run is honest."""
     rng = np.random.default_rng(4)
@@ -251,6 +209,24 @@ def test_new_cores_make_one_run_speak_for_other_runs() -> None:
         found[redraw] = np.mean(covered)
     assert found[True] >= 0.88
     assert found[False] < 0.6
+
+
+def test_fresh_runs_agree_and_two_of_one_point_are_not_called_different() -> None:
+    """A/A on a host of two states: runs in turns differ by a few percent, and as their intervals say; slowdowns from
+    runs of their own differ by several times as much.
+    """
+    rng = np.random.default_rng(7)
+    slowdowns = (1.14, 1.4)
+    separate = [Host(rng, seconds=30.0, spell_s=(0.1, 10.0)).separate(slowdowns, 1.0, 6.0) for _ in range(60)]
+    turns = [compare(Host(rng, spell_s=(0.1, 10.0)).run(slowdowns, 0.0, redraw=True, count=40)) for _ in range(60)]
+    logs = np.log([[run.slowdown[name].value for name in ("t0", "t1")] for run in turns])
+    spread = logs.std(axis=0, ddof=1)
+    assert spread.max() <= 0.05
+    assert np.log(separate).std(axis=0, ddof=1).min() > 3 * spread.max()
+    stp = [run.run["stp"] for run in turns]
+    pairs = list(zip(stp[::2], stp[1::2], strict=True))
+    different = [abs(a.value - b.value) > math.hypot(a.high - a.low, b.high - b.low) / 2 for a, b in pairs]
+    assert np.mean(different) <= 0.1  # 5 % are to be expected: at most 3 of 30 by chance
 
 
 def test_a_run_may_stop_when_its_intervals_are_narrow() -> None:
