@@ -26,7 +26,8 @@ class ModelSpec:
     name: str
     """Name in ``conf/models``, e.g. ``bert_base``."""
     role: str
-    """``encoder``, ``decoder`` or ``stressor``."""
+    """``encoder``, ``decoder``, ``encoder_decoder``, ``vision``, ``audio``, ``embedding``, ``vision_language`` or
+    ``stressor``."""
     architecture: str
     """transformers' ``model_type`` (``bert``, ``gpt2``, ``llama`` ...); for a stressor, its kind."""
     shape: Mapping[str, Any] = field(default_factory=dict)
@@ -41,6 +42,17 @@ class ModelSpec:
     """Of them, the elements of the weight matrices of all layers that a token passes; 0 = not known."""
     attn_implementation: str = "sdpa"
     """``sdpa`` or ``eager``."""
+    model_class: str = ""
+    """Class of transformers that builds it; empty = that of the role."""
+    pooling: str = ""
+    """How an embedding is made of the last hidden states: ``mean``, ``cls`` or ``last``; empty for other roles."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Shape of each input without the batch, by name; empty = tokens of the workload only."""
+
+    @property
+    def has_formula(self) -> bool:
+        """Whether what a request takes follows from its dimensions: one stack of equal layers over tokens."""
+        return self.role in ("encoder", "decoder", "embedding") and not self.inputs
 
 
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -77,6 +89,31 @@ class WorkloadSpec:
     def request(self) -> str:
         """What one request is, in words."""
         return REQUESTS[self.kind].format(**asdict(self))
+
+
+def _request_of(model: ModelSpec, workload: WorkloadSpec) -> str:
+    """One request in words: with the shapes of the inputs where they are more than tokens."""
+    if not model.inputs:
+        return workload.request + (f", {model.pooling} pooling" if model.pooling else "")
+    given = ", ".join(f"{name} {'x'.join(map(str, (workload.batch_size, *s)))}" for name, s in model.inputs.items())
+    what = {
+        "train": "one training step (forward, backward, AdamW) over",
+        "generate": f"{workload.new_tokens} tokens generated from",
+    }.get(workload.kind, "one forward pass over")
+    return f"{what} {given}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostSpec:
+    """What one forward pass takes, counted while the model ran without memory; 0 = not counted, a formula is used."""
+
+    flops: float = 0.0
+    numbers: float = 0.0
+    """Numbers read and written: weights once, operands and results of every product."""
+    weights: float = 0.0
+    """Of them, weights."""
+    activations: float = 0.0
+    """Most numbers that one operation reads and writes, weights left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +169,14 @@ class TenantSpec:
     """Service level as a multiple of the baseline's mean latency; 0 = none."""
     seed: int = 0
     """Seed of weights and inputs."""
+    cost: CostSpec = CostSpec()
+
+    @property
+    def request(self) -> str:
+        """What one request is, in words; empty for a stressor."""
+        if self.model.role == "stressor":
+            return ""
+        return _request_of(self.model, self.workload)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +385,13 @@ def content_hash(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def drop_absent(model: dict[str, Any]) -> None:
+    """Take out of a model, in place, the fields that older records lack and this one makes no use of."""
+    for name in ("model_class", "pooling", "inputs"):
+        if not model[name]:
+            del model[name]
+
+
 def spec_hash(spec: RunSpec) -> str:
     """Return the name of what ``spec`` measures; where it is tracked, who asks and how long it may wait do not.
 
@@ -350,7 +402,8 @@ def spec_hash(spec: RunSpec) -> str:
         for key in ("sm_count", "sm_pct"):  # younger than records whose hash must stay what it is
             if not tenant[key]:
                 del tenant[key]
-        del tenant["model"]["layer_parameters"]  # follows from the shape, and older records lack it
+        del tenant["model"]["layer_parameters"], tenant["cost"]  # follow from the shape, and older records lack them
+        drop_absent(tenant["model"])
         if tenant["arrival"]["load"]:
             tenant["arrival"]["rate_rps"] = 0.0
     if data["measure"]["foreign"] == "refuse":  # younger than records whose hash must stay what it is

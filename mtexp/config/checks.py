@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from typing import TypeVar
 
 from mtexp.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def at_least(key: str, value: float, minimum: float) -> None:
@@ -31,3 +34,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``Did you mean ...?`` for the choice nearest to ``word``, or an empty string."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"Did you mean {found[0]}?" if found else ""
+
+
+def own_or_run(own: T | None, own_key: str, run: T, run_key: str) -> tuple[str, T]:
+    """Return key and value of a tenant's own setting, or of the run's where it has none."""
+    return (run_key, run) if own is None else (own_key, own)

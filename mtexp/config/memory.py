@@ -30,14 +30,15 @@ def tenant_mib(tenant: TenantSpec) -> float:
     - one layer's activations: T * (4 h + q + 2 kv + f) * b (training: every layer's)
     - eager attention scores: batch * heads * tokens * context * (2 b + 4), the softmax being in fp32
     - logits of decoders: T * vocabulary * b
+    - models of other inputs or dimensions: the most that one operation reads and writes
     - KV cache (prefill, decode, generate): 2 * batch * context * kv * layers * b
     """
     model, load, width = tenant.model, tenant.workload, _BYTES[tenant.precision]
     training = load.kind == "train"
     total = float(model.parameters) * width * (4 if training else 1)
-    d = dimensions(model.shape)
+    d = dimensions(model.shape) if not model.inputs else None
     if d is None:
-        return total / _MIB
+        return (total + tenant.cost.activations * width) / _MIB
     context = load.seq_len + {"decode": 1, "generate": load.new_tokens}.get(load.kind, 0)
     tokens = load.batch_size * (1 if load.kind == "decode" else load.seq_len)
     kv = d.kv_heads * d.head_dim

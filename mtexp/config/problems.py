@@ -20,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from mtexp.commands import command_line
 from mtexp.config.checks import nearest
 from mtexp.config.composer import Composer
+from mtexp.config.published import model_name
 from mtexp.config.schema import Config
 from mtexp.config.tokens import parse_mix, parse_percentage
 from mtexp.errors import ConfigError, MtexpError
@@ -27,7 +28,8 @@ from mtexp.tracking.uri import redact
 
 _NAMES = {int: "an integer", float: "a number", bool: "true, false", str: "text", list: "a list such as [50,90]"}
 _TOKENS = {
-    "mix": "or models joined as in bert_base*2+llama_3_2_1b",
+    "mix": "or models joined as in bert_base*2+llama_3_2_1b+hub:ORGANISATION/NAME",
+    "models": "or hub:ORGANISATION/NAME or folder:PATH",
     "mps_settings": "or a percentage such as 30pct",
 }
 _HELP = f"{command_line('run')} -h lists groups, choices and examples."
@@ -95,7 +97,7 @@ def _check_choice(composer: Composer, override: Override, choice: Any) -> None:
         return
     word, key = str(choice), override.get_key_element().lstrip("+")
     allowed = ", ".join(options) + (f", {_TOKENS[group]}" if group in _TOKENS else "")
-    if group == "mps_settings" and parse_percentage(word) is not None:
+    if (group == "mps_settings" and parse_percentage(word) is not None) or (group == "models" and model_name(word)):
         return
     if group == "hydra/launcher" and word in _PLUGINS:
         raise ConfigError(key, word, allowed, f"Its plugin is not installed: pip install -e '.[{_PLUGINS[word]}]'.")
@@ -104,6 +106,8 @@ def _check_choice(composer: Composer, override: Override, choice: Any) -> None:
         raise ConfigError(key, word, allowed, nearest(word, options) or _HELP)
     models = composer.options("models")
     for model in counts:
+        if model_name(model):
+            continue
         if model not in models and model == word:
             raise ConfigError(key, word, allowed, nearest(word, [*options, *models]) or _HELP)
         if model not in models:

@@ -1,7 +1,7 @@
-"""Sizes of a model that no formula is known for, asked of transformers in a process of its own.
+"""What follows from a model's architecture and shape, asked of transformers in a process of its own.
 
 May touch: subprocess, for :mod:`mtexp.tenant.counting`. Importing torch takes seconds, so the planner never does it
-itself, and asks only about architectures that :mod:`mtexp.config.shapes` does not know; once for each shape.
+itself, and asks only about models that :mod:`mtexp.config.shapes` has no formula for; once for each shape and workload.
 """
 
 from __future__ import annotations
@@ -10,49 +10,71 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import mtexp
-from mtexp.config.shapes import Counts
 from mtexp.errors import ConfigError
-from mtexp.spec import ModelSpec, to_json
+from mtexp.spec import CostSpec, ModelSpec, WorkloadSpec, from_json, to_json
 
 PATIENCE_S = 120.0
 """Importing torch and transformers from a slow disk, and building thousands of layers."""
+_ALLOWED = {
+    "architecture": "an architecture and a shape that the installed transformers can build",
+    "inputs": "inputs that the model takes",
+}
 
 
-def read_off(key: str, model: ModelSpec) -> Counts:
-    """Return the sizes of ``model``, which is built on torch's meta device for it: no memory, no weights.
+@dataclass(frozen=True, slots=True)
+class ReadOff:
+    """What a model says of itself; :func:`mtexp.tenant.counting.describe` finds it out."""
+
+    role: str
+    model_class: str
+    attention: tuple[str, ...]
+    """Attention implementations that it has, the preferred one first."""
+    parameters: int
+    layer_parameters: int
+    inputs: Mapping[str, list[int]]
+    cost: CostSpec
+
+
+def read_off(key: str, model: ModelSpec, workload: WorkloadSpec) -> ReadOff:
+    """Return what ``model``, built on torch's meta device for it, says of itself: no memory, no weights.
 
     Args:
         key: Configuration key of the tenant, for the message.
-        model: What to build.
+        model: What to build; an empty role is found out.
+        workload: The size of a request.
 
     Raises:
-        ConfigError: transformers cannot build it.
+        ConfigError: transformers cannot build it, or cannot run it on the inputs that it is said to take.
     """
-    found = _ask(json.dumps(to_json(model), sort_keys=True))
+    asked = {"model": to_json(model), "workload": to_json(workload)}
+    found = _ask(json.dumps(asked, sort_keys=True))
     if "error" in found:
-        allowed = "an architecture and a shape that the installed transformers can build"
-        remedy = f"It says {found['error']}. Correct the architecture or shape of {model.name}."
-        raise ConfigError(f"{key}.architecture", model.architecture, allowed, remedy)
-    return Counts(found["parameters"], found["layer_parameters"])
+        field = found["field"]
+        value = model.architecture if field == "architecture" else dict(model.inputs) or "(from the configuration)"
+        remedy = f"It says {found['error']}. Correct the architecture, shape or inputs of {model.name}."
+        raise ConfigError(f"{key}.{field}", value, _ALLOWED[field], remedy)
+    return ReadOff(**(found | {"attention": tuple(found["attention"]), "cost": from_json(CostSpec, found["cost"])}))
 
 
 @cache
-def _ask(model: str) -> dict[str, Any]:
+def _ask(asked: str) -> dict[str, Any]:
     path = os.pathsep.join(filter(None, (str(Path(mtexp.__file__).parents[1]), os.environ.get("PYTHONPATH", ""))))
     environment = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "mtexp.tenant.counting"]
     try:
         done = subprocess.run(
-            command, input=model, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment
+            command, input=asked, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment
         )
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return {"error": f"nothing within {PATIENCE_S:g} s"}
+        return {"error": f"nothing within {PATIENCE_S:g} s", "field": "architecture"}
     except (OSError, ValueError, IndexError):
-        return {"error": "nothing; python -m mtexp.tenant.counting failed"}
+        return {"error": "nothing; python -m mtexp.tenant.counting failed", "field": "architecture"}
     return answer

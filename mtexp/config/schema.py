@@ -13,7 +13,11 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-Role = Enum("Role", ["encoder", "decoder", "stressor"])
+Role = Enum(
+    "Role",
+    ["encoder", "decoder", "encoder_decoder", "vision", "audio", "embedding", "vision_language", "stressor"],
+)
+Pooling = Enum("Pooling", ["mean", "cls", "last"])
 Weights = Enum("Weights", ["random", "pretrained"])
 Attention = Enum("Attention", ["sdpa", "eager"])
 Precision = Enum("Precision", ["fp16", "bf16", "fp32", "tf32"])
@@ -58,8 +62,11 @@ class TenantConfig:
 
     name: str = ""
     """Name of the model in ``conf/models``."""
-    role: Role = Role.encoder
-    """Kind of model: an encoder, a decoder, or a kernel loop that stresses one resource."""
+    role: Role | None = None
+    """Kind of model, or ``stressor``, a kernel loop that stresses one resource. null = encoder; with ``config``, what
+    the published configuration says."""
+    config: str = ""
+    """``hub:ID`` or ``folder:PATH``: where architecture and shape are published; instead of those two."""
     architecture: str = ""
     """transformers' ``model_type``; for a stressor, its kind."""
     shape: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +76,14 @@ class TenantConfig:
     hub: str = ""
     """Hub id that ``weights=pretrained`` loads when ``source`` is empty."""
     attention: list[Attention] = field(default_factory=list)
-    """Attention implementations of the architecture; the first is the default."""
+    """Attention implementations the architecture has, the first is its default; empty = those that transformers has."""
+    model_class: str = ""
+    """Class of transformers that builds it, e.g. ``ViTForImageClassification``; empty = that of the role."""
+    pooling: Pooling | None = None
+    """How the last hidden states become an embedding (``role: embedding``); null = mean."""
+    inputs: dict[str, list[int]] = field(default_factory=dict)
+    """Sizes of inputs that are no tokens, without the batch, e.g. ``pixel_values: [3, 224, 224]``; empty = those of the
+    configuration."""
     count: int = 1
     """Number of tenants; with more than one, their ids are ``<id>_0``, ``<id>_1`` ..."""
     weights: Weights | None = None

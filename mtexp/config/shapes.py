@@ -106,6 +106,11 @@ def known_counts(architecture: str, shape: Mapping[str, Any]) -> Counts | None:
     return Counts(count(d, shape), d.layers * per_layer)
 
 
+def has_formula(architecture: str) -> bool:
+    """Whether :func:`known_counts` has a formula for ``architecture``."""
+    return architecture in _FORMULAS
+
+
 def _encoder_layers(d: Dimensions) -> int:
     attention = 4 * (d.hidden * d.hidden + d.hidden)
     feed_forward = 2 * d.hidden * d.intermediate + d.intermediate + d.hidden
@@ -187,12 +192,12 @@ def shrink(shape: Mapping[str, Any]) -> dict[str, Any]:
     Hidden 32 in 2 heads (1 key/value head where the original has fewer of those than heads), an eighth of the layers
     but at least 2, intermediate in proportion but at least 64, 256 words, 16 relative positions.
     Absolute positions stay, because they cost almost nothing.
-    A shape without known dimensions is returned as it is.
+    A shape without these dimensions is made small by the names of its fields (:func:`_shrink_fields`).
     """
     d = dimensions(shape)
     if d is None:
-        return dict(shape)
-    hidden, heads = 32, 2
+        return _shrink_fields(shape)
+    hidden, heads = _HIDDEN, _HEADS
     wanted = {
         "hidden": hidden,
         "layers": max(2, d.layers // 8),
@@ -211,8 +216,66 @@ def shrink(shape: Mapping[str, Any]) -> dict[str, Any]:
         small["pooler_hidden_size"] = hidden
     if _size(shape, "position_buckets", -1) > 0:
         small["position_buckets"] = min(16, int(shape["position_buckets"]))
-    small |= {name: 0 for name in ("bos_token_id", "eos_token_id") if shape.get(name) is not None}
-    return small
+    for name in ("moe_intermediate_size", "num_experts", "num_local_experts", "num_experts_per_tok"):
+        if isinstance(shape.get(name), int):
+            small[name] = min(_FIELDS[name], shape[name])
+    if isinstance(shape.get("layer_types"), list):
+        small["layer_types"] = shape["layer_types"][-wanted["layers"] :]
+    return small | _token_ids(shape)
+
+
+def shrink_inputs(inputs: Mapping[str, list[int]], shape: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return ``inputs`` made short for a model of the small ``shape``: recordings cut, images of its own size."""
+    return {
+        name: [min(_MOST_SAMPLES, size) for size in sizes]
+        for name, sizes in inputs.items()
+        if not (name == "pixel_values" and "image_size" in shape)
+    }
+
+
+_MOST_SAMPLES = 4096
+_HIDDEN, _HEADS = 32, 2
+_FIELDS = {
+    **dict.fromkeys(("hidden_size", "d_model", "projection_dim", "embed_dim", "moe_intermediate_size"), _HIDDEN),
+    **dict.fromkeys(("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads", "num_heads"), _HEADS),
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff"), 64),
+    **dict.fromkeys(("head_dim", "d_kv"), _HIDDEN // _HEADS),
+    **dict.fromkeys(("num_experts", "num_local_experts"), 8),
+    "num_key_value_heads": _HEADS,
+    "num_experts_per_tok": 2,
+    "vocab_size": 256,
+    "max_source_positions": 50,
+    "encoder_hidden_size": 8,
+    "decoder_hidden_size": 64,
+    "n_codebooks": 2,
+    "codebook_size": 64,
+    "conv_dim": _HIDDEN,
+    "num_conv_pos_embeddings": 16,
+    "image_size": 64,
+}
+"""Fields that are made at most so large in a small model of any architecture."""
+
+
+def _shrink_fields(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``shape`` with the fields of :data:`_FIELDS` made small, those of its parts (``text_config``) too."""
+    small = dict(shape)
+    for name, value in shape.items():
+        if name.endswith("_config") and isinstance(value, Mapping):
+            small[name] = _shrink_fields(value)
+        elif name in _FIELDS:
+            most = max(_FIELDS[name], 2 * _size(shape, "patch_size", 0)) if name == "image_size" else _FIELDS[name]
+            sizes = value if isinstance(value, list) else [value]
+            if all(type(size) is int for size in sizes):
+                cut = [min(most, size) for size in sizes]
+                small[name] = cut if isinstance(value, list) else cut[0]
+    return small | (_token_ids(shape) if type(shape.get("vocab_size")) is int else {})
+
+
+def _token_ids(shape: Mapping[str, Any]) -> dict[str, int]:
+    """Special tokens of a vocabulary that was cut short."""
+    ids = [name for name in shape if name.endswith("_token_id") and type(shape[name]) is int]
+    return {name: 0 for name in ids if shape[name] >= 256 or name in ("bos_token_id", "eos_token_id")}
 
 
 def needed_positions(kind: str, seq_len: int, new_tokens: int) -> int:

@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from mtexp.config.checks import at_least, within
+from mtexp.config.checks import at_least, own_or_run, within
 from mtexp.config.memory import limit_mib
-from mtexp.config.read_off import read_off
-from mtexp.config.schema import (
-    Arrival,
-    ArrivalConfig,
-    Attention,
-    Config,
-    Role,
-    SharingMode,
-    TenantConfig,
-    Weights,
-    Workload,
-)
-from mtexp.config.shapes import dimensions, known_counts, needed_positions, not_sizes, shrink, shrink_stressor
+from mtexp.config.models import model_of
+from mtexp.config.schema import Arrival, ArrivalConfig, Config, SharingMode, TenantConfig
 from mtexp.config.traces import read_trace
-from mtexp.config.weights import not_safetensors
 from mtexp.errors import ConfigError
-from mtexp.spec import ArrivalSpec, ModelSpec, MpsLimits, TenantSpec, WorkloadSpec
-
-T = TypeVar("T")
+from mtexp.spec import ArrivalSpec, MpsLimits, TenantSpec, WorkloadSpec
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_MAX_CONFIG_BYTES = 2**20
 _MOST_SMS = 1024
 """More than any GPU has."""
-_ENCODER_WORKLOADS = (Workload.forward, Workload.train)
 _REPETITION_SEED = 1000
 """Difference between the seeds of two repetitions; larger than the number of tenants."""
 
@@ -96,18 +78,14 @@ def _expand(config: Config, limit: int) -> dict[str, list[str]]:
     return ids
 
 
-def _own(own: T | None, own_key: str, run: T, run_key: str) -> tuple[str, T]:
-    """Return key and value of the tenant's setting, or of the run's if the tenant has none."""
-    return (run_key, run) if own is None else (own_key, own)
-
-
 def _tenant(config: Config, key: str, tenant: TenantConfig, *, shrunk: bool) -> TenantSpec:
     workload = _workload(config, key, tenant)
     at_least(f"{key}.slo_ms", tenant.slo_ms, 0)
     at_least(f"{key}.slo_factor", tenant.slo_factor, 0)
+    model, cost = model_of(config, key, tenant, workload, shrunk=shrunk)
     return TenantSpec(
         id=key,
-        model=_model(config, key, tenant, workload, shrunk=shrunk),
+        model=model,
         workload=workload,
         arrival=_arrival(config, key, tenant),
         precision=(tenant.precision or config.precision.name).name,
@@ -118,120 +96,19 @@ def _tenant(config: Config, key: str, tenant: TenantConfig, *, shrunk: bool) -> 
         slo_ms=tenant.slo_ms,
         slo_factor=tenant.slo_factor,
         seed=config.seed,
+        cost=cost,
     )
 
 
 def _workload(config: Config, key: str, tenant: TenantConfig) -> WorkloadSpec:
     run = config.workload
-    kind_key, kind = _own(tenant.workload, f"{key}.workload", run.kind, "workload")
+    _, kind = own_or_run(tenant.workload, f"{key}.workload", run.kind, "workload")
     sizes = {}
     for name in ("batch_size", "seq_len", "new_tokens"):
-        size_key, size = _own(getattr(tenant, name), f"{key}.{name}", getattr(run, name), f"workload.{name}")
+        size_key, size = own_or_run(getattr(tenant, name), f"{key}.{name}", getattr(run, name), f"workload.{name}")
         at_least(size_key, size, 1)
         sizes[name] = size
-    if tenant.role is Role.encoder and kind not in _ENCODER_WORKLOADS:
-        remedy = f"{tenant.name} is an encoder: drop it, or set {key}.workload=forward for this tenant."
-        raise ConfigError(kind_key, kind.name, [w.name for w in _ENCODER_WORKLOADS], remedy)
     return WorkloadSpec(kind=kind.name, **sizes)
-
-
-# --- model ------------------------------------------------------------------------------------------------------------
-
-
-def _model(config: Config, key: str, tenant: TenantConfig, workload: WorkloadSpec, *, shrunk: bool) -> ModelSpec:
-    weights = tenant.weights or config.weights
-    architecture, shape, source = tenant.architecture, dict(tenant.shape), ""
-    if weights is Weights.pretrained and tenant.role is not Role.stressor:
-        source = tenant.source or tenant.hub
-        architecture, shape = _pretrained(key, tenant, source)
-    elif shrunk:
-        shape = shrink_stressor(shape) if tenant.role is Role.stressor else shrink(shape)
-    if tenant.role is not Role.stressor:
-        _check_shape(key, tenant, architecture, shape)
-        _check_positions(key, tenant, shape, workload)
-    model = ModelSpec(
-        name=tenant.name,
-        role=tenant.role.name,
-        architecture=architecture,
-        shape=shape,
-        weights=weights.name,
-        source=source,
-        parameters=tenant.parameters,
-        attn_implementation=_attention(config, key, tenant).name,
-    )
-    if tenant.role is Role.stressor:
-        return model
-    counts = known_counts(architecture, shape) or read_off(key, model)
-    return replace(model, parameters=counts.parameters, layer_parameters=counts.layer_parameters)
-
-
-def _pretrained(key: str, tenant: TenantConfig, source: str) -> tuple[str, dict[str, Any]]:
-    """Return architecture and shape of pretrained weights, from the local folder or else the configuration."""
-    allowed = "a hub id, or a local folder with config.json and weights in safetensors"
-    if not source:
-        raise ConfigError(f"{key}.source", "(empty)", allowed, f"Set {key}.source, or weights=random.")
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        if source.count("/") == 1 and source[0] not in "./~":  # organisation/name is a hub id
-            return tenant.architecture, dict(tenant.shape)
-        raise ConfigError(f"{key}.source", source, allowed, "There is no such folder: correct the path.")
-    if not any(folder.glob("*.safetensors")):
-        remedy = "The folder has no *.safetensors: save the model with safe_serialization=True."
-        raise ConfigError(f"{key}.source", source, allowed, remedy)
-    for file in sorted(folder.glob("*.safetensors")):
-        if wrong := not_safetensors(file):
-            raise ConfigError(f"{key}.source", source, allowed, f"{file.name} {wrong}.")
-    return _local_shape(key, source, folder / "config.json", allowed)
-
-
-def _local_shape(key: str, source: str, file: Path, allowed: str) -> tuple[str, dict[str, Any]]:
-    try:
-        with file.open(encoding="utf-8") as text:
-            shape = json.loads(text.read(_MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{key}.source", source, allowed, f"config.json cannot be read: {error}.") from error
-    if not isinstance(shape, dict) or not isinstance(shape.get("model_type"), str):
-        raise ConfigError(f"{key}.source", source, allowed, "Its config.json names no model_type.")
-    if wrong := not_sizes(shape):
-        raise ConfigError(f"{key}.source", source, allowed, f"Its config.json has {wrong}, which is not a valid size.")
-    return shape["model_type"], shape
-
-
-def _check_shape(key: str, tenant: TenantConfig, architecture: str, shape: Mapping[str, Any]) -> None:
-    d = dimensions(shape)
-    if d is None:
-        what = "hidden size, layers, heads, vocabulary and positions, all positive integers"
-        raise ConfigError(f"{key}.shape", architecture, what, f"Complete the shape of {tenant.name}.")
-    if min(d.head_dim, d.kv_heads, d.intermediate) < 1:
-        raise ConfigError(f"{key}.shape", architecture, "positive sizes", f"Correct the shape of {tenant.name}.")
-    if "head_dim" not in shape and d.hidden % d.heads:
-        what = f"a number of heads that divides {d.hidden}"
-        raise ConfigError(f"{key}.shape", f"{d.heads} heads", what, f"Correct the shape of {tenant.name}.")
-    if d.heads % d.kv_heads:
-        what = f"a number of key/value heads that divides {d.heads}"
-        raise ConfigError(f"{key}.shape", f"{d.kv_heads} key/value heads", what, f"Correct {tenant.name}.")
-
-
-def _check_positions(key: str, tenant: TenantConfig, shape: Mapping[str, Any], workload: WorkloadSpec) -> None:
-    d = dimensions(shape)
-    needed = needed_positions(workload.kind, workload.seq_len, workload.new_tokens)
-    if d is not None and needed > d.positions:
-        extra = needed - workload.seq_len
-        what = f"at most {d.positions - extra} for {tenant.name}" + (f" with {extra} new tokens" if extra else "")
-        size_key = f"{key}.seq_len" if tenant.seq_len is not None else "workload.seq_len"
-        raise ConfigError(size_key, workload.seq_len, what, f"Shorten it, or set {key}.seq_len for this tenant.")
-
-
-def _attention(config: Config, key: str, tenant: TenantConfig) -> Attention:
-    offered = tenant.attention or list(Attention)
-    own_key = f"{key}.attn_implementation"
-    chosen_key, chosen = _own(tenant.attn_implementation, own_key, config.attn_implementation, "attn_implementation")
-    if chosen is None:
-        return offered[0]
-    if chosen not in offered:
-        allowed = f"{', '.join(a.name for a in offered)} ({tenant.name} has no other)"
-        raise ConfigError(chosen_key, chosen.name, allowed, f"Set {own_key}={offered[0].name} for this tenant.")
-    return chosen
 
 
 # --- arrivals, limits -------------------------------------------------------------------------------------------------
@@ -241,10 +118,10 @@ def _arrival(config: Config, key: str, tenant: TenantConfig) -> ArrivalSpec:
     own, run = tenant.arrival, config.arrival
     if own.kind is Arrival.closed:  # a closed-loop tenant does not use the run's rate
         run = ArrivalConfig()
-    kind_key, kind = _own(own.kind, f"{key}.arrival.kind", run.kind, "arrival")
-    rate_key, rate = _own(own.rate, f"{key}.arrival.rate", run.rate, "arrival.rate")
-    load_key, load = _own(own.load, f"{key}.arrival.load", run.load, "arrival.load")
-    trace_key, trace = _own(own.trace, f"{key}.arrival.trace", run.trace, "arrival.trace")
+    kind_key, kind = own_or_run(own.kind, f"{key}.arrival.kind", run.kind, "arrival")
+    rate_key, rate = own_or_run(own.rate, f"{key}.arrival.rate", run.rate, "arrival.rate")
+    load_key, load = own_or_run(own.load, f"{key}.arrival.load", run.load, "arrival.load")
+    trace_key, trace = own_or_run(own.trace, f"{key}.arrival.trace", run.trace, "arrival.trace")
     at_least(rate_key, rate, 0)
     within(load_key, load, 0, 100)
     seed = -1 if own.seed is None else own.seed  # -1: set later from the tenant's position in the run
@@ -264,7 +141,7 @@ def _arrival(config: Config, key: str, tenant: TenantConfig) -> ArrivalSpec:
 def _mps_limits(config: Config, key: str, tenant: TenantConfig) -> MpsLimits:
     run = config.mps_settings
     named = {
-        name: _own(getattr(tenant, name), f"{key}.{name}", getattr(run, name), f"mps_settings.{name}")
+        name: own_or_run(getattr(tenant, name), f"{key}.{name}", getattr(run, name), f"mps_settings.{name}")
         for name in ("active_thread_pct", "pinned_memory_limit", "priority", "sm_partition")
     }
     if tenant.active_thread_pct == 0:
@@ -290,7 +167,7 @@ def _partition(config: Config, key: str, tenant: TenantConfig) -> dict[str, Any]
     if tenant.sm_pct is not None:
         within(f"{key}.sm_pct", tenant.sm_pct, 0.1, 100)
         return {"sm_pct": tenant.sm_pct}
-    count_key, count = _own(tenant.sm_count, f"{key}.sm_count", run, "sharing.sm_count")
+    count_key, count = own_or_run(tenant.sm_count, f"{key}.sm_count", run, "sharing.sm_count")
     if tenant.sm_count is not None or run:
         within(count_key, count, 1, _MOST_SMS)
         return {"sm_count": count}

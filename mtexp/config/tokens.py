@@ -1,4 +1,4 @@
-"""Choices written as one token: ``mix=bert_base*2+llama_3_2_1b`` and ``mps_settings=30pct``.
+"""Choices written as one token: ``mix=bert_base*2+hub:Qwen/Qwen3-0.6B`` and ``mps_settings=30pct``.
 
 Hydra looks up a group's choice in its search path. The source here generates the content of a choice that has no file
 from its name. Tokens therefore compose, sweep and work with every launcher like any other choice.
@@ -7,14 +7,16 @@ from its name. Tokens therefore compose, sweep and work with every launcher like
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-_PART = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?:\*([0-9]{1,4}))?")
+from mtexp.config.published import model_name
+
+_PART = re.compile(r"([A-Za-z][A-Za-z0-9_]*|(?:hub|folder):[^*+]+)(?:\*([0-9]{1,4}))?")
 _PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]+)?)pct")
 _MAX_PARTS = 64
 
@@ -22,7 +24,8 @@ _MAX_PARTS = 64
 def parse_mix(token: str) -> Mapping[str, int] | None:
     """Return {model: count} of a mix token such as ``bert_base*2+llama_3_2_1b``; None if ``token`` is not one.
 
-    A model that is named twice counts twice. The caller checks whether the models exist.
+    A model is a name in ``conf/models``, ``hub:ID`` or ``folder:PATH``; one that is named twice counts twice. The caller
+    checks whether the models exist.
     """
     counts: dict[str, int] = {}
     parts = token.split("+")
@@ -46,9 +49,28 @@ def _mix(token: str) -> dict[str, object] | None:
     counts = parse_mix(token)
     if counts is None:
         return None
-    defaults: list[object] = [{f"/models@tenants.{model}": model} for model in counts]
-    tenants = {model: {"count": count} for model, count in counts.items()}
+    names = tenant_names(counts)
+    defaults: list[object] = [{f"/models@tenants.{names[model]}": model} for model in counts]
+    tenants = {names[model]: {"count": count, "name": names[model]} for model, count in counts.items()}
     return {"defaults": [*defaults, "_self_"], "name": token, "models": token, "tenants": tenants}
+
+
+def tenant_names(models: Iterable[str]) -> dict[str, str]:
+    """Return {model: name of its tenant} of the models of a mix token; two of one name are numbered."""
+    names: dict[str, str] = {}
+    for model in models:
+        name = first = model_name(model) or model
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f"{first}_{number}"
+        names[model] = name
+    return names
+
+
+def _model(token: str) -> dict[str, object] | None:
+    name = model_name(token)
+    return None if name is None else {"name": name, "config": token}
 
 
 def _mps_settings(token: str) -> dict[str, object] | None:
@@ -56,7 +78,7 @@ def _mps_settings(token: str) -> dict[str, object] | None:
     return None if pct is None else {"name": token, "mode": "managed", "active_thread_pct": pct}
 
 
-_GROUPS = {"mix": _mix, "mps_settings": _mps_settings}
+_GROUPS = {"mix": _mix, "models": _model, "mps_settings": _mps_settings}
 
 
 class TokenSource(ConfigSource):

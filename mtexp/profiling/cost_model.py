@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtexp.errors import ConfigError
-from mtexp.spec import ModelSpec, WorkloadSpec
+from mtexp.spec import CostSpec, ModelSpec, WorkloadSpec
 
 BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
 RELATIVE = frozenset({"deberta", "deberta-v2"})
@@ -175,8 +175,10 @@ def _relative_rows(model: ModelSpec) -> int:
     return 2 * buckets if buckets > 0 else -1
 
 
-def request_cost(model: ModelSpec, workload: WorkloadSpec, precision: str) -> Cost:
-    """FLOPs and bytes of one request.
+def request_cost(
+    model: ModelSpec, workload: WorkloadSpec, precision: str, counted: CostSpec | None = None
+) -> Cost | None:
+    """FLOPs and bytes of one request; None of a model without a formula of which nothing was counted.
 
     ``forward`` has logits of every position (decoders), ``prefill`` of the last one; ``generate`` is a prefill and
     ``new_tokens - 1`` decode steps; ``train`` counts three forwards (Kaplan et al. 2020: backward = 2 x forward),
@@ -185,6 +187,8 @@ def request_cost(model: ModelSpec, workload: WorkloadSpec, precision: str) -> Co
     Raises:
         ConfigError: The model has no transformer shape, or the workload is unknown.
     """
+    if not model.has_formula and model.role != "stressor":
+        return _counted_cost(workload, BYTES[precision], counted)
     shape, element = shape_of(model), BYTES[precision]
     batch, seq = workload.batch_size, workload.seq_len
     eager = model.attn_implementation == "eager" or model.architecture in RELATIVE
@@ -203,6 +207,14 @@ def request_cost(model: ModelSpec, workload: WorkloadSpec, precision: str) -> Co
         case "train":
             return Cost(3 * whole.flops, 3 * whole.bytes, whole.weight_bytes)
     raise ConfigError("workload", workload.kind, ("forward", "prefill", "decode", "generate", "train"), "Choose one.")
+
+
+def _counted_cost(workload: WorkloadSpec, element: int, counted: CostSpec | None) -> Cost | None:
+    """A forward pass as it was counted, a training step three of them; of a generation nothing is known."""
+    if counted is None or not counted.flops or workload.kind not in ("forward", "train"):
+        return None
+    times = 3 if workload.kind == "train" else 1
+    return Cost(times * counted.flops, times * counted.numbers * element, counted.weights * element)
 
 
 def _pass_cost(shape: Shape, batch: int, seq: int, element: int, *, eager: bool, logits: int) -> Cost:

@@ -180,8 +180,8 @@ def roofline_row(
         ConfigError: The model is a transformer of unknown shape.
     """
     transformer, precision = tenant.model.role != "stressor", tenant.precision
-    cost = request_cost(tenant.model, tenant.workload, precision) if transformer else None
-    layers = shape_of(tenant.model).layers if transformer else 1
+    cost = request_cost(tenant.model, tenant.workload, precision, tenant.cost) if transformer else None
+    layers = shape_of(tenant.model).layers if transformer and tenant.model.has_formula else 1
     weighted = [(kernel, layers if kernel.part == "layer" else 1) for kernel in kernels]
     parts = {kernel.part for kernel in kernels}
     complete = len(kernels) < kernel_limit and "" not in parts

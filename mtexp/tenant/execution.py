@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mtexp.errors import MtexpError
-from mtexp.tenant.requests import Prepared, Request
+from mtexp.tenant.prepared import Prepared, Request
 
 _RUNS_BEFORE_CAPTURE = 3
 _RUNS_TO_COMPILE = 3

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from mtexp.errors import MtexpError
 from mtexp.spec import ModelSpec, TenantSpec
+from mtexp.tenant.families import class_of, from_config
 from mtexp.tenant.weights import DTYPES, Pool, filled_from
 
 __all__ = ["DTYPES", "ModelUnavailable", "build_model", "count_parameters", "meta_model"]
@@ -29,7 +28,8 @@ _LAYER = re.compile(r"\.\d+\.")
 def build_model(tenant: TenantSpec, device: torch.device) -> torch.nn.Module:
     """Build ``tenant``'s model with its weights on ``device`` in the run's precision, in evaluation mode.
 
-    Encoders are the bare model (``AutoModel``), decoders carry their language-model head (``AutoModelForCausalLM``).
+    Encoders are the bare model (``AutoModel``), decoders carry their language-model head (``AutoModelForCausalLM``);
+    :mod:`mtexp.tenant.families` has the other roles.
     Random weights have the distributions of the library's own initialisation, and depend on the seed alone.
 
     Raises:
@@ -38,13 +38,12 @@ def build_model(tenant: TenantSpec, device: torch.device) -> torch.nn.Module:
     torch.set_float32_matmul_precision("high" if tenant.precision == "tf32" else "highest")
     torch.manual_seed(tenant.seed)
     spec, dtype = tenant.model, DTYPES[tenant.precision]
-    factory = AutoModel if spec.role == "encoder" else AutoModelForCausalLM
     model: torch.nn.Module
     if spec.weights == "pretrained":
-        model = _pretrained(factory, spec, dtype).to(device)
+        model = _pretrained(class_of(spec), spec, dtype).to(device)
     else:
         with device, filled_from(Pool(tenant.seed, device)):  # made on the device: no copy, no host memory
-            model = factory.from_config(_config(spec), dtype=dtype, attn_implementation=spec.attn_implementation)
+            model = from_config(spec, dtype=dtype, attn_implementation=spec.attn_implementation)
     return model.eval()
 
 
@@ -55,13 +54,8 @@ def count_parameters(spec: ModelSpec) -> int:
 
 def meta_model(spec: ModelSpec) -> Any:
     """The model of ``spec``'s shape on the meta device: modules and shapes, no memory."""
-    factory = AutoModel if spec.role == "encoder" else AutoModelForCausalLM
-    with torch.device("meta"):
-        return factory.from_config(_config(spec), attn_implementation=spec.attn_implementation)
-
-
-def _config(spec: ModelSpec) -> Any:
-    return AutoConfig.for_model(spec.architecture, **copy.deepcopy(dict(spec.shape)))
+    with torch.device("meta"):  # bfloat16: the type that every kernel of a model has
+        return from_config(spec, dtype=torch.bfloat16, attn_implementation=spec.attn_implementation).eval()
 
 
 def _pretrained(factory: Any, spec: ModelSpec, dtype: torch.dtype) -> torch.nn.Module:

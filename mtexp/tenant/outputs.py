@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from mtexp.tenant.reference import MODEL_TOLERANCE, Call, Deviation, Products, compare, compare_tensors
 from mtexp.tenant.weights import DTYPES
@@ -132,13 +133,30 @@ def _is_wrong(deviation: Deviation, precision: str, same_kernels: bool) -> bool:
     return deviation.nonfinite > 0 or not deviation.error <= MODEL_TOLERANCE[precision]
 
 
-def output_tensor(found: Any) -> torch.Tensor:
-    """The tensor of what a request gave: itself, its logits, or its last hidden state."""
-    if isinstance(found, torch.Tensor):
-        return found.detach()
-    logits = getattr(found, "logits", None)
-    tensor: torch.Tensor = found.last_hidden_state if logits is None else logits
-    return tensor
+def output_tensor(found: Any, *, attached: bool = False) -> torch.Tensor:
+    """The tensor of what a request gave: itself, its logits, its last hidden state, how well each text fits each
+    image, or else its largest one.
+
+    Args:
+        found: A tensor, or what a model returns.
+        attached: Leave it in the graph of autograd.
+
+    Raises:
+        TypeError: It holds no floating-point tensor.
+    """
+    tensor = found if isinstance(found, torch.Tensor) else _named(found)
+    return tensor if attached else tensor.detach()
+
+
+def _named(found: Any) -> torch.Tensor:
+    for name in ("logits", "last_hidden_state", "logits_per_image"):
+        tensor = getattr(found, name, None)
+        if isinstance(tensor, torch.Tensor):
+            return tensor
+    floating = [t for t in tree_leaves(found) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+    if not floating:
+        raise TypeError(f"a request gave a {type(found).__name__} without a floating-point tensor")
+    return max(floating, key=torch.Tensor.numel)
 
 
 def _sample(out: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,8 @@ from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
 from mtexp.tenant.job import PACKAGE, Message, ProcessJob, TenantJob
 from mtexp.tenant.loop import SPIN_NS, START_SPIN_NS, Loop, sleep_until
-from mtexp.tenant.requests import Prepared, prepare
+from mtexp.tenant.prepared import Prepared
+from mtexp.tenant.requests import prepare
 
 _PR_SET_PDEATHSIG = 1
 _ORPHAN_S = 10.0  # what an orphan gets to finish its request; SIGKILL with work in flight can hurt other MPS clients

@@ -1,6 +1,7 @@
 """What a matrix product should have given: the same product in float32, slice by slice. May touch: torch.
 
-A product is one call of linear, addmm, matmul, bmm, mm, a convolution or attention, as the library makes it.
+A product is one call of linear, addmm, baddbmm, matmul, bmm, mm, einsum, a convolution (transposed too), a product of
+groups of rows (mixture of experts) or attention, as the library makes it.
 :class:`Products` finds the calls while a model runs; :func:`compare` computes a call again in float32 (or float64) and
 says how far its output is off. Float32 without TF32 does not use the tensor cores' half precision kernels.
 
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 ROWS = 4096
 """Most rows of a product that are compared."""
@@ -76,7 +78,7 @@ class Call:
     @property
     def operands(self) -> list[torch.Tensor]:
         """The tensors that it was given, in order, named ones last."""
-        given = [*self.arguments, *self.options.values()]
+        given = tree_leaves((*self.arguments, *self.options.values()))
         return [value for value in given if isinstance(value, torch.Tensor)]
 
     @property
@@ -254,6 +256,35 @@ def _convolution(call: Call, out: torch.Tensor, dtype: Any) -> _Slices:
         yield out[index : index + 1], function(*map(wide, call.arguments), **options)
 
 
+def _baddbmm(call: Call, out: torch.Tensor, dtype: Any) -> _Slices:
+    """``beta added + alpha left right``, of some matrices."""
+    added, left, right = _given(call, "input", "batch1", "batch2")
+    beta, alpha = call.options.get("beta", 1), call.options.get("alpha", 1)
+    added = added.expand_as(out)
+    for index in _spread(out.shape[0], MATRICES):
+        product = left[index].to(dtype) @ right[index].to(dtype) * alpha
+        yield out[index], product + added[index].to(dtype) * beta if beta else product
+
+
+def _einsum(call: Call, out: torch.Tensor, dtype: Any) -> _Slices:
+    """The whole product at once; none of one that is too large for that."""
+    operands = [t for t in tree_leaves(call.arguments) if isinstance(t, torch.Tensor)]
+    if isinstance(call.arguments[0], str) and max(t.numel() for t in (out, *operands)) <= SLICE:
+        yield out, torch.einsum(call.arguments[0], *(t.to(dtype) for t in operands))
+
+
+def _grouped(call: Call, out: torch.Tensor, dtype: Any) -> _Slices:
+    """Rows of ``left`` (rows, k), each times the matrix (k, columns) of its group; ``ends`` are those of the groups."""
+    left, right, ends = _given(call, "mat_a", "mat_b", "offs")
+    if ends is None or left.dim() != 2 or right.dim() != 3:
+        return
+    bounds = [0, *ends.tolist()]
+    groups = [group for group in range(right.shape[0]) if bounds[group + 1] > bounds[group]]
+    for group in (groups[i] for i in _spread(len(groups), MATRICES)):
+        rows = slice(bounds[group], bounds[group + 1])
+        yield from _rows(left[rows], right[group], None, out[rows], dtype)
+
+
 def _given(call: Call, *names: str) -> list[Any]:
     """The arguments of these names, which are the first ones; None for those that were not given."""
     positional = dict(zip(names, call.arguments, strict=False))
@@ -284,6 +315,11 @@ OPERATIONS: Mapping[str, Callable[[Call, torch.Tensor, Any], _Slices]] = {
     "conv1d": _convolution,
     "conv2d": _convolution,
     "conv3d": _convolution,
+    "conv_transpose1d": _convolution,
+    "conv_transpose2d": _convolution,
+    "baddbmm": _baddbmm,
+    "einsum": _einsum,
+    "grouped_mm": _grouped,
 }
 
 _NAMES = {
@@ -301,4 +337,10 @@ _NAMES = {
     functional.conv1d: "conv1d",
     functional.conv2d: "conv2d",
     functional.conv3d: "conv3d",
+    functional.conv_transpose1d: "conv_transpose1d",
+    functional.conv_transpose2d: "conv_transpose2d",
+    torch.baddbmm: "baddbmm",
+    torch.Tensor.baddbmm: "baddbmm",
+    torch.einsum: "einsum",
+    **{f: "grouped_mm" for f in (getattr(functional, "grouped_mm", None), torch._grouped_mm) if f is not None},
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,32 +16,16 @@ from transformers import StaticCache
 
 from mtexp.errors import MtexpError
 from mtexp.spec import TenantSpec
+from mtexp.tenant.families import POOLING, chooses, inputs_of, vocabulary
+from mtexp.tenant.generation import generate_after_encoder
 from mtexp.tenant.models import DTYPES, build_model
-from mtexp.tenant.outputs import Outputs
+from mtexp.tenant.outputs import Outputs, output_tensor
+from mtexp.tenant.prepared import Prepared, synchronizer
 from mtexp.tenant.stressors import stressor_request
-
-Request = Callable[[], int]
 
 
 class CacheUnusable(MtexpError):
     """The KV cache of this release of transformers cannot be set back; the message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request ready to be issued, and what may be done with it."""
-
-    request: Request
-    module: torch.nn.Module | None = None
-    """The model inside, for counting parameters and compiling."""
-    not_capturable: str = ""
-    """Why it cannot become a CUDA graph; empty = it may."""
-    outputs: Outputs = field(default_factory=Outputs)
-    """What the request gives."""
-    inputs: tuple[torch.Tensor, ...] = ()
-    """What it is given."""
-    forward: Request | None = None
-    """The forward pass of a request that also does something else (a training step); None = the request is one."""
 
 
 def prepare(tenant: TenantSpec, device: torch.device, compile_module: Callable[[Any], Any]) -> Prepared:
@@ -57,27 +40,39 @@ def prepare(tenant: TenantSpec, device: torch.device, compile_module: Callable[[
         return Prepared(stressor_request(tenant, device))
     model = build_model(tenant, device)
     make = {"forward": _forward, "prefill": _prefill, "decode": _decode, "generate": _generate, "train": _train}
-    return make[tenant.workload.kind](model, compile_module(model), tenant, device)
+    kind = tenant.workload.kind
+    if tenant.model.role == "encoder_decoder":
+        make["generate"] = generate_after_encoder
+    return make[kind](model, compile_module(model), tenant, device)
 
 
 def _forward(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
-    """One whole forward pass over (batch_size, seq_len) tokens; a decoder gives logits of every position."""
-    input_ids = random_tokens(model, tenant, device)
-    options: dict[str, Any] = {"use_cache": False} if tenant.model.role == "decoder" else {}
-    outputs = Outputs()
+    """One whole forward pass over the inputs; models with a language-model head give logits of every position."""
+    inputs = inputs_of(model, tenant, device)
+    options = _options(tenant)
+    outputs = Outputs(branching=chooses(model))
+    pool = POOLING.get(tenant.model.pooling, _as_it_is)
 
     def request() -> int:
-        outputs.last = call(input_ids=input_ids, **options)
+        outputs.last = pool(call(**inputs, **options))
         return 0
 
-    return Prepared(request, model, outputs=outputs, inputs=(input_ids,))
+    return Prepared(request, model, outputs=outputs, inputs=tuple(inputs.values()))
+
+
+def _options(tenant: TenantSpec) -> dict[str, Any]:
+    return {"use_cache": False} if tenant.model.role in ("decoder", "encoder_decoder") else {}
+
+
+def _as_it_is(found: Any) -> Any:
+    return found
 
 
 def _prefill(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
     """Fill the KV cache from (batch_size, seq_len) tokens; logits of the last position only."""
     input_ids = random_tokens(model, tenant, device)
     cache = _Cache(model, tenant, tenant.workload.seq_len, device)
-    outputs = Outputs()
+    outputs = Outputs(branching=chooses(model))
 
     def request() -> int:
         cache.rewind(0)
@@ -97,7 +92,7 @@ def _decode(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> 
     with torch.inference_mode():
         model(input_ids=input_ids, position_ids=cache.prompt, past_key_values=cache.cache, logits_to_keep=1)
     token, position = input_ids[:, -1:].clone(), cache.position(context)
-    outputs = Outputs()
+    outputs = Outputs(branching=chooses(model))
 
     def request() -> int:
         cache.rewind(context)
@@ -113,7 +108,7 @@ def _generate(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -
     input_ids = random_tokens(model, tenant, device)
     cache = _Cache(model, tenant, workload.seq_len + workload.new_tokens, device)
     positions = [cache.position(workload.seq_len + i) for i in range(workload.new_tokens - 1)]
-    synchronize = torch.cuda.current_stream().synchronize if device.type == "cuda" else _nothing
+    synchronize = synchronizer(device)
     outputs = Outputs(branching=True)
 
     def request() -> int:
@@ -135,26 +130,26 @@ def _generate(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -
 
 
 def _train(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
-    """Forward, backward and one AdamW step over (batch_size, seq_len) tokens."""
+    """Forward, backward and one AdamW step over the inputs."""
     model.train()
-    input_ids = random_tokens(model, tenant, device)
+    inputs = inputs_of(model, tenant, device)
     # eps: the default 1e-8 is 0 in fp16, where the step would divide by it
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, eps=1e-4)
-    decoder = tenant.model.role == "decoder"
+    decoder, options = tenant.model.role == "decoder", _options(tenant)
     outputs = Outputs(changing=True)
 
     def forward() -> int:
         model.eval()  # dropout cannot be computed again
-        outputs.last = model(input_ids=input_ids, **({"use_cache": False} if decoder else {}))
+        outputs.last = model(**inputs, **options)
         model.train()
         return 0
 
     def request() -> int:
         with torch.inference_mode(False), torch.enable_grad():
             if decoder:
-                loss = call(input_ids=input_ids, labels=input_ids, use_cache=False).loss
+                loss = call(input_ids=inputs["input_ids"], labels=inputs["input_ids"], **options).loss
             else:
-                loss = call(input_ids=input_ids).last_hidden_state.float().square().mean()
+                loss = output_tensor(call(**inputs, **options), attached=True).float().square().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -162,15 +157,15 @@ def _train(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> P
         return 0
 
     reason = "the optimizer keeps its step count on the host"
-    inputs = (input_ids,)
-    return Prepared(request, model, not_capturable=reason, outputs=outputs, inputs=inputs, forward=forward)
+    given = tuple(inputs.values())
+    return Prepared(request, model, not_capturable=reason, outputs=outputs, inputs=given, forward=forward)
 
 
 class _Cache:
     """A static KV cache whose length can be set back in one kernel."""
 
     def __init__(self, model: Any, tenant: TenantSpec, length: int, device: torch.device) -> None:
-        config = model.config
+        config = model.config.get_text_config(decoder=True)
         self.cache = StaticCache(config=config, max_cache_len=length)
         batch = tenant.workload.batch_size
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -221,8 +216,4 @@ def random_tokens(model: Any, tenant: TenantSpec, device: torch.device) -> torch
     """Token ids, int64, (batch_size, seq_len), the same for the same seed."""
     generator = torch.Generator().manual_seed(tenant.seed)
     size = (tenant.workload.batch_size, tenant.workload.seq_len)
-    return torch.randint(0, model.config.vocab_size, size, generator=generator).to(device)
-
-
-def _nothing() -> None:
-    """The CPU has nothing to wait for."""
+    return torch.randint(0, vocabulary(model.config), size, generator=generator).to(device)

@@ -53,9 +53,10 @@ def _ranged(name: str, request: Callable[[], int]) -> int:
 
 def _layer_and_head(module: torch.nn.Module | None, tenant: TenantSpec) -> dict[str, torch.nn.Module]:
     """The middle of the model's layers and its language-model head, by range; none where kernels are not the eager
-    ones of one forward pass: then modules are not called (graphs), fused (compile) or only half of it (train).
+    ones of one forward pass: then modules are not called (graphs), fused (compile) or only half of it (train). None
+    either where layers differ (two stacks, convolutions).
     """
-    if module is None or tenant.execution != "eager" or tenant.workload.kind == "train":
+    if module is None or tenant.execution != "eager" or tenant.workload.kind == "train" or not tenant.model.has_formula:
         return {}
     stacks = [list(part) for part in module.modules() if isinstance(part, torch.nn.ModuleList) and len(part)]
     if not stacks:

@@ -104,7 +104,7 @@ def tenant_content(
         keys.INTERVAL_SCOPE: _interval_scope(record, tenant.metrics),
         keys.FAILURE: _tenant_failure(tenant),
         keys.INSUFFICIENT: ", ".join(tenant.insufficient),
-        keys.REQUEST: own[0].workload.request if own and own[0].model.role != "stressor" else "",
+        keys.REQUEST: own[0].request if own else "",
         **_baseline_tags(tenant.baseline),
         keys.PARTITIONED_BASELINE_RUN_ID: tenant.partitioned_baseline.run_id if tenant.partitioned_baseline else "",
         keys.HISTORY_THINNED: _thinned_text(thinned, max_history),

@@ -19,7 +19,7 @@ from mtexp.records import keys
 from mtexp.records.computed import computed_with
 from mtexp.records.files import ITERATIONS, RECORD, find_records
 from mtexp.records.record import BaselineRef, RunRecord, load
-from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash
+from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash, drop_absent
 from mtexp.tracking.query import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
 
@@ -67,6 +67,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
     model, measure, arrival = asdict(tenant.model), asdict(run.measure), asdict(tenant.arrival)
     for name in ("name", "role", "parameters", "layer_parameters"):
         del model[name]
+    drop_absent(model)
     for name in ("overlap", "percentiles", "max_iterations", "check_outputs", *_OF_A_MIX):
         del measure[name]
     if measure["foreign"] == "refuse":  # runs with another rule for foreign processes have separate baselines

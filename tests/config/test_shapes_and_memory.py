@@ -185,7 +185,7 @@ def test_an_architecture_that_nobody_knows_is_refused() -> None:
     """Before anything starts, with what transformers says."""
     model = ModelSpec(name="own", role="decoder", architecture="nonesuch", shape=QWEN)
     with pytest.raises(ConfigError, match=r"(?s)mix\.tenants\.a\.architecture=nonesuch.*nonesuch"):
-        read_off("mix.tenants.a", model)
+        read_off("mix.tenants.a", model, WorkloadSpec())
 
 
 def test_what_follows_from_the_shape_names_no_other_run() -> None:

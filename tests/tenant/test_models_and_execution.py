@@ -45,6 +45,7 @@ def test_every_model_has_the_parameters_that_its_file_states(path: Path) -> None
         architecture=data["architecture"],
         shape=data["shape"],
         attn_implementation=data["attention"][0],
+        model_class=data.get("model_class", ""),
     )
     assert count_parameters(spec) == data["parameters"]
 
