@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mtexp.config.checks import own_or_run
+from mtexp.config.checks import at_least, own_or_run
 from mtexp.config.published import check_architecture, of_folder, published, refuse_adapter
 from mtexp.config.read_off import ReadOff, read_off
 from mtexp.config.schema import Attention, Config, Role, TenantConfig, Weights
@@ -90,6 +90,9 @@ def _stressor(config: Config, key: str, tenant: TenantConfig, shape: dict[str, A
 
 def _asked(key: str, tenant: TenantConfig, weights: Weights) -> ModelSpec:
     """The model as the entry says; an empty role is to be read off."""
+    for name, sizes in tenant.inputs.items():
+        for size in sizes:
+            at_least(f"{key}.inputs.{name}", size, 1)
     architecture, shape, source = tenant.architecture, dict(tenant.shape), ""
     role = (tenant.role or Role.encoder).name
     if tenant.config:

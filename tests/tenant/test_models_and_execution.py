@@ -112,7 +112,7 @@ def test_a_gated_repository_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> Non
     def gated(*args: Any, **kwargs: Any) -> Any:
         raise OSError("You are trying to access a gated repo.\nMake sure to have access to it at https://hf.co/x")
 
-    monkeypatch.setattr("mtexp.tenant.models.AutoModel.from_pretrained", gated)
+    monkeypatch.setattr("transformers.AutoModel.from_pretrained", gated)
     with pytest.raises(ModelUnavailable, match="accept its licence on the hub and log in with `hf auth login`"):
         build_model(pretrained("x/y"), CPU)
 
