@@ -24,8 +24,8 @@ _MAX_PARTS = 64
 def parse_mix(token: str) -> Mapping[str, int] | None:
     """Return {model: count} of a mix token such as ``bert_base*2+llama_3_2_1b``; None if ``token`` is not one.
 
-    A model is a name in ``conf/models``, ``hub:ID`` or ``folder:PATH``; one that is named twice counts twice. The caller
-    checks whether the models exist.
+    A model is a name in ``conf/models``, ``hub:ID`` or ``folder:PATH``; one that is named twice counts twice. The
+    caller checks whether the models exist.
     """
     counts: dict[str, int] = {}
     parts = token.split("+")
