@@ -24,6 +24,7 @@ Precision = Enum("Precision", ["fp16", "bf16", "fp32", "tf32"])
 Execution = Enum("Execution", ["eager", "cuda_graph", "compile"])
 Workload = Enum("Workload", ["forward", "prefill", "decode", "generate", "train"])
 Arrival = Enum("Arrival", ["closed", "poisson", "constant", "trace"])
+Scale = Enum("Scale", ["none", "thin", "stretch"])
 Design = Enum("Design", ["crossover", "sustained"])
 Overlap = Enum("Overlap", ["sustained", "fixed"])
 Foreign = Enum("Foreign", ["refuse", "warn", "ignore"])
@@ -51,7 +52,9 @@ class TenantArrivalConfig:
     load: float | None = None
     """The rate as a share of the tenant's own baseline throughput."""
     trace: str | None = None
-    """CSV or Parquet file of arrival times in seconds."""
+    """File of arrival times, or a published trace."""
+    scale: Scale | None = None
+    """How the rate of a trace becomes ``rate``."""
     seed: int | None = None
     """Seed of the arrivals."""
 
@@ -171,7 +174,10 @@ class ArrivalConfig:
     load: float = 0.0
     """The rate as a share of the tenant's own baseline throughput, e.g. 0.5."""
     trace: str = ""
-    """CSV or Parquet file of arrival times in seconds (``trace``)."""
+    """File of arrival times, or a published trace (``trace``)."""
+    scale: Scale = Scale.none
+    """How the mean rate of a trace becomes ``rate``: ``none`` (it does not), ``thin`` (requests are left out) or
+    ``stretch`` (times are scaled)."""
     seed: int | None = None
     """Seed of the arrivals; null = the run's ``seed``."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from mtexp.config.checks import at_least, own_or_run, within
 from mtexp.config.memory import limit_mib
 from mtexp.config.models import model_of
-from mtexp.config.schema import Arrival, ArrivalConfig, Config, SharingMode, TenantConfig
+from mtexp.config.schema import Arrival, ArrivalConfig, Config, Scale, SharingMode, TenantConfig
 from mtexp.config.traces import read_trace
 from mtexp.errors import ConfigError
 from mtexp.spec import ArrivalSpec, MpsLimits, TenantSpec, WorkloadSpec
@@ -125,8 +125,14 @@ def _arrival(config: Config, key: str, tenant: TenantConfig) -> ArrivalSpec:
     at_least(rate_key, rate, 0)
     within(load_key, load, 0, 100)
     seed = -1 if own.seed is None else own.seed  # -1: set later from the tenant's position in the run
+    scale_key, scale = own_or_run(own.scale, f"{key}.arrival.scale", run.scale, "arrival.scale")
     if kind is Arrival.trace:
-        return ArrivalSpec(kind="trace", trace=read_trace(trace_key, trace), seed=seed)
+        if scale is not Scale.none and not rate:
+            raise ConfigError(rate_key, rate, f"a rate with {scale_key}={scale.name}", f"Set {rate_key}=10.")
+        drawn = config.seed if seed < 0 else seed
+        return ArrivalSpec(kind="trace", trace=read_trace(trace_key, trace, scale.name, rate, drawn), seed=seed)
+    if own.scale not in (None, Scale.none) or (own.kind is None and scale is not Scale.none):
+        raise ConfigError(scale_key, scale.name, f"none with {kind_key}={kind.name}", "Add arrival=trace.")
     if kind is Arrival.closed:
         for value_key, value in ((rate_key, rate), (load_key, load), (trace_key, trace)):
             if value:

@@ -1,55 +1,94 @@
-"""Reads and checks files of arrival times. May touch: the file it is given."""
+"""Reads and checks files of arrival times, and brings them to a rate. May touch: the file it is given."""
 
 from __future__ import annotations
 
 import csv
 import math
+import random
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from mtexp.config.trace_formats import read_published
 from mtexp.errors import ConfigError
 
-COLUMN = "arrival_s"
-"""The column to read if a file has several."""
+_UNITS = {"arrival_s": 1, "arrival_ms": 1e3, "arrival_us": 1e6, "arrival_ns": 1e9}
+"""Columns that are read where a file has several, and how many of their unit a second has."""
 MAX_ARRIVALS = 200_000
-MAX_BYTES = 16 * 2**20
+MAX_BYTES = 256 * 2**20
+MOST_READ = 5_000_000
+"""Requests of a trace that is thinned."""
 _YEAR_S = 365.25 * 86400
 _FIRST_YEAR, _LAST_YEAR = 1990, 2100
 
-_FORM = f"a .csv or .parquet file of at most {MAX_ARRIVALS} arrival times in seconds, ascending from 0 or later"
+_FORM = (
+    f"a .csv or .parquet file of at most {MAX_ARRIVALS} arrival times in seconds, ascending from 0 or later, or a "
+    "trace of Azure or BurstGPT (.csv), Mooncake or aiperf (.jsonl), vLLM bench (.json)"
+)
 
 
-def read_trace(key: str, path: str) -> tuple[float, ...]:
-    """Return the arrival times in seconds that ``path`` holds: its only column, or the one named ``arrival_s``.
+def read_trace(key: str, path: str, scale: str = "none", rate_rps: float = 0.0, seed: int = 0) -> tuple[float, ...]:
+    """Return the arrival times in seconds that ``path`` holds.
+
+    Of a published format (:mod:`mtexp.config.trace_formats`) they count from the first request; of another file they
+    are its only column, or the one named ``arrival_s``, ``arrival_ms``, ``arrival_us`` or ``arrival_ns``.
+
+    Args:
+        key: Configuration key, for the message.
+        path: The file.
+        scale: ``none``, ``thin`` (leave out requests, drawn at random) or ``stretch`` (change the time between them).
+        rate_rps: Mean requests a second after ``thin`` or ``stretch``.
+        seed: Of what is left out.
 
     Raises:
-        ConfigError: No such file, another format, too large, or times that are not finite, >= 0 and ascending.
+        ConfigError: No such file, another format, too large, times that are not finite, >= 0 and ascending, or a rate
+            that the trace cannot be thinned to.
     """
     file = Path(path).expanduser()
     if not path or not file.is_file():
         raise ConfigError(key, path or "(empty)", _FORM, "Name an existing file.")
     if file.stat().st_size > MAX_BYTES:
         raise ConfigError(key, path, _FORM, f"The file is larger than {MAX_BYTES // 2**20} MiB: cut it.")
-    readers = {".csv": _read_csv, ".parquet": _read_parquet}
+    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": read_published, ".json": read_published}
     if file.suffix not in readers:
         raise ConfigError(key, path, _FORM, "Give the file one of these endings and formats.")
     try:
-        times = readers[file.suffix](file)
-    except (ValueError, OSError, csv.Error) as error:
+        times = list(readers[file.suffix](file) or ())
+    except (ValueError, OSError, csv.Error, RecursionError) as error:
         raise ConfigError(key, path, _FORM, f"It cannot be read: {error}.") from error
-    problem = _problem(times) or _unit_problem(times)
+    problem = _problem(times, MAX_ARRIVALS if scale != "thin" else MOST_READ) or _unit_problem(times)
     if problem:
         raise ConfigError(key, path, _FORM, problem)
+    if scale != "none":
+        times = _at_rate(key, path, times, scale, rate_rps, seed)
     return tuple(times)
 
 
-def _problem(times: Sequence[float]) -> str:
+def _at_rate(key: str, path: str, times: Sequence[float], scale: str, rate_rps: float, seed: int) -> list[float]:
+    """Return ``times`` with a mean rate of ``rate_rps``: fewer of them, or further apart (or closer)."""
+    lasts_s = times[-1] - times[0]
+    if lasts_s <= 0:
+        raise ConfigError(key, path, "a trace that lasts longer than an instant", "It has no rate.")
+    own_rps = (len(times) - 1) / lasts_s
+    if scale == "stretch":
+        return [(time - times[0]) * own_rps / rate_rps for time in times]
+    if rate_rps > own_rps:
+        allowed = f"a trace of at least {rate_rps:g} requests a second to thin"
+        remedy = f"It has {own_rps:.4g}: lower the rate, or use arrival.scale=stretch."
+        raise ConfigError(key, path, allowed, remedy)
+    share, drawn = rate_rps / own_rps, random.Random(seed)
+    kept = [time - times[0] for time in times if drawn.random() < share]
+    if problem := _problem(kept, MAX_ARRIVALS):
+        raise ConfigError(key, path, _FORM, problem)
+    return kept
+
+
+def _problem(times: Sequence[float], most: int) -> str:
     if not times:
         return "It holds no times."
-    if len(times) > MAX_ARRIVALS:
-        return f"It holds more than {MAX_ARRIVALS} times: cut it."
+    if len(times) > most:
+        return f"It holds more than {most} times: cut it, or thin it (arrival.scale=thin with arrival.rate)."
     for row, time in enumerate(times, start=1):
         if not math.isfinite(time) or time < 0:
             return f"Time {row} is {time}: correct it."
@@ -70,6 +109,8 @@ def _unit_problem(times: Sequence[float]) -> str:
 
 
 def _read_csv(file: Path) -> list[float]:
+    if (published := read_published(file)) is not None:
+        return published
     with file.open(encoding="utf-8-sig", newline="") as text:  # -sig: Excel begins with a byte-order mark
         rows = [row for row in csv.reader(text) if row]
     if not rows:
@@ -82,7 +123,8 @@ def _read_csv(file: Path) -> list[float]:
             )
     column = _column([name.strip() for name in rows[0]])
     body = rows if _is_number(rows[0][column]) else rows[1:]
-    return [float(row[column]) for row in body]
+    a_second = _UNITS.get(rows[0][column].strip(), 1)
+    return [float(row[column]) / a_second for row in body]
 
 
 def _read_parquet(file: Path) -> list[float]:
@@ -91,11 +133,13 @@ def _read_parquet(file: Path) -> list[float]:
 
     try:
         opened = pq.ParquetFile(file)
-        if opened.metadata.num_rows > MAX_ARRIVALS:
-            raise ValueError(f"{opened.metadata.num_rows} rows, more than {MAX_ARRIVALS}")
+        if opened.metadata.num_rows > MOST_READ:
+            raise ValueError(f"{opened.metadata.num_rows} rows, more than {MOST_READ}")
         names = opened.schema_arrow.names
-        column: Any = opened.read(columns=[names[_column(names)]]).column(0)
-        return [float("nan") if v is None else v for v in column.cast(pa.float64()).to_pylist()]
+        name = names[_column(names)]
+        column: Any = opened.read(columns=[name]).column(0)
+        a_second = _UNITS.get(name, 1)
+        return [float("nan") if v is None else v / a_second for v in column.cast(pa.float64()).to_pylist()]
     except pa.ArrowException as error:
         raise ValueError(str(error).splitlines()[0]) from error
 
@@ -103,9 +147,10 @@ def _read_parquet(file: Path) -> list[float]:
 def _column(names: Sequence[str]) -> int:
     if len(names) == 1:
         return 0
-    if COLUMN not in names:
-        raise ValueError(f"columns {', '.join(names[:8])}; one must be called {COLUMN}")
-    return list(names).index(COLUMN)
+    found = [name for name in _UNITS if name in names]
+    if not found:
+        raise ValueError(f"columns {', '.join(names[:8])}; one must be called {' or '.join(_UNITS)}")
+    return list(names).index(found[0])
 
 
 def _is_number(text: str) -> bool:

@@ -128,3 +128,76 @@ def test_a_trace_has_what_is_asked_for_in_time(tmp_path: Path, settings: tuple[s
     with pytest.raises(ConfigError) as refused:
         compose_spec(asked)
     assert str(refused.value).startswith(key)
+
+
+PUBLISHED = Path(__file__).parents[1] / "data" / "traces"
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("azure.csv", (0, 0.25, 1.5000001, 60)),
+        ("azure_offset.csv", (0, 0.25, 1.5)),
+        ("burstgpt.csv", (0, 40, 113.5)),
+        ("mooncake.jsonl", (0, 3, 3)),
+        ("aiperf.jsonl", (0, 2)),
+        ("vllm.json", (0, 0.25, 0.5)),
+    ],
+)
+def test_a_published_trace_is_read_as_it_is(name: str, times: tuple[float, ...]) -> None:
+    """In seconds after the first request, in order, whatever the unit: 100 ns are kept of a date of today."""
+    assert read_trace("k", str(PUBLISHED / name)) == pytest.approx(times, abs=2e-9)
+
+
+@pytest.mark.parametrize("unit", [("arrival_ms", 1e3), ("arrival_us", 1e6), ("arrival_ns", 1e9)])
+def test_a_column_says_its_unit(tmp_path: Path, unit: tuple[str, float]) -> None:
+    """Also beside other columns, and in Parquet."""
+    column, a_second = unit
+    text = f"id,{column}\n7,0\n8,{int(0.5 * a_second)}\n9,{int(2 * a_second)}\n"
+    assert read_trace("k", _write(tmp_path, text)) == (0, 0.5, 2)
+    pq.write_table(pa.table({"id": [1, 2], column: [0, int(a_second)]}), tmp_path / "t.parquet")
+    assert read_trace("k", str(tmp_path / "t.parquet")) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("t.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\nyesterday,1,2\n", "row 2 has the time yesterday"),
+        ("t.csv", "Timestamp,Model,Request tokens,Response tokens\nsoon,m,1,2\n", "row 2 has the time soon"),
+        ("t.jsonl", '{"timestamp": "x"}\n', "request 1 has the time x"),
+        ("t.jsonl", '{"when": 1}\n', "line 1 has no time; known are Mooncake"),
+        ("t.jsonl", "{\n", "cannot be read"),
+        ("t.json", '{"ttfts": [1]}', "--save-detailed"),
+        ("t.json", '{"start_times": [1, true]}', "request 2 has the time True"),
+        ("t.jsonl", "", "no times"),
+    ],
+)
+def test_a_bad_published_trace_is_refused_with_its_row(tmp_path: Path, name: str, text: str, why: str) -> None:
+    """No traceback: the row and what is wrong with it."""
+    with pytest.raises(ConfigError, match=why):
+        read_trace("arrival.trace", _write(tmp_path, text, name))
+
+
+def test_stretching_and_thinning_give_the_rate(tmp_path: Path) -> None:
+    """Stretching keeps all requests; thinning keeps the time that the trace lasts, and is the same for one seed."""
+    path = _write(tmp_path, "\n".join(str(i / 20) for i in range(20_001)))
+    stretched = read_trace("k", path, "stretch", 5.0)
+    assert len(stretched) == 20_001
+    assert stretched[-1] == pytest.approx(20_000 / 5)
+    thinned = read_trace("k", path, "thin", 5.0, seed=3)
+    assert len(thinned) / 1000 == pytest.approx(5, rel=0.05)  # 5 standard deviations of the number that is kept
+    assert thinned == read_trace("k", path, "thin", 5.0, seed=3) != read_trace("k", path, "thin", 5.0, seed=4)
+    with pytest.raises(ConfigError, match="at least 25 requests a second"):
+        read_trace("k", path, "thin", 25.0)
+
+
+def test_a_scale_needs_a_trace_and_a_rate(tmp_path: Path) -> None:
+    """Whichever is missing is named."""
+    path = _write(tmp_path, "\n".join(str(i / 20) for i in range(400)))
+    trace = ["mix=solo", "arrival=trace", f"arrival.trace={path}"]
+    spec = compose_spec([*trace, "arrival.scale=stretch", "arrival.rate=40"])
+    assert spec.tenants[0].arrival.trace[-1] == pytest.approx(399 / 40)
+    with pytest.raises(ConfigError, match=r"arrival\.rate=0\.0: allowed: a rate with arrival\.scale=thin"):
+        compose_spec([*trace, "arrival.scale=thin"])
+    with pytest.raises(ConfigError, match=r"arrival\.scale=thin: allowed: none with arrival=poisson"):
+        compose_spec(["mix=solo", "arrival=poisson", "arrival.scale=thin"])
