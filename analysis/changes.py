@@ -16,7 +16,7 @@ import pandas as pd
 
 from mtexp.errors import MtexpError
 from mtexp.metrics.bootstrap import Interval
-from mtexp.metrics.change import NOT_KNOWN, Change, Part, answers
+from mtexp.metrics.change import NOT_KNOWN, Change, Part, answers, claim_levels
 from mtexp.metrics.repeats import Throws
 from mtexp.metrics.spread import LikeRuns
 from mtexp.records import keys
@@ -193,16 +193,17 @@ def judge(a: Side, b: Side, delta: float) -> Comparison:
     rows = _rows(a, b, known)
     totals = _totals(rows, known)
     said, overall = answers([row.change for row in rows], [row.change for row in totals], delta)
+    levels = claim_levels(len(rows), len(totals))
     return Comparison(
-        tuple(_answered(row, answer, delta) for row, answer in zip(rows, said, strict=True)),
-        tuple(_answered(row, answer, delta) for row, answer in zip(totals, overall, strict=True)),
+        tuple(_answered(row, answer, delta, levels[0]) for row, answer in zip(rows, said, strict=True)),
+        tuple(_answered(row, answer, delta, levels[1]) for row, answer in zip(totals, overall, strict=True)),
         delta,
         notes=tuple(_notes(rows, known)),
     )
 
 
-def _answered(row: Row, answer: str, delta: float) -> Row:
-    more = row.change.more_runs(delta) if answer == NOT_KNOWN else None
+def _answered(row: Row, answer: str, delta: float, level: float) -> Row:
+    more = row.change.more_runs(delta, level) if answer == NOT_KNOWN else None
     return replace(row, answer=answer, more_runs=more)
 
 

@@ -117,18 +117,22 @@ class Change:
         reach = float(stats.t.ppf(LEVEL, self.freedom)) * self.error
         return abs(self.log) + reach < math.log1p(delta)
 
-    def more_runs(self, delta: float) -> int | None:
+    def more_runs(self, delta: float, level: float = 1 - LEVEL) -> int | None:
         """How many more runs of everything, on each side, would tell with a chance of 80 %; None for too many.
 
         That is: enough to call equal what is equal, or to call changed what differs as much as measured, whichever is
         sooner. A figure whose spread is not known needs one more, which shows it.
+
+        Args:
+            delta: Margin of equality.
+            level: P-value at which a change may be claimed (:func:`claim_levels`).
         """
         if not self.known:
             return 1
         z = stats.norm.ppf
         enough = max(
             math.log1p(delta) / float(z(LEVEL) + z((1 + _POWER) / 2)),
-            abs(self.log) / float(z((1 + LEVEL) / 2) + z(_POWER)) if abs(self.log) > math.log1p(delta) else 0.0,
+            abs(self.log) / float(z(1 - level / 2) + z(_POWER)) if abs(self.log) > math.log1p(delta) else 0.0,
         )
 
         def tells(runs: int) -> bool:
@@ -155,6 +159,12 @@ def _error(terms: Sequence[tuple[float, Part]], correlation: float) -> float:
             own[part.together] = own.get(part.together, 0.0) + weight**2 * part.variance
     extra = sum(total**2 - own[name] for name, total in sums.items())
     return math.sqrt(max(apart + correlation * extra, 0.0))
+
+
+def claim_levels(changes: int, totals: int) -> tuple[float, float]:
+    """P-values at which one figure of so many may be called changed if no other is: of points, and of totals."""
+    share = _TOTALS if totals else 0.0
+    return (1 - LEVEL) * (1 - share) / max(changes, 1), (1 - LEVEL) * share / max(totals, 1)
 
 
 def answers(changes: Sequence[Change], totals: Sequence[Change], delta: float) -> tuple[list[str], list[str]]:

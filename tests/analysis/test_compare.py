@@ -129,6 +129,7 @@ def test_exit_codes_are_for_what_was_asked(a: Path, same: Path, faster_alone: Pa
     assert compare.main([str(a), str(same), "--fail-on", "changed"]) == 0
     assert compare.main([str(a), str(faster_alone)]) == 0
     assert compare.main([str(faster_alone), str(a), "--fail-on", "worse"]) == 1
+    assert compare.main([str(a), str(faster_alone), "--fail-on", "worse"]) == 0, "slowdowns rose, but nothing is slower"
 
 
 def _no_common(tmp_path: Path, a: Path) -> tuple[Path, Path]:

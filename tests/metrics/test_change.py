@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mtexp.metrics.change import CHANGED, EQUAL, NOT_KNOWN, Change, Part, answers
+from mtexp.metrics.change import CHANGED, EQUAL, NOT_KNOWN, Change, Part, answers, claim_levels
 
 
 def part(log: float, sd: float = 0.05, runs: int = 3, freedom: float = 8, **more: object) -> Part:
@@ -83,6 +83,17 @@ def test_so_many_more_runs_tell() -> None:
     assert told / 2000 == pytest.approx(0.8, abs=0.04)
     assert one(math.log(1.2), sd=0.05, runs=2).more_runs(0.03) < more  # type: ignore[operator]
     assert one(0.0, sd=50).more_runs(0.03) is None
+
+
+def test_among_many_figures_a_change_needs_more_runs() -> None:
+    """Six hundred figures ask for a smaller p-value of each than one does, and so for more runs."""
+    own, total = claim_levels(600, 3)
+    assert own < total < 0.05
+    single = one(math.log(1.2), sd=0.1, runs=2)
+    few, many = single.more_runs(0.03), single.more_runs(0.03, own)
+    assert few is not None
+    assert many is not None
+    assert many > few
 
 
 def test_a_baseline_that_both_sides_have_does_not_err() -> None:
