@@ -107,15 +107,18 @@ def _date_ns(value: str) -> int:
     moment = datetime.fromisoformat(whole + rest[digits:])
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     fraction = int(rest[:digits].ljust(_NS_DIGITS, "0")[:_NS_DIGITS]) if point and digits else 0
-    return int(moment.timestamp()) * 10**_NS_DIGITS + fraction
+    whole_ns: int = int(moment.timestamp()) * 10**_NS_DIGITS
+    return whole_ns + fraction
 
 
 def _seconds_ns(value: str) -> int:
-    return round(float(value) * 10**_NS_DIGITS)
+    time_ns: int = round(float(value) * 10**_NS_DIGITS)
+    return time_ns
 
 
 def _number(value: Any, number: int, digits: int) -> int:
     """Nanoseconds of ``value``, which has ``digits`` decimal digits to go to them."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**63:
         raise ValueError(f"request {number} has the time {str(value)[:40]}, which is none")
-    return round(value * 10**digits)
+    time_ns: int = round(value * 10**digits)
+    return time_ns

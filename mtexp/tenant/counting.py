@@ -146,7 +146,7 @@ class _Counted(TorchDispatchMode):
     """While entered, adds up what the products of a model compute, read and write."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._weights = {id(p) for p in model.parameters()}
         self._seen: dict[int, int] = {}
         self._flops = self._moved = self._most = 0.0

@@ -51,7 +51,7 @@ def _forward(model: Any, call: Any, tenant: TenantSpec, device: torch.device) ->
     inputs = inputs_of(model, tenant, device)
     options = _options(tenant)
     outputs = Outputs(branching=chooses(model))
-    pool = POOLING.get(tenant.model.pooling, _as_it_is)
+    pool: Callable[[Any], Any] = POOLING.get(tenant.model.pooling, _as_it_is)
 
     def request() -> int:
         outputs.last = pool(call(**inputs, **options))

@@ -32,7 +32,8 @@ class Host:
     """Whether a core is slow, shape (steps, cores)."""
 
     def __post_init__(self) -> None:
-        spell_s = np.exp(self.rng.uniform(*np.log(self.spell_s), self.cores))
+        shortest, longest = np.log(self.spell_s)
+        spell_s = np.exp(self.rng.uniform(shortest, longest, self.cores))
         steps = self.rng.random((round(self.seconds / self.step_s), self.cores))
         flips = np.cumsum(steps < 1 - np.exp(-self.step_s / spell_s), axis=0)
         self.slow = (flips + (self.rng.random(self.cores) < 0.5)) % 2 == 1
