@@ -74,6 +74,8 @@ class Plan:
     """Choices that were made for the user, in sentences."""
     order: tuple[int, ...] = ()
     """Indices of ``points`` in the order in which they run; empty = as written."""
+    dry_run: bool = False
+    """Only print what would run."""
 
 
 def plan(
@@ -145,7 +147,19 @@ def plan(
     specs = [point.spec for point in planned]
     known = warnings(specs, where.gpus) + too_few_cores(specs, _cores(launcher))
     notes = tuple(dict.fromkeys(point.note for point in planned if point.note))
-    return Plan(tuple(planned), tuple(command), config.sweep, folder, multirun, serial, search, known, notes, order)
+    return Plan(
+        tuple(planned),
+        tuple(command),
+        config.sweep,
+        folder,
+        multirun,
+        serial,
+        search,
+        known,
+        notes,
+        order,
+        dry_run=config.dry_run,
+    )
 
 
 def hardware_for(launcher: str, hardware: Callable[[], Hardware] = probe) -> Hardware:

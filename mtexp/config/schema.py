@@ -403,6 +403,10 @@ class Config:
     """How often every point runs, each time in new processes."""
     retries: int = 0
     """How often a failed point is repeated."""
+    dry_run: bool = False
+    """Check everything, print how many runs, about how long and how much disk, and stop; nothing is created."""
+    verbose: bool = False
+    """Print findings in full, with what to do about each."""
     resume: bool = False
     """Run only missing and failed points of the sweep."""
     rerun_invalid: bool = False

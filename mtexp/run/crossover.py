@@ -6,7 +6,7 @@ Everything here happens between blocks, while no tenant measures. May touch: the
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,14 @@ _TRIES = 3
 """Rounds after which a tenant must have had enough requests in a block of a length that the user chose."""
 
 
-def measure_rounds(spec: RunSpec, tenants: TenantGroup, cores: CorePlan, blocks: list[Block], kept: Path) -> None:
+def measure_rounds(
+    spec: RunSpec,
+    tenants: TenantGroup,
+    cores: CorePlan,
+    blocks: list[Block],
+    kept: Path,
+    status: Callable[[str], None] = lambda text: None,
+) -> None:
     """Measure round after round until it is enough; ``blocks`` gets each block as it ends, the file ``kept`` after it.
 
     Enough is: every tenant has ``measure.iterations`` requests in blocks of all, ``measure.min_time_s`` has passed, and
@@ -51,6 +58,7 @@ def measure_rounds(spec: RunSpec, tenants: TenantGroup, cores: CorePlan, blocks:
         before = len(blocks)
         rounds.measure(blocks)
         write_blocks(kept, blocks[before:])
+        status(rounds.so_far(time.monotonic() - begin_s))
         if rounds.enough(blocks, time.monotonic() - begin_s) or tenants.full():
             break
     tenants.end_blocks()
@@ -112,6 +120,12 @@ class _Rounds:
         if elapsed_s >= rule.max_time_s:
             return int(latency.complete.min()) >= LEAST_ROUNDS
         return enough(latency, rule.target_pct)
+
+    def so_far(self, elapsed_s: float) -> str:
+        """Rounds done, the target and the most time that is left, in a line."""
+        left_s = max(self.rule.max_time_s - elapsed_s, 0.0)
+        plural = "" if self.number == 1 else "s"
+        return f"measuring: {self.number} round{plural}, until +- {self.rule.target_pct:g} % or {left_s:.0f} s more"
 
     def _alone(self) -> list[int]:
         """Slots that have a block alone in this round: all, or the next of a drawn order in which all have a turn."""

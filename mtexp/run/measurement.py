@@ -37,6 +37,7 @@ TELEMETRY = "telemetry.parquet"
 CAPTURE_S = 30.0
 """Longest measuring time of a traced run (nsys, torch): each of its kernels is an event to keep, send and read."""
 _CI_EVERY_S = 0.1
+_STATUS_EVERY_S = 1.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -82,6 +83,7 @@ class _Context:
     progress: Progress
     trace_folder: str
     silence: Silence
+    status: Progress
     listed_before: list[GpuProcess] = field(default_factory=list)
     """Processes on the device before the run started anything."""
 
@@ -95,6 +97,7 @@ def measure(
     *,
     trace_folder: str = "",
     silence: Silence = contextlib.nullcontext,
+    status: Progress = lambda text: None,
 ) -> Measurement:
     """Bring the sharing mode up and measure ``spec`` on ``device``; samples, logs and telemetry go to ``folder``.
 
@@ -110,6 +113,7 @@ def measure(
         progress=progress,
         trace_folder=trace_folder,
         silence=silence,
+        status=status,
     )
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -165,7 +169,7 @@ def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement
         result.cores = cores
         result.findings += _about_cores(cores, len(spec.tenants))
         try:
-            progress(f"starting {len(spec.tenants)} tenants")
+            progress("starting 1 tenant" if len(spec.tenants) == 1 else f"starting {len(spec.tenants)} tenants")
             tenants.start(_jobs(context, sharing, cores, tenants))
             with _sampler(context, sharing, cores, tenants) as sampler:
                 progress("building models")
@@ -179,9 +183,9 @@ def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement
                     result.facts_before = tenants.warm_up()
                     progress("measuring")
                     if crossover:
-                        measure_rounds(spec, tenants, cores, result.blocks, context.folder / BLOCKS)
+                        measure_rounds(spec, tenants, cores, result.blocks, context.folder / BLOCKS, context.status)
                     else:
-                        tenants.measure(_enough(spec, tenants))
+                        tenants.measure(_enough(spec, tenants, context.status))
                     observed_after = sharing.observe()
                     listed += _listed(context.device)
                     result.occupants = _occupants(context, sharing, tenants, listed)
@@ -276,13 +280,18 @@ def _name(group: Sequence[str]) -> str:
     return group[0] if len(group) == 1 else "tenants"
 
 
-def _enough(spec: RunSpec, tenants: TenantGroup) -> Callable[[int, int, float], bool]:
+def _enough(spec: RunSpec, tenants: TenantGroup, status: Progress) -> Callable[[int, int, float], bool]:
     """The stopping rule: iterations and time together, or an interval narrow enough, with a cap; traces end sooner."""
     rule = protocol(spec)
     traced = spec.kind == "profile" and spec.profiler.kind != "ncu"
     last_look: dict[int, float] = {}
+    said_s = 0.0
 
     def enough(slot: int, iterations: int, elapsed_s: float) -> bool:
+        nonlocal said_s
+        if elapsed_s - said_s >= _STATUS_EVERY_S:
+            said_s = elapsed_s
+            status(_so_far(iterations, elapsed_s, rule))
         if traced and elapsed_s >= CAPTURE_S:
             return True
         if iterations < rule.iterations or elapsed_s < rule.min_time_s:
@@ -296,6 +305,16 @@ def _enough(spec: RunSpec, tenants: TenantGroup) -> Callable[[int, int, float], 
         return relative_half_width_pct(latency_ms, rule.until_ci_statistic) <= rule.until_ci_pct
 
     return enough
+
+
+def _so_far(iterations: int, elapsed_s: float, rule: MeasureSpec) -> str:
+    """How far a tenant is that does not have enough yet: ``measuring: 45 of 100 iterations, 0:12 left``."""
+    by_count = elapsed_s * (rule.iterations / max(iterations, 1) - 1)
+    left_s = max(by_count, rule.min_time_s - elapsed_s, 0.0)
+    text = f"measuring: {iterations} of {rule.iterations} iterations"
+    if rule.until_ci_pct and left_s == 0.0:
+        return f"{text}, until the interval is within +- {rule.until_ci_pct:g} %"
+    return f"{text}, about {left_s:.0f} s left"
 
 
 def _about_cores(cores: CorePlan, tenants: int) -> list[Finding]:

@@ -48,6 +48,9 @@ class Job:
     """How many points of the sweep ran before."""
     retries: int = 0
     progress: Progress = field(default=lambda text: None)
+    """Called with a line for each phase."""
+    status: Progress = field(default=lambda text: None)
+    """Called about once a second with what has been measured so far; must return at once."""
 
 
 class Runner:
@@ -145,7 +148,15 @@ class _Point:
         return record
 
     def _measure(self, spec: RunSpec, folder: Path) -> Measurement:
-        return measure(spec, self.device, folder, self.starter, self.job.progress, silence=self.uploads.silence)
+        return measure(
+            spec,
+            self.device,
+            folder,
+            self.starter,
+            self.job.progress,
+            silence=self.uploads.silence,
+            status=self.job.status,
+        )
 
     def profile(self, timed: RunRecord) -> None:
         """The profiler's pass, as its own run, after the timed one, which stands whatever becomes of the pass."""

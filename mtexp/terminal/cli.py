@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +44,11 @@ from mtexp.records.files import find_records
 from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
+from mtexp.terminal.estimate import estimate
 from mtexp.terminal.place import can_write, cannot_write
 from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
+from mtexp.terminal.swept import labels, swept_columns
+from mtexp.terminal.tables import counted
 from mtexp.tracking.reach import ask_store
 
 if TYPE_CHECKING:
@@ -55,10 +58,12 @@ OK, FAILED, REFUSED = 0, 1, 2
 """Exit codes; ended by a signal it is 128 and the signal's number."""
 
 JOB = "job.json"
-"""What became of a point, in its folder."""
+"""Result of a point, in its folder."""
 RUNS_APART = 8
-"""From so many runs on a process of its own sends their records; for fewer, starting it takes longer than it spares."""
+"""Minimum number of runs for which a separate upload process pays off."""
 _HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"
+_labels: list[str] = []
+"""What distinguishes each point of the sweep that this process runs, in the order in which they were written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,14 +101,19 @@ def _main(argv: Sequence[str] | None) -> int:
     except MtexpError as error:
         sys.stderr.write(f"{error}\n")
         return REFUSED
+    if planned.dry_run:
+        _announce(planned)
+        console.say("dry_run=true: nothing was started or written.")
+        return OK
     if not can_write(planned.folder):
         return REFUSED
-    for point in find_records(planned.folder, name=JOB):  # a resumed sweep may not have it, or not come to it
+    for point in find_records(planned.folder, name=JOB):  # left by the part of a sweep that is resumed now
         (point / JOB).unlink()
     _announce(planned)
+    _prepare(planned)
     trust_plan()
     code = _launched(planned)
-    late = _told()
+    late = _say_unsent()
     jobs = _jobs(planned.folder)
     expected = len(jobs) if planned.search else len(planned.points)
     if planned.search:
@@ -111,18 +121,19 @@ def _main(argv: Sequence[str] | None) -> int:
         code = code or ended
     elif planned.multirun:
         console.say("")
-        console.summary([job["row"] for job in jobs])
+        console.summary(_with_swept_keys(planned, jobs))
     unsent = max(sum(job["unsent"] for job in jobs) + late, _pending(planned.folder))
-    _conclude(planned, jobs, expected, unsent)
+    _conclude(planned, jobs, expected, unsent, arguments)
     done = sum(job["status"] != "FAILED" for job in jobs)
     return code or (OK if done == expected and not unsent else FAILED)
 
 
 def _launched(planned: Plan) -> int:
-    """Have Hydra run the points, and every record sent; the exit code so far."""
-    counted = len(planned.points) if planned.serial and not planned.search else 0  # by the bar; 0 = none is shown
+    """Let Hydra run the points, then send every record; returns the exit code so far."""
+    known = len(planned.points) if not planned.search else 0
+    _labels[:] = labels([point.overrides for point in planned.points]) if known and planned.serial else []
     try:
-        with _whole_errors(), console.sweep_bar(counted):
+        with _whole_errors(), console.live_line(known) if planned.serial else nullcontext():
             try:
                 code = _hydra(planned.argv)
                 check()
@@ -141,14 +152,15 @@ def _launched(planned: Plan) -> int:
             raise
         text = f"{type(error).__name__}: {error}".partition("\n")[0]
         sys.stderr.write(
-            f"The sweep was cut short: a process of it was killed, or never began ({text[:300].rstrip(': .')}). "
-            f"To run what is missing, once no job of it runs: the same command with sweep={planned.sweep} resume=true\n"
+            f"A worker process was killed or never began, so the sweep stopped early ({text[:300].rstrip(': .')}). "
+            f"When its remaining jobs have ended, finish it with: the same command with sweep={planned.sweep} "
+            "resume=true\n"
         )
     return FAILED
 
 
 def _capacities(folder: Path) -> int:
-    """Say what the searches of a sweep came to; the exit code is OK when each came to an end."""
+    """Print the result of each capacity search; the exit code is OK if all of them ended."""
     searches = capacity_search.read(folder)
     for search in searches:
         console.say(f"\n{search['mix']}, {search['sharing']}: {search['said']}")
@@ -199,18 +211,23 @@ def _hydra(argv: Sequence[str]) -> int:
 
 
 def _announce(planned: Plan) -> None:
-    """Say what begins; start importing torch for the tenants beside Hydra's own start."""
+    """Print what begins: how many runs, about how long, where, and what the user should know first."""
     specs = [point.spec for point in planned.points]
     if planned.search:
-        console.say(f"{len(specs)} searches for a capacity in {planned.folder}")
-    elif len(specs) > 1:
-        console.say(f"{len(specs)} runs in {planned.folder}")
+        console.say(f"{counted(len(specs), 'capacity search')}, each of several runs, in {planned.folder}")
+    elif len(specs) > 1 or planned.dry_run:
+        console.say(f"{estimate(specs)}, in {planned.folder}")
     if any(spec.runtime == "cpu" and spec.shrunk for spec in specs):
         console.say("No GPU in use: models are shrunk and run on the CPU (runtime.shrink=none forbids it).")
     for warning in planned.warnings:
         console.say(f"warning: {warning}")
     for note in planned.notes:
         console.say(f"note: {note}")
+
+
+def _prepare(planned: Plan) -> None:
+    """Start importing torch for the tenants while Hydra starts."""
+    specs = [point.spec for point in planned.points]
     if planned.serial:
         from mtexp.run.runner import shared_runner
 
@@ -226,7 +243,7 @@ def _announce(planned: Plan) -> None:
 
 
 def _job(composed: Any) -> str:
-    """Run one point; called by Hydra, wherever its launcher puts it. A failure is told, never raised into Hydra."""
+    """Run one point; Hydra calls it in the process that its launcher chose. A failure is printed, not raised."""
     from hydra.core.hydra_config import HydraConfig
 
     from mtexp.run.runner import shared_runner
@@ -242,6 +259,8 @@ def _job(composed: Any) -> str:
     if job.chdir:  # a relative path means what it meant when it was planned
         os.chdir(hydra.runtime.cwd)
     outcome: dict[str, Any] = {"status": "FAILED"}
+    if _labels and _position() is not None:
+        console.begin_point((_position() or 0) + 1, len(_labels), _labels[_number()])
     try:
         spec = to_spec(config, _hardware())
         outcome = _without_record(spec, "FAILED")
@@ -253,8 +272,8 @@ def _job(composed: Any) -> str:
             _leave(folder, {"num": _number(), **outcome})
         if not shared_runner().behind:  # another process than main's: nobody waits at its end
             _drain()
-            _told()
-        console.advance()
+            _say_unsent()
+        console.end_point()
     return str(outcome["status"])
 
 
@@ -302,14 +321,15 @@ def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str, *, posit
         position=position,
         retries=config.retries,
         progress=console.phase,
+        status=console.status,
     )
     record = to_json(shared_runner().run(job))
-    console.results(record)
-    return {"status": record["status"], "unsent": _told(), "row": console.sweep_row(record)}
+    console.results(record, verbose=config.verbose)
+    return {"status": record["status"], "unsent": _say_unsent(), "row": console.sweep_row(record)}
 
 
-def _told() -> int:
-    """Say which records could not be sent, of those of which it is known by now and not said yet; return how many."""
+def _say_unsent() -> int:
+    """Print uploads that have failed since the last call; return their number."""
     unsent = [upload for upload in _uploads().results() if upload.reason]
     for upload in unsent:
         console.say(str(upload))
@@ -317,11 +337,11 @@ def _told() -> int:
 
 
 def _drain() -> None:
-    """Wait until the last records are sent; whoever does not want to wait interrupts."""
+    """Wait until the last records are sent. Ctrl-C skips the wait; unsent records stay on disk."""
     uploads = _uploads()
     try:
         if uploads.left:
-            console.phase(f"tracking: {uploads.left} to be sent. Ctrl-C leaves them for later")
+            console.phase(f"tracking: sending {counted(uploads.left, 'record')}; Ctrl-C leaves them for later")
         uploads.drain()
     except KeyboardInterrupt:
         uploads.abandon()
@@ -390,14 +410,34 @@ def _pending(folder: Path) -> int:
     return sum(1 for _ in pending(folder))
 
 
-def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unsent: int) -> None:
-    """Say what is missing, where the runs are and how to look at them."""
+def _with_swept_keys(planned: Plan, jobs: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of the summary, with the swept keys that it has no column for behind the mix."""
+    swept = swept_columns([point.overrides for point in planned.points])
+    rows = []
+    for job in jobs:
+        own, row = swept[job["num"]] if job["num"] < len(swept) else {}, job["row"]
+        rows.append({"mix": row["mix"], **own, **row} if own or not any(swept) else row)
+    return rows
+
+
+def _resume_command(planned: Plan, arguments: Sequence[str]) -> str:
+    """The command that runs the points of a sweep that have no result."""
+    own = [text for text in arguments if text.partition("=")[0].lstrip("+") not in ("sweep", "resume")]
+    return " ".join([command_line("run"), *map(shlex.quote, own), f"sweep={planned.sweep}", "resume=true"])
+
+
+def _conclude(
+    planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unsent: int, arguments: Sequence[str]
+) -> None:
+    """Print what is missing, how to run it, where the runs are and how to look at them."""
     from mtexp.tracking.uri import option, resolve_uri, sqlite_path
 
     failed = sum(job["status"] == "FAILED" for job in jobs)
     missing = expected - len(jobs)
     if failed or missing:
-        console.say(f"{failed} of {expected} runs failed, {missing} did not run")
+        console.say(f"{failed} of {counted(expected, 'run')} failed, {missing} did not run")
+    if planned.multirun and (failed or missing or ended_by()):
+        console.say(f"To run what is missing: {_resume_command(planned, arguments)}")
     tracking = planned.points[0].spec.tracking
     if not tracking.enabled:
         report = f"{command_line('report')} --records {shlex.quote(str(planned.folder))}"
@@ -406,7 +446,8 @@ def _conclude(planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unse
     uri = resolve_uri(tracking)
     if unsent:
         command = f"{command_line('upload')} {shlex.quote(str(planned.folder))}{option(tracking)}"
-        console.say(f"{unsent} of the records are not in MLflow. To send them: {command}")
+        what = "1 record is" if unsent == 1 else f"{unsent} records are"
+        console.say(f"{what} not in MLflow. To send {'it' if unsent == 1 else 'them'}: {command}")
     if sqlite_path(uri) is None:
         where = f"MLflow at {uri}"
     elif not tracking.uri and Path("Makefile").is_file() and sqlite_path(uri) == Path.cwd() / "mlflow.db":

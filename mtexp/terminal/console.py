@@ -1,4 +1,4 @@
-"""What the terminal shows: a line per phase, the table of a run, the summary of a sweep, a bar. May touch: stdout.
+"""What the terminal shows: a line per phase, the table of a run, the summary of a sweep. May touch: stdout.
 
 Tables are made from the data of ``record.json``, so they look the same whoever measured, and wherever. On a terminal
 they are drawn by rich; in a file or a pipe they are plain aligned lines.
@@ -6,30 +6,47 @@ they are drawn by rich; in a file or a pipe they are plain aligned lines.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mtexp.records.keys import WITHIN_RUN_TEXT
+from mtexp.terminal.live import LiveLine
+from mtexp.terminal.tables import ABSENT, filled, fitting, plain_table, without
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+
+    from mtexp.metrics.finding import Finding
 
 log = logging.getLogger(__name__)
 
-ABSENT = "-"
-_NUMBERS = {"p50 ms", "p90 ms", "p99 ms", "req/s", "slowdown", "service slowdown", "STP", "ANTT", "fairness"} | {
+_NUMBERS = {
+    "mean ms",
+    "alone ms",
+    "p50 ms",
+    "p90 ms",
+    "p99 ms",
+    "req/s",
+    "slowdown",
+    "service slowdown",
+    "STP",
+    "ANTT",
+    "fairness",
+} | {
     *("launch-bound %", "repetition"),
     *("asked/s", "goodput/s", "level ms", "within %", "requests"),
 }
-_SUMMARY = {"STP": "stp", "ANTT": "antt", "fairness": "fairness"}
-_MIN_POINTS_OF_A_BAR = 3
 _MOST_SLOWDOWNS = 8
-_bars: list[Progress] = []
+_PASSING = ("starting ", "building ", "warming ", "measuring", "tracking")
+"""Beginnings of the phases that a terminal shows in its live line only."""
+_ALIKE = 3
+_lines: list[LiveLine] = []
 
 
 @cache
@@ -41,35 +58,57 @@ def _console() -> Console:
 
 def say(text: str) -> None:
     """Print one line."""
-    if sys.stdout.isatty():
-        _console().print(text, markup=False)
-    else:
+    if not sys.stdout.isatty():
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+        return
+    with _above_live_line():
+        _console().print(text, markup=False)
 
 
 def phase(text: str) -> None:
     """Print what a run is doing now; its ``mtexp.log`` gets the line with the time."""
     log.info("%s", text)
-    say(f"  {text}")
+    status(text)
+    if not (_lines and text.startswith(_PASSING)):
+        say(f"  {text}")
 
 
-def results(record: Mapping[str, Any]) -> None:
-    """Print the results of one run: a row a tenant, then STP, ANTT, fairness and the verdict with its reasons."""
+def status(text: str) -> None:
+    """Put ``text`` into the live line, where there is one; cheap enough to be called while tenants measure."""
+    for line in _lines:
+        line.show(text)
+
+
+def begin_point(number: int, total: int, label: str) -> None:
+    """Announce run ``number`` (from 1) of ``total`` with what distinguishes it from the others."""
+    for line in _lines:
+        line.begin_run()
+    if total > 1:
+        say(f"[{number}/{total}] {label}".rstrip())
+
+
+def results(record: Mapping[str, Any], *, verbose: bool = False) -> None:
+    """Print the results of one run: a row a tenant, then STP, ANTT, fairness and the verdict with its reasons.
+
+    Args:
+        record: The record, as in ``record.json``.
+        verbose: Findings in full, with what to do about each.
+    """
     rows = [_tenant_row(tenant) for tenant in record["tenants"]]
     if rows:
-        for column in ("launch-bound %", "service slowdown"):
-            if {row[column] for row in rows} == {ABSENT}:
-                rows = _without(rows, column)
+        if all(row["tenant"] == row["model"] for row in rows):
+            rows = [without(row, {"model"}) for row in rows]
         _table(rows)
-    for line in (*_summary_lines(record), *_verdict_lines(record)):
+    for line in (*_summary_lines(record), *_verdict_lines(record, verbose=verbose)):
         say(line)
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> None:
+def summary(rows: Sequence[Mapping[str, str]]) -> None:
     """Print the summary of a sweep, one row a run (:func:`sweep_row`); which repetition it was, where they differ."""
     if rows:
-        _table(_without(rows, "repetition") if len({row.get("repetition") for row in rows}) == 1 else rows)
+        once = len({row.get("repetition") for row in rows}) == 1
+        _table([without(row, {"repetition"}) for row in rows] if once else rows)
 
 
 def sweep_row(record: Mapping[str, Any]) -> dict[str, str]:
@@ -91,39 +130,32 @@ def sweep_row(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 @contextmanager
-def sweep_bar(points: int) -> Iterator[None]:
-    """Show a live bar for a sweep of ``points`` runs, where there is a terminal and more than a few of them.
-
-    It is drawn anew only when a run ends (:func:`advance`): nothing of it runs while tenants measure.
-    """
-    if points < _MIN_POINTS_OF_A_BAR or not sys.stdout.isatty():
+def live_line(runs: int) -> Iterator[None]:
+    """Show a line that ticks (:mod:`mtexp.terminal.live`) where there is a terminal; ``runs`` = 0: not known."""
+    if not sys.stdout.isatty():
         yield
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("sweep"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console(), auto_refresh=False) as bar:
-        bar.add_task("sweep", total=points)
-        bar.refresh()
-        _bars.append(bar)
+    with LiveLine(runs) as line:
+        _lines.append(line)
         try:
             yield
         finally:
-            _bars.remove(bar)
+            _lines.remove(line)
 
 
-def advance() -> None:
+def end_point() -> None:
     """Count one run of the sweep as done."""
-    for bar in _bars:
-        bar.advance(bar.task_ids[0])
-        bar.refresh()
+    for line in _lines:
+        line.end_run()
+
+
+@contextmanager
+def _above_live_line() -> Iterator[None]:
+    if not _lines:
+        yield
+        return
+    with _lines[-1].hidden():
+        yield
 
 
 # --- rows and lines ---------------------------------------------------------------------------------------------------
@@ -131,13 +163,19 @@ def advance() -> None:
 
 def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
     metrics, insufficient = tenant["metrics"], tenant["insufficient"]
-    row = {"tenant": tenant["id"], "model": tenant["model"]}
+    alone = metrics.get("alone_latency_mean_ms") or (tenant.get("baseline") or {}).get("latency_mean_ms")
+    row = {
+        "tenant": tenant["id"],
+        "model": tenant["model"],
+        "mean ms": _number(metrics.get("latency_mean_ms"), 4),
+        "alone ms": _number(alone, 4),
+        "slowdown": _number(metrics.get("slowdown"), 3),
+        "service slowdown": _number(metrics.get("service_slowdown"), 3),
+    }
     for name in ("p50", "p90", "p99"):
         key = f"latency_{name}_ms"
         row[f"{name} ms"] = ABSENT if key in insufficient else _number(metrics.get(key), 4)
     row["req/s"] = _number(metrics.get("throughput_rps"), 4)
-    row["slowdown"] = _number(metrics.get("slowdown"), 3)
-    row["service slowdown"] = _number(metrics.get("service_slowdown"), 3)
     row["launch-bound %"] = _number(metrics.get("launch_bound_pct"), 3)
     if tenant["status"] != "FINISHED":
         row["slowdown"] = tenant["status"]
@@ -145,20 +183,27 @@ def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _summary_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    metrics = record["metrics"]
-    parts = [_with_interval(label, key, metrics) for label, key in _SUMMARY.items() if key in metrics]
+    metrics, tenants = record["metrics"], len(record["tenants"])
+    stp = _with_interval("STP", "stp", metrics) if "stp" in metrics else ""
+    if stp and tenants > 1:
+        yield f"{stp} of {tenants}: 1 = taking turns, {tenants} = no interference"
+    parts = [stp] if stp and tenants == 1 else []
+    if "antt" in metrics:
+        parts.append(f"{_with_interval('ANTT', 'antt', metrics)} (mean slowdown)")
+    if "fairness" in metrics:
+        parts.append(f"{_with_interval('fairness', 'fairness', metrics)} (1 = all slowed alike)")
     if "overlap_pct" in metrics:
         parts.append(f"overlap {metrics['overlap_pct']:.1f} %")
     if parts:
         yield "  ".join(parts)
     if record["spec"]["measure"].get("design") == "crossover":
         yield from _crossover_lines(record)
-    elif any("[" in part for part in parts):
+    elif any("[" in part for part in (stp, *parts)):
         yield f"  {WITHIN_RUN_TEXT}"
 
 
 def _crossover_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """What the rounds came to: ``slowdown of a 1.14 +- 0.03 after 24 rounds``; of one with few tenants, of each."""
+    """Lines such as ``slowdown of a 1.14 +- 0.03 after 24 rounds``, for the first tenants."""
     known = [t for t in record["tenants"] if "slowdown_ci_high" in t["metrics"]]
     for tenant in known[:_MOST_SLOWDOWNS]:
         metrics = tenant["metrics"]
@@ -175,15 +220,35 @@ def _with_interval(label: str, key: str, metrics: Mapping[str, float]) -> str:
     return text if low is None or high is None else f"{text} [{_number(low, 3)}, {_number(high, 3)}]"
 
 
-def _verdict_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    from mtexp.metrics.verdict import Finding, sentences  # numpy: not for a line of help
+def _verdict_lines(record: Mapping[str, Any], *, verbose: bool) -> Iterator[str]:
+    from mtexp.metrics.finding import Finding, sentences
 
     failure = record["failure"]
     yield f"{record['status']}: {failure}" if record["status"] != "FINISHED" else str(record["verdict"])
-    # the failure has been said; what else a failed run lacks follows from it
-    findings = [f for f in record["findings"] if not failure or f["level"] == "warning"]
-    for sentence in sentences(Finding(**f) for f in findings):
-        yield f"  {sentence}"
+    # a failed run's other findings follow from the failure
+    findings = [Finding(**f) for f in record["findings"] if not failure or f["level"] == "warning"]
+    lines = sentences(findings) if verbose else _short(findings)
+    yield from (f"  {line}" for line in lines)
+
+
+def _short(findings: Iterable[Finding]) -> Iterator[str]:
+    """Each finding as one line with its code; what to do follows only where the run is INVALID because of it."""
+    by_code = itertools.groupby(findings, key=lambda finding: (finding.level, finding.code))
+    for (level, code), alike in by_code:
+        said = list(alike)
+        for finding in said[:_ALIKE]:
+            text = f"{level} {code}: {' '.join(finding.message.split()).removesuffix('.')}"
+            yield text if level == "invalid" else _cut(text)
+        if len(said) > _ALIKE:
+            yield f"{level} {code}: {len(said) - _ALIKE} more like these; the record has them all"
+        if level == "invalid" and said[0].remedy:
+            yield f"  {said[0].remedy}"
+
+
+def _cut(text: str) -> str:
+    """``text`` on one line of the terminal, cut between words; whole in a file or a pipe."""
+    most = _console().width - 2 if sys.stdout.isatty() else len(text)
+    return text if len(text) <= most else textwrap.shorten(text, most, placeholder=" ...")
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -194,38 +259,23 @@ def _number(value: float | None, digits: int) -> str:
     return f"{value:.{decimals}f}"
 
 
-def _without(rows: Sequence[Mapping[str, Any]], column: str) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name != column} for row in rows]
-
-
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> None:
+def _table(rows: Sequence[Mapping[str, str]]) -> None:
+    rows = filled(rows)
     if not sys.stdout.isatty():
-        say(plain_table(rows))
+        say(plain_table(rows, _NUMBERS))
         return
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    rows = fitting(rows, _console().width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in rows[0]:
-        table.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
     styles = {"VALID": "green", "INVALID": "yellow", "FAILED": "red"}
     for row in rows:
-        table.add_row(*(str(v) for v in row.values()), style=styles.get(row.get("verdict", "")))
-    _console().print(table)
-
-
-def plain_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return ``rows`` (all with the same keys) as aligned lines under a heading."""
-    names = list(rows[0])
-    cells = [names, *([str(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    right = [name in _NUMBERS for name in names]
-
-    def line(values: Sequence[str]) -> str:
-        padded = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True))
-        return "  ".join(padded).rstrip()
-
-    return "\n".join(line(values) for values in cells)
+        table.add_row(*row.values(), style=styles.get(row.get("verdict", "")))
+    with _above_live_line():
+        _console().print(table)

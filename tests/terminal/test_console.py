@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from mtexp.metrics.verdict import Finding
 from mtexp.spec import to_json
 from mtexp.terminal import console
+from mtexp.terminal.live import LiveLine
 from mtexp.testing.records import example
 
 
@@ -28,23 +30,43 @@ def test_a_run_is_a_row_a_tenant_a_line_of_metrics_and_a_verdict(capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("  ")[0] == "tenant"
     assert [line.split()[:2] for line in lines[1:3]] == [["t0", "bert_base"], ["t1", "gpt2"]]
-    assert lines[3] == "STP 1.23 [1.20, 1.30]  ANTT 1.75  fairness 0.50  overlap 99.5 %"
-    assert "within this run" in lines[4]
-    assert lines[5:] == ["INVALID", "  invalid: pid 7 is on the GPU. Stop it."]
+    assert lines[3].startswith("STP 1.23 [1.20, 1.30] of 2: 1 = taking turns")
+    assert [part.split()[:2] for part in lines[4].split("  ")] == [
+        ["ANTT", "1.75"],
+        ["fairness", "0.50"],
+        ["overlap", "99.5"],
+    ]
+    assert "within this run" in lines[5]
+    assert lines[6:] == ["INVALID", "  invalid foreign-process: pid 7 is on the GPU", "    Stop it."]
 
 
-def test_what_was_not_measured_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
-    """No numbers are made up: missing metrics and percentiles with too few iterations are absent."""
-    record = _record(models=("bert_base",))
+def test_what_was_not_measured_is_a_dash_or_no_column(capsys: pytest.CaptureFixture[str]) -> None:
+    """A percentile with too few iterations is a dash; a column without any value is left out."""
+    record = _record()
     record["tenants"][0]["insufficient"] = ["latency_p99_ms"]
-    record["tenants"][0]["metrics"].pop("slowdown")
+    for tenant in record["tenants"]:
+        tenant["metrics"].pop("slowdown")
     record["metrics"] = {}
     console.results(record)
-    heading, row, verdict = capsys.readouterr().out.splitlines()[:3]
-    assert row.split()[4] == "-"
-    assert row.split()[-1] == "-"
-    assert heading.split("  ")[-1] == "slowdown"
+    heading, first, second, verdict = capsys.readouterr().out.splitlines()[:4]
+    assert "slowdown" not in heading
+    where = heading.index("p99 ms")
+    assert first[where : where + 6].strip() == "-"
+    assert float(second[where : where + 6]) > 0
     assert verdict in ("VALID", "INVALID")
+
+
+def test_latency_alone_stands_beside_the_latency_that_the_slowdown_is_of(capsys: pytest.CaptureFixture[str]) -> None:
+    """Mean together, mean alone, slowdown: a reader can check one by the others."""
+    record = _record()
+    for tenant in record["tenants"]:
+        tenant["metrics"] |= {"latency_mean_ms": 6.0, "alone_latency_mean_ms": 4.0, "slowdown": 1.5}
+    console.results(record)
+    heading, first = capsys.readouterr().out.splitlines()[:2]
+    assert heading.split("  ")[0] == "tenant"
+    columns = [text.strip() for text in heading.split("  ") if text.strip()]
+    assert columns[2:5] == ["mean ms", "alone ms", "slowdown"]
+    assert first.split()[2:5] == ["6.000", "4.000", "1.50"]
 
 
 def test_how_launch_bound_a_tenant_is_stands_in_its_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +77,7 @@ def test_how_launch_bound_a_tenant_is_stands_in_its_row(capsys: pytest.CaptureFi
     record["tenants"][0]["metrics"]["launch_bound_pct"] = 62.51
     console.results(record)
     heading, first, second = capsys.readouterr().out.splitlines()[:3]
-    assert heading.endswith("slowdown  launch-bound %")
+    assert heading.endswith("  launch-bound %")
     assert (first.split()[-1], second.split()[-1]) == ("62.5", "-")
 
 
@@ -63,6 +85,8 @@ def test_a_reason_names_its_tenant_once(capsys: pytest.CaptureFixture[str]) -> N
     """Every message names it; nothing is put before it."""
     findings = (Finding("warning", "drift", "the latency of t1 moved by +3.0 %", "Warm up longer.", tenant="t1"),)
     console.results(_record(findings=findings))
+    assert capsys.readouterr().out.splitlines()[-1] == "  warning drift: the latency of t1 moved by +3.0 %"
+    console.results(_record(findings=findings), verbose=True)
     assert capsys.readouterr().out.splitlines()[-1] == "  warning: the latency of t1 moved by +3.0 %. Warm up longer."
 
 
@@ -73,7 +97,7 @@ def test_a_failed_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     console.results(record)
     out = capsys.readouterr().out
     assert "FAILED: tenant t0 failed in build: out of memory" in out
-    assert out.splitlines()[1].endswith("FAILED")
+    assert "FAILED" in out.splitlines()[1].split()
 
 
 def test_a_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +110,7 @@ def test_a_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     console.results(_record(status="FAILED", failure="tenant t0 failed in build: out of memory", findings=findings))
     lines = capsys.readouterr().out.splitlines()
     assert lines[lines.index("FAILED: tenant t0 failed in build: out of memory") + 1 :] == [
-        "  warning: pid 7 is on the GPU. Stop it."
+        "  warning foreign-process: pid 7 is on the GPU"
     ]
 
 
@@ -95,10 +119,10 @@ def test_48_tenants_with_one_remark_each_do_not_fill_the_screen(capsys: pytest.C
     drift = tuple(Finding("warning", "drift", f"t{i} moved", "Warm up.", tenant=f"t{i}") for i in range(48))
     console.results(_record(findings=(*drift, Finding("note", "insufficient", "p99 needs 662", "Set more."))))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("  warning", "  note"))]
-    assert lines[2] == "  warning: t2 moved. Warm up."
+    assert lines[2] == "  warning drift: t2 moved"
     assert lines[3:] == [
-        "  warning: 45 more tenants like these (drift); the record has them all.",
-        "  note: p99 needs 662. Set more.",
+        "  warning drift: 45 more like these; the record has them all",
+        "  note insufficient: p99 needs 662",
     ]
 
 
@@ -132,38 +156,61 @@ def test_repetitions_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line[start : start + len("repetition")].strip() for line in lines] == ["0", "1"]
 
 
-def test_plain_tables_are_aligned() -> None:
-    """Names to the left, numbers to the right, no trailing space."""
-    rows = [{"mix": "pair", "STP": "1.5", "verdict": "VALID"}, {"mix": "bert_base*16", "STP": "10.25", "verdict": "-"}]
-    assert console.plain_table(rows).splitlines() == [
-        "mix             STP  verdict",
-        "pair            1.5  VALID",
-        "bert_base*16  10.25  -",
-    ]
-
-
-def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    """A pipe gets lines only."""
-    with console.sweep_bar(10):
-        console.advance()
+def test_without_a_terminal_there_is_no_live_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe gets lines only: where the sweep is, and each phase."""
+    with console.live_line(10):
+        console.begin_point(3, 10, "batch_size=4")
         console.phase("measuring")
-    assert capsys.readouterr().out == "  measuring\n"
+        console.status("measuring: 45 of 100 iterations")
+        console.end_point()
+    assert capsys.readouterr().out == "[3/10] batch_size=4\n  measuring\n"
 
 
-def test_a_terminal_gets_a_bar_and_drawn_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long sweep shows how far it is; tables are drawn; the bar is gone afterwards."""
-    screen = io.StringIO()
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    terminal = Console(file=screen, force_terminal=True, width=120, highlight=False)
-    monkeypatch.setattr(console, "_console", lambda: terminal)
-    with console.sweep_bar(3):
-        console.advance()
-        console.results(_record())
-    console.summary([console.sweep_row(_record(verdict="VALID"))])
-    console.summary([])
-    text = screen.getvalue()
-    assert "1/3" in text
-    assert "bert_base" in text
-    assert "─" in text
-    with console.sweep_bar(2):
-        console.advance()
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What a terminal of 60 columns gets from here on."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(
+        console, "_console", lambda: Console(file=stream, force_terminal=True, width=60, highlight=False)
+    )
+    return stream
+
+
+def test_a_terminal_gets_a_line_that_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run of how many, what it does now, never wider than the terminal; passing phases are not lines of their own."""
+    screen = _terminal(monkeypatch)
+    with console.live_line(56):
+        console.begin_point(1, 56, "batch_size=4")
+        console.phase("measuring")
+        console.status("measuring: 45 of 100 iterations, about 12 s left, and more text than a line of sixty holds")
+        console.say("printed above it")
+        console.end_point()
+        console.say("another")
+    drawn = [part.split("\x1b[K")[-1] for part in screen.getvalue().split("\r")]
+    assert any(line.startswith("[1/56]  measuring: 45 of 100 iterations") for line in drawn)
+    assert any(line.startswith("[2/56]") for line in drawn)
+    assert all(len(line) < 60 for line in drawn if line.startswith("["))
+    assert drawn[-1] == ""
+    assert "\n  measuring" not in screen.getvalue()
+
+
+def test_a_narrow_terminal_loses_columns_and_no_word_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 60 columns a row is one line; tenant and slowdown stay."""
+    screen = _terminal(monkeypatch)
+    record = _record()
+    record["tenants"][0]["id"] = "deberta_v3_base_0"
+    console.results(record)
+    table = [line for line in screen.getvalue().splitlines() if "deberta" in line or "slowdown" in line]
+    assert "slowdown" in table[0]
+    assert "deberta_v3_base_0" in table[1]
+    assert all(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) <= 60 for line in screen.getvalue().splitlines()[:6])
+
+
+def test_time_left_in_the_sweep_comes_from_the_runs_that_ended() -> None:
+    """Two runs took 10 s each; 3 s into the third of five, 27 s are left."""
+    line = LiveLine(5)
+    line.done, line.begun_s, line.run_s = 2, 100.0, 120.0
+    assert line.text(123.0) == "[3/5]  starting  0:03  sweep 0:23, about 0:27 left"
+    assert LiveLine(1).text(line.begun_s).startswith("starting")

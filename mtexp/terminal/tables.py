@@ -1,0 +1,69 @@
+"""Tables of text that fit a terminal: columns are left out before a word is broken. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+ABSENT = "-"
+GAP = 2
+"""Spaces between columns."""
+DROPPED_FIRST = (
+    *("launch-bound %", "fairness", "precision", "p90 ms", "tenants", "req/s", "p99 ms", "model", "p50 ms"),
+    *("goodput/s", "requests", "ANTT", "alone ms", "mps_settings", "mean ms"),
+)
+"""Columns that a narrow terminal does without, in the order in which they go."""
+
+
+def filled(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return ``rows`` without the columns that have a value in no row."""
+    empty = {name for name in rows[0] if all(row[name] in ("", ABSENT) for row in rows)}
+    return [without(row, empty) for row in rows]
+
+
+def fitting(rows: Sequence[Mapping[str, str]], width: int) -> list[dict[str, str]]:
+    """Return ``rows`` with as many columns as fit ``width`` characters; what cannot be left out is cut at its end."""
+    kept = [dict(row) for row in rows]
+    for name in DROPPED_FIRST:
+        if _width(kept) <= width:
+            return kept
+        kept = [without(row, {name}) for row in kept]
+    while (excess := _width(kept) - width) > 0:
+        widths = _widths(kept)
+        name = max(widths, key=lambda column: widths[column])
+        most = max(len(name), widths[name] - excess, 8)
+        if most >= widths[name]:  # only headings are left to cut: the terminal wraps the line
+            break
+        kept = [{**row, name: row[name] if len(row[name]) <= most else f"{row[name][: most - 1]}…"} for row in kept]
+    return kept
+
+
+def without(row: Mapping[str, str], columns: Collection[str]) -> dict[str, str]:
+    """Return ``row`` without ``columns``."""
+    return {name: value for name, value in row.items() if name not in columns}
+
+
+def plain_table(rows: Sequence[Mapping[str, str]], numbers: Collection[str]) -> str:
+    """Return ``rows`` (all with the same keys) as aligned lines under a heading; ``numbers`` are set to the right."""
+    widths = _widths(rows)
+
+    def line(row: Mapping[str, str]) -> str:
+        cells = (row[n].rjust(w) if n in numbers else row[n].ljust(w) for n, w in widths.items())
+        return (" " * GAP).join(cells).rstrip()
+
+    return "\n".join([line({name: name for name in widths}), *map(line, rows)])
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun}es" if noun.endswith("ch") else f"{count} {noun}s"
+
+
+def _widths(rows: Sequence[Mapping[str, str]]) -> dict[str, int]:
+    return {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+
+
+def _width(rows: Sequence[Mapping[str, str]]) -> int:
+    widths = _widths(rows)
+    return sum(widths.values()) + GAP * len(widths)
