@@ -13,10 +13,10 @@ import numpy as np
 
 from mtexp.errors import ConfigError
 from mtexp.launch import CorePlan, TenantGroup
-from mtexp.metrics.crossover import MIN_REQUESTS, Block, Rounds, enough, mark, rounds_of
+from mtexp.metrics.crossover import MIN_REQUESTS, Block, Rounds, compare, enough, mark, rounds_of
 from mtexp.metrics.samples import MEASURE, WARMUP, Samples
 from mtexp.records.blocks_file import write_blocks
-from mtexp.spec import RunSpec
+from mtexp.spec import MeasureSpec, RunSpec
 
 LEAST_BLOCK_MS = 50.0
 """Shortest block of a run that does not say: neighbouring blocks must lie close together, and switching takes 4 ms."""
@@ -29,6 +29,7 @@ ALONE_A_ROUND = 8
 """Most alone blocks of a round; with more tenants each has its turn in some of the rounds only."""
 LEAST_ROUNDS = 4
 """Rounds of every tenant that are measured whatever ``measure.max_time_s`` says."""
+STATUS_EVERY_S = 1.0
 _TRIES = 3
 """Rounds after which a tenant must have had enough requests in a block of a length that the user chose."""
 
@@ -53,15 +54,29 @@ def measure_rounds(
     """
     rounds = _Rounds(spec, tenants, cores)
     tenants.begin_blocks()
-    begin_s = time.monotonic()
+    begin_s = said_s = time.monotonic()
     while True:
         before = len(blocks)
         rounds.measure(blocks)
         write_blocks(kept, blocks[before:])
-        status(rounds.so_far(time.monotonic() - begin_s))
         if rounds.enough(blocks, time.monotonic() - begin_s) or tenants.full():
             break
+        if time.monotonic() - said_s >= STATUS_EVERY_S:
+            said_s = time.monotonic()
+            status(so_far(rounds.number, rounds.latency, spec.measure, said_s - begin_s))
     tenants.end_blocks()
+
+
+def so_far(number: int, latency: Rounds | None, rule: MeasureSpec, elapsed_s: float) -> str:
+    """``number`` rounds done, STP with its interval, the widest interval against the target, the most time left."""
+    text = f"measuring: {number} round{'' if number == 1 else 's'}"
+    if latency is not None and int(latency.complete.min()) >= LEAST_ROUNDS:
+        found = compare(latency)
+        if (stp := found.run.get("stp")) is not None:
+            text += f", STP {stp.value:.2f} [{stp.low:.2f}, {stp.high:.2f}]"
+        text += f", +- {found.half_width_pct:.1f} of {rule.target_pct:g} %"
+    left_s = rule.max_time_s - elapsed_s
+    return f"{text}, at most {left_s:.0f} s left" if left_s > 0 else text
 
 
 def together_requests(samples: Sequence[Samples]) -> int:
@@ -79,6 +94,8 @@ class _Rounds:
         self.rng = np.random.default_rng([spec.seed, spec.repetition])
         self.number = 0
         self._turns: list[int] = []
+        self.latency: Rounds | None = None
+        """Mean latencies of all rounds so far."""
         warm = tenants.samples()
         self.request_ms = {name: _warm_ms(warm[name]) for name in self.names}
         """Of each tenant: about how long a request takes, together and alone, as far as it is known."""
@@ -112,6 +129,7 @@ class _Rounds:
         """Whether the rounds may stop, asked after each."""
         samples = mark(self.tenants.samples(), blocks)
         latency = rounds_of(samples, blocks, lambda own: own.latency_ms)
+        self.latency = latency
         self._learn(samples, blocks)
         self._check_requests(latency)
         rule = self.rule
@@ -120,12 +138,6 @@ class _Rounds:
         if elapsed_s >= rule.max_time_s:
             return int(latency.complete.min()) >= LEAST_ROUNDS
         return enough(latency, rule.target_pct)
-
-    def so_far(self, elapsed_s: float) -> str:
-        """Rounds done, the target and the most time that is left, in a line."""
-        left_s = max(self.rule.max_time_s - elapsed_s, 0.0)
-        plural = "" if self.number == 1 else "s"
-        return f"measuring: {self.number} round{plural}, until +- {self.rule.target_pct:g} % or {left_s:.0f} s more"
 
     def _alone(self) -> list[int]:
         """Slots that have a block alone in this round: all, or the next of a drawn order in which all have a turn."""

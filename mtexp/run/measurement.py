@@ -291,7 +291,7 @@ def _enough(spec: RunSpec, tenants: TenantGroup, status: Progress) -> Callable[[
         nonlocal said_s
         if elapsed_s - said_s >= _STATUS_EVERY_S:
             said_s = elapsed_s
-            status(_so_far(iterations, elapsed_s, rule))
+            status(so_far(iterations, elapsed_s, rule))
         if traced and elapsed_s >= CAPTURE_S:
             return True
         if iterations < rule.iterations or elapsed_s < rule.min_time_s:
@@ -307,7 +307,7 @@ def _enough(spec: RunSpec, tenants: TenantGroup, status: Progress) -> Callable[[
     return enough
 
 
-def _so_far(iterations: int, elapsed_s: float, rule: MeasureSpec) -> str:
+def so_far(iterations: int, elapsed_s: float, rule: MeasureSpec) -> str:
     """How far a tenant is that does not have enough yet: ``measuring: 45 of 100 iterations, 0:12 left``."""
     by_count = elapsed_s * (rule.iterations / max(iterations, 1) - 1)
     left_s = max(by_count, rule.min_time_s - elapsed_s, 0.0)

@@ -341,7 +341,7 @@ def _drain() -> None:
     uploads = _uploads()
     try:
         if uploads.left:
-            console.phase(f"tracking: sending {counted(uploads.left, 'record')}; Ctrl-C leaves them for later")
+            console.phase(f"tracking: sending {counted(uploads.left, 'record')}; Ctrl-C leaves the rest for later")
         uploads.drain()
     except KeyboardInterrupt:
         uploads.abandon()

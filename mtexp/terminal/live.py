@@ -52,6 +52,7 @@ class LiveLine:
     def end_run(self) -> None:
         """Count one run as done."""
         self.done += 1
+        self.run_s = time.monotonic()
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
@@ -61,24 +62,23 @@ class LiveLine:
             yield
             self.draw()
 
-    def text(self, now_s: float) -> str:
-        """The line at ``now_s`` on the monotonic clock."""
-        parts = [f"[{min(self.done + 1, self.total)}/{self.total}]"] if self.total > 1 else []
-        parts += [self.now, clock(now_s - self.run_s)]
+    def text(self, now_s: float, width: int) -> str:
+        """The line at ``now_s`` on the monotonic clock; what the run does is cut where it takes more than ``width``."""
+        head = f"[{min(self.done + 1, self.total)}/{self.total}]  " if self.total > 1 else ""
+        times = f"  {clock(now_s - self.run_s)}"
         if self.total > 1:
-            sweep = f"sweep {clock(now_s - self.begun_s)}"
+            times += f"  sweep {clock(now_s - self.begun_s)}"
             if self.done:
                 per_run_s = (self.run_s - self.begun_s) / self.done
                 left_s = per_run_s * (self.total - self.done) - (now_s - self.run_s)
-                sweep += f", about {clock(max(left_s, 0))} left"
-            parts.append(sweep)
-        return "  ".join(parts)
+                times += f", {clock(max(left_s, 0))} left"
+        return (head + self.now[: max(width - len(head) - len(times), 0)] + times)[:width]
 
     def draw(self) -> None:
         """Draw the line, cut to the width of the terminal."""
         with self._lock:
             width = shutil.get_terminal_size().columns
-            _write(_CLEAR + self.text(time.monotonic())[: width - 1])
+            _write(_CLEAR + self.text(time.monotonic(), width - 1))
 
     def _tick(self) -> None:
         while not self._stop.wait(PERIOD_S):

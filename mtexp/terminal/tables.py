@@ -6,7 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 ABSENT = "-"
 GAP = 2
-"""Spaces between columns."""
+"""Spaces between columns of plain text."""
+DRAWN_GAP = 3
+"""The same of a drawn table."""
 DROPPED_FIRST = (
     *("launch-bound %", "fairness", "precision", "p90 ms", "tenants", "req/s", "p99 ms", "model", "p50 ms"),
     *("goodput/s", "requests", "ANTT", "alone ms", "mps_settings", "mean ms"),
@@ -21,7 +23,10 @@ def filled(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 
 def fitting(rows: Sequence[Mapping[str, str]], width: int) -> list[dict[str, str]]:
-    """Return ``rows`` with as many columns as fit ``width`` characters; what cannot be left out is cut at its end."""
+    """Return ``rows`` with as many columns as fit a drawn table of ``width`` characters.
+
+    If what cannot be left out is still too wide, the widest texts are cut at their end.
+    """
     kept = [dict(row) for row in rows]
     for name in DROPPED_FIRST:
         if _width(kept) <= width:
@@ -66,4 +71,4 @@ def _widths(rows: Sequence[Mapping[str, str]]) -> dict[str, int]:
 
 def _width(rows: Sequence[Mapping[str, str]]) -> int:
     widths = _widths(rows)
-    return sum(widths.values()) + GAP * len(widths)
+    return sum(widths.values()) + DRAWN_GAP * len(widths)

@@ -206,7 +206,7 @@ def test_interrupting_twice_ends_at_once(workplace: Workplace, moment: str) -> N
     )
     assert ran.code == 130
     assert time.monotonic() - begin < 60
-    assert "1 of the records are not in MLflow" in ran.out
+    assert "1 record is not in MLflow" in ran.out
     record = workplace.records("outputs/s")["."]
     assert record.failure == "interrupted: Ctrl-C"
     assert record.tenants[1].metrics["iterations_measured"] == 17

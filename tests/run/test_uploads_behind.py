@@ -111,7 +111,7 @@ def test_an_interrupt_while_the_last_records_are_sent_leaves_them_for_later(work
 
     ran = workplace.run("-m", "mix=solo", "seed=1,2", "baseline=skip", "sweep=s", on_phase=hook)
     assert ran.code == 130
-    assert "of the records are not in MLflow. To send them: python -m mtexp.tracking.upload" in ran.out
+    assert "not in MLflow. To send" in ran.out
     assert len(workplace.records("multirun/s")) == 2
     assert list(workplace.folder.rglob(PENDING))
     assert "Traceback" not in ran.err
@@ -133,7 +133,7 @@ def test_a_run_that_is_ended_while_it_is_sent_has_finished(workplace: Workplace)
     assert taken == ["cpu"]
     assert "runs failed" not in ran.out
     assert workplace.jobs("outputs/s") == ["FINISHED"]
-    assert "1 of the records are not in MLflow" in ran.out
+    assert "1 record is not in MLflow" in ran.out
 
 
 def test_what_a_store_refuses_behind_a_run_is_said_and_counts(workplace: Workplace) -> None:
@@ -152,7 +152,7 @@ def test_what_a_store_refuses_behind_a_run_is_said_and_counts(workplace: Workpla
     assert ran.code == 1
     assert ran.out.count("NOT sent: ") == 1
     assert "the store broke" in ran.out
-    assert "1 of the records are not in MLflow" in ran.out
+    assert "1 record is not in MLflow" in ran.out
     assert len(workplace.mlflow_runs(kind("mix"))) == 1
 
 

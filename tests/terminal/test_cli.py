@@ -210,7 +210,7 @@ def test_what_did_not_reach_mlflow_is_said(
     assert cli.main(["mix=solo", "tracking.uri=http://127.0.0.1:9", "retries=2"]) == 1
     out = capsys.readouterr().out
     assert "NOT sent: unreachable" in out
-    assert "1 of the records are not in MLflow. To send them: python -m mtexp.tracking.upload" in out
+    assert "1 record is not in MLflow. To send it: python -m mtexp.tracking.upload" in out
     assert "MLflow at http://127.0.0.1:9" in out
     assert runner.jobs[0].retries == 2
 

@@ -212,5 +212,6 @@ def test_time_left_in_the_sweep_comes_from_the_runs_that_ended() -> None:
     """Two runs took 10 s each; 3 s into the third of five, 27 s are left."""
     line = LiveLine(5)
     line.done, line.begun_s, line.run_s = 2, 100.0, 120.0
-    assert line.text(123.0) == "[3/5]  starting  0:03  sweep 0:23, about 0:27 left"
-    assert LiveLine(1).text(line.begun_s).startswith("starting")
+    assert line.text(123.0, 80) == "[3/5]  starting  0:03  sweep 0:23, 0:27 left"
+    assert line.text(123.0, 40) == "[3/5]  star  0:03  sweep 0:23, 0:27 left"
+    assert LiveLine(1).text(line.begun_s, 80).startswith("starting")

@@ -1,0 +1,38 @@
+"""What the live line says while tenants measure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mtexp.metrics.crossover import Rounds
+from mtexp.run import crossover, measurement
+from mtexp.spec import MeasureSpec
+
+
+def test_rounds_come_with_the_estimate_and_the_time_left() -> None:
+    """Two tenants that are slowed by 2 each: STP 1; 11 of 15 s are left."""
+    rng = np.random.default_rng(0)
+    alone = rng.lognormal(0, 0.01, (12, 2))
+    together = alone * 2 * rng.lognormal(0, 0.01, (12, 2))
+    latency = Rounds(("a", "b"), alone, together, np.arange(12))
+    rule = MeasureSpec(design="crossover", target_pct=3.0, max_time_s=15.0)
+    text = crossover.so_far(12, latency, rule, 4.0)
+    for part in ("12 rounds", "STP 1.0", "of 3 %", "11 s left"):
+        assert part in text
+    assert crossover.so_far(1, None, rule, 16.0) == "measuring: 1 round"
+
+
+@pytest.mark.parametrize(
+    ("iterations", "elapsed_s", "rule", "left"),
+    [
+        (25, 5.0, MeasureSpec(iterations=100), "15 s left"),
+        (100, 5.0, MeasureSpec(iterations=100, min_time_s=30.0), "25 s left"),
+        (200, 5.0, MeasureSpec(iterations=100, until_ci_pct=2.0), "2 %"),
+    ],
+)
+def test_iterations_come_with_the_time_left(iterations: int, elapsed_s: float, rule: MeasureSpec, left: str) -> None:
+    """By the rate so far, by the least time, or until the interval is narrow enough."""
+    text = measurement.so_far(iterations, elapsed_s, rule)
+    assert f"{iterations} of 100 iterations" in text
+    assert text.endswith(left) or left in text
