@@ -55,7 +55,7 @@ class Result:
     @property
     def findings(self) -> list[str]:
         """Reasons of the verdict and warnings, one sentence each."""
-        from mtexp.metrics.verdict import sentences
+        from mtexp.metrics.finding import sentences
 
         return list(sentences(self.record.findings))
 

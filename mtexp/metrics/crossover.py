@@ -18,7 +18,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from mtexp.metrics.bootstrap import LEVEL, Interval
 from mtexp.metrics.interference import jain_fairness_rows
@@ -311,6 +310,8 @@ class _Means:
 
 def _critical(freedom: int, level: float) -> float:
     """Two-sided critical value of Student's t."""
+    from scipy.special import stdtrit  # half a second to import: not before a run is checked
+
     return float(stdtrit(freedom, (1 + level) / 2))
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mtexp.metrics.finding import Finding
 from mtexp.metrics.summary import Measured, RunSummary, insufficient_keys, summarise_run, summarise_tenant
-from mtexp.metrics.verdict import Finding
 from mtexp.metrics.window import Window
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtexp.metrics.verdict import Finding
+from mtexp.metrics.finding import Finding
 from mtexp.profiling import nsys, torch_trace
 from mtexp.profiling.cost_model import Peaks
 from mtexp.profiling.kernels import Kernels, read_nsys_sqlite

@@ -23,8 +23,8 @@ from typing import Any
 
 from mtexp.errors import RecordError
 from mtexp.metrics.crossover import Block
+from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
-from mtexp.metrics.verdict import Finding
 from mtexp.records.files import CONFIG, ENVIRONMENT, ITERATIONS, RECORD, remove_leftovers, write_aside
 from mtexp.records.validation import build, parse
 from mtexp.spec import REQUESTS, SWEEP_NAME, RunSpec

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy.special  # noqa: F401  loaded here, because mtexp.metrics.crossover would load it between two rounds
 
 from mtexp.errors import ConfigError
 from mtexp.launch import CorePlan, TenantGroup

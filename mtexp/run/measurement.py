@@ -19,8 +19,8 @@ from mtexp.host import Device
 from mtexp.launch import CorePlan, Starter, TenantGroup, leased_cores
 from mtexp.metrics.bootstrap import relative_half_width_pct
 from mtexp.metrics.crossover import Block, mark
+from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
-from mtexp.metrics.verdict import Finding
 from mtexp.records.files import BLOCKS
 from mtexp.run.crossover import measure_rounds
 from mtexp.sharing import SharingMode, open_sharing

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mtexp.metrics.verdict import Finding
+from mtexp.metrics.finding import Finding
 from mtexp.records.computed import computed_with, differs
 from mtexp.run.baselines import Alone
 from mtexp.run.measurement import Measurement

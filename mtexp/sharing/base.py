@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from mtexp.errors import HostError
 from mtexp.host import Device
-from mtexp.metrics.verdict import Finding
+from mtexp.metrics.finding import Finding
 from mtexp.sharing import commands, parse, proof
 from mtexp.sharing.control import ask_nvidia_smi
 from mtexp.sharing.explain import explain

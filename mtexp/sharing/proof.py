@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mtexp.metrics.verdict import Finding
+from mtexp.metrics.finding import Finding
 from mtexp.sharing.known_numerics import SM_UNIT
 
 SM_CHUNK = 8

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mtexp.errors import MtexpError
-from mtexp.metrics.verdict import Finding
+from mtexp.metrics.finding import Finding
 from mtexp.processes import Started, signals_postponed
 from mtexp.spec import TelemetrySpec
 from mtexp.telemetry.gpu import GpuProbe

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mtexp.errors import TrackingError
-from mtexp.metrics.verdict import sentences
+from mtexp.metrics.finding import sentences
 from mtexp.records import keys
 from mtexp.records.record import BaselineRef, RunRecord, TenantRecord
 from mtexp.spec import RunSpec, TenantSpec, content_hash
