@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,6 +150,40 @@ def test_interrupting_ends_the_sweep(runner: FakeRunner, capsys: pytest.CaptureF
     assert cli.main(["-m", "mix=solo,pair"]) == 130
     assert len(runner.jobs) == 1
     assert "1 of 2 runs failed, 1 did not run" in capsys.readouterr().out
+
+
+def test_after_an_interrupt_the_command_that_resumes_is_shown(
+    runner: FakeRunner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command line with the name of the sweep, which was made up, and resume=true; it is accepted."""
+    runner.error = KeyboardInterrupt()
+    cli.main(["-m", "mix=solo,bert_base*2", "tracking=none"])
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if "resume=true" in text]
+    command = shlex.split(line.partition(": ")[2])
+    runner.error = None
+    assert cli.main(command[command.index("-m") :]) == 0
+    assert len(list(Path("multirun").iterdir())) == 1
+
+
+def test_what_is_swept_is_announced_and_a_column(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two points of one mix differ on the screen, before they run and in the summary."""
+    cli.main(["-m", "mix=solo", "workload.batch_size=1,4", "sweep_order=written"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("[")] == ["[1/2] batch_size=1", "[2/2] batch_size=4"]
+    heading = next(i for i, line in enumerate(lines) if line.split()[:2] == ["mix", "batch_size"])
+    assert [line.split()[1] for line in lines[heading + 1 : heading + 3]] == ["1", "4"]
+
+
+@pytest.mark.parametrize("argv", [["mix=solo"], ["-m", "mix=solo", "workload.batch_size=1,4"]])
+def test_a_dry_run_creates_nothing(runner: FakeRunner, capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    """How many runs, about how long, how much disk; exit code 0, no run, no folder, no store."""
+    before = set(Path.cwd().rglob("*"))
+    assert cli.main([*argv, "dry_run=true"]) == 0
+    out = capsys.readouterr().out
+    assert f"{len(argv) - 1 or 1} run" in out
+    assert " MB" in out
+    assert not runner.jobs
+    assert set(Path.cwd().rglob("*")) == before
 
 
 def test_a_refusal_leaves_nothing(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
