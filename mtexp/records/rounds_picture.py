@@ -62,6 +62,8 @@ def write_rounds_plot(
     slowdowns.axhline(1.0, color=FAINT, linewidth=0.8, linestyle=":")
     slowdowns.set(xlabel="round", ylabel="slowdown", title="together / alone")
     host.set(xlabel="round", ylabel="latency alone / its median", title="state of the host: alone blocks")
+    for axes in (slowdowns, host):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     if len(latency.tenants) <= _MOST_NAMES:
         slowdowns.legend(fontsize="small", loc="upper right")
     path = folder / ROUNDS_PICTURE
