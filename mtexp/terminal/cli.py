@@ -63,7 +63,7 @@ RUNS_APART = 8
 """Minimum number of runs for which a separate upload process pays off."""
 _HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"
 _labels: list[str] = []
-"""What distinguishes each point of the sweep that this process runs, in the order in which they were written."""
+"""What distinguishes each point of the sweep that this process runs, in the order in which they run."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,7 +131,8 @@ def _main(argv: Sequence[str] | None) -> int:
 def _launched(planned: Plan) -> int:
     """Let Hydra run the points, then send every record; returns the exit code so far."""
     known = len(planned.points) if not planned.search else 0
-    _labels[:] = labels([point.overrides for point in planned.points]) if known and planned.serial else []
+    written = labels([point.overrides for point in planned.points]) if known and planned.serial else []
+    _labels[:] = [written[number] for number in planned.order] if written and planned.order else written
     try:
         with _whole_errors(), console.live_line(known) if planned.serial else nullcontext():
             try:
@@ -259,8 +260,8 @@ def _job(composed: Any) -> str:
     if job.chdir:  # a relative path means what it meant when it was planned
         os.chdir(hydra.runtime.cwd)
     outcome: dict[str, Any] = {"status": "FAILED"}
-    if _labels and _position() is not None:
-        console.begin_point((_position() or 0) + 1, len(_labels), _labels[_number()])
+    if _labels and (position := _position()) is not None:
+        console.begin_point(position + 1, len(_labels), _labels[position])
     try:
         spec = to_spec(config, _hardware())
         outcome = _without_record(spec, "FAILED")

@@ -117,9 +117,13 @@ def test_a_sweep_goes_on_after_a_failed_run(runner: FakeRunner, capsys: pytest.C
     assert "it broke" in out
 
 
-@pytest.mark.parametrize(("subdir", "numbered"), [(None, True), ("${hydra.job.override_dirname}", False)])
-def test_points_run_in_the_order_of_the_plan(runner: FakeRunner, subdir: str | None, numbered: bool) -> None:
-    """Drawn from the seed, pass by pass; a point keeps the folder of its place in the written order."""
+@pytest.mark.parametrize(("subdir", "numbered"), [(None, True), ("9${hydra.job.num}", False)])
+def test_points_run_in_the_order_of_the_plan(
+    runner: FakeRunner, capsys: pytest.CaptureFixture[str], subdir: str | None, numbered: bool
+) -> None:
+    """Drawn from the seed, pass by pass; a point keeps the folder of its place in the written order, unless folders
+    have names of the user's, which say nothing of that place.
+    """
     argv = ["-m", "mix=solo,pair,enc_only", "seed=5", "repetitions=2", "sweep=mine"]
     if subdir is not None:
         argv.append(f"hydra.sweep.subdir='{subdir}'")
@@ -128,6 +132,9 @@ def test_points_run_in_the_order_of_the_plan(runner: FakeRunner, subdir: str | N
     expected = [planned.points[i].spec for i in planned.order]
     assert [(job.spec.mix, job.spec.repetition) for job in runner.jobs] == [(s.mix, s.repetition) for s in expected]
     assert planned.order != tuple(range(6))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert len(said) == 6
+    assert all(spec.mix in line for spec, line in zip(expected, said, strict=True))
     assert [job.position for job in runner.jobs] == list(range(6))
     if numbered:
         assert [job.folder.name for job in runner.jobs] == [str(i) for i in planned.order]
