@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 import filelock
 import psutil
 
-from mtexp import __version__
+from mtexp import __version__, cgroup
 from mtexp.errors import HostError, LeaseBusy
 
 log = logging.getLogger(__name__)
@@ -112,9 +112,8 @@ class Device:
 
 
 def cpu_device() -> Device:
-    """Return the host's CPU as a device; its memory is the host's."""
-    memory_mib = psutil.virtual_memory().total // 2**20
-    return Device("cpu", 0, "cpu", _cpu_model() or platform.machine() or "cpu", memory_mib)
+    """Return the host's CPU as a device; its memory is the host's, or what a container may use of it."""
+    return Device("cpu", 0, "cpu", _cpu_model() or platform.machine() or "cpu", cgroup.memory_mib())
 
 
 # --- environment ------------------------------------------------------------------------------------------------------
@@ -148,6 +147,8 @@ def environment(device: Device, *, project: Path | None = None) -> dict[str, Any
         "cpu_cores_physical": cores,
         "cpu_governor": _cpu_governor(),
         "memory_mib": psutil.virtual_memory().total // 2**20,
+        "cpu_limit": cgroup.cpu_limit(),
+        "memory_limit_mib": cgroup.memory_limit_mib(),
         "load_1min": round(os.getloadavg()[0], 2),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         **_git(project or Path(__file__).resolve().parent),

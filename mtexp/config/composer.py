@@ -26,11 +26,13 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.utils import JobReturn, setup_globals
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mtexp.commands import command_line
 from mtexp.config import schema, tokens
@@ -41,6 +43,8 @@ CONF_DIR = (Path(__file__).resolve().parents[1] / "conf").resolve()
 """``mtexp/conf``: in a checkout a link to ``conf/``, in an installed package a folder."""
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+_ODD = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError, YAMLError)
+"""What composing raises beside the errors of Hydra and OmegaConf, for values and files that they did not expect."""
 _SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 _SWEEP_ORDER = re.compile(r"^(\+{0,2})sweep\.order=")
 
@@ -141,10 +145,20 @@ class Composer:
         return self._parsed[text]
 
     def load(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> tuple[DictConfig, DictConfig]:
-        """Compose and return (the configuration, its ``hydra`` node)."""
-        config = self._loader.load_configuration(
-            self._name, list(overrides), run_mode=mode, validate_sweep_overrides=mode is RunMode.RUN
-        )
+        """Compose and return (the configuration, its ``hydra`` node).
+
+        Raises:
+            HydraException: It cannot be composed, whatever Hydra, OmegaConf or the YAML reader made of it.
+            ConfigError: A file sets what it may not.
+        """
+        try:
+            config = self._loader.load_configuration(
+                self._name, list(overrides), run_mode=mode, validate_sweep_overrides=mode is RunMode.RUN
+            )
+        except (HydraException, OmegaConfBaseException):
+            raise
+        except _ODD as error:
+            raise ConfigCompositionException(str(error).partition("\n")[0] or type(error).__name__) from error
         with open_dict(config):
             hydra = config.pop("hydra")
         choices = {key: option for key, option in hydra.runtime.choices.items() if (key, str(option)) not in self._read}

@@ -132,6 +132,8 @@ def plan(
         spec = _to_spec(config, where)
         planned = [PlannedPoint(tuple(overrides), spec, why_sustained(config, spec.tenants))]
     place = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    if multirun:
+        _check_subfolders(hydra, len(planned))
     _check_folder(config, folder, place)
     for tracking in {point.spec.tracking for point in planned}:
         if tracking.enabled:
@@ -201,6 +203,15 @@ def _check_folder(config: Config, folder: Path, key: str) -> None:
     if not config.resume and has_some:
         remedy = "Choose another name, or add resume=true to run missing and failed points."
         raise Refused([ConfigError("sweep", config.sweep, f"a name without results ({folder} has some)", remedy)])
+
+
+def _check_subfolders(hydra: DictConfig, points: int) -> None:
+    """Refuse one folder for several points, and folders in which the summary would not look for them."""
+    subdir = str(OmegaConf.to_container(hydra.sweep, resolve=False)["subdir"])  # type: ignore[index, call-overload]
+    outside = subdir.startswith("/") or ".." in Path(subdir).parts
+    if outside or (points > 1 and "${" not in subdir):
+        allowed = "a folder of each point below hydra.sweep.dir, such as ${hydra.job.num}"
+        raise Refused([ConfigError("hydra.sweep.subdir", subdir, allowed, "Leave it out: a number names each point.")])
 
 
 def _is_unicode(text: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -93,9 +93,14 @@ def _choices(override: Override) -> Iterator[Any]:
 
 def _check_choice(composer: Composer, override: Override, choice: Any) -> None:
     group, options = override.key_or_group, composer.options(override.key_or_group)
-    if isinstance(choice, dict) or str(choice) in options:
+    if isinstance(choice, dict):  # values of the group's keys
         return
     word, key = str(choice), override.get_key_element().lstrip("+")
+    if word in options and not isinstance(choice, str | QuotedString):
+        remedy = f"It is read as a number or true/false. Quote it twice: '{key}=\"{word}\"'."
+        raise ConfigError(key, word, "the name of a file, as text", remedy)
+    if word in options:
+        return
     allowed = ", ".join(options) + (f", {_TOKENS[group]}" if group in _TOKENS else "")
     if (group == "mps_settings" and parse_percentage(word) is not None) or (group == "models" and model_name(word)):
         return

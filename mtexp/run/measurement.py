@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mtexp.cgroup import cpu_limit
 from mtexp.errors import HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.host import Device
 from mtexp.launch import CorePlan, Starter, TenantGroup, leased_cores
@@ -332,6 +333,14 @@ def _about_cores(cores: CorePlan, tenants: int) -> list[Finding]:
         )
         remedy = "Run fewer tenants, or use more cores; baselines of this run are not pinned either."
         return [Finding("warning", "cores-few", found, remedy)]
+    limit = cpu_limit()
+    if limit is not None and limit < tenants + 1:
+        found = (
+            f"this container or job may use the time of {limit:g} CPUs (a cgroup quota); {tenants} tenants and the "
+            f"sampler need up to {tenants + 1}: the kernel stops them when it is used up, which looks like interference"
+        )
+        remedy = "Raise the limit (docker run --cpus, limits.cpu of a pod), or remove it."
+        return [Finding("warning", "cpu-limit", found, remedy)]
     if cores.on_shared_cores:
         found = (
             f"{cores.on_shared_cores} tenants share a physical CPU core with another tenant or run, as threads of it: "

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pynvml
 
+from mtexp.cgroup import memory_mib
 from mtexp.errors import HostError
 from mtexp.host import Device, MigInstance
 
@@ -148,7 +149,7 @@ def _memory_mib(lib: Any, handle: Any) -> int | None:
         return int(lib.nvmlDeviceGetMemoryInfo(handle).total // 2**20)
     except lib.NVMLError as error:
         if error.value == lib.NVML_ERROR_NOT_SUPPORTED:
-            return int(psutil.virtual_memory().total // 2**20)
+            return memory_mib()
         return None
 
 

@@ -143,8 +143,13 @@ def prepare(tracking: TrackingSpec) -> None:
 def _client(uri: str, file: Path | None) -> MlflowClient:
     """A client of the store, its schema there: MLflow makes it at the first call."""
     from mlflow import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with _lock(file, "open"):
+        if file is not None and not (file.is_file() and file.stat().st_size):
+            # MLflow writes the folder of its default experiment into SQL as Python quotes it: a quote or a colon in the
+            # current directory would be an error of syntax. As a URI, it has neither.
+            SqlAlchemyStore(uri, _artifacts(uri) or "")
         client = MlflowClient(bounded(uri), registry_uri=bounded(uri))
         if file is not None:
             client.search_experiments(max_results=1)

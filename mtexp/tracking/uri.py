@@ -32,7 +32,7 @@ _SECRETS = (
 )
 _USERINFO = re.compile(r"(\w://)[^\s'\"]*@")
 _LOGIN = re.compile(r"(?i)\b(basic|bearer)\s+[\w.~+/=-]+")
-_PARAMETER = re.compile(r"(?i)(\w*(?:password|passwd|pwd|token|secret))=[^&\s'\"]+")
+_PARAMETER = re.compile(r"(?i)(password|passwd|pwd|token|secret)=[^&\s'\"]+")
 
 
 def problem(uri: str) -> str:

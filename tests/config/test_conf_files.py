@@ -12,6 +12,7 @@ import torch
 from mtexp.config import CONF_DIR, Composer, compose_spec
 from mtexp.config.hardware import hardware_of
 from mtexp.config.plan import Plan, plan
+from mtexp.config.problems import Refused
 from mtexp.config.shapes import known_counts, shrink
 from mtexp.host import Device
 from mtexp.spec import ModelSpec, from_json, spec_hash, to_json
@@ -165,3 +166,36 @@ def test_defaults_are_those_of_the_study() -> None:
     assert (spec.measure.warmup, spec.measure.iterations, spec.measure.overlap) == (10, 100, "sustained")
     assert {t.precision for t in spec.tenants} == {"fp16"}
     assert (spec.mps_settings, spec.sharing.mode, spec.runtime, spec.shrunk) == ("disabled", "processes", "gpu", False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"name: [", b"\xff", b"- a", b"a: &a [*a]", b"name: !!python/object/apply:os.getcwd []", b"defaults:\n  - own\n"],
+)
+def test_a_file_that_cannot_be_composed_is_one_message(tmp_path: Path, content: bytes) -> None:
+    """Not what the YAML reader, the decoder or the interpreter's own depth makes of it."""
+    (tmp_path / "mix").mkdir()
+    (tmp_path / "mix" / "own.yaml").write_bytes(content)
+    with pytest.raises(Refused, match="own"):
+        plan(["runtime=cpu", "--config-dir", str(tmp_path), "mix=own"])
+
+
+@pytest.mark.parametrize("name", ["1", "1.5"])
+def test_a_file_with_the_name_of_a_number_is_asked_for_in_quotes(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mix").mkdir()
+    (tmp_path / "mix" / f"{name}.yaml").write_text("defaults:\n  - /models@tenants.a: bert_base\n  - _self_\n")
+    command = ["runtime=cpu", "--config-dir", str(tmp_path)]
+    assert plan([*command, f"mix='{name}'"]).points[0].spec.mix == name
+    with pytest.raises(Refused, match=f"mix={name}.*Quote"):
+        plan([*command, f"mix={name}"])
+
+
+@pytest.mark.parametrize("text", ["hydra.sweep.subdir=x", "hydra.sweep.subdir='../${hydra.job.num}'"])
+def test_points_have_folders_of_their_own(text: str) -> None:
+    with pytest.raises(Refused, match=r"hydra\.sweep\.subdir="):
+        plan(["-m", "runtime=cpu", "mix=solo,pair", text])
+
+
+def test_a_value_that_only_composing_finds_wrong(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"hydra\.sweeper\.params="):
+        plan(["runtime=cpu", "hydra.sweeper.params={a: 1}"])

@@ -62,6 +62,16 @@ def test_tenants_without_cores_of_their_own_are_told(
     assert finding.message in ran.out + ran.err
 
 
+@pytest.mark.parametrize(("limit", "codes"), [(1.5, ["cpu-limit"]), (3.0, []), (None, [])])
+def test_a_quota_of_cpu_time_that_tenants_use_up_is_told(
+    monkeypatch: pytest.MonkeyPatch, limit: float | None, codes: list[str]
+) -> None:
+    """A container with 64 cores in its list and the time of 1.5: nothing else shows that tenants will be stopped."""
+    monkeypatch.setattr(measurement, "cpu_limit", lambda: limit)
+    cores = CorePlan(processes=((4,), (5,)), sampler=(3,), parent=(0, 1, 2))
+    assert [finding.code for finding in measurement._about_cores(cores, 2)] == codes
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing to be confined to")
 def test_what_is_not_pinned_may_use_every_core_whatever_the_forkserver_was_started_on(workplace: Workplace) -> None:
     """A run before may have pinned the thread that started the forkserver: its children would inherit that."""

@@ -20,7 +20,7 @@ from mtexp.testing.records import stored
 from mtexp.tracking.reach import ask_store
 from mtexp.tracking.store import check_store, open_store, prepare
 from mtexp.tracking.upload import log_or_defer, main, mark_pending, pending
-from mtexp.tracking.uri import sqlite_path, sqlite_uri
+from mtexp.tracking.uri import redact, sqlite_path, sqlite_uri
 
 Answer = Callable[[str], Iterator[bytes]]
 HEAD = "HTTP/1.1 {} x\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
@@ -196,3 +196,8 @@ def test_a_file_in_any_folder_is_a_store(
         assert [file.path for file in store.client.list_artifacts(sent.run_id)]
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (folder / "mlartifacts").is_dir()
+
+
+def test_redacting_a_long_text_takes_no_time() -> None:
+    """A message may show a value of megabytes: a pattern that looks back from every character would never end."""
+    assert redact("x" * 2_000_000 + " my_token=abc") == "x" * 2_000_000 + " my_token=***"
