@@ -29,7 +29,8 @@ from mtexp.records import keys
 from mtexp.records.files import ITERATIONS, TELEMETRY
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.query import search
-from mtexp.tracking.store import NoStoreError, Store, open_store
+from mtexp.tracking.store import ARTIFACTS, NoStoreError, Store, open_store
+from mtexp.tracking.uri import sqlite_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -312,7 +313,9 @@ def _artifact_rows(
                 table = table.add_column(position, column, _constant(value, len(table)))
             tables.append(table)
     if not tables:
-        raise QueryError(f"none of the {len(found)} runs that match {query!r} has a {name}; it may have been disabled")
+        place = f" in {found[0].info.artifact_uri}" if found else ""
+        why = "it may have been disabled, or its folder was moved"
+        raise QueryError(f"none of the {len(found)} runs that match {query!r} has a {name}{place}; {why}")
     frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").unify_dictionaries().to_pandas()
     return frame
 
@@ -327,13 +330,24 @@ def _artifact(store: Store, run: Run, name: str, scratch: Path) -> Path | None:
     """Return the path of a run's file: local if it is on this host, else downloaded; None if there is none."""
     parts = urlsplit(run.info.artifact_uri)
     if parts.scheme in ("", "file"):
-        path = Path(unquote(parts.path)) / name
-        return path if path.is_file() else None
+        return _local(store, Path(unquote(parts.path)) / name)
     if name not in {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}:
         return None
     folder = scratch / run.info.run_id
     folder.mkdir(exist_ok=True)
     return Path(store.client.download_artifacts(run.info.run_id, name, str(folder)))
+
+
+def _local(store: Store, path: Path) -> Path | None:
+    """The file where MLflow says, or beside the store, where it is after both were moved; None if it is in neither."""
+    if path.is_file():
+        return path
+    file = sqlite_path(store.uri)
+    if file is None or ARTIFACTS not in path.parts:
+        return None
+    below = path.parts[len(path.parts) - path.parts[::-1].index(ARTIFACTS) :]
+    beside = file.absolute().parent.joinpath(ARTIFACTS, *below)
+    return beside if beside.is_file() else None
 
 
 # --- command ----------------------------------------------------------------------------------------------------------

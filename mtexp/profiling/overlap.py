@@ -39,6 +39,9 @@ SHARED_PROCESS_NOTE = (
     "A process of this capture serves several tenants, each on its own stream. They are one tenant here: the figures "
     "are about processes and say nothing about these tenants' overlap with each other."
 )
+NO_RANGES_NOTE = (
+    "Not every tenant has an NVTX range phase=measure: the window is that of the kernels, set-up and warm-up included."
+)
 NO_WINDOW_NOTE = "The tenants never had kernels in a common window: their overlap is unknown."
 
 Union = tuple[Int64, Int64]
@@ -105,7 +108,7 @@ def measure_overlap(kernels: Kernels, *, window: str = "kernels", top: int = 10)
     Args:
         kernels: At least one kernel.
         window: ``kernels``; or ``measure``: the time in which every tenant is inside its ``phase=measure`` NVTX range,
-            which leaves out set-up and warm-up (``kernels`` is taken where a tenant has no such range).
+            which leaves out set-up and warm-up. Where a tenant has no such range, ``kernels`` is taken, with a note.
         top: Most kernels, and most gaps, listed.
     """
     groups = rows_by_tenant(kernels)
@@ -126,7 +129,7 @@ def measure_overlap(kernels: Kernels, *, window: str = "kernels", top: int = 10)
         pairs=_pairs(kernels, unions, (t0, t1)) if length else (),
         gaps=_gaps(unions, t0, t1, top) if length else (),
         skipped=kernels.skipped,
-        notes=_notes(kernels, length),
+        notes=(*_notes(kernels, length), *([NO_RANGES_NOTE] if kind != window else [])),
     )
 
 

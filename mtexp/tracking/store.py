@@ -31,6 +31,8 @@ from mtexp.tracking.view import experiment_tags
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+ARTIFACTS = "mlartifacts"
+"""The folder of artifacts beside an SQLite store."""
 PROBE_S = 5.0
 """Seconds in which a server or a database answers before a record is sent; it may be busy with others."""
 STATEMENT_S = 60.0
@@ -183,7 +185,7 @@ def _artifacts(uri: str) -> str | None:
     if uri.startswith(("http:", "https:")):
         return None
     file = sqlite_path(uri)
-    return ((file.absolute().parent if file else Path.cwd()) / "mlartifacts").as_uri()
+    return ((file.absolute().parent if file else Path.cwd()) / ARTIFACTS).as_uri()
 
 
 @contextmanager

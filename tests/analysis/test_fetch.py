@@ -69,6 +69,19 @@ def test_a_query_is_mlflows_filter(uri: str, query: str, mixes: list[str]) -> No
     assert sorted(fetch.runs(query, uri=uri, columns=["mix"])["mix"]) == mixes
 
 
+def test_a_store_that_was_moved_still_has_its_samples(tmp_path: Path) -> None:
+    """MLflow keeps the absolute place of artifacts; without them there, the message says where they should be."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    stored(before / "a", seed=1)
+    log_record(before / "a", TrackingSpec(uri=f"sqlite:///{before / 'mlflow.db'}"))
+    before.rename(after)
+    uri = f"sqlite:///{after / 'mlflow.db'}"
+    assert len(fetch.iterations(uri=uri))
+    (after / "mlartifacts").rename(after / "elsewhere")
+    with pytest.raises(fetch.QueryError, match="before/mlartifacts"):
+        fetch.iterations(uri=uri)
+
+
 def test_columns_asked_for_come_in_that_order(uri: str) -> None:
     """Equal to those of the whole table; one that none of the runs has is missing everywhere."""
     whole = fetch.runs(uri=uri)

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from mtexp.errors import RecordError
 from mtexp.profiling import kernels as kernels_module
 from mtexp.profiling.kernels import Kernels, TracedTenant, read_nsys_sqlite
-from mtexp.profiling.overlap import NO_WINDOW_NOTE, TIME_SLICING_NOTE, busy_until, main, measure_overlap, merge
+from mtexp.profiling.overlap import (
+    NO_RANGES_NOTE,
+    NO_WINDOW_NOTE,
+    TIME_SLICING_NOTE,
+    busy_until,
+    main,
+    measure_overlap,
+    merge,
+)
 
 MS = 1_000_000
 CAPTURE = Path(__file__).parents[1] / "data" / "nsys" / "bert-llama-mps.sqlite.xz"
@@ -172,9 +180,12 @@ def test_tenants_are_named_by_nvtx_then_by_process(export):
     kernels = read_nsys_sqlite(export.path)
     assert [t.name for t in kernels.tenants] == ["llama.a", "python3"]
     assert [t.measured_ns for t in kernels.tenants] == [(40, 90), None]
-    assert measure_overlap(kernels, window="measure").window_kind == "kernels"
+    instead = measure_overlap(kernels, window="measure")
+    assert (instead.window_kind, NO_RANGES_NOTE in instead.notes) == ("kernels", True)
+    assert NO_RANGES_NOTE not in measure_overlap(kernels).notes
     both = replace(kernels, tenants=tuple(replace(t, measured_ns=(40, 90)) for t in kernels.tenants))
     overlap = measure_overlap(both, window="measure")
+    assert NO_RANGES_NOTE not in overlap.notes
     assert (overlap.window_kind, overlap.window_ms, overlap.concurrent_ms["2"]) == ("measure", 50e-6, 10e-6)
 
 

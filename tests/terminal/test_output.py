@@ -18,6 +18,22 @@ NOT_FOR_USERS = {
     "mtexp/run/profile_session.py",
     "mtexp/sharing/guardian.py",
 }
+PROGRAMS = {
+    "run.py": (["mix=nothere"], 2),
+    "mtexp/__main__.py": ([], 2),
+    "mtexp/tracking/upload.py": (["nothere"], 2),
+    "mtexp/tracking/ui.py": ([], 2),
+    "mtexp/profiling/overlap.py": (["nothere"], 1),
+    "mtexp/sharing/numerics.py": (["-h"], 0),
+    "analysis/fetch.py": ([], 2),
+    "analysis/report.py": ([], 2),
+    "analysis/export.py": (["folder"], 2),
+    "analysis/advise.py": (["--models=bert_base", "--slo-ms=bert_base=3"], 2),
+    "analysis/compare.py": ([], 2),
+    "analysis/predict.py": ([], 2),
+    "analysis/roofline.py": (["nothere", "--device=NVIDIA H200"], 2),
+}
+"""What a user can start: arguments that end soon, and the exit code."""
 COMMAND = """
 import sys, warnings
 from mtexp.output import enter
@@ -55,6 +71,36 @@ def test_every_command_is_entered_with_its_output_protected() -> None:
     assert {"run.py", "mtexp/tracking/upload.py", "analysis/fetch.py"} <= set(commands)
     bare = {name for name, text in commands.items() if "sys.exit(enter(main))" not in text}
     assert bare == NOT_FOR_USERS
+    assert set(PROGRAMS) == set(commands) - bare
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_ends_with_its_own_exit_code_where_nothing_is_as_usual(tmp_path: Path, name: str) -> None:
+    """``| head -0 <&-`` without HOME, on a narrow terminal that knows ASCII only."""
+    arguments, code = PROGRAMS[name]
+    module = name.removesuffix(".py").replace("/", ".")
+    start = [str(RUN)] if name == "run.py" else ["-m", module]
+    poor = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "PYTHONIOENCODING": "ascii",
+        "LC_ALL": "C",
+        "COLUMNS": "40",
+    }
+    command = [sys.executable, *start, *arguments]
+    ran = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=poor,
+        stdout=_gone(),
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: os.close(0),
+        check=False,
+        timeout=120,
+    )
+    assert ran.returncode == code, ran.stderr
+    assert b"Traceback" not in ran.stderr
+    assert b"Exception ignored" not in ran.stderr
 
 
 @pytest.mark.parametrize("both", [False, True])
