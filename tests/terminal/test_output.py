@@ -30,6 +30,7 @@ PROGRAMS = {
     "analysis/export.py": (["folder"], 2),
     "analysis/advise.py": (["--models=bert_base", "--slo-ms=bert_base=3"], 2),
     "analysis/compare.py": ([], 2),
+    "analysis/pack.py": (["--nothing-like-that"], 2),
     "analysis/predict.py": ([], 2),
     "analysis/roofline.py": (["nothere", "--device=NVIDIA H200"], 2),
 }
