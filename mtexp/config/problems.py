@@ -96,10 +96,8 @@ def _check_choice(composer: Composer, override: Override, choice: Any) -> None:
     if isinstance(choice, dict):  # values of the group's keys
         return
     word, key = str(choice), override.get_key_element().lstrip("+")
-    if word in options and not isinstance(choice, str | QuotedString):
-        remedy = f"It is read as a number or true/false. Quote it twice: '{key}=\"{word}\"'."
-        raise ConfigError(key, word, "the name of a file, as text", remedy)
     if word in options:
+        _check_text(key, choice)
         return
     allowed = ", ".join(options) + (f", {_TOKENS[group]}" if group in _TOKENS else "")
     if (group == "mps_settings" and parse_percentage(word) is not None) or (group == "models" and model_name(word)):
@@ -118,6 +116,13 @@ def _check_choice(composer: Composer, override: Override, choice: Any) -> None:
         if model not in models:
             remedy = f"There is no model {model}. {nearest(model, models)}".strip()
             raise ConfigError(key, word, f"models {', '.join(models)}", remedy)
+
+
+def _check_text(key: str, choice: Any) -> None:
+    """Refuse a choice that Hydra reads as a number, though a file has its name."""
+    if not isinstance(choice, str | QuotedString):
+        remedy = f"It is read as a number. Quote it twice: '{key}=\"{choice}\"'."
+        raise ConfigError(key, str(choice), "the name of a file, as text", remedy)
 
 
 def value_text(override: Override) -> str:
