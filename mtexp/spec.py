@@ -26,8 +26,8 @@ class ModelSpec:
     name: str
     """Name in ``conf/models``, e.g. ``bert_base``."""
     role: str
-    """``encoder``, ``decoder``, ``encoder_decoder``, ``vision``, ``audio``, ``embedding``, ``vision_language`` or
-    ``stressor``."""
+    """``encoder``, ``decoder``, ``encoder_decoder``, ``vision``, ``audio``, ``embedding``, ``vision_language``,
+    ``custom`` (the user's own code) or ``stressor``."""
     architecture: str
     """transformers' ``model_type`` (``bert``, ``gpt2``, ``llama`` ...); for a stressor, its kind."""
     shape: Mapping[str, Any] = field(default_factory=dict)
@@ -48,6 +48,15 @@ class ModelSpec:
     """How an embedding is made of the last hidden states: ``mean``, ``cls`` or ``last``; empty for other roles."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     """Shape of each input without the batch, by name; empty = tokens of the workload only."""
+
+    target: str = ""
+    """``package.module:factory`` of the user's own code; empty = a model of transformers, or a stressor."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """What the factory is called with, beside what every factory gets."""
+    code: Mapping[str, Any] = field(default_factory=dict)
+    """What names that code: ``source``, a hash, and ``packages``, the versions of what it imports."""
+    code_path: str = ""
+    """Folder from which it is imported; changes nothing."""
 
     @property
     def has_formula(self) -> bool:
@@ -93,6 +102,8 @@ class WorkloadSpec:
 
 def _request_of(model: ModelSpec, workload: WorkloadSpec) -> str:
     """One request in words: with the shapes of the inputs where they are more than tokens."""
+    if model.target:
+        return f"one request of {model.target}, batch_size {workload.batch_size}, seq_len {workload.seq_len}"
     if not model.inputs:
         return workload.request + (f", {model.pooling} pooling" if model.pooling else "")
     given = ", ".join(f"{name} {'x'.join(map(str, (workload.batch_size, *s)))}" for name, s in model.inputs.items())
@@ -387,7 +398,8 @@ def content_hash(data: Any) -> str:
 
 def drop_absent(model: dict[str, Any]) -> None:
     """Take out of a model, in place, the fields that older records lack and this one makes no use of."""
-    for name in ("model_class", "pooling", "inputs"):
+    del model["code_path"]
+    for name in ("model_class", "pooling", "inputs", "target", "params", "code"):
         if not model[name]:
             del model[name]
 

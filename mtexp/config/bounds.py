@@ -80,6 +80,6 @@ def numbers(node: Any, key: str = "") -> Iterator[tuple[str, float]]:
             yield from numbers(child, key)
     elif is_dataclass(node):
         for field in fields(node):
-            if field.name == "shape":  # a model's own, of which some are negative; its sizes are checked with the model
+            if field.name in ("shape", "params"):  # a model's own, of which some are negative
                 continue
             yield from numbers(getattr(node, field.name), f"{key}.{field.name}".lstrip("."))

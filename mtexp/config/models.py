@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.config.checks import at_least, own_or_run
+from mtexp.config.own_code import own_model
 from mtexp.config.published import check_architecture, of_folder, published, refuse_adapter
 from mtexp.config.read_off import ReadOff, read_off
 from mtexp.config.schema import Attention, Config, Role, TenantConfig, Weights
@@ -51,6 +52,10 @@ def model_of(
         ConfigError: It cannot be what the entry says.
     """
     weights = tenant.weights or config.weights
+    if tenant.target:
+        return own_model(key, tenant, workload), CostSpec()
+    if tenant.params or tenant.role is Role.custom:
+        raise ConfigError(f"{key}.target", "(empty)", "package.module:factory", f"Set {key}.target.")
     if tenant.role is Role.stressor:
         shape = shrink_stressor(tenant.shape) if shrunk else dict(tenant.shape)
         return _stressor(config, key, tenant, shape, weights), CostSpec()

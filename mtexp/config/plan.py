@@ -25,6 +25,7 @@ from mtexp.config.designs import why_sustained
 from mtexp.config.hardware import Hardware, elsewhere, probe
 from mtexp.config.known import too_few_cores, warnings
 from mtexp.config.order import random_order
+from mtexp.config.own_code import imported
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
 from mtexp.config.schema import Config, SweepOrder
 from mtexp.config.sections import SectionedComposer
@@ -148,7 +149,7 @@ def plan(
     command = [*flags, *(a for a in argv if a not in args.overrides), *kept, *sweeper, pinned]
     specs = [point.spec for point in planned]
     known = warnings(specs, where.gpus) + too_few_cores(specs, _cores(launcher))
-    notes = tuple(dict.fromkeys(point.note for point in planned if point.note))
+    notes = tuple(dict.fromkeys([*(point.note for point in planned if point.note), *imported(specs)]))
     return Plan(
         tuple(planned),
         tuple(command),

@@ -19,7 +19,7 @@ from mtexp.config.shapes import not_sizes
 from mtexp.errors import ConfigError
 
 MAX_CONFIG_BYTES = 2**20
-HUB, FOLDER = "hub:", "folder:"
+HUB, FOLDER, TARGET = "hub:", "folder:", "target:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ARCHITECTURE = re.compile(r'\(\s*"([a-zA-Z0-9_.-]+)",\s*"\w+Config"')
 _ALLOWED = "hub:ORGANISATION/NAME or folder:PATH"
@@ -37,12 +37,13 @@ class Published:
 
 
 def model_name(token: str) -> str | None:
-    """The name of the model that ``hub:ID`` or ``folder:PATH`` stands for; None for any other text.
+    """The name of the model that ``hub:ID``, ``folder:PATH`` or ``target:package.module:factory`` stands for.
 
-    The last part of the id or path, in lower case, with ``_`` for what a tenant's id cannot hold.
+    The last part of the id or path, or module and factory, in lower case, with ``_`` for what a tenant's id cannot
+    hold. None for any other text.
     """
-    for prefix in (HUB, FOLDER):
-        if token.startswith(prefix) and (last := token.removeprefix(prefix).rstrip("/").rpartition("/")[2]):
+    for prefix, separator in ((HUB, "/"), (FOLDER, "/"), (TARGET, ".")):
+        if token.startswith(prefix) and (last := token.removeprefix(prefix).rstrip("/").rpartition(separator)[2]):
             name = re.sub(r"[^a-z0-9]+", "_", last.lower()).strip("_")[:64]
             return name if name and name[0].isalpha() else f"m_{name}"[:64]
     return None

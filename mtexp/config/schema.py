@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 
 Role = Enum(
     "Role",
-    ["encoder", "decoder", "encoder_decoder", "vision", "audio", "embedding", "vision_language", "stressor"],
+    ["encoder", "decoder", "encoder_decoder", "vision", "audio", "embedding", "vision_language", "custom", "stressor"],
 )
 Pooling = Enum("Pooling", ["mean", "cls", "last"])
 Weights = Enum("Weights", ["random", "pretrained"])
@@ -87,6 +87,10 @@ class TenantConfig:
     inputs: dict[str, list[int]] = field(default_factory=dict)
     """Sizes of inputs that are no tokens, without the batch, e.g. ``pixel_values: [3, 224, 224]``; empty = those of the
     configuration."""
+    target: str = ""
+    """``package.module:factory`` of your own code, instead of an architecture."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the factory, beside device, dtype, batch_size, seq_len and seed."""
     count: int = 1
     """Number of tenants; with more than one, their ids are ``<id>_0``, ``<id>_1`` ..."""
     weights: Weights | None = None

@@ -14,9 +14,9 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from mtexp.config.published import model_name
+from mtexp.config.published import TARGET, model_name
 
-_PART = re.compile(r"([A-Za-z][A-Za-z0-9_]*|(?:hub|folder):[^*+]+)(?:\*([0-9]{1,4}))?")
+_PART = re.compile(r"([A-Za-z][A-Za-z0-9_]*|(?:hub|folder|target):[^*+]+)(?:\*([0-9]{1,4}))?")
 _PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]+)?)pct")
 _MAX_PARTS = 64
 
@@ -24,8 +24,8 @@ _MAX_PARTS = 64
 def parse_mix(token: str) -> Mapping[str, int] | None:
     """Return {model: count} of a mix token such as ``bert_base*2+llama_3_2_1b``; None if ``token`` is not one.
 
-    A model is a name in ``conf/models``, ``hub:ID`` or ``folder:PATH``; one that is named twice counts twice. The
-    caller checks whether the models exist.
+    A model is a name in ``conf/models``, ``hub:ID``, ``folder:PATH`` or ``target:MODULE:FACTORY``; one that is named
+    twice counts twice. The caller checks whether the models exist.
     """
     counts: dict[str, int] = {}
     parts = token.split("+")
@@ -70,7 +70,9 @@ def tenant_names(models: Iterable[str]) -> dict[str, str]:
 
 def _model(token: str) -> dict[str, object] | None:
     name = model_name(token)
-    return None if name is None else {"name": name, "config": token}
+    if name is None:
+        return None
+    return {"name": name, **({"target": token.removeprefix(TARGET)} if token.startswith(TARGET) else {"config": token})}
 
 
 def _mps_settings(token: str) -> dict[str, object] | None:

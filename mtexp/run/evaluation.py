@@ -355,7 +355,7 @@ def _completed(
     if own_process and "memory_peak_mib" in after:  # of the process: what each of several tenants has is not known
         metrics["memory_peak_mib"] = after["memory_peak_mib"]
     if tenant.model.role != "stressor" and "throughput_rps" in metrics:
-        text = not tenant.model.inputs or tenant.workload.kind == "generate"
+        text = not (tenant.model.inputs or tenant.model.target) or tenant.workload.kind == "generate"
         of_a_request = tenant.workload.tokens if text else tenant.workload.batch_size
         metrics["tokens_per_s" if text else "inputs_per_s"] = of_a_request * metrics["throughput_rps"]
     if tenant.id in compared.drift_pct:

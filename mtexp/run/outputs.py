@@ -16,6 +16,8 @@ from mtexp.run.measurement import Measurement
 from mtexp.sharing.known_numerics import known_of
 from mtexp.spec import RunSpec, TenantSpec
 
+_GROWN_MIB = 16.0
+"""Growth that is no finding: what a library keeps for later."""
 _LIST = "python -m mtexp.sharing.numerics lists those of this machine"
 
 
@@ -26,6 +28,8 @@ def output_findings(spec: RunSpec, measured: Measurement, alone: Mapping[str, Al
     yield from _unchecked(spec)
     for tenant in spec.tenants:
         facts = measured.facts_before.get(tenant.id, {}) | measured.facts_after.get(tenant.id, {})
+        yield from _not_offered(tenant, facts, spec.measure.check_outputs)
+        yield from _grown(tenant, measured)
         yield from _layers(tenant, facts)
         yield from _outputs(tenant, facts)
         yield from _other_weights(tenant, facts, alone.get(tenant.id))
@@ -41,6 +45,32 @@ def _unchecked(spec: RunSpec) -> Iterator[Finding]:
     else:
         return
     yield Finding("note", "output-unchecked", what, remedy)
+
+
+def _not_offered(tenant: TenantSpec, facts: Mapping[str, Any], asked: bool) -> Iterator[Finding]:
+    if asked and tenant.model.target and "layers_check" not in facts:
+        yield Finding(
+            "note",
+            "output-unchecked",
+            f"the outputs of {tenant.id} were not checked: a request of {tenant.model.target} returns no tensor",
+            "Have it return what it computed.",
+            tenant.id,
+        )
+
+
+def _grown(tenant: TenantSpec, measured: Measurement) -> Iterator[Finding]:
+    """Memory that the user's own code took from the device after its warm-up: such a call waits for the device."""
+    before, after = (
+        facts.get(tenant.id, {}).get("memory_allocated_mib") for facts in (measured.facts_before, measured.facts_after)
+    )
+    if tenant.model.target and before is not None and after is not None and after > before + _GROWN_MIB:
+        yield Finding(
+            "warning",
+            "memory-grew",
+            f"{tenant.id} holds {after - before:.0f} MiB more device memory after the window than before it",
+            "Allocate what a request needs in the factory, and let go of what it returned.",
+            tenant.id,
+        )
 
 
 def _layers(tenant: TenantSpec, facts: Mapping[str, Any]) -> Iterator[Finding]:

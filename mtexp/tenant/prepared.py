@@ -26,6 +26,8 @@ class Prepared:
     """What the request gives."""
     inputs: tuple[torch.Tensor, ...] = ()
     """What it is given."""
+    checked: bool = False
+    """Whether a request without a module gives an output that can be checked; one with a module always does."""
     forward: Request | None = None
     """The forward pass of a request that also does something else (a training step); None = the request is one."""
 

@@ -204,7 +204,8 @@ class _Tenant:
             self.prepared = prepared
             if prepared.module is not None:
                 self.parameters = sum(p.numel() for p in prepared.module.parameters())
-                self.known = self._checked(prepared, prepared.module)
+            if prepared.module is not None or prepared.checked:
+                self.known = self._checked(prepared)
             request = execution.ready(prepared, self.spec.execution)
             warmup, nvtx = self.process.measure.warmup, self.process.nvtx
             request = tracing.marked(request, nvtx, self.spec, warmup, prepared.module)
@@ -213,10 +214,10 @@ class _Tenant:
         if self.spec.arrival.kind != "closed":
             self.arrivals_ns = arrivals.arrival_instants_ns(self.spec.arrival, 0, self.process.measure.max_iterations)
 
-    def _checked(self, prepared: Prepared, module: torch.nn.Module) -> dict[str, Any]:
+    def _checked(self, prepared: Prepared) -> dict[str, Any]:
         """Name its weights and inputs, and check its layers (but not where a profiler would see it)."""
         known: dict[str, Any] = {
-            "weights_checksum": weights.checksum(module.parameters()),
+            "weights_checksum": weights.checksum(prepared.module.parameters() if prepared.module else ()),
             "inputs_checksum": weights.checksum(prepared.inputs),
         }
         if self.process.measure.check_outputs and not self.process.nvtx and not self.process.torch_trace:

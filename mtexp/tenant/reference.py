@@ -245,7 +245,7 @@ def _attention(call: Call, out: torch.Tensor, dtype: Any) -> _Slices:
 
 def _convolution(call: Call, out: torch.Tensor, dtype: Any) -> _Slices:
     function = getattr(functional, call.op)
-    for index in _spread(out.shape[0], MATRICES) if call.operands[0].dim() == out.dim() else ():
+    for index in _spread(out.shape[0], MATRICES) if call.operands[0].dim() == call.operands[1].dim() else ():
 
         def wide(value: Any, index: int = index) -> Any:
             if not isinstance(value, torch.Tensor):

@@ -20,6 +20,7 @@ from mtexp.tenant.families import POOLING, chooses, inputs_of, vocabulary
 from mtexp.tenant.generation import generate_after_encoder
 from mtexp.tenant.models import DTYPES, build_model
 from mtexp.tenant.outputs import Outputs, output_tensor
+from mtexp.tenant.own_code import own_request
 from mtexp.tenant.prepared import Prepared, synchronizer
 from mtexp.tenant.stressors import stressor_request
 
@@ -38,6 +39,8 @@ def prepare(tenant: TenantSpec, device: torch.device, compile_module: Callable[[
     """
     if tenant.model.role == "stressor":
         return Prepared(stressor_request(tenant, device))
+    if tenant.model.target:
+        return own_request(tenant, device, compile_module)
     model = build_model(tenant, device)
     make = {"forward": _forward, "prefill": _prefill, "decode": _decode, "generate": _generate, "train": _train}
     kind = tenant.workload.kind

@@ -63,3 +63,25 @@ def test_other_weights_than_the_baselines_are_a_warning(own: str, level: str | N
     spec = replace(RUN, tenants=tuple(replace(t, seed=1) for t in RUN.tenants))
     found = record(measurement(facts_after=facts), Comparison(alone={"a": alone, "b": ALONE}), spec)
     assert "other-weights" not in codes(found)
+
+
+def _own_code() -> Any:
+    first, *others = RUN.tenants
+    model = replace(first.model, role="custom", target="mine:build")
+    return replace(RUN, tenants=(replace(first, model=model), *others))
+
+
+def test_own_code_without_an_output_is_not_checked_and_says_so() -> None:
+    """A note; none where its layers were checked, or where nobody asked."""
+    found = record(measurement(facts_after={"a": {}}), spec=_own_code())
+    assert [(f.level, f.tenant) for f in found.findings if f.code == "output-unchecked"] == [("note", "a")]
+    checked = record(measurement(facts_after={"a": {"layers_check": CHECKED}}), spec=_own_code())
+    assert "output-unchecked" not in codes(checked)
+
+
+@pytest.mark.parametrize(("after_mib", "warned"), [(110.0, False), (200.0, True)])
+def test_own_code_that_takes_memory_while_it_measures_is_warned_about(after_mib: float, warned: bool) -> None:
+    """Such a call may wait for the device; what a library keeps is none."""
+    before, after = ({"a": {"memory_allocated_mib": mib}} for mib in (100.0, after_mib))
+    found = record(measurement(facts_before=before, facts_after=after), spec=_own_code())
+    assert ("memory-grew" in {f.code for f in found.findings if f.level == "warning"}) == warned
