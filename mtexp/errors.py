@@ -114,7 +114,7 @@ class ProfilerUnusable(ProfilerError):
 
 
 def interrupted_twice(error: BaseException | None) -> bool:
-    """True for a Ctrl-C that came while another one was being handled: somebody does not want to wait."""
+    """True for a Ctrl-C that came while another one was being handled: the user does not want to wait."""
     if not isinstance(error, KeyboardInterrupt):
         return False
     while (error := error.__context__) is not None:

@@ -27,7 +27,7 @@ class CorePlan:
     sampler: tuple[int, ...]
     parent: tuple[int, ...]
     spare: tuple[int, ...] = ()
-    """More cores, each a physical core that nobody else of the run has a thread of: tenants may move to them."""
+    """More cores, each a physical core of which no other part of the run uses a thread: tenants may move to them."""
     held_by_others: int = 0
     """Cores held by other runs on this host, if that is why there were too few."""
     missing: int = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 _LOG_LINES, _LOG_WIDTH = 25, 200
 
 _HINTS = {
-    signal.SIGKILL: "somebody did it, or the kernel because memory ran out (dmesg tells)",
+    signal.SIGKILL: "another process or user killed it, or the kernel because memory ran out (see dmesg)",
     signal.SIGSEGV: "a segmentation fault, its Python stack is in the log",
     signal.SIGBUS: "a bus error, is the disk full?",
 }
@@ -17,7 +17,7 @@ _HINTS = {
 def why(exit_code: int) -> str:
     """What an exit code says about the end of a process that should not have ended."""
     if exit_code == 128 + signal.SIGTERM:
-        return "the process was told to end by SIGTERM"
+        return "the process was ended by SIGTERM"
     if exit_code >= 0:
         return "the process ended"
     try:

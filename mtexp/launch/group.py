@@ -35,7 +35,7 @@ _LEAD_NS = 50_000_000  # between sending the start and the start: longer than an
 _GATE_LEAD_NS = 3_000_000  # between announcing a block and its start: some looks of the tenants at the gate
 _GATE_S = 0.0005
 _LOOK_S = 1.0  # within a block this process sleeps so long at most
-_RELEASE_S = 1.0  # what preparing for SIGKILL may take when somebody does not want to wait
+_RELEASE_S = 1.0  # grace period for the cleanup of MPS after a second Ctrl-C
 
 Enough = Callable[[int, int, float], bool]
 

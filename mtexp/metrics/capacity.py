@@ -2,7 +2,7 @@
 
 Lives here: which rate to try next (:func:`next_value`), whether a run kept the level (:func:`judge`), what is known at
 the end (:func:`conclude`). All are functions of what has been measured, so a search that is started again goes on where
-it stopped, and ``analysis`` comes to the same answer from the same runs.
+it stopped, and ``analysis`` gets the same answer from the same runs.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclusion:
-    """What the probes come to."""
+    """The result of the probes so far."""
 
     outcome: str
     """``found``, ``above`` (the upper bound keeps), ``below`` (the lower bound misses), ``probes`` (as many as are
-    allowed), ``stopped`` (a probe that says nothing) or ``open``."""
+    allowed), ``stopped`` (an inconclusive probe) or ``open``."""
     kept: float | None
     """Highest value that kept the level below the lowest that missed it."""
     missed: float | None
@@ -85,7 +85,7 @@ def next_value(rule: Rule, probes: Sequence[Probe]) -> float | None:
 def conclude(rule: Rule, probes: Sequence[Probe]) -> Conclusion:
     """What is known after ``probes``.
 
-    A probe that says nothing ends the search: taken for kept or missed it would send the rest the wrong way.
+    An inconclusive probe ends the search: counted as kept or missed, it would mislead the rest.
     """
     missed = min((p.value for p in probes if p.kept is False), default=None)
     below = [p.value for p in probes if p.kept and (missed is None or p.value < missed)]

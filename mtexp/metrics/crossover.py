@@ -133,7 +133,7 @@ def mark(samples: Mapping[str, Samples], blocks: Sequence[Block]) -> dict[str, S
         rows = {name: _rows(owner[name], number) for name in block.active if name in samples}
         began = [int(samples[name].start_ns[place.start]) for name, place in rows.items() if place.start < place.stop]
         if len(began) < len(block.active):
-            continue  # somebody failed before it began
+            continue  # a tenant failed before it began
         phase = MEASURE if len(block.active) == everyone else ALONE
         for name, place in rows.items():
             mask = counted(samples[name].start_ns[place], block, max(began))

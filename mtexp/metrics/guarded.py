@@ -38,7 +38,7 @@ class Attempts:
         """
         try:
             return compute()
-        except Exception as error:  # noqa: BLE001  nobody foresaw it, and the samples are worth more than the figure
+        except Exception as error:  # noqa: BLE001  an unexpected error in a figure must not cost the samples
             self.findings.append(_failed(what, error, level, tenant))
             return otherwise
 

@@ -195,7 +195,7 @@ def _before(age_s: float | None) -> str:
 
 
 def _percentiles(evidence: Evidence) -> Iterator[Finding]:
-    """Demanded ones are warned about, tenant by tenant; the others come to one note."""
+    """Demanded ones are warned about, tenant by tenant; the others share one note."""
     for tenant in evidence.tenants:
         for name, needed in insufficient(tenant.kept, evidence.percentiles).items():
             yield Finding(

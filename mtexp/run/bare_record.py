@@ -39,7 +39,7 @@ class Origin:
 def without_figures(spec: RunSpec, measured: Measurement, origin: Origin) -> RunRecord:
     """The record of a measurement before any figure is computed: what it was, how it ended, and no figure at all.
 
-    It is INVALID: nobody has judged it. :func:`evaluate` makes the record that takes its place.
+    It is INVALID until it has been judged. :func:`evaluate` makes the record that takes its place.
     """
     remedy = "resume=true runs the point again. Every sample that was measured is in iterations.parquet."
     pending = Finding("invalid", NO_FIGURES, "no figures were computed of this run", remedy)

@@ -1,4 +1,4 @@
-"""A search for a capacity: its probes read from their records, what they come to, ``capacity.json``.
+"""A capacity search: reads its probes from their records, decides the next one, writes ``capacity.json``.
 
 May touch: records (reading), ``capacity.json`` in the folder of the sweep. What to try and when to stop is
 :mod:`mtexp.metrics.capacity`; Hydra's side is ``hydra_plugins/mtexp_capacity.py``.
@@ -154,7 +154,7 @@ def tenants_at(search: Search, value: float | None) -> list[dict[str, Any]]:
 
 
 def said(search: Search) -> str:
-    """What the search came to, in a sentence."""
+    """The result of the search, in a sentence."""
     rule, found = search.rule, search.conclusion
     known = f"highest {rule.by} kept {_value(found.kept)}, lowest missed {_value(found.missed)}"
     level = f"{rule.attainment_pct:g} % of the requests within the level of every tenant"
@@ -188,7 +188,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def complete(searches: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether every search came to an end that its probes support."""
+    """Whether every search ended with an answer that its probes support."""
     return bool(searches) and all(search["outcome"] in (FOUND, ABOVE, BELOW) for search in searches)
 
 

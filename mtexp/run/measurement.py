@@ -71,7 +71,7 @@ class Measurement:
 
     @property
     def hurried(self) -> bool:
-        """True when somebody asked a second time, while the tenants were being stopped."""
+        """True after a second Ctrl-C or signal while the tenants were being stopped."""
         return interrupted_twice(self.stop)
 
 
@@ -140,7 +140,9 @@ def _measure_in(context: _Context, sharing: SharingMode, result: Measurement) ->
     try:
         _measure_shared(context, sharing, result)
     finally:
-        if context.spec.kind == "profile":  # nobody waits for its samples; others' stay until their record is safe
+        if (
+            context.spec.kind == "profile"
+        ):  # its samples are not used; those of other runs stay until their record is safe
             _clear(context.folder, "*.bin")
         result.clock.append(_clock_pair())
 
@@ -326,7 +328,7 @@ def _about_cores(cores: CorePlan, tenants: int) -> list[Finding]:
         )
         remedy = "Run fewer side by side, or set measure.pin_cores=false for all."
         return [Finding("warning", "cores-held", found, remedy)]
-    if cores.missing and tenants > 1:  # a tenant alone contends with nobody
+    if cores.missing and tenants > 1:  # a single tenant has no contention
         found = (
             f"no tenant is pinned to a CPU core of its own: {cores.missing} cores more are needed for {tenants} "
             "tenants, sampler and parent; contention for CPU cores looks like interference on the GPU"

@@ -252,7 +252,7 @@ def _joined(alone: Sequence[RunRecord], spec: RunSpec) -> RunRecord:
 
 @contextlib.contextmanager
 def _session_folder(out: Path) -> Iterator[Path]:
-    """A folder for what a session is told and for its record; hidden, so that nobody takes that for the pass's."""
+    """A hidden folder for the arguments of a session and for its record, which is not the record of the pass."""
     with tempfile.TemporaryDirectory(prefix=".session-", dir=out) as folder:
         yield Path(folder)
 
@@ -275,7 +275,7 @@ def _finish(the_pass: _Pass, record: RunRecord, result: ProfileResult) -> RunRec
             metrics["traced_slowdown"] = traced_ms / timed_ms
         count = tenant.metrics.get("iterations_measured", asked)
         if count < asked:
-            found = f"{tenant.id} came to {count:.0f} of {asked} iterations; a capture measures at most {CAPTURE_S:g} s"
+            found = f"{tenant.id} reached {count:.0f} of {asked} iterations; a capture measures at most {CAPTURE_S:g} s"
             findings.append(Finding("warning", "short-capture", found, "Ask for fewer profiler.iterations.", tenant.id))
         tenants.append(replace(tenant, metrics=metrics, insufficient=()))
     findings += result.findings

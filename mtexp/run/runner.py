@@ -61,7 +61,7 @@ class Runner:
         self._baselines = Baselines()
         self.uploads: Uploads = Uploads()
         self.behind = False
-        """Whether somebody waits for ``uploads`` at the end; if not, whoever has run a job does."""
+        """True if the command line waits for ``uploads`` at its end; otherwise each job waits for its own."""
 
     def warm(self, *, tracked: bool = True) -> None:
         """Import torch, in the forkserver, and for runs that are tracked MLflow, here, side by side."""
@@ -70,7 +70,7 @@ class Runner:
             import_mlflow()
 
     def send_apart(self) -> None:
-        """From now on have a process of their own send records: it takes seconds to start, and spares later runs."""
+        """Upload from a separate process from now on; it takes seconds to start and then costs the runs nothing."""
         self.uploads = UploadsApart()
 
     def run(self, job: Job) -> RunRecord:

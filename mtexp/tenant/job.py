@@ -1,4 +1,4 @@
-"""What a tenant process is told to do, as plain data. Lives here: ProcessJob and the messages. May touch: spec.
+"""The instructions for a tenant process, as plain data. Lives here: ProcessJob and the messages. May touch: spec.
 
 One process serves one tenant, except under ``sharing=streams`` and ``green_contexts``, where it serves all of them with
 a thread and a CUDA stream each. The parent speaks to it over a Unix socket with JSON messages (never pickle):
@@ -8,7 +8,7 @@ command  the child then                                        and answers
 ======== ==================================================== ==========================================
 build    builds its models on the device, captures, compiles  ``built`` with facts
 warm_up  runs the warm-up iterations                           ``warm`` with facts (the proof before)
-measure  waits for ``start_ns``, iterates until told to stop;  ``measured``
+measure  waits for ``start_ns``, iterates until stopped;  ``measured``
          in a crossover run, as the board announces blocks
 finish   probes the device's busy time if asked                ``finished`` with facts (the proof after)
 exit     tears down                                            (end of file)

@@ -29,7 +29,7 @@ SPIN_NS = 100_000  # a timer wakes some 60 us late: sleep until this long before
 GATE_S = 0.0005
 """Between two looks for the next block: only between blocks, and while the last request of one ends."""
 START_SPIN_NS = 5_000_000
-"""For the common start: longer than a slice of the kernel's scheduler, so that nobody is still waiting for a core."""
+"""For the common start: longer than a slice of the kernel's scheduler, so that no tenant still waits for a core."""
 
 
 def sleep_until(instant_ns: int, spin_ns: int = SPIN_NS) -> None:
@@ -101,7 +101,7 @@ class Loop:
             elif (rest_ns := end_ns - time.monotonic_ns()) > 0:
                 time.sleep(rest_ns / 1e9)
         own[1] = self.rows == self.buffer.capacity
-        own[COUNTED] = own[OVER] = NEVER  # nobody waits for it in a block that it does not serve
+        own[COUNTED] = own[OVER] = NEVER  # the parent does not wait for it in a block that it does not serve
 
     def _block(self, number: int, end_ns: int, first: int, counted: Sequence[int]) -> None:
         words, own = self.board.words, self.board.slot(self.slot)
@@ -185,7 +185,7 @@ class Loop:
 def _wait(instant_ns: int, words: memoryview, progress: memoryview) -> bool:
     """Wait for ``instant_ns``; False if the stop flag was raised meanwhile (looked at every 10 ms).
 
-    Each look is counted in ``progress``: a tenant that nobody asks for anything is idle, not stuck.
+    Each look is counted in ``progress``: a tenant without requests is idle, not stuck.
     """
     while not words[0]:
         progress[2] += 1

@@ -125,7 +125,7 @@ class _Checks:
         self.connection.send({"event": event, **data})
 
     def facts(self) -> dict[str, Any]:
-        """What the process sees of its device. Without MPS no context is made before ``go``: somebody may measure."""
+        """What the process sees of its device. Without MPS, no context is made before ``go``: others may measure."""
         if self.task.runtime == "cpu":
             return {"device_name": "cpu", "versions": _versions()}
         torch.cuda.init()

@@ -44,7 +44,7 @@ _Place = tuple[Any, partitions.Partition | None]
 
 
 def serve(data: Message) -> None:
-    """Serve the job until told to exit. The entry of both launchers; never returns an error, it sends it."""
+    """Serve the job until the parent asks it to exit. Entry point of both launchers; errors are sent, not raised."""
     job = from_json(ProcessJob, data)
     _prepare_process(job)
     with Client("\0" + job.address, "AF_UNIX") as connection:
@@ -68,7 +68,7 @@ def serve(data: Message) -> None:
 
 
 class TenantProcess:
-    """One process: its tenants, and what the parent last told it."""
+    """One process: its tenants, and the last message of the parent."""
 
     def __init__(self, job: ProcessJob, connection: Connection) -> None:
         self.job, self.connection = job, connection

@@ -23,7 +23,7 @@ def marked(
 
     For nsys every request is in ``tenant=<id>|iteration=<n>`` (n counts warm-ups too). For ncu only the first one after
     ``warmup`` is marked: its middle layer and its head (:func:`_layer_and_head`), since the layers of a transformer are
-    equal and each profiled kernel costs tenths of a second; or the whole request where no layer can be told.
+    equal and each profiled kernel costs tenths of a second; or the whole request where layers cannot be found.
     """
     if not nvtx:
         return request

@@ -271,7 +271,7 @@ def _job(composed: Any) -> str:
     finally:  # also when interrupted: the summary lists it
         if "row" in outcome:
             _leave(folder, {"num": _number(), **outcome})
-        if not shared_runner().behind:  # another process than main's: nobody waits at its end
+        if not shared_runner().behind:  # a process other than main's: nothing waits at its end
             _drain()
             _say_unsent()
         console.end_point()

@@ -1,7 +1,7 @@
 """What the terminal shows: a line per phase, the table of a run, the summary of a sweep. May touch: stdout.
 
-Tables are made from the data of ``record.json``, so they look the same whoever measured, and wherever. On a terminal
-they are drawn by rich; in a file or a pipe they are plain aligned lines.
+Tables are made from the data of ``record.json``, so they look the same for a run of any process or host.
+On a terminal they are drawn by rich; in a file or a pipe they are plain aligned lines.
 """
 
 from __future__ import annotations

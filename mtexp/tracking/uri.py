@@ -138,7 +138,7 @@ def full(tracking: TrackingSpec) -> str:
 def pinned(tracking: TrackingSpec) -> TrackingSpec:
     """Return ``tracking`` with the store it means now, whatever becomes of the environment and the current directory.
 
-    It may hold credentials: nobody writes it down.
+    It may hold credentials: never write it to a log or file.
 
     Raises:
         TrackingError: It is no URI.

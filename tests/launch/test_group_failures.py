@@ -48,8 +48,8 @@ def fail(folder: Path, fault: Fault, deadlines: DeadlineSpec = DEADLINES) -> tup
         ("segfault", 1, "warm-up", "ended by SIGSEGV", -signal.SIGSEGV),
         ("kill", START, "start", "ended by SIGKILL", -signal.SIGKILL),
         ("kill", BUILD, "build", "ended by SIGKILL", -signal.SIGKILL),
-        ("kill", MEASURING, "measure", "ended by SIGKILL: somebody did it, or the kernel", -signal.SIGKILL),
-        ("terminate", MEASURING, "measure", "told to end by SIGTERM", 128 + signal.SIGTERM),
+        ("kill", MEASURING, "measure", "ended by SIGKILL", -signal.SIGKILL),
+        ("terminate", MEASURING, "measure", "ended by SIGTERM", 128 + signal.SIGTERM),
     ],
 )
 def test_a_tenant_that_ends_is_named_with_its_reason(
