@@ -19,7 +19,7 @@ __all__ = ["empty_store", "nothing_left", "workplace"]
 
 pytestmark = [pytest.mark.gpu, pytest.mark.process]
 
-GPU = (*("runtime=gpu" if text == "runtime=cpu" else text for text in SMALL), "baseline.min_time_s=2")
+GPU = tuple("runtime=gpu" if text == "runtime=cpu" else text for text in SMALL)
 SHORT = ("baseline=skip", "sweep=s", "measure.iterations=200", "deadlines.stall_s=4", "deadlines.stop_s=4")
 MODES = ("disabled", "default")
 WARMUP, MEASURE = 0, 20

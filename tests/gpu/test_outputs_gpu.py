@@ -13,7 +13,7 @@ __all__ = ["empty_store", "nothing_left", "workplace"]
 
 pytestmark = [pytest.mark.gpu, pytest.mark.process]
 
-GPU = (*("runtime=gpu" if text == "runtime=cpu" else text for text in SMALL), "baseline.min_time_s=2")
+GPU = tuple("runtime=gpu" if text == "runtime=cpu" else text for text in SMALL)
 FAULTS = {
     "in its layers": Fault(kind="wrong_layers", at=BUILD),
     "in the window": Fault(kind="wrong_output", at=30),

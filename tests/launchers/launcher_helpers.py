@@ -27,7 +27,6 @@ TWO_POINTS = (
     "measure.iterations=70",
     "measure.warmup=2",
     "measure.design=sustained",
-    "baseline.min_time_s=0.2",
     "telemetry.period_s=0.02",
     "sweep=two",
 )

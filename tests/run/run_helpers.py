@@ -28,7 +28,6 @@ SMALL = (
     "workload.seq_len=8",
     "measure.iterations=70",
     "measure.warmup=2",
-    "baseline.min_time_s=0.2",
     "telemetry.period_s=0.02",
     "deadlines.stop_s=10",
     "measure.design=sustained",
