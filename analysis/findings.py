@@ -8,25 +8,26 @@ these mixes and do not cover others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mtexp.commands import command_line
 from mtexp.metrics.bootstrap import LEVEL, Interval
 from mtexp.metrics.clock import CLOCK_LIMIT
 from mtexp.metrics.repeats import Estimate, discoveries_limit, geometric_mean
 
 from . import tables
+from .answers import MPS, TURNS, Answer, Judge, comparable, matched, missing, over
+from .costs import does_sharing_save_energy, how_does_load_cost
 from .estimates import RUN, TIMER
 from .fairness import Progress, true_fairness
 from .frames import rows_of
 from .intervals import text
 from .pooling import Results, in_order, sharing_name
 
-TURNS, MPS = "time slicing", "MPS"
 _AGREE = (0.95, 1.05)
 """Two clocks agree when the whole interval of their ratio is within."""
 _MOST_NAMED = 3
@@ -35,42 +36,7 @@ _FEWEST_RESIDUALS = 6
 _KINDS = {"encoder": "two encoders", "decoder": "two decoders", "mixed": "an encoder and a decoder"}
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One question and what the data say to it."""
-
-    question: str
-    text: str
-    claimed: bool
-    """False where the data do not settle it, or were not measured."""
-    interval: Interval | None = None
-    """Of the figure that the text rests on."""
-
-    @property
-    def headline(self) -> str:
-        """The first clause of the text."""
-        return f"{self.text.rstrip('.').partition(';')[0]}."
-
-
-@dataclass
-class Judge:
-    """Says whether a figure surely differs from 1, and keeps what it was asked.
-
-    A page asks a hundred such questions; at 5 % each, five would be answered wrongly. So a difference is claimed where
-    its p-value is at most ``limit``, that of Benjamini and Hochberg over all questions of the page: of all claims on
-    it, 5 % are expected to be false at most.
-    """
-
-    limit: float
-    asked: list[float] = field(default_factory=list)
-
-    def differs(self, figure: Estimate) -> bool:
-        """Whether the figure surely is not 1."""
-        p_value = figure.p_value()
-        self.asked.append(p_value)
-        return p_value <= self.limit
-
-
+@lru_cache(maxsize=2)  # a page asks for it several times, and it takes seconds
 def claim_limit(results: Results) -> tuple[float, int]:
     """The largest p-value that the page of these results may claim, and how many questions it asks."""
     judge = Judge(1 - LEVEL)
@@ -86,12 +52,13 @@ def findings(results: Results) -> list[Answer]:
 
 
 def paragraph(answers: Sequence[Answer]) -> str:
-    """What is claimed, the first clause to each question, as one paragraph."""
+    """What is claimed, the first clause to each question, as one paragraph; where nothing is, what was measured."""
     claimed: dict[str, str] = {}
     for answer in answers:
         if answer.claimed:
             claimed.setdefault(answer.question, answer.headline)
-    return " ".join(claimed.values()) or "The data settle none of the questions."
+    measured = [answer.headline for answer in answers if answer.measured]
+    return " ".join(claimed.values()) or " ".join(measured[:_MOST_NAMED]) or "Nothing was measured together."
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
@@ -106,15 +73,10 @@ def which_pay(results: Results, judge: Judge) -> Iterable[Answer]:
     found = tables.combinations(results, judge.limit)
     judge.asked.extend(found["p_value"])
     if found.empty:
-        yield _missing(question, "a mix of two tenants or more with baselines", "mix=pair")
+        yield missing(question, "a mix of two tenants or more with baselines", "mix=pair")
         return
     states = {state: rows_of(found[found["pays"] == state]) for state in ("yes", "no", "open")}
-    claim = (
-        f"Of {len(found)} combinations of a mix and a sharing mode {len(states['yes'])} surely get more done than "
-        f"taking turns (STP above 1), {len(states['no'])} surely less, {len(states['open'])} are open"
-    )
-    claim += f"; most, by the lower end of its interval: {_named(rows_of(found)[:1], 'stp')}"
-    claim += f"; less: {_named(states['no'], 'stp')}" if states["no"] else ""
+    claim = _one(results, rows_of(found)[0]) if len(found) == 1 else _many(found, states)
     first = results.figure(rows_of(found)[0], "stp")
     interval = first.interval if first is not None else None
     yield Answer(question, f"{claim}.", bool(states["yes"] or states["no"]), interval)
@@ -139,6 +101,31 @@ def which_pay(results: Results, judge: Judge) -> Iterable[Answer]:
         yield Answer(question, f"More STP than tenants, which sharing cannot give, have {named}{reason}.", False)
 
 
+def _many(found: pd.DataFrame, states: dict[str, list[dict[str, Any]]]) -> str:
+    """How many combinations pay, and which most and least."""
+    claim = (
+        f"Of {len(found)} combinations of a mix and a sharing mode {len(states['yes'])} surely get more done than "
+        f"taking turns (STP above 1), {len(states['no'])} surely less, {len(states['open'])} are open"
+    )
+    claim += f"; most, by the lower end of its interval: {_named(rows_of(found)[:1], 'stp')}"
+    return claim + (f"; less: {_named(states['no'], 'stp')}" if states["no"] else "")
+
+
+def _one(results: Results, row: dict[str, Any]) -> str:
+    """What the only combination comes to: STP, and the slowdown of each tenant."""
+    word = {"yes": "gets more done than", "no": "gets less done than"}.get(
+        str(row["pays"]), "is not clearly better than"
+    )
+    stp = Interval(*(row[name] for name in tables.with_intervals(("stp",))))
+    own = rows_of(results.tenants[results.tenants["point"] == row["point"]])
+    each = [(str(tenant["label"]), results.figure(tenant, "slowdown")) for tenant in own]
+    slowed = ", ".join(f"{label} {text(figure.interval)}" for label, figure in each if figure is not None)
+    return (
+        f"{row['mix']} under {row['sharing']} {word} taking turns: STP {text(stp)} of {row['num_tenants']}"
+        f"; times slower than alone: {slowed}"
+    )
+
+
 def _named(rows: Sequence[dict[str, Any]], key: str) -> str:
     """Mixes with a figure and its interval, the first few of them."""
     words = {"stp": "STP", "worst_slowdown": "worst slowdown"}
@@ -154,7 +141,7 @@ def is_mps_efficient(results: Results, judge: Judge) -> Iterable[Answer]:
     question = "Is MPS efficient?"
     answered = False
     for sharing in (s for s in results.sharings if s != TURNS):
-        pairs = _matched(results, sharing, TURNS, "stp")
+        pairs = matched(results, sharing, TURNS, "stp")
         if not pairs:
             continue
         answered = True
@@ -164,22 +151,22 @@ def is_mps_efficient(results: Results, judge: Judge) -> Iterable[Answer]:
         (least, least_mix), (most, most_mix) = [(figure.interval, mix) for figure, mix in (each[0], each[-1])]
         if claimed:
             word = "more" if overall.value > 1 else "less"
-            claim = f"{sharing} gets {word} done than time slicing: {text(overall)} times the STP {_over(pairs)}"
+            claim = f"{sharing} gets {word} done than time slicing: {text(overall)} times the STP {over(pairs)}"
         else:
-            claim = f"{sharing} and time slicing do not clearly differ in STP: ratio {text(overall)} {_over(pairs)}"
+            claim = f"{sharing} and time slicing do not clearly differ in STP: ratio {text(overall)} {over(pairs)}"
         if len(each) > 1:
             claim += f"; most in {most_mix} ({text(most)}), least in {least_mix} ({text(least)})"
-        beside = _matched(results, sharing, MPS, "stp") if sharing != MPS else []
+        beside = matched(results, sharing, MPS, "stp") if sharing != MPS else []
         if beside:
             ratio = geometric_mean([a / b for _, a, b in beside]).interval
-            claim += f"; against plain MPS on the same mixes {text(ratio)} {_over(beside)}"
-        if missing := _missing_invalid(results, sharing):
-            claim += f"; without {missing} measured only in runs that are INVALID, so not a fair sample of mixes"
+            claim += f"; against plain MPS on the same mixes {text(ratio)} {over(beside)}"
+        if left_out := _missing_invalid(results, sharing):
+            claim += f"; without {left_out} measured only in runs that are INVALID, so not a fair sample of mixes"
         if sharing != "streams" and _in_turns(results, sharing):
             claim += "; measured in turns, so what the mode costs a tenant without neighbours (mode_cost) is not in it"
         yield Answer(question, f"{claim}.", claimed, overall)
     if not answered:
-        yield _missing(question, "the same mix under time slicing and under MPS", "mps_settings=disabled,default")
+        yield missing(question, "the same mix under time slicing and under MPS", "mps_settings=disabled,default")
 
 
 def _in_turns(results: Results, sharing: str) -> bool:
@@ -215,7 +202,7 @@ def is_sharing_fair(results: Results, judge: Judge) -> Iterable[Answer]:
         said = (
             f"Under {sharing} the tenant that gets least makes {text(average.interval)} of the progress of the one that"
         )
-        claim = f"{said} gets most {_over(list(own))}"
+        claim = f"{said} gets most {over(list(own))}"
         turns = _progress(results, TURNS) if sharing != TURNS else {}
         both = [labels for labels in own if labels in turns]
         if not both:
@@ -229,18 +216,18 @@ def is_sharing_fair(results: Results, judge: Judge) -> Iterable[Answer]:
         yield Answer(
             question,
             f"{claim}: {word} time slicing with {text(before.interval)} on the same mixes, by {text(against)} "
-            f"{_over(both)}.",
+            f"{over(both)}.",
             claimed,
             against,
         )
     if not answered:
-        yield _missing("Is MPS fair?", "a mix of two tenants or more with baselines", "mix=pair baseline=auto")
+        yield missing("Is MPS fair?", "a mix of two tenants or more with baselines", "mix=pair baseline=auto")
 
 
 def _progress(results: Results, sharing: str) -> dict[tuple[str, ...], Progress]:
     """Progress of the tenants of each mix, by their labels."""
     found = {}
-    for point, _, _ in _figures(results, sharing, "fairness"):
+    for point, _, _ in comparable(results, sharing, "fairness"):
         if (progress := results.progress.get(int(point["point"]))) is not None:
             found[tuple(sorted(point["labels"]))] = progress
     return found
@@ -251,7 +238,7 @@ def who_pays(results: Results, judge: Judge) -> Iterable[Answer]:
     question = "Who pays in a pair?"
     found = tables.matrix_pairs(results)
     if found.empty:
-        yield _missing(question, "pairs of models with baselines", "+experiment=pairs")
+        yield missing(question, "pairs of models with baselines", "+experiment=pairs")
     for sharing in in_order(found["sharing"].unique()):
         cells = [(cell, _slowdown(results, cell)) for cell in rows_of(found[found["sharing"] == sharing])]
         known = [(cell, figure) for cell, figure in cells if figure is not None]
@@ -296,7 +283,7 @@ def do_kinds_mix(results: Results, judge: Judge) -> Iterable[Answer]:
     answered = False
     for sharing in results.sharings:
         pairs: list[tuple[str, tuple[float, float], Estimate]] = []
-        for point, _, figure in _figures(results, sharing, "stp"):
+        for point, _, figure in comparable(results, sharing, "stp"):
             if point["num_tenants"] == 2 and set(point["roles"]) <= {"encoder", "decoder"}:
                 kind = "mixed" if len(set(point["roles"])) == 2 else str(point["roles"][0])
                 first, second = tables.busy_alone(results, int(point["point"]))
@@ -324,7 +311,7 @@ def do_kinds_mix(results: Results, judge: Judge) -> Iterable[Answer]:
         claim = f"Under {sharing} {_KINDS['mixed']} reach an STP of {text(mixed.interval)}; {'; '.join(parts)}"
         yield Answer(question, f"{claim}.", any(claimed), figures[0])
     if not answered:
-        yield _missing(question, "pairs of two encoders or decoders and pairs of one each", "+experiment=pairs")
+        yield missing(question, "pairs of two encoders or decoders and pairs of one each", "+experiment=pairs")
 
 
 def _of_one_size(pairs: Sequence[tuple[str, tuple[float, float], Estimate]], kind: str) -> Estimate | None:
@@ -373,7 +360,7 @@ def does_number_matter(results: Results, judge: Judge) -> Iterable[Answer]:
         )
         yield Answer(question, f"{claim}.", claimed, change)
     if not answered:
-        yield _missing(question, "two and more tenants of one model", "+experiment=scaling")
+        yield missing(question, "two and more tenants of one model", "+experiment=scaling")
 
 
 def is_event_timer_right(results: Results, judge: Judge) -> Iterable[Answer]:
@@ -381,7 +368,7 @@ def is_event_timer_right(results: Results, judge: Judge) -> Iterable[Answer]:
     question = "Is the CUDA-event timer right?"
     found = tables.event_timer(results)
     if found.empty:
-        yield _missing(question, "a mix on a GPU with baselines: a CPU has no event timer", "runtime=gpu mix=pair")
+        yield missing(question, "a mix on a GPU with baselines: a CPU has no event timer", "runtime=gpu mix=pair")
         return
     found = found[found["point"].isin(results.points.loc[results.points["closed"], "point"])]
     for sharing in in_order(found["sharing"].unique()):
@@ -396,7 +383,7 @@ def is_event_timer_right(results: Results, judge: Judge) -> Iterable[Answer]:
         claimed = judge.differs(ratio) and not agree
         if not claimed:
             word = "agree" if agree else "do not clearly differ"
-            claim = f"Under {sharing} the event timer and the host clock {word}: ratio {text(against)} {_over(known)}"
+            claim = f"Under {sharing} the event timer and the host clock {word}: ratio {text(against)} {over(known)}"
         else:
             way = "misses part of the slowdown" if against.value > 1 else "shows more slowdown than clients see"
             hidden = sum(mix.hidden_pct for mix in known) / len(known)
@@ -457,7 +444,7 @@ def how_well_does_it_repeat(results: Results, judge: Judge) -> Iterable[Answer]:
     if parts:
         yield Answer(question, f"For scale: {' and '.join(parts)}{note if once else ''}.", False)
     else:
-        yield _missing(question, "something that was measured twice", "repetitions=3")
+        yield missing(question, "something that was measured twice", "repetitions=3")
 
 
 def does_power_limit(results: Results, judge: Judge) -> Iterable[Answer]:
@@ -483,36 +470,9 @@ QUESTIONS: tuple[Callable[[Results, Judge], Iterable[Answer]], ...] = (
     who_pays,
     do_kinds_mix,
     does_number_matter,
+    does_sharing_save_energy,
+    how_does_load_cost,
     is_event_timer_right,
     how_well_does_it_repeat,
     does_power_limit,
 )
-
-
-# --- what they share --------------------------------------------------------------------------------------------------
-
-
-def _figures(results: Results, sharing: str, key: str) -> list[tuple[dict[str, Any], str, Estimate]]:
-    """Points of two tenants or more in closed loop, without stressors, that have ``key`` with its interval."""
-    points = results.points[(results.points["sharing"] == sharing) & (results.points["num_tenants"] > 1)]
-    found = []
-    for point in rows_of(points[points["closed"]]):
-        figure = results.figure(point, key)
-        if figure is not None and "stressor" not in point["roles"]:
-            found.append((point, str(point["mix"]), figure))
-    return found
-
-
-def _matched(results: Results, sharing: str, other: str, key: str) -> list[tuple[str, Estimate, Estimate]]:
-    """Mixes measured both ways: name, figure under ``sharing``, figure under ``other``."""
-    turns = {tuple(sorted(point["labels"])): figure for point, _, figure in _figures(results, other, key)}
-    found = ((tuple(sorted(point["labels"])), mix, figure) for point, mix, figure in _figures(results, sharing, key))
-    return [(mix, figure, turns[labels]) for labels, mix, figure in found if labels in turns]
-
-
-def _over(pairs: Sequence[Any]) -> str:
-    return f"(geometric mean of {len(pairs)} mixes)" if len(pairs) > 1 else "(one mix)"
-
-
-def _missing(question: str, what: str, how: str) -> Answer:
-    return Answer(question, f"Not measured: this needs {what}, e.g. {command_line('run')} -m {how}.", False)

@@ -13,7 +13,8 @@ import pandas as pd
 from mtexp.records import keys
 
 from . import tables
-from .findings import Answer, claim_limit, findings
+from .answers import Answer
+from .findings import claim_limit, findings
 from .frames import rows_of
 from .page import number
 from .plots import FIGURES

@@ -22,8 +22,8 @@ from mtexp.profiling.figures import roofline
 from mtexp.profiling.ncu_roofline import RooflineRow
 
 from .frames import rows_of
+from .images import write_images
 from .options import refusing
-from .report import write_images
 
 _OLD = {"workload": "forward", "batch_size": 8, "seq_len": 128, "execution": "eager"}
 """What a table says that is older than these columns: the defaults, which all of them were made with."""

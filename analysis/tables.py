@@ -344,6 +344,54 @@ def load_curve(results: Results) -> pd.DataFrame:
     return frame.sort_values(order, ignore_index=True)
 
 
+_SWEPT = {"batch_size": "batch size", "seq_len": "sequence length", "new_tokens": "new tokens"}
+
+
+def by_setting(results: Results) -> pd.DataFrame:
+    """Tenants in closed loop whose batch size, sequence length or new tokens was swept, all else equal.
+
+    ``label`` (model and neighbours), ``setting`` and its ``value``, ``sharing``, latency, throughput, slowdown; two
+    values or more of each setting. Where several settings were swept, each is shown at the others' most frequent value.
+    """
+    frame = tenants(results).drop(columns="label")
+    kept = results.tenants.reindex(columns=["point", "position", "workload", "precision", "execution", *_SWEPT])
+    frame = frame.merge(kept, on=["point", "position"])
+    frame = frame[frame["point"].isin(_closed(results)["point"])]
+    models = results.points.set_index("point")["models"]
+    others = [
+        [str(m) for i, m in enumerate(models[p]) if i != position]
+        for p, position in zip(frame["point"], frame["position"], strict=True)
+    ]
+    frame["label"] = [
+        f"{model} beside {' + '.join(own)}" if own else f"{model} alone"
+        for model, own in zip(frame["model"], others, strict=True)
+    ]
+    parts = [_swept(frame, setting) for setting in _SWEPT]
+    columns = [
+        "label",
+        "setting",
+        "value",
+        "sharing",
+        *with_intervals(("latency_mean_ms", "throughput_rps", "slowdown")),
+    ]
+    found = pd.concat(parts, ignore_index=True) if parts else frame.iloc[:0]
+    return _columns(found, columns)
+
+
+def _swept(frame: pd.DataFrame, setting: str) -> pd.DataFrame:
+    """Rows in which only ``setting`` differs, where it has two values or more under a sharing mode."""
+    fixed = [name for name in (*_SWEPT, "workload", "execution", "precision") if name != setting]
+    kept = []
+    for _, own in frame.groupby(["label", "sharing"], observed=True):
+        for name in fixed:
+            most = own[name].mode()
+            own = own[own[name] == most.iloc[0]] if len(most) else own
+        own = own.drop_duplicates(setting).dropna(subset=setting)
+        if len(own) > 1:
+            kept.append(own.assign(setting=_SWEPT[setting], value=pd.to_numeric(own[setting]).astype(np.float64)))
+    return pd.concat(kept) if kept else frame.iloc[:0].assign(setting="", value=0.0)
+
+
 def baselines(results: Results) -> pd.DataFrame:
     """Each model alone: how often measured, latency and throughput, how far runs lie apart, how launch-bound it is.
 

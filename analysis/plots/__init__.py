@@ -26,11 +26,12 @@ from .sharing import (
     event_timer,
     fairness,
     interference_matrix,
+    kinds,
     sensitivity,
     slowdown_by_tenant,
     stp_by_mix,
 )
-from .workloads import capacity, latency_load, scaling, slo_attainment, tokens, workloads
+from .workloads import capacity, latency_load, scaling, settings, slo_attainment, tokens, workloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +54,35 @@ FIGURES = (
         interference_matrix,
     ),
     Figure(
+        "combinations",
+        "Which combinations pay",
+        "Each point is a mix under a sharing mode: how much gets done (STP), and what the tenant that is worst off "
+        "pays. Right of 1 the mix gets more done than taking turns. Numbered, with 95 % intervals: no other "
+        "combination has both a higher lower end of STP and a lower upper end of the slowdown. Open symbols have more "
+        "STP than tenants, which only baselines that did not repeat can give.",
+        combinations,
+    ),
+    Figure(
         "stp-by-mix",
         "What sharing is worth",
         "STP is the work done together in units of what each does alone: 1 = no better than taking turns, the number "
-        "of tenants = no interference. ANTT is the mean slowdown. Bars are 95 % intervals.",
+        "of tenants = no interference. Open symbols have more than that, which only baselines that did not repeat can "
+        "give. Bars are 95 % intervals.",
         stp_by_mix,
-    ),
-    Figure(
-        "combinations",
-        "Which combinations pay",
-        "Each point is a mix under a sharing mode: how much gets done, and what the tenant that is worst off pays. "
-        "Right of 1 the mix gets more done than taking turns. Numbered, with 95 % intervals: no other combination has "
-        "both a higher lower end of STP and a lower upper end of the slowdown. Open symbols have more STP than "
-        "tenants, which only baselines that did not repeat can give.",
-        combinations,
     ),
     Figure(
         "slowdown-by-tenant",
         "Slowdown and tail by tenant",
-        "Slowdown of the mean latency and of the highest percentile that the iterations support, tenant by tenant, in "
-        "the largest mixes of different models. Bars are 95 % intervals; where one is missing, or the figure is not "
-        "bounded, runs have too few requests for that percentile.",
+        "How many times as long a request takes as alone, for the mean latency and for the highest percentile that the "
+        "iterations support, tenant by tenant, in the largest mixes of different models. Bars are 95 % intervals; not "
+        "bounded: runs have too few requests for that percentile.",
         slowdown_by_tenant,
-    ),
-    Figure(
-        "shares",
-        "How much of the device a tenant needs",
-        "Slowdown under MPS percentages, against the tenant alone on the whole device and, where it was measured "
-        "(baseline.partitioned=true), alone under the same percentage. Bars, of the former, are 95 % intervals.",
-        shares,
     ),
     Figure(
         "fairness",
         "Fairness",
-        "How evenly the tenants of a mix progress, each against itself alone. Bars are 95 % intervals.",
+        "Progress of the tenant that gets least, as a share of that of the one that gets most, each against itself "
+        "alone. The noise of measuring is taken off. Bars are 95 % intervals.",
         fairness,
     ),
     Figure(
@@ -97,11 +93,82 @@ FIGURES = (
         scaling,
     ),
     Figure(
+        "shares",
+        "How much of the device a tenant needs",
+        "Slowdown under MPS percentages, against the tenant alone on the whole device and, where it was measured "
+        "(baseline.partitioned=true), alone under the same percentage. Bars, of the former, are 95 % intervals.",
+        shares,
+    ),
+    Figure(
+        "kinds",
+        "Kinds of pairs",
+        "Every pair that was measured, by its kind. A box holds the middle half of the pairs, the line is the median.",
+        kinds,
+    ),
+    Figure(
+        "settings",
+        "Batch size and sequence length",
+        "The same tenants with one setting changed; all else is equal. Bars are 95 % intervals.",
+        settings,
+    ),
+    Figure(
+        "workloads",
+        "The same model doing different work",
+        "Slowdown beside the same neighbour, by what the model does. Bars are 95 % intervals.",
+        workloads,
+    ),
+    Figure(
+        "latency-load",
+        "Latency against load",
+        "Open loop: latency counts from the intended arrival, so the wait in the tenant's own queue is in it. Dotted: "
+        "the median; solid: the highest percentile that the requests support. A cross at the top: the tenant could "
+        "not keep up.",
+        latency_load,
+    ),
+    Figure(
+        "capacity",
+        "Capacity",
+        "The highest load at which every tenant keeps its level (dot), up to the lowest that was seen to miss it.",
+        capacity,
+    ),
+    Figure(
+        "slo-attainment",
+        "Service levels",
+        "Requests within the service level of their tenant.",
+        slo_attainment,
+    ),
+    Figure(
+        "tokens",
+        "Time to first token, time per token",
+        "Medians of generating tenants.",
+        tokens,
+    ),
+    Figure(
+        "sensitivity",
+        "What each model depends on",
+        "Slowdown beside tenants that press on one resource each.",
+        sensitivity,
+    ),
+    Figure(
+        "energy",
+        "Energy against taking turns",
+        "Energy of the whole device for the requests of a mix, against the same requests served one tenant at a time. "
+        "Left of 1 sharing saves energy. Bars are 95 % intervals.",
+        energy,
+    ),
+    Figure(
         "event-timer",
         "Event timer against host clock",
         "Each point is a tenant. Below the line the CUDA-event timer misses part of the slowdown that a client sees: "
         "the time a request waits for its turn on the device. Bars are 95 % intervals, both axes logarithmic.",
         event_timer,
+    ),
+    Figure(
+        "latency-ecdf",
+        "Latency, alone and shared",
+        "Share of requests served within a time (logarithmic). The further a line lies to the right of the dotted one, "
+        "the more the neighbours cost.",
+        latency_ecdf,
     ),
     Figure(
         "latency-over-time",
@@ -133,61 +200,10 @@ FIGURES = (
         latency_by_neighbours,
     ),
     Figure(
-        "latency-ecdf",
-        "Latency, alone and shared",
-        "Share of requests served within a time (logarithmic). The further a line lies to the right of the dotted one, "
-        "the more the neighbours cost.",
-        latency_ecdf,
-    ),
-    Figure(
         "telemetry",
         "Device",
         "Power, clocks and activity of the device around the window (shaded) of one mix.",
         telemetry,
-    ),
-    Figure(
-        "energy",
-        "Energy per request",
-        "Energy of the whole device over the window, by the requests in it; requests of different models differ. Bars "
-        "are 95 % intervals, the axis is logarithmic.",
-        energy,
-    ),
-    Figure(
-        "sensitivity",
-        "What each model depends on",
-        "Slowdown beside tenants that press on one resource each.",
-        sensitivity,
-    ),
-    Figure(
-        "workloads",
-        "Decode against prefill",
-        "The same model beside the same neighbour, doing different work. Bars are 95 % intervals.",
-        workloads,
-    ),
-    Figure(
-        "latency-load",
-        "Latency against load",
-        "Open loop: latency counts from the intended arrival. A colour is the model that is measured, a dash what runs "
-        "beside it. Tenants that could not keep up are not drawn.",
-        latency_load,
-    ),
-    Figure(
-        "tokens",
-        "Time to first token, time per token",
-        "Medians of generating tenants.",
-        tokens,
-    ),
-    Figure(
-        "slo-attainment",
-        "Service levels",
-        "Requests within the service level of their tenant.",
-        slo_attainment,
-    ),
-    Figure(
-        "capacity",
-        "Capacity",
-        "The highest load at which every tenant keeps its level (dot), up to the lowest that was seen to miss it.",
-        capacity,
     ),
 )
 

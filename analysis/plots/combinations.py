@@ -33,7 +33,7 @@ def combinations(results: Results) -> go.Figure | None:
     for sharing in in_order(frame["sharing"].unique()):
         rows = frame[frame["sharing"] == sharing]
         best = rows[rows["frontier"]]
-        _, symbol, _, _ = theme.sharing_style(sharing)
+        colour, symbol, _ = theme.sharing_style(sharing)
         fig.add_scatter(
             x=best["stp"], y=best["worst_slowdown"], mode="markers", marker={"opacity": 0}, showlegend=False,
             error_x=theme.error_bars(best, "stp"), error_y=theme.error_bars(best, "worst_slowdown"),
@@ -44,9 +44,8 @@ def combinations(results: Results) -> go.Figure | None:
             y=rows["worst_slowdown"],
             mode="markers",
             name=sharing,
-            marker={"symbol": [f"{symbol}-open" if above else symbol for above in rows["above_ideal"]], "size": 10,
-                    "color": np.log2(rows["num_tenants"]), "coloraxis": "coloraxis",
-                    "line": {"color": theme.INK, "width": 0.8}},
+            marker={"symbol": [f"{symbol}-open" if above else symbol for above in rows["above_ideal"]],
+                    "size": 7 + 2 * np.log2(rows["num_tenants"]), "color": colour, "opacity": 0.85},
             hovertext=[
                 f"{r['mix']}, {sharing}<br>STP {theme.interval_text(r, 'stp')}<br>"
                 f"worst off {r['worst']}: {theme.interval_text(r, 'worst_slowdown')}"
@@ -54,35 +53,35 @@ def combinations(results: Results) -> go.Figure | None:
             ],
             hoverinfo="text",
         )  # fmt: skip
-    theme.figure(fig, height=600)
-    theme.reference_line(fig, 1.0, "taking turns")
-    ticks = sorted(frame["num_tenants"].unique())
-    bar = {"title": {"text": "tenants"}, "thickness": 12, "tickvals": [float(np.log2(t)) for t in ticks],
-           "ticktext": [str(t) for t in ticks]}  # fmt: skip
-    fig.update_layout(coloraxis={"colorscale": "Cividis", "colorbar": bar})
-    low, high = theme.reach(frame[["worst_slowdown"]], "worst_slowdown")
     best = frame[frame["frontier"]].sort_values("stp")
+    theme.figure(fig, height=520 + 18 * len(best))
+    theme.reference_line(fig, 1.0, "taking turns")
+    low, high = theme.reach(frame[["worst_slowdown"]], "worst_slowdown")
     low = min(low, theme.reach(best, "worst_slowdown")[0])
     _name_frontier(fig, best)
-    fig.update_xaxes(title_text="STP (tenants alone), higher is better", rangemode="tozero")
-    title = "slowdown of the tenant that is worst off, lower is better"
-    fig.update_yaxes(title_text=title, **theme.log_axis(low, high))
+    axis = theme.log_axis(*theme.reach(frame[["stp"]], "stp"))
+    fig.update_xaxes(title_text="STP (1 = taking turns), higher is better; larger symbols have more tenants", **axis)
+    fig.update_yaxes(
+        title_text="slowdown of the tenant that is worst off, lower is better", **theme.log_axis(low, high)
+    )
     return fig
 
 
 def _name_frontier(fig: go.Figure, best: pd.DataFrame) -> None:
-    """Number the points on the frontier; what they are stands in the corner in which there are fewest."""
+    """Number the points on the frontier; what they are stands below the axis."""
     for number, row in enumerate(rows_of(best), 1):
         left = number % 2 == 1
         fig.add_annotation(
-            x=row["stp"], y=float(np.log10(row["worst_slowdown"])), text=f"<b>{number}</b>", showarrow=False,
-            xanchor="right" if left else "left", xshift=-5 if left else 5, yanchor="top", yshift=-3, font={"size": 11},
+            x=float(np.log10(row["stp"])), y=float(np.log10(row["worst_slowdown"])), text=f"<b>{number}</b>",
+            showarrow=False, xanchor="right" if left else "left", xshift=-7 if left else 7, yanchor="top", yshift=-3,
+            font={"size": 13},
         )  # fmt: skip
     names = [f"<b>{number}</b> {row['mix']}, {row['sharing']}" for number, row in enumerate(rows_of(best), 1)]
     fig.add_annotation(
-        text="<br>".join(names), x=1, y=1, xref="paper", yref="paper", xanchor="right", yanchor="top", align="left",
-        showarrow=False, bgcolor="white", font={"size": 11},
+        text="<br>".join(names), x=0, y=0, xref="paper", yref="paper", xanchor="left", yanchor="top", yshift=-52,
+        align="left", showarrow=False, font={"size": 12},
     )  # fmt: skip
+    fig.update_layout(margin={"b": 70 + 18 * len(best)})
 
 
 def shares(results: Results) -> go.Figure | None:

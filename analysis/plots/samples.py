@@ -33,6 +33,8 @@ _MOST_POINTS = 1_200
 _MOST_TENANTS = 8
 _MOST_PANELS = 4
 _STEPS = 400
+_FEWEST_CLOCK = 1.05
+"""A clock that varies by a smaller factor explains nothing, so it is no figure."""
 _TELEMETRY = (
     *("gpu_power_w", "gpu_sm_clock_mhz", "gpu_sm_active_pct", "gpu_util_pct", "gpu_dram_bw_pct", "gpu_temperature_c"),
     *("cpu_util_pct", "memory_used_mib"),
@@ -106,7 +108,8 @@ def latency_by_clock(results: Results) -> go.Figure | None:
         samples = samples.dropna(subset=CLOCK)
         if len(samples):
             panels.append((f"{point['mix']}, {point['sharing']}", samples))
-    if not panels:
+    clocks = pd.concat([samples[CLOCK] for _, samples in panels]) if panels else pd.Series(dtype=float)
+    if clocks.empty or clocks.max() < _FEWEST_CLOCK * clocks.min():
         return None
     fig = make_subplots(len(panels), 1, subplot_titles=[title for title, _ in panels], vertical_spacing=0.13)
     for row, (_, samples) in enumerate(panels, 1):
@@ -226,7 +229,7 @@ def _envelope(values: NDArray[np.float64]) -> NDArray[np.int64]:
 def latency_ecdf(results: Results) -> go.Figure | None:
     """Distribution of latency of each model of the showcase mix: alone, and shared in each mode."""
     points = showcase(results)
-    if points.empty:
+    if points.empty or not points["closed"].all():  # a line alone in closed loop is no measure of one in open loop
         return None
     own = results.tenants[results.tenants["point"].isin(points["point"])]
     labels = list(dict.fromkeys(own["label"]))
@@ -242,7 +245,7 @@ def latency_ecdf(results: Results) -> go.Figure | None:
         for tenant in mine:
             sharing = str(sharings[tenant["point"]])
             values = _together(results, tenant)
-            lines.append((sharing, values, model_colour(str(tenant["model"])), theme.sharing_style(sharing)[3]))
+            lines.append((sharing, values, model_colour(str(tenant["model"])), theme.sharing_style(sharing)[2]))
         for name, values, colour, dash in lines:
             if len(values):
                 ends.setdefault((row, column), []).extend((values.min(), values.max()))
@@ -307,7 +310,7 @@ def telemetry(results: Results) -> go.Figure | None:
     for name, (row, column) in zip(names, theme.positions(len(names), columns), strict=True):
         for record, sharing in records.items():
             there = found[(found["record_id"] == record) & found[name].notna()]
-            shade, _, _, dash = theme.sharing_style(sharing)
+            shade, _, dash = theme.sharing_style(sharing)
             fig.add_scatter(
                 x=(there["monotonic_ns"] - windows["t0_ns"][record]) / 1e9,
                 y=there[name],

@@ -1,11 +1,12 @@
-"""Who pays and what it is worth: matrix, slowdowns, STP, fairness, energy, the event timer.
+"""Who pays and what it is worth: matrix, slowdowns, STP, fairness, energy, kinds of pairs, the event timer.
 
 Lives here: figures of points. May touch: plotly. Each function takes :class:`analysis.pooling.Results` and returns a
-figure, or None where the data have nothing for it.
+figure, or None where the data have nothing for it: one row is a sentence, not a figure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,167 @@ from mtexp.colours import FAINT, model_colour
 from mtexp.records import keys
 
 from .. import tables
+from ..costs import ENERGY, energy_against_turns
 from ..frames import rows_of
 from ..pooling import Results, in_order
 from . import theme
 
 _MOST_MIXES = 6
+_MOST_ROWS = 45
+_PAGE_PX = 860
+"""Height into which the rows of a figure are fitted, so that it stays whole on paper."""
+_FAINT_INK = "#52606D"
+
+
+def stp_by_mix(results: Results) -> go.Figure | None:
+    """STP of each pair, and of each larger mix by tenant, by sharing mode."""
+    frame = _crowded(results)
+    frame = frame.dropna(subset="stp") if "stp" in frame else frame.iloc[:0]
+    if frame["mix"].nunique() < 2 and frame["sharing"].nunique() < 2:
+        return None
+    parts = [
+        ("pairs: STP of 2, higher is better", "stp", frame[frame["num_tenants"] == 2]),
+        ("larger mixes: STP / tenants, higher is better", "stp_each", _each(frame[frame["num_tenants"] > 2])),
+    ]
+    parts = [part for part in parts if len(part[2])]
+    orders = [_order(own, name) for _, name, own in parts]
+    rows = sum(len(order) for order in orders)
+    heights = [len(order) + 1.0 for order in orders]
+    height = _height(rows, 90 + 75 * len(parts))
+    fig = make_subplots(len(parts), 1, row_heights=heights, vertical_spacing=84 / height)
+    shown: set[str] = set()
+    for row, ((title, name, own), order) in enumerate(zip(parts, orders, strict=True), 1):
+        if name == "stp_each":
+            turns = own.drop_duplicates("mix")
+            fig.add_scatter(
+                x=1 / turns["num_tenants"], y=turns["mix"], mode="markers", name="taking turns", hoverinfo="skip",
+                marker={"symbol": "line-ns", "size": 13, "line": {"color": FAINT, "width": 2}}, row=row, col=1,
+            )  # fmt: skip
+        _mode_dots(fig, own, name, (row, 1), shown)
+        fig.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.7, len(order) - 0.3], row=row, col=1)
+        fig.update_xaxes(title_text=title, row=row, col=1)
+        for line, said in (
+            ((1.0, "taking turns"), (2.0, "no interference")) if name == "stp" else ((1.0, "no interference"),)
+        ):
+            theme.reference_line(fig, line, said, row=row, col=1)
+    theme.figure(fig, height=height)
+    fig.update_layout(margin={"t": 78}, scattermode="group", scattergap=0.35)
+    fig.update_yaxes(automargin=True)
+    return fig
+
+
+def _each(frame: pd.DataFrame) -> pd.DataFrame:
+    """STP by tenant, so that mixes of different sizes have one axis."""
+    names = tables.with_intervals(("stp",))
+    each = frame.reindex(columns=names).div(frame["num_tenants"], axis=0)
+    return frame.assign(**{name.replace("stp", "stp_each", 1): each[name] for name in names})
+
+
+def _order(frame: pd.DataFrame, name: str) -> list[str]:
+    """Mixes from bottom to top, by the mean over sharing modes."""
+    return list(frame.groupby("mix", observed=True)[name].mean().sort_values().index)
+
+
+def _height(rows: int, frame: int) -> int:
+    """Of a figure with so many rows: roomy for few, dense for many."""
+    return frame + max(90, min(26 * rows, max(_PAGE_PX, 15 * rows)))
+
+
+def _mode_dots(fig: go.Figure, frame: pd.DataFrame, name: str, place: tuple[int, int], shown: set[str]) -> None:
+    """A dot a mix in each sharing mode's colour, with its interval; open where STP exceeds the tenants."""
+    for sharing in in_order(frame["sharing"].unique()):
+        rows = frame[frame["sharing"] == sharing].dropna(subset=name)
+        colour, symbol, _ = theme.sharing_style(sharing)
+        above = rows["above"] if "above" in rows else [False] * len(rows)
+        fig.add_scatter(
+            x=rows[name],
+            y=rows["mix"],
+            mode="markers",
+            name=sharing,
+            legendgroup=sharing,
+            offsetgroup=sharing,
+            orientation="h",
+            showlegend=theme.legend_once(shown, sharing),
+            marker={"color": colour, "symbol": [f"{symbol}-open" if own else symbol for own in above], "size": 8},
+            error_x=theme.error_bars(rows, name) | {"color": colour, "width": 0, "thickness": 1.1},
+            hovertext=[f"{r['mix']}, {sharing}: {theme.interval_text(r, name)}" for r in rows_of(rows)],
+            hoverinfo="text",
+            row=place[0],
+            col=place[1],
+        )
+
+
+def _rows_of_mixes(
+    frame: pd.DataFrame, name: str, axis: dict[str, Any], reference: str, *, lower: bool = False
+) -> go.Figure | None:
+    """One row a mix, the best on top (the lowest with ``lower``), a dot a sharing mode; None for fewer than two."""
+    frame = frame.dropna(subset=name)
+    if len(frame) < 2 or (frame["mix"].nunique() < 2 and frame["sharing"].nunique() < 2):
+        return None
+    order = _order(frame, name)[:: -1 if lower else 1][-_MOST_ROWS:]
+    frame = frame[frame["mix"].isin(order)]
+    fig = go.Figure(make_subplots(1, 1))
+    _mode_dots(fig, frame, name, (1, 1), set())
+    theme.figure(fig, height=_height(len(order), 130))
+    fig.update_layout(scattermode="group", scattergap=0.35)
+    theme.reference_line(fig, 1.0, reference, row=1, col=1)
+    fig.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.7, len(order) - 0.3], automargin=True)
+    fig.update_xaxes(**axis)
+    return fig
+
+
+def fairness(results: Results) -> go.Figure | None:
+    """Fairness (min / max normalized progress, the noise taken off) of each mix by sharing mode."""
+    axis = {"title_text": "fairness (least / most progress), 1 = even"}
+    found = _crowded(results)
+    return _rows_of_mixes(found, "fairness", axis, "even") if "fairness" in found else None
+
+
+def energy(results: Results) -> go.Figure | None:
+    """Energy of the requests of each mix against the same requests served in turns, by sharing mode."""
+    found = energy_against_turns(results)
+    axis = {"title_text": "energy shared / energy in turns, lower is better"}
+    return _rows_of_mixes(found, ENERGY, axis, "in turns", lower=True)
+
+
+_KIND_NAMES = {"encoder": "two encoders", "decoder": "two decoders", "mixed": "one of each"}
+
+
+def kinds(results: Results) -> go.Figure | None:
+    """STP of every pair by its kind (two encoders, two decoders, one of each), a colour a sharing mode."""
+    points = _crowded(results)
+    points = points[points["num_tenants"] == 2].dropna(subset="stp") if "stp" in points else points.iloc[:0]
+    plain = [set(roles) <= {"encoder", "decoder"} for roles in points["roles"]]
+    points = points[np.array(plain, dtype=bool)]
+    kind = [str(roles[0]) if len(set(roles)) == 1 else "mixed" for roles in points["roles"]]
+    points = points.assign(kind=kind)
+    several = points.groupby("sharing", observed=True)["kind"].transform("nunique") > 1
+    points = points[several & points.groupby(["sharing"], observed=True)["kind"].transform("size").gt(5)]
+    if points.empty:
+        return None
+    fig = go.Figure()
+    for sharing in in_order(points["sharing"].unique()):
+        own = points[points["sharing"] == sharing]
+        colour, symbol, _ = theme.sharing_style(sharing)
+        fig.add_box(
+            x=own["stp"], y=[_KIND_NAMES[name] for name in own["kind"]], name=sharing, orientation="h",
+            boxpoints="all", pointpos=0, jitter=0.5, fillcolor="rgba(0,0,0,0)",
+            line={"color": colour, "width": 1.4}, marker={"color": colour, "symbol": symbol, "size": 6, "opacity": 0.8},
+            hovertext=[f"{r['mix']}, {sharing}: STP {theme.interval_text(r, 'stp')}" for r in rows_of(own)],
+            hoverinfo="text",
+        )  # fmt: skip
+    rows = points["kind"].nunique() * points["sharing"].nunique()
+    theme.figure(fig, height=170 + 34 * rows)
+    theme.reference_line(fig, 1.0, "taking turns")
+    theme.reference_line(fig, 2.0, "no interference")
+    fig.update_layout(boxmode="group")
+    fig.update_xaxes(title_text="STP of 2, higher is better")
+    fig.update_yaxes(automargin=True)
+    return fig
+
+
+# --- heat maps --------------------------------------------------------------------------------------------------------
+
 _SPARSE = 3
 """A sharing mode with fewer than one in so many of the pairs that another has gets no panel beside it."""
 _MOST_CELLS = 18
@@ -35,11 +192,12 @@ def interference_matrix(results: Results) -> go.Figure | None:
 
 def sensitivity(results: Results) -> go.Figure | None:
     """Slowdown of each model (row) beside each stressor (column): which resource it depends on."""
-    return _heat_maps(tables.sensitivity(results), "stressor", "model")
+    found = tables.sensitivity(results)
+    return _heat_maps(found, "stressor", "model") if found["victim"].nunique() > 1 else None
 
 
 def _heat_maps(found: pd.DataFrame, across: str, down: str) -> go.Figure | None:
-    if found.empty:
+    if found["victim"].nunique() < 2:
         return None
     cells_of = found["sharing"].value_counts()
     sharings = in_order(cells_of[cells_of >= cells_of.max() / _SPARSE].index.to_numpy())
@@ -62,7 +220,7 @@ def _heat_maps(found: pd.DataFrame, across: str, down: str) -> go.Figure | None:
     if without:
         fig.add_annotation(
             text=f"Too few pairs for a panel: {', '.join(without)}.", x=0, y=0, yshift=-130, xref="paper", yref="paper",
-            xanchor="left", yanchor="top", showarrow=False, font={"size": 12, "color": "#7B8794"},
+            xanchor="left", yanchor="top", showarrow=False, font={"size": 12, "color": _FAINT_INK},
         )  # fmt: skip
     fig.update_xaxes(showgrid=False, tickangle=35)
     fig.update_xaxes(title_text=across, row=rows)
@@ -100,78 +258,23 @@ def _cells(
     )
 
 
+# --- tenants ----------------------------------------------------------------------------------------------------------
+
+
 def _crowded(results: Results) -> pd.DataFrame:
-    """Points in closed loop with two models or more, stressors aside."""
+    """Points in closed loop with two models or more, stressors aside; ``above``: more STP than tenants."""
     points = results.points
     plain = np.array(["stressor" not in roles for roles in points["roles"]], dtype=bool)
-    return points[(points["num_tenants"] > 1) & points["closed"] & plain]
-
-
-def _dots(frame: pd.DataFrame, panels: dict[str, dict[str, Any]], reference: float | None) -> go.Figure | None:
-    """One row a mix, one symbol a sharing mode, one panel a figure (name -> its axis), with intervals."""
-    names = list(panels)
-    frame = frame.dropna(subset=names, how="all") if set(names) <= set(frame) else frame.iloc[:0]
-    if frame.empty:
-        return None
-    order = frame.groupby("mix", observed=True)[["num_tenants", names[0]]].mean().sort_values(["num_tenants", names[0]])
-    fig = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.04)
-    shown: set[str] = set()
-    for column, (name, axis) in enumerate(panels.items(), 1):
-        for sharing in in_order(frame["sharing"].unique()):
-            rows = frame[frame["sharing"] == sharing].dropna(subset=name)
-            shade, symbol, _, _ = theme.sharing_style(sharing)
-            fig.add_scatter(
-                x=rows[name],
-                y=rows["mix"],
-                mode="markers",
-                name=sharing,
-                legendgroup=sharing,
-                showlegend=theme.legend_once(shown, sharing),
-                marker={"color": shade, "symbol": symbol, "size": 10},
-                error_x=theme.error_bars(rows, name),
-                hovertext=[f"{r['mix']}, {sharing}: {theme.interval_text(r, name, 3)}" for r in rows_of(rows)],
-                hoverinfo="text",
-                row=1,
-                col=column,
-            )
-        fig.update_xaxes(**axis, row=1, col=column)
-        if axis.get("type") == "log":
-            fig.update_xaxes(**theme.log_axis(*theme.reach(frame, name)), row=1, col=column)
-        if reference is not None:
-            theme.reference_line(fig, reference, "", row=1, col=column)
-    theme.figure(fig, height=theme.rows_height(len(order)))
-    fig.update_yaxes(categoryorder="array", categoryarray=list(order.index), range=[-0.7, len(order) - 0.3])
-    fig.update_yaxes(automargin=True)
-    return fig
-
-
-def stp_by_mix(results: Results) -> go.Figure | None:
-    """STP and ANTT of each mix by sharing mode."""
-    panels = {
-        "stp": {"title_text": "STP (tenants alone), higher is better", "rangemode": "tozero"},
-        "antt": {"title_text": "ANTT (slowdown, logarithmic), lower is better", "type": "log"},
-    }
-    return _dots(_crowded(results), panels, 1.0)
-
-
-def fairness(results: Results) -> go.Figure | None:
-    """Fairness (min / max normalized progress, the noise taken off) of each mix by sharing mode."""
-    axis = {"title_text": "fairness (min / max progress), 1 = even"}
-    return _dots(_crowded(results), {"fairness": axis}, 1.0)
-
-
-def energy(results: Results) -> go.Figure | None:
-    """Energy per request of each mix by sharing mode."""
-    axis = {"title_text": "energy per request (J, logarithmic), lower is better", "type": "log"}
-    return _dots(_crowded(results), {"energy_j_per_request": axis}, None)
+    found = points[(points["num_tenants"] > 1) & points["closed"] & plain]
+    return found.assign(above=found["stp"] > found["num_tenants"]) if "stp" in found else found
 
 
 def slowdown_by_tenant(results: Results) -> go.Figure | None:
-    """Slowdown of the mean, and of the tail below it, of every tenant of the largest mixes."""
+    """Slowdown of the mean, and of the tail beside it, of every tenant of the largest mixes; a panel a mix."""
     frame = tables.tenants(results)
     frame = frame[frame["point"].isin(_crowded(results)["point"])].dropna(subset="slowdown")
     frame = frame[_mixed(results, frame)]
-    if frame.empty:
+    if frame.empty or frame["label"].nunique() < 2:
         return None
     if (frame["num_tenants"] > 2).any():
         frame = frame[frame["num_tenants"] > 2]
@@ -180,40 +283,49 @@ def slowdown_by_tenant(results: Results) -> go.Figure | None:
     frame = frame[frame["mix"].isin(mixes)]
     tail = _tail(frame)
     names = ["slowdown", *([tail] if tail else [])]
+    frame["mix_name"], frame["mix"] = frame["mix"], frame.groupby("point")["label"].transform(_apart)
+    counts = [frame.loc[frame["mix_name"] == mix, "mix"].nunique() for mix in mixes]
     fig = make_subplots(
-        len(names),
-        len(mixes),
-        subplot_titles=[mix.replace("+", "+<br>") for mix in mixes],
-        shared_xaxes=True,
-        shared_yaxes=True,
-        vertical_spacing=0.07,
-        horizontal_spacing=0.02,
-        column_widths=[2 + float(largest[mix]) for mix in mixes],
-    )
-    frame["name"] = frame.groupby("point")["label"].transform(_apart)
+        len(mixes), len(names), shared_xaxes=True, row_heights=[count + 0.6 for count in counts],
+        vertical_spacing=min(0.9 / max(len(mixes) - 1, 1), 34 / _height(sum(counts), 40 * len(mixes))),
+        horizontal_spacing=0.03, subplot_titles=[text for mix in mixes for text in (mix, *[""] * (len(names) - 1))],
+    )  # fmt: skip
     shown: set[str] = set()
-    for row, name in enumerate(names, 1):
-        for column, mix in enumerate(mixes, 1):
-            of_mix = frame[frame["mix"] == mix]
-            for sharing in in_order(frame["sharing"].unique()):
-                _bars(fig, of_mix[of_mix["sharing"] == sharing], name, sharing, (row, column), shown)
-            categories = list(dict.fromkeys(of_mix["name"]))
-            fig.update_xaxes(type="category", categoryarray=categories, row=row, col=column)
-            fig.update_xaxes(range=[-0.5, len(categories) - 0.5], row=row, col=column)
-            known = of_mix.groupby("name", sort=False)[name].count()
-            for tenant in known.index[known == 0]:
-                fig.add_annotation(
-                    text="not bounded", x=tenant, y=0, textangle=-90, yanchor="bottom", yshift=3, showarrow=False,
-                    row=row, col=column,
-                )  # fmt: skip
-            theme.reference_line(fig, 1.0, "", axis="y", row=row, col=column)
-        text = "of the mean" if name == "slowdown" else f"of {name.removeprefix('slowdown_')}"
-        fig.update_yaxes(title_text=f"slowdown {text}", row=row, col=1)
-        fig.update_yaxes(range=[0, 1.05 * theme.reach(frame, name)[1]], row=row)
-    theme.figure(fig, height=330 * len(names) + 90)
-    fig.update_layout(margin={"t": 110}, barmode="group", legend={"y": 1.12 if len(names) > 1 else 1.2})
-    fig.update_xaxes(tickangle=35)
+    for row, mix in enumerate(mixes, 1):
+        own = frame[frame["mix_name"] == mix]
+        order = list(dict.fromkeys(own["mix"]))[::-1]
+        for column, name in enumerate(names, 1):
+            _mode_dots(fig, own, name, (row, column), shown)
+            theme.reference_line(fig, 1.0, "", row=row, col=column)
+            _say_unbounded(fig, own, name, (row, column))
+        fig.update_yaxes(type="category", categoryorder="array", categoryarray=order, row=row)
+        fig.update_yaxes(range=[-0.6, len(order) - 0.4], row=row)
+    for column in range(2, len(names) + 1):
+        fig.update_yaxes(showticklabels=False, col=column)
+    _left_titles(fig, mixes)
+    theme.figure(fig, height=_height(sum(counts), 130 + 40 * len(mixes)))
+    fig.update_layout(margin={"t": 72}, scattermode="group", scattergap=0.35)
+    for column, name in enumerate(names, 1):
+        word = "the mean" if name == "slowdown" else name.removeprefix("slowdown_")
+        fig.update_xaxes(title_text=f"slowdown of {word}", row=len(mixes), col=column)
+        fig.update_xaxes(range=[0, 1.05 * theme.reach(frame, name)[1]], col=column)
+    fig.update_yaxes(automargin=True, col=1)
     return fig
+
+
+def _say_unbounded(fig: go.Figure, own: pd.DataFrame, name: str, place: tuple[int, int]) -> None:
+    known = own.groupby("mix", sort=False)[name].count()
+    for tenant in known.index[known == 0]:
+        fig.add_annotation(
+            text="not bounded", x=0, y=tenant, xanchor="left", xshift=4, showarrow=False, row=place[0], col=place[1],
+        )  # fmt: skip
+
+
+def _left_titles(fig: go.Figure, titles: Sequence[str]) -> None:
+    """Titles of panels at their left edge, where long ones don't meet."""
+    for note in fig.layout.annotations:
+        if note.text in titles:
+            note.update(x=0, xanchor="left", font={"size": 13, "color": theme.INK})
 
 
 def _mixed(results: Results, frame: pd.DataFrame) -> pd.Series[bool]:
@@ -235,26 +347,6 @@ def _apart(labels: pd.Series[str]) -> pd.Series[str]:
     """Names of the tenants of a point: labels, counted where several are alike."""
     place, count = labels.groupby(labels).cumcount() + 1, labels.groupby(labels).transform("size")
     return labels.where(count == 1, labels + " #" + place.astype(str))
-
-
-def _bars(fig: go.Figure, own: pd.DataFrame, name: str, sharing: str, place: tuple[int, int], shown: set[str]) -> None:
-    """A bar a tenant in its model's colour, patterned by sharing mode; the legend shows the pattern once."""
-    shade, _, pattern, _ = theme.sharing_style(sharing)
-    style = {"shape": pattern, "fgcolor": "white", "size": 6, "solidity": 0.35}
-    fig.add_bar(
-        x=own["name"],
-        y=own[name],
-        offsetgroup=sharing,
-        showlegend=False,
-        marker={"color": [model_colour(str(m)) for m in own["model"]], "pattern": style},
-        error_y=theme.error_bars(own, name),
-        hovertext=[f"{r['label']}, {sharing}: {theme.interval_text(r, name)}" for r in rows_of(own)],
-        hoverinfo="text",
-        row=place[0],
-        col=place[1],
-    )
-    if theme.legend_once(shown, sharing):
-        fig.add_bar(x=[None], y=[None], name=sharing, marker={"color": shade, "pattern": style}, row=1, col=1)
 
 
 def event_timer(results: Results) -> go.Figure | None:
@@ -293,8 +385,9 @@ def event_timer(results: Results) -> go.Figure | None:
                 row=row,
                 col=column,
             )  # fmt: skip
-    theme.figure(fig, height=340 * rows_ + 100)
-    fig.update_xaxes(title_text="slowdown (host clock)", **theme.log_axis(*ends))
+    theme.figure(fig, height=320 * rows_ + 110)
+    fig.update_layout(margin={"t": 100})
+    fig.update_xaxes(title_text="slowdown (host clock)", **theme.log_axis(*ends, 5))
     fig.update_yaxes(**theme.log_axis(*ends))
     fig.update_yaxes(title_text="slowdown (event timer)", col=1)
     return fig

@@ -1,6 +1,7 @@
-"""How figures look: one symbol a sharing mode, labelled axes; a model's colour is :func:`mtexp.colours.model_colour`.
+"""How figures look: a colour and a symbol a sharing mode, labelled axes; a model's colour is
+:func:`mtexp.colours.model_colour`.
 
-Lives here: symbols, scales, :func:`figure`. May touch: plotly. Sharing modes differ by shape and shade, never by hue.
+Lives here: symbols, scales, :func:`figure`. May touch: plotly. A figure colours sharing modes or models, never both.
 """
 
 from __future__ import annotations
@@ -16,28 +17,29 @@ from mtexp.colours import BLUE, FAINT, RED
 from mtexp.records import keys
 
 _SHARINGS = {
-    "time slicing": ("#9AA5B1", "circle", "", "solid"),
-    "MPS": ("#1F2933", "diamond", "/", "dash"),
-    "MPS equal share": ("#52606D", "square", "x", "dot"),
-    "MPS 50 %": ("#7B8794", "triangle-up", "\\", "dashdot"),
-    "MPS 25 %": ("#3E4C59", "triangle-down", "+", "longdash"),
-    "MPS 100 %": ("#1F2933", "hourglass", "/", "longdash"),
-    "MPS 75 %": ("#52606D", "pentagon", "x", "dashdot"),
-    "MPS 10 %": ("#9AA5B1", "triangle-left", "-", "dot"),
-    "streams": ("#616E7C", "cross", ".", "longdashdot"),
-    "green contexts": ("#2F6B4F", "triangle-right", "x", "dashdot"),
-    "MIG": ("#323F4B", "star", "|", "dash"),
+    "time slicing": ("#7B8794", "circle", "solid"),
+    "MPS": ("#332288", "diamond", "solid"),
+    "MPS equal share": ("#117733", "square", "dot"),
+    "MPS 50 %": ("#B8860B", "triangle-up", "dashdot"),
+    "MPS 25 %": ("#CC6677", "triangle-down", "longdash"),
+    "MPS 10 %": ("#882255", "triangle-left", "dot"),
+    "MPS 75 %": ("#44AA99", "pentagon", "dashdot"),
+    "MPS 100 %": ("#4AA3D0", "hourglass", "longdash"),
+    "streams": ("#AA4499", "cross", "longdashdot"),
+    "green contexts": ("#2F8F6B", "triangle-right", "dashdot"),
+    "MIG": ("#E2725B", "star", "dash"),
 }
-_OTHER = ("#52606D", "hexagon", "-", "longdash")
+"""Colour, marker and dash of each; hues after P. Tol, Colour Schemes (SRON technical note, 2021), "muted"."""
+_OTHER = ("#52606D", "hexagon", "longdash")
 INK, GRID = "#1F2933", "#E4E7EB"
 FONT = "Inter, 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
-def sharing_style(sharing: str) -> tuple[str, str, str, str]:
-    """Shade, marker, bar pattern and line dash of a sharing mode."""
+def sharing_style(sharing: str) -> tuple[str, str, str]:
+    """Colour, marker and line dash of a sharing mode; of a variant (``MPS, crossover``) those of the mode."""
     if sharing.startswith("CPU"):
-        return _SHARINGS["time slicing" if sharing == "CPU (disabled)" else "MPS"]
-    return _SHARINGS.get(sharing, _OTHER)
+        return _SHARINGS["time slicing" if "disabled" in sharing else "MPS"]
+    return _SHARINGS.get(sharing.partition(",")[0], _OTHER)
 
 
 def figure(fig: go.Figure, *, height: int = 420, legend: str = "top") -> go.Figure:
@@ -46,8 +48,8 @@ def figure(fig: go.Figure, *, height: int = 420, legend: str = "top") -> go.Figu
         template="plotly_white",
         height=height,
         font={"family": FONT, "size": 13, "color": INK},
-        margin={"l": 70, "r": 30, "t": 70 if legend == "top" else 40, "b": 60},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1 + 34 / (height - 130), "x": 0, "title": None}
+        margin={"l": 64, "r": 16, "t": 56 if legend == "top" else 24, "b": 56},
+        legend={"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "x": 0, "title": None}
         if legend == "top"
         else {"title": None},
         hoverlabel={"font": {"family": FONT}},
@@ -127,6 +129,15 @@ def slowdown_colours(lowest: float, highest: float) -> dict[str, Any]:
     bar["ticktext"] = [f"{tick:g}" for tick in ticks]
     scale = [[at, colour] for at, colour in zip((0, -low / (high - low), 1), colours, strict=True)]
     return {"colorscale": scale, "cmin": low, "cmax": high, "colorbar": bar}
+
+
+def colour_at(scale: Mapping[str, Any], level: float) -> str:
+    """The colour that :func:`slowdown_colours` has at ``level`` (log2 of a slowdown)."""
+    (_, below), (_, white), (_, above) = scale["colorscale"]
+    end, reach = (above, scale["cmax"]) if level > 0 else (below, scale["cmin"])
+    share = min(1.0, level / reach)
+    parts = ((int(white[i : i + 2], 16), int(end[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(a + share * (b - a)):02X}" for a, b in parts)
 
 
 def _tint(colour: str, share: float) -> str:

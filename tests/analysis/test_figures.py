@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,12 @@ import pytest
 from analysis_study import ALONE_MS, Study
 
 from analysis import markdown, plots, report, tables
+from analysis.costs import energy_against_turns
 from analysis.data import load
 from analysis.findings import findings, paragraph
 from analysis.plots import theme
 from analysis.pooling import Results, pool
+from analysis.summary import summary
 from mtexp.colours import model_colour, shades
 
 MODELS = ("bert_base", "deberta_v3_base", "distilgpt2")
@@ -45,18 +49,73 @@ def test_every_shipped_model_differs_and_shades_of_one_differ() -> None:
         assert shades(["other", model, model])[1] == model_colour(model)
 
 
-def test_latency_against_load_has_the_colour_of_the_model_measured(tmp_path: Path) -> None:
-    """BERT beside Llama is drawn as BERT; what is beside it is a dash."""
+def test_sharing_modes_have_colours_of_their_own() -> None:
+    """No two modes look alike, in hue or in shape."""
+    modes = ("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 25 %", "MPS 10 %", "streams", "MIG")
+    looks = [theme.sharing_style(mode) for mode in modes]
+    assert len({colour for colour, _, _ in looks}) == len(modes)
+    assert len({symbol for _, symbol, _ in looks}) == len(modes)
+
+
+def test_latency_against_load_is_a_panel_a_tenant_and_a_colour_a_mode(tmp_path: Path) -> None:
+    """What is measured beside what is the title of a panel; the level is a line in it."""
     study = Study(tmp_path)
-    for neighbour in ("llama_3_2_1b", "distilgpt2"):
-        study.run(["bert_base", neighbour], load=0.2)
+    for mps in ("disabled", "default"):
+        for load_share in (0.2, 0.4):
+            study.run(["bert_base", "llama_3_2_1b"], mps, load=load_share, slo_ms=20)
     drawn = figure(pooled(tmp_path), "latency-load")
-    titles = [note.text for note in drawn.layout.annotations]
-    lines = [trace for trace in drawn.data if trace.x[0] is not None]
-    for line in lines:
-        panel = int(line.xaxis[1:] or 1) - 1
-        assert line.line.color == model_colour(titles[panel])
-    assert len({line.line.dash for line in lines if line.line.color == model_colour("bert_base")}) == 2
+    titles = {note.text for note in drawn.layout.annotations}
+    assert {"bert_base<br>beside llama_3_2_1b", "llama_3_2_1b<br>beside bert_base", "level 20 ms"} <= titles
+    colours = {trace.name.partition(",")[0]: trace.line.color for trace in drawn.data}
+    assert colours == {mode: theme.sharing_style(mode)[0] for mode in ("time slicing", "MPS")}
+
+
+def test_what_was_swept_has_an_axis(tmp_path: Path) -> None:
+    """Batch size on an axis with each value asked for; a study without a sweep of it has no such figure."""
+    study = Study(tmp_path, iterations=40)
+    study.run(["bert_base", "distilgpt2"])
+    assert "settings" not in plots.draw(pooled(tmp_path))
+    results = pooled(tmp_path)
+    other = results.tenants.assign(point=1, batch_size=32, latency_mean_ms=2 * results.tenants["latency_mean_ms"])
+    points = pd.concat([results.points, results.points.assign(point=1)], ignore_index=True)
+    both = replace(results, points=points, tenants=pd.concat([results.tenants, other], ignore_index=True))
+    drawn = figure(both, "settings")
+    assert {axis.title.text for axis in drawn.select_xaxes()} == {"batch size"}
+    assert {tuple(axis.ticktext) for axis in drawn.select_xaxes()} == {("8", "32")}
+
+
+def test_one_row_is_a_sentence_and_no_figure(tmp_path: Path) -> None:
+    """One model beside stressors, or one pair under one mode, draws no heat map and no rows."""
+    study = Study(tmp_path, iterations=40)
+    study.run(["bert_base", "stress_sm"])
+    study.run(["bert_base", "distilgpt2"])
+    drawn = plots.draw(pooled(tmp_path))
+    assert not {"sensitivity", "stp-by-mix", "fairness", "energy"} & set(drawn)
+
+
+def test_one_good_pair_gets_an_answer(tmp_path: Path) -> None:
+    """STP and each tenant's slowdown, with intervals, in the advice, the tiles and the finding."""
+    Study(tmp_path, iterations=60).run(["bert_base", "distilgpt2"], "default", repetitions=3)
+    results = pooled(tmp_path)
+    first = summary(results)
+    assert re.search(r"bert_base\+distilgpt2 under MPS.*STP 1\.5\d \[.*of 2", first.advice)
+    assert [tile.title for tile in first.tiles[1:3]] == ["bert_base pays", "distilgpt2 pays"]
+    said = findings(results)[0].text
+    assert re.search(r"bert_base 1\.3\d? \[.*distilgpt2 1\.3", said) or "slower than alone" in said
+
+
+def test_energy_is_compared_with_taking_turns(tmp_path: Path) -> None:
+    """The ratio is that of the mix to the same requests served alone, each in its share."""
+    study = Study(tmp_path, iterations=60)
+    for model in ("bert_base", "distilgpt2"):
+        study.run([model])
+    study.run(["bert_base", "distilgpt2"], "default")
+    results = pooled(tmp_path)
+    points = results.points.set_index("mix")["energy_j_per_request"]
+    rates = results.tenants[results.tenants["point"] == 2].set_index("label")["throughput_rps"]
+    turns = (rates["bert_base"] * points["bert_base"] + rates["distilgpt2"] * points["distilgpt2"]) / rates.sum()
+    (row,) = energy_against_turns(results).to_dict("records")
+    assert row["energy_ratio"] == pytest.approx(points["bert_base+distilgpt2"] / turns, rel=1e-6)
 
 
 def test_tenants_keep_their_names_where_a_percentile_is_not_bounded(tmp_path: Path) -> None:
@@ -70,15 +129,16 @@ def test_tenants_keep_their_names_where_a_percentile_is_not_bounded(tmp_path: Pa
     known = tables.tenants(results)
     known = known[known["mix"] == "short"]
     drawn = figure(results, "slowdown-by-tenant")
-    titles = {note.text: column for column, note in enumerate(drawn.layout.annotations[:3], 1)}
-    tail = drawn.layout.yaxis4.title.text.removeprefix("slowdown of ")
+    titles = [note.text for note in drawn.layout.annotations if note.text in ("long", "long too", "short")]
+    (axis,) = [axis for axis in drawn.select_xaxes(col=2) if axis.title.text]
+    tail = axis.title.text.removeprefix("slowdown of ")
     unbounded = set(known.loc[known[f"slowdown_{tail}"].isna(), "label"])
     assert unbounded, "the study has none: it tests nothing"
-    for row in (1, 2):
-        (axis,) = drawn.select_xaxes(row=row, col=titles["short"])
+    for column in (1, 2):
+        (axis,) = drawn.select_yaxes(row=1 + titles.index("short"), col=column)
         assert set(axis.categoryarray) == set(known["label"])
         assert axis.type == "category"
-    said = {note.x for note in drawn.layout.annotations if note.text == "not bounded"}
+    said = {note.y for note in drawn.layout.annotations if note.text == "not bounded"}
     assert said == unbounded
 
 
@@ -118,11 +178,11 @@ def test_points_bars_and_names_are_inside(results: Results) -> None:
     for note in combinations.layout.annotations:
         assert note.yref == "paper" or inside(axis, 10**note.y) or note.text == "taking turns"
     corner = combinations.layout.annotations[-1]
-    assert (corner.x, corner.y, corner.xref, corner.yref) == (1, 1, "paper", "paper")
+    assert (corner.x, corner.y, corner.xref, corner.yref) == (0, 0, "paper", "paper")
     assert [line.split("</b> ")[1] for line in corner.text.split("<br>")] == [
         f"{row.mix}, {row.sharing}" for row in best.sort_values("stp").itertuples()
     ]
-    assert inside(figure(results, "stp-by-mix").layout.xaxis2, *theme.reach(tables.combinations(results), "antt"))
+    assert inside(combinations.layout.xaxis, *theme.reach(tables.combinations(results)[["stp"]], "stp"))
 
 
 def test_what_has_no_interval_gets_no_bar() -> None:
@@ -134,18 +194,18 @@ def test_what_has_no_interval_gets_no_bar() -> None:
         assert isinstance(bars[name][1], str)
 
 
-def test_curves_of_one_model_doing_two_things_differ(tmp_path: Path) -> None:
-    """Same colour, marker and dash would be the same curve to a reader."""
+def test_curves_of_one_model_doing_two_things_have_panels_of_their_own(tmp_path: Path) -> None:
+    """Two curves of one sharing mode in one panel would be the same curve to a reader."""
     study = Study(tmp_path, iterations=20)
     for workload in ("forward", "decode"):
         for count in (2, 3):
             study.run(["llama_3_2_1b"] * count, workload=workload)
     study.run(["bert_base"], "default")
     drawn = figure(pooled(tmp_path), "scaling")
-    looks = {trace.name: (trace.line.color, trace.line.dash, trace.marker.symbol) for trace in drawn.data}
-    assert len(looks) == 2
-    assert len(set(looks.values())) == 2
-    assert looks["llama_3_2_1b, time slicing"][0] == model_colour("llama_3_2_1b")
+    panels = [(trace.name, trace.xaxis) for trace in drawn.data]
+    assert len(panels) == len(set(panels)) == 6
+    titles = [note.text for note in drawn.layout.annotations if note.text]
+    assert titles == ["llama_3_2_1b", "llama_3_2_1b decode"]
 
 
 def test_tenants_of_one_model_are_told_apart_over_time(tmp_path: Path) -> None:
@@ -241,7 +301,7 @@ def test_power_limited_points_are_marked_and_counted(tmp_path: Path) -> None:
     assert "capped %" in markdown.page(results, title="t")
     page = report.build(results, {})
     assert "power-capped (%)" in page
-    assert '<div class="notice">The power cap lowered the clocks in 1 of 3 runs' in page
+    assert "<li>The power cap lowered the clocks in 1 of 3 runs" in page.partition('<p class="advice">')[0]
 
 
 def test_open_loop_has_no_stp(results: Results) -> None:

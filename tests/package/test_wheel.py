@@ -91,6 +91,7 @@ def test_the_wheel_has_what_a_run_needs_and_claims_no_common_name(wheel, sdist):
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"mtexp", "hydra_plugins"}
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
     files |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "analysis").rglob("*.py")}
+    files |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "analysis" / "templates").iterdir()}
     assert {f"mtexp/{name}" for name in files} | {"mtexp/py.typed", "hydra_plugins/mtexp_capacity.py"} <= set(names)
     with tarfile.open(sdist) as archive:
         assert not [member.name for member in archive if member.issym() or member.islnk()]

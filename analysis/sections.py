@@ -1,0 +1,233 @@
+"""The sections of a report: questions, each with one sentence and one figure, then the appendix with tables and method.
+
+Lives here: :func:`questions`, :func:`appendix`. May touch: nothing outside its arguments. What was not measured is no
+section: it is one list at the end of the appendix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from mtexp.records import keys
+
+from . import markdown, tables
+from .answers import Answer
+from .capacity import capacities
+from .findings import claim_limit
+from .page import Table, figure_html, table_view
+from .plots import FIGURES
+from .pooling import Results
+from .summary import HeatMap, counted
+
+_FACTS = {
+    "device": "device",
+    "driver": "driver",
+    "cuda": "CUDA",
+    "torch": "torch",
+    "transformers": "transformers",
+    "cpu": "CPU",
+    "python": "Python",
+    "version": "mtexp",
+    "git_commit": "commit",
+    "precision": "precision",
+    "workload": "workload",
+    "batch_size": "batch size",
+    "seq_len": "sequence length",
+    "execution": "execution",
+    "overlap": "overlap",
+    "design": "design",
+    "sweep": "sweeps",
+}
+_MOST_NAMED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A figure with its caption."""
+
+    html: Markup
+    caption: str
+
+
+@dataclass(slots=True)
+class Section:
+    """One section of the page."""
+
+    title: str
+    answer: str = ""
+    claimed: bool = True
+    more: Sequence[str] = ()
+    figures: Sequence[Shown] = ()
+    maps: Sequence[HeatMap] = ()
+    text: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    tables: Sequence[Table] = ()
+
+    @property
+    def anchor(self) -> str:
+        """What a link to the section names."""
+        return "".join(c if c.isalnum() else "-" for c in self.title.lower()).strip("-")
+
+
+QUESTIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("Which combinations pay?", ("Which combinations pay?",), "combinations"),
+    ("Is MPS efficient?", ("Is MPS efficient?",), "stp-by-mix"),
+    ("Who pays in a pair?", ("Who pays in a pair?",), ""),
+    ("Who pays in a larger mix?", (), "slowdown-by-tenant"),
+    ("Is sharing fair?", ("Is MPS fair?", "Is time slicing fair?"), "fairness"),
+    ("Does the number of processes matter?", ("Does the number of processes matter?",), "scaling"),
+    ("How much of the device does a tenant need?", (), "shares"),
+    ("Do encoders mix better with decoders than with each other?",
+     ("Do encoders mix better with decoders than with each other?",), "kinds"),
+    ("What do batch size and sequence length change?", (), "settings"),
+    ("Does it matter what a model does?", (), "workloads"),
+    ("How does latency grow with load?", ("How does latency grow with load?",), "latency-load"),
+    ("Which load keeps every service level?", (), "capacity"),
+    ("Which requests keep their service level?", (), "slo-attainment"),
+    ("How long do tokens take?", (), "tokens"),
+    ("What does a model depend on?", (), "sensitivity"),
+    ("Does sharing save energy?", ("Does sharing save energy?",), "energy"),
+    ("How well does a run repeat?", ("How well does a run repeat?",), ""),
+)  # fmt: skip
+"""Title of a section, the questions of :mod:`analysis.findings` that it answers, and its figure."""
+METHOD = ("event-timer", "latency-ecdf", "latency-over-time", "latency-by-clock", "latency-by-neighbours", "telemetry")
+"""Figures of the appendix."""
+
+
+def questions(
+    answers: Sequence[Answer], figures: Mapping[str, go.Figure], other_maps: Sequence[HeatMap]
+) -> list[Section]:
+    """One section a question that the data have something for."""
+    found = []
+    for title, asked, name in QUESTIONS:
+        own = [a for question in asked for a in answers if a.question == question and a.measured]
+        shown = [_shown(name, figures)] if name in figures else []
+        maps = other_maps if title == "Who pays in a pair?" else ()
+        if not own and not shown:
+            continue
+        first = next((a for a in own if a.claimed), own[0] if own else None)
+        more = [a.text for a in own if a is not first]
+        section = Section(title, first.text if first else "", bool(first and first.claimed), more, shown, maps)
+        found.append(section)
+    return found
+
+
+def _shown(name: str, figures: Mapping[str, go.Figure]) -> Shown:
+    caption = next(figure.caption for figure in FIGURES if figure.name == name)
+    return Shown(figure_html(figures[name], name), caption)
+
+
+def appendix(results: Results, answers: Sequence[Answer], figures: Mapping[str, go.Figure]) -> list[Section]:
+    """Tables and method."""
+    return [
+        Section(
+            "What was run, on what",
+            facts=facts(results.data.runs),
+            text=markdown.LEGEND,
+            tables=[table_view(_every_mix(results))],
+        ),
+        *_ranked(results),
+        *_capacity(results),
+        *_impossible(results),
+        *_verdicts(results),
+        Section("Tenants", tables=[_folded(tables.tenants(results), "every tenant")]),
+        Section(
+            "Baselines",
+            text="Each model alone on the whole device, in all its runs: what every slowdown compares with.",
+            tables=[table_view(tables.baselines(results))],
+        ),
+        *_method(results, answers, figures),
+        *_not_measured(answers),
+    ]
+
+
+def _every_mix(results: Results) -> pd.DataFrame:
+    frame = tables.overview(results).drop(columns=["verdict"])
+    first = ["mix", "sharing", *tables.with_intervals(("stp", "antt", "fairness"))]
+    return frame[[*first, *(name for name in frame if name not in first)]]
+
+
+def _folded(frame: pd.DataFrame, word: str) -> Table:
+    return table_view(frame.drop(columns=["point", "position", "saturated"], errors="ignore"), folded=word)
+
+
+def _ranked(results: Results) -> list[Section]:
+    found = tables.combinations(results, claim_limit(results)[0])
+    if found.empty:
+        return []
+    found = found.assign(frontier=found["frontier"].map({True: "yes", False: ""}))
+    shown = table_view(found.drop(columns=["point", "p_value", "above_ideal"]))
+    return [Section("Combinations, by the lower end of STP", text=markdown.RANKED, tables=[shown])]
+
+
+def _capacity(results: Results) -> list[Section]:
+    found = capacities(results.data)
+    if found.empty:
+        return []
+    said = "At the highest load or rate that kept every level; missed: the lowest that did not."
+    return [Section("Capacity, tenant by tenant", text=said, tables=[table_view(found.drop(columns="record_id"))])]
+
+
+def _impossible(results: Results) -> list[Section]:
+    if results.impossible.empty:
+        return []
+    return [
+        Section("Impossible points", text=markdown.IMPOSSIBLE, tables=[table_view(tables.impossible(results))]),
+    ]
+
+
+def _verdicts(results: Results) -> list[Section]:
+    found = tables.verdicts(results)
+    counts = found["verdict"].value_counts()
+    said = ", ".join(f"{counted(count, 'run')} {verdict}" for verdict, count in counts.items()) + "."
+    bad = found[found["verdict"] != "VALID"]
+    shown = [table_view(bad)] if len(bad) else []
+    return [Section("Verdicts", text=said, tables=[*shown, table_view(found, folded="every run")])]
+
+
+def _method(results: Results, answers: Sequence[Answer], figures: Mapping[str, go.Figure]) -> list[Section]:
+    found = [Section("How to read intervals and claims", text=markdown.read(results))]
+    timer = [a for a in answers if a.question == "Is the CUDA-event timer right?" and a.measured]
+    if timer:
+        table = tables.event_timer(results).drop(columns=["point", "model", "position"])
+        shown = [_shown("event-timer", figures)] if "event-timer" in figures else []
+        first = next((a for a in timer if a.claimed), timer[0])
+        more = [a.text for a in timer if a is not first]
+        found.append(
+            Section(
+                timer[0].question, first.text, first.claimed, more, shown,
+                tables=[table_view(table, folded="event timer, tenant by tenant")],
+            )
+        )  # fmt: skip
+    drawn = [figure for figure in FIGURES if figure.name in METHOD[1:] and figure.name in figures]
+    return [*found, *(Section(figure.title, figures=[_shown(figure.name, figures)]) for figure in drawn)]
+
+
+def _not_measured(answers: Sequence[Answer]) -> list[Section]:
+    missing = [f"{a.question} {a.text}" for a in answers if not a.measured]
+    return [Section("Not measured here", more=missing)] if missing else []
+
+
+def facts(runs: pd.DataFrame) -> dict[str, str]:
+    """What was the same in all runs, and what was not: a name and its values."""
+    found = {}
+    for name, label in _FACTS.items():
+        values = distinct(runs, name)
+        if len(values):
+            named = ", ".join(values[:_MOST_NAMED])
+            found[label] = named + (f" and {len(values) - _MOST_NAMED} more" if len(values) > _MOST_NAMED else "")
+    return found
+
+
+def distinct(runs: pd.DataFrame, name: str) -> list[str]:
+    """The values of a column; where tenants of a run differ a parameter has several, with commas."""
+    if name not in runs:
+        return []
+    texts = runs[name].dropna().astype(str)
+    texts = texts.str.split(",").explode() if name in keys.PARAMS else texts
+    return [str(text) for text in texts.unique()]

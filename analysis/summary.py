@@ -1,0 +1,339 @@
+"""The first screen of a report: one sentence of advice, four tiles, who slows whom, and how far to trust it.
+
+Lives here: :func:`summary`, from :class:`analysis.pooling.Results` to plain texts and cells. May touch: nothing outside
+its arguments. Every figure comes from :mod:`analysis.tables` and :mod:`analysis.findings`; nothing is computed anew but
+averages, which are geometric means over mixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mtexp.commands import command_line
+from mtexp.metrics.bootstrap import Interval
+from mtexp.metrics.repeats import Estimate, geometric_mean
+
+from . import tables
+from .answers import MPS, TURNS, Judge, matched
+from .findings import claim_limit
+from .frames import rows_of
+from .intervals import text
+from .plots import theme
+from .pooling import Results, in_order
+
+_LOUD_PCT, _QUIET_PCT = 10.0, 5.0
+"""Runs of the same thing that lie further apart (median) make trust low; nearer, high."""
+_MANY_INVALID = 0.1
+_MOST_MAPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure of the first screen."""
+
+    title: str
+    value: str
+    interval: str = ""
+    note: str = ""
+    tone: str = ""
+    """``good``, ``bad`` or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a heat map."""
+
+    text: str
+    hover: str
+    colour: str
+    ink: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """Slowdown of each model (row) beside each other (column) under one sharing mode."""
+
+    sharing: str
+    neighbours: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a reader sees first."""
+
+    advice: str
+    caveats: tuple[str, ...]
+    tiles: tuple[Tile, ...]
+    maps: tuple[HeatMap, ...]
+    """Of the two sharing modes with most pairs."""
+    other_maps: tuple[HeatMap, ...]
+
+
+def summary(results: Results) -> Summary:
+    """Return the first screen of the report of ``results``."""
+    judge = Judge(claim_limit(results)[0])
+    found = tables.combinations(results, judge.limit)
+    maps = heat_maps(results)
+    cpu = bool((results.data.runs["runtime"] == "cpu").any())
+    advice = _advice(results, judge, found)
+    pairs = (_best_and_worst(results, found[found["num_tenants"] == 2]), _gain(results, judge, found))
+    return Summary(
+        advice=f"On this CPU (sharing modes are nominal): {advice}" if cpu else advice,
+        caveats=tuple(caveats(results)),
+        tiles=(pairs[1], *pairs[0], _trust(results)),
+        maps=tuple(maps[:_MOST_MAPS]),
+        other_maps=tuple(maps[_MOST_MAPS:]),
+    )
+
+
+# --- advice -----------------------------------------------------------------------------------------------------------
+
+
+def _advice(results: Results, judge: Judge, found: pd.DataFrame) -> str:
+    gains = [gain for sharing in results.sharings if (gain := mode_gain(results, sharing)) is not None]
+    if gains:
+        return _mode_advice(gains, judge)
+    if len(found):
+        return _mix_advice(rows_of(found)[0])
+    load = tables.load_curve(results)
+    if len(load):
+        return _load_advice(load)
+    alone = tables.baselines(results)
+    if len(alone):
+        row = rows_of(alone)[0]
+        return f"{row['model']} alone takes {row['latency_mean_ms']:.3g} ms a request; nothing was measured together."
+    return "Nothing was measured together, so there is nothing to advise."
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """STP of a sharing mode against time slicing on the same mixes."""
+
+    sharing: str
+    ratio: Estimate
+    mixes: int
+
+
+def mode_gain(results: Results, sharing: str) -> Gain | None:
+    """STP against time slicing, geometric mean over the mixes measured both ways; None where there are none."""
+    pairs = matched(results, sharing, TURNS, "stp") if sharing != TURNS else []
+    if not pairs:
+        return None
+    return Gain(sharing, geometric_mean([a / b for _, a, b in pairs]), len(pairs))
+
+
+def _mode_advice(gains: Sequence[Gain], judge: Judge) -> str:
+    """Advice between sharing modes: that with most mixes decides, so that no mode wins by a lucky few."""
+    gain = max(gains, key=lambda own: (own.mixes, own.sharing == MPS))
+    ratio, mixes = text(gain.ratio.interval), f"{gain.mixes} mixes" if gain.mixes > 1 else "one mix"
+    if not judge.differs(gain.ratio):
+        return (
+            f"{gain.sharing} or time slicing: neither clearly gets more done here "
+            f"({ratio} times the STP over {mixes}), so choose by who may be slowed."
+        )
+    if gain.ratio.value > 1:
+        return f"Share with {gain.sharing}: it gets {ratio} times as much done as time slicing (over {mixes})."
+    return f"Do not share with {gain.sharing}: it gets only {ratio} times as much done as time slicing (over {mixes})."
+
+
+def _mix_advice(best: dict[str, Any]) -> str:
+    """Advice on the best combination, where there is only one sharing mode."""
+    stp = text(Interval(*(best[name] for name in tables.with_intervals(("stp",)))))
+    slowed = text(Interval(*(best[name] for name in tables.with_intervals(("worst_slowdown",)))))
+    name, tenants = f"{best['mix']} under {best['sharing']}", best["num_tenants"]
+    told = (
+        f"STP {stp} of {tenants}, where 1 is taking turns; {best['worst']}, slowed most, takes {slowed} times as long"
+    )
+    if best["pays"] == "yes":
+        return f"Run {name} together: {told}."
+    if best["pays"] == "no":
+        return f"Run the models of {name} one after the other: {told}."
+    return f"{name} neither clearly gains nor loses by sharing: {told}."
+
+
+def _load_advice(load: pd.DataFrame) -> str:
+    late, kept = load[load["saturated"] == 1], load[load["saturated"] != 1]
+    if kept.empty:
+        row = rows_of(late)[0]
+        return f"{row['model']} cannot keep up with {row['offered_rps']:.3g} requests/s under {row['sharing']}."
+    row = rows_of(kept.sort_values("offered_rps"))[-1]
+    name = next((n for n in ("p99", "p95", "p90", "p50") if pd.notna(row.get(f"latency_{n}_ms"))), "")
+    at = f"its {name} is {row[f'latency_{name}_ms']:.3g} ms" if name else "with too few requests for a percentile"
+    beside = "alone" if row["neighbours"] == "alone" else f"beside {row['neighbours']}"
+    return (
+        f"{row['model']} {beside} under {row['sharing']} keeps up with {row['offered_rps']:.3g} requests/s, "
+        f"the most that was asked of it: {at}."
+    )
+
+
+# --- caveats ----------------------------------------------------------------------------------------------------------
+
+
+def caveats(results: Results) -> list[str]:
+    """What a reader must know before believing a figure."""
+    data, found = results.data, []
+    if (data.runs["runtime"] == "cpu").any():
+        found.append(
+            "Made on a CPU with shrunken models: this shows that everything works, not what a GPU does. "
+            "The sharing modes are nominal there."
+        )
+    once, points = int((results.points["repetitions"] < 2).sum()), len(results.points)
+    if not results.repeated:
+        found.append(
+            "Nothing was measured twice: intervals hold the noise inside a run, not how runs differ. "
+            "Measure what matters with repetitions=3."
+        )
+    elif once:
+        found.append(f"{once} of {points} points are single runs: their spread is taken from runs like them.")
+    kept = int((data.runs["verdict"] != "VALID").sum())
+    total = len(data.runs) + len(data.invalid) - kept
+    if kept:
+        found.append(f"In these figures because they were asked for: {counted(kept, 'INVALID run')}.")
+    if left_out := len(data.invalid) - kept:
+        share = 100 * left_out / total
+        runs = counted(left_out, "INVALID run")
+        found.append(
+            f"Left out of every figure: {runs} of {total} ({share:.0f} %); reasons and remedies are under Verdicts."
+        )
+    if len(results.impossible):
+        which = counted(len(results.impossible), "point")
+        found.append(f"Left out of every figure because sharing cannot give it: {which}; see Impossible points.")
+    capped, low = tables.power_limited(results)
+    if capped:
+        found.append(
+            f"The power cap lowered the clocks in {capped} of {len(data.runs)} runs (in {low} below 95 % of the median "
+            "clock): part of a slowdown there is the cap."
+        )
+    alone = tables.without_baseline(results)
+    if len(alone):
+        names = [str(mix) for mix in alone["mix"].unique()]
+        named = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        found.append(
+            f"Without a baseline of every tenant, so without slowdown, STP or fairness: {counted(len(alone), 'point')} "
+            f"({named}). Measure again with baseline=auto."
+        )
+    return found
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+# --- tiles ------------------------------------------------------------------------------------------------------------
+
+
+def _gain(results: Results, judge: Judge, found: pd.DataFrame) -> Tile:
+    gain = mode_gain(results, MPS)
+    if gain is not None:
+        interval = gain.ratio.interval
+        sure = judge.differs(gain.ratio)
+        tone = ("good" if gain.ratio.value > 1 else "bad") if sure else ""
+        note = f"times the STP of time slicing, over {counted(gain.mixes, 'mix').replace('mixs', 'mixes')}"
+        return Tile("What MPS gains", f"×{interval.value:.2f}", _ends(interval), note, tone)
+    if found.empty:
+        how = f"{command_line('run')} -m mix=pair mps_settings=disabled,default"
+        return Tile("What MPS gains", "not measured", "", f"needs one mix under both, e.g. {how}")
+    best = rows_of(found)[0]
+    stp = Interval(*(best[name] for name in tables.with_intervals(("stp",))))
+    note = f"STP of {best['num_tenants']} by {best['mix']} under {best['sharing']}; 1 = taking turns. "
+    note += "MPS and time slicing were not compared"
+    return Tile(
+        "What sharing gains", f"{stp.value:.2f}", _ends(stp), note, {"yes": "good", "no": "bad"}.get(best["pays"], "")
+    )
+
+
+def _best_and_worst(results: Results, pairs: pd.DataFrame) -> tuple[Tile, Tile]:
+    """The best and the worst pair; of a single combination, what each of its tenants pays."""
+    if pairs.empty:
+        how = f"{command_line('run')} -m +experiment=pairs"
+        return Tile("Best pair", "not measured", "", f"needs pairs, e.g. {how}"), Tile("Worst pair", "not measured")
+    real = pairs[~pairs["above_ideal"]]
+    pairs = real if len(real) else pairs
+    if len(pairs) == 1:
+        both = rows_of(results.tenants[results.tenants["point"] == pairs["point"].iloc[0]])
+        first, second = (_slowed(results, tenant) for tenant in both)
+        return first, second
+    best = rows_of(pairs)[0]
+    worst = rows_of(pairs.sort_values("stp_ci_high"))[0]
+    return _pair_tile("Best pair", best, "good"), _pair_tile("Worst pair", worst, "bad")
+
+
+def _pair_tile(title: str, row: dict[str, Any], tone: str) -> Tile:
+    stp = Interval(*(row[name] for name in tables.with_intervals(("stp",))))
+    slowed = Interval(*(row[name] for name in tables.with_intervals(("worst_slowdown",))))
+    note = f"STP {text(stp)} of 2 under {row['sharing']}; {row['worst']} pays most: {text(slowed)} times slower"
+    return Tile(title, str(row["mix"]).replace("+", " + "), "", note, tone if row["pays"] != "open" else "")
+
+
+def _slowed(results: Results, tenant: dict[str, Any]) -> Tile:
+    figure = results.figure(tenant, "slowdown")
+    title = f"{tenant['label']} pays"
+    if figure is None:
+        return Tile(title, "not known", "", "has no baseline")
+    return Tile(title, f"×{figure.value:.2f}", _ends(figure.interval), "of its mean latency alone")
+
+
+def _ends(interval: Interval) -> str:
+    return text(interval).partition(" ")[2] if np.isfinite(interval.high) else ""
+
+
+def _trust(results: Results) -> Tile:
+    """How far to trust the page: how far runs of the same thing lie apart, how many were repeated, how many failed."""
+    data = results.data
+    spreads = results.tenants["spread_pct"].dropna() if "spread_pct" in results.tenants else pd.Series(dtype=float)
+    once = int((results.points["repetitions"] < 2).sum())
+    kept = int((data.runs["verdict"] != "VALID").sum())
+    total = len(data.runs) + len(data.invalid) - kept
+    invalid = len(data.invalid) / max(total, 1)
+    repeated = f"{once} of {len(results.points)} points measured once"
+    if spreads.empty:
+        median = np.inf
+        note = f"{repeated}: how far runs differ is not known"
+    else:
+        median = float(spreads.median())
+        note = f"repetitions differ by {median:.0f} % (median), {spreads.max():.0f} % at most; {repeated}"
+    if invalid > 0:
+        note += f"; {100 * invalid:.0f} % of runs INVALID"
+    if (data.runs["runtime"] == "cpu").any() or median > _LOUD_PCT or invalid > _MANY_INVALID:
+        return Tile("How far to trust it", "Little", "", note, "bad")
+    if median < _QUIET_PCT and not once:
+        return Tile("How far to trust it", "Well", "", note, "good")
+    return Tile("How far to trust it", "Fairly", "", note)
+
+
+# --- who slows whom ---------------------------------------------------------------------------------------------------
+
+
+def heat_maps(results: Results) -> list[HeatMap]:
+    """One map a sharing mode that has pairs, those with most pairs first and time slicing before MPS."""
+    found = tables.matrix_pairs(results)
+    if found.empty:
+        return []
+    counts = found["sharing"].value_counts()
+    sharings = sorted(in_order(counts.index.to_numpy()), key=lambda sharing: -int(counts[sharing]))
+    scale = theme.slowdown_colours(found["slowdown"].min(), found["slowdown"].max())
+    return [_map(found[found["sharing"] == sharing], sharing, scale) for sharing in sharings]
+
+
+def _map(found: pd.DataFrame, sharing: str, scale: dict[str, Any]) -> HeatMap:
+    victims, neighbours = tables.in_kind_order(found)
+    cells = {(row["victim"], row["neighbour"]): row for row in rows_of(found)}
+    rows = tuple((v, tuple(_cell(cells.get((v, n)), v, n, scale) for n in neighbours)) for v in victims)
+    return HeatMap(sharing, tuple(neighbours), rows)
+
+
+def _cell(row: dict[str, Any] | None, victim: str, neighbour: str, scale: dict[str, Any]) -> Cell:
+    if row is None:
+        return Cell("", f"{victim} beside {neighbour}: not measured", "#F5F7FA", theme.INK)
+    level = float(np.log2(row["slowdown"]))
+    colour = theme.colour_at(scale, level)
+    dark = abs(level) > 0.75 * max(-scale["cmin"], scale["cmax"])
+    hover = f"{victim} beside {neighbour}: {theme.interval_text(row, 'slowdown', 2)} times as long as alone"
+    return Cell(f"{row['slowdown']:.2f}", hover, colour, "#FFFFFF" if dark else theme.INK)
