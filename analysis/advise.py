@@ -1,9 +1,9 @@
 """What may share a GPU: ``python -m analysis.advise --models bert_base,gpt2 --slo-ms bert_base=20,gpt2=100``.
 
 Lives here: :func:`advise` and the command. May touch: nothing beyond reading runs. Answers only from what was measured:
-of the mixes that serve all models asked for, the one with the most requests a second in which every tenant's latency
-stays within its level at one percentile, the same for all, surely (with its whole 95 % interval) or else as measured;
-and what has not been measured.
+of the mixes that serve all models asked for, the one worth most (:class:`analysis.objective.Objective`: normalized
+progress, or weighted requests or tokens a second) in which every tenant's latency stays within its level at one
+percentile, the same for all, surely (with its whole 95 % interval) or else as measured; and what has not been measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from mtexp.output import enter
 
 from .dataset import VALID, DataError
 from .forecast import Forecast, forecasts, not_measured, override_of, token_of, work_overrides
+from .formats import add_formats, formatted
 from .frames import rows_of
+from .objective import PROGRESS, Objective, read_targets, weights_of
 from .options import add_source, number, numbers, read, refusing
 from .pooling import Results, pool
 
@@ -70,6 +73,8 @@ class Candidate:
     """The mix as the command line has it; empty where its tenants have settings of their own."""
     verdict: str = VALID
     """INVALID where one of its runs is (``--include-invalid``)."""
+    score: float = math.nan
+    """What it is worth by the objective; NaN where that is not known."""
 
     @property
     def state(self) -> str:
@@ -95,6 +100,8 @@ class Advice:
     """Mixes that were not measured, by prediction: those that would serve more than :attr:`best`."""
     work: tuple[str, ...] = ()
     """Overrides of a run whose tenants do what those of :attr:`best` do."""
+    objective: Objective = PROGRESS
+    """By what candidates were ranked."""
 
     def __str__(self) -> str:
         """The advice as text."""
@@ -104,15 +111,14 @@ class Advice:
         else:
             lines = [
                 f"Serve {asked} as mix {self.best.mix} under {self.best.sharing}: "
-                f"{self.best.throughput_rps:.1f} requests/s, {_why(self.best, name)}.",
+                f"{self._worth(self.best)}, {_why(self.best, name)}.",
                 *(f"  {level.label}: {_measured(level, name)}" for level in self.best.levels),
                 f"Runs it rests on: {', '.join(self.best.records)}.",
             ]
         if self.others:
             lines.append("Also measured:")
         for other in self.others[:_MOST_OTHERS]:
-            figure = f"{other.throughput_rps:.1f} requests/s"
-            lines.append(f"  {other.mix} under {other.sharing}: {figure}, {_why(other, name)}")
+            lines.append(f"  {other.mix} under {other.sharing}: {self._worth(other)}, {_why(other, name)}")
         if self.best or self.others:
             lines.append(f"Judged by {name} of latency{'' if self.chosen else self._reason}.")
         if self.predicted:
@@ -128,6 +134,9 @@ class Advice:
             lines.append("Not measured:")
             lines += [f"  {text}" for text in self.unmeasured]
         return "\n".join(lines)
+
+    def _worth(self, candidate: Candidate) -> str:
+        return self.objective.text(candidate.score, candidate.throughput_rps)
 
     @property
     def confirm(self) -> tuple[str, ...] | None:
@@ -153,9 +162,14 @@ class Advice:
 
 
 def advise(
-    results: Results, models: Sequence[str], slo_ms: Mapping[str, float], *, percentile: float | None = None
+    results: Results,
+    models: Sequence[str],
+    slo_ms: Mapping[str, float],
+    *,
+    percentile: float | None = None,
+    objective: Objective = PROGRESS,
 ) -> Advice:
-    """Choose the measured mix that serves most requests a second while every tenant keeps its level.
+    """Choose the measured mix that is worth most by ``objective`` while every tenant keeps its level.
 
     Only mixes whose tenants do the same (workload, batch, sequence, precision, execution, arrival) are compared: those
     in closed loop if there are any, since in open loop requests a second are what was asked for; then the kind that
@@ -167,12 +181,15 @@ def advise(
         slo_ms: Service level of each model.
         percentile: Of latency, in percent, by which every mix is judged; None = of p99, p95 and p90 the highest that
             all mixes support, but for those that do not support p90.
+        objective: By what mixes that keep every level are ranked; where it is not known, by requests a second.
 
     Raises:
-        DataError: A model was never measured, has no level or one that is none, a level is of a model that is not to be
-            served, or the percentile is none.
+        DataError: A model was never measured, has no level or one that is none, a level or a weight is of a model that
+            is not to be served, or the percentile is none.
     """
     _check(results, models, slo_ms, percentile)
+    if strange := sorted(set(objective.weights) - set(models)):
+        raise DataError(f"--weight {strange[0]}: --models has no {strange[0]}, only {', '.join(models)}")
     asked = Counter(models)
     work = _work(results)
     points = [p for p in rows_of(results.points) if set(p["models"]) == set(asked) and asked <= Counter(p["models"])]
@@ -185,8 +202,13 @@ def advise(
     judged = percentile
     if judged is None:
         judged = _supported([samples for own in tenants.values() for _, samples in own])
-    candidates = [_candidate(point, tenants[point["point"]], slo_ms, judged) for point in points]
-    candidates.sort(key=lambda c: (_WORST.index(c.state), -c.throughput_rps))
+    candidates = [
+        replace(_candidate(point, own, slo_ms, judged), score=objective.score([row for row, _ in own]))
+        for point in points
+        for own in [tenants[point["point"]]]
+    ]
+    known = all(math.isfinite(c.score) for c in candidates)
+    candidates.sort(key=lambda c: (_WORST.index(c.state), -(c.score if known else c.throughput_rps)))
     best = candidates[0] if candidates and candidates[0].state in (KEEPS, LIKELY) else None
     unmeasured = not_measured(results, models, points)
     if other := sorted(set().union(*kinds) - usual):
@@ -202,6 +224,7 @@ def advise(
         tuple(unmeasured),
         tuple(predicted),
         _work_of(results, best),
+        objective,
     )
 
 
@@ -348,27 +371,69 @@ def _why(candidate: Candidate, name: str) -> str:
 # --- command ----------------------------------------------------------------------------------------------------------
 
 
+def candidates_frame(advice: Advice) -> pd.DataFrame:
+    """One row a tenant of each mix that was considered, the chosen one first."""
+    rows = []
+    for candidate in (*([advice.best] if advice.best else []), *advice.others):
+        for level in candidate.levels:
+            at = level.latency_ms
+            ends = {"latency_ms": at.value, "latency_ms_ci_low": at.low, "latency_ms_ci_high": at.high} if at else {}
+            rows.append(
+                {
+                    "chosen": candidate is advice.best,
+                    "mix": candidate.mix,
+                    "sharing": candidate.sharing,
+                    "state": candidate.state,
+                    "score": candidate.score,
+                    "throughput_rps": candidate.throughput_rps,
+                    "tenant": level.label,
+                    "slo_ms": level.slo_ms,
+                    "percentile": advice.percentile,
+                    **ends,
+                    "tenant_state": level.state,
+                    "requests": level.requests,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 @refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the advice; exit code 1 if no measured mix keeps every level, 2 if no advice is possible."""
     parser = argparse.ArgumentParser(prog=command_line("advise"), description="Which mix to serve, and how.")
-    parser.add_argument("--models", required=True, help="comma-separated, e.g. bert_base,mistral_7b")
-    parser.add_argument("--slo-ms", required=True, metavar="MODEL=MS,...", help="service level of each model")
+    parser.add_argument("--models", default="", help="comma-separated, e.g. bert_base,mistral_7b")
+    parser.add_argument("--slo-ms", default="", metavar="MODEL=MS,...", help="service level of each model")
+    parser.add_argument("--targets", type=Path, metavar="FILE", help="YAML or JSON with levels, weights, percentile")
+    parser.add_argument(
+        "--weight",
+        action="append",
+        default=[],
+        metavar="MODEL=W",
+        help="value of a request; default progress",
+    )
+    parser.add_argument("--tokens", action="store_true", help="count tokens, not requests; weights are then of tokens")
+    parser.add_argument("--cost-per-hour", default="0", metavar="C", help="of the device: says the cost of a million")
+    add_formats(parser)
     parser.add_argument("--percentile", metavar="P", help="of latency, to judge by, e.g. 99; default what is supported")
     parser.add_argument("--include-invalid", action="store_true", help="also INVALID runs; the answer says so")
     parser.add_argument("--confirm", action="store_true", help="run what would confirm the advice; needs the GPU")
     add_source(parser, positional=False)
     options = parser.parse_args(arguments)
-    models = [name.strip() for name in options.models.split(",") if name.strip()]
+    levels, weights, percentile = read_targets(options.targets) if options.targets else ({}, {}, None)
+    models = [name.strip() for name in options.models.split(",") if name.strip()] or list(levels)
     if not models:
         raise DataError("--models is empty; name models that were measured, e.g. bert_base,mistral_7b")
-    levels = numbers("--slo-ms", options.slo_ms, "MODEL=MILLISECONDS above 0, e.g. bert_base=20,gpt2=100")
-    percentile = None
+    given = numbers("--slo-ms", options.slo_ms, "MODEL=MILLISECONDS above 0, e.g. bert_base=20,gpt2=100")
+    levels, weights = levels | given, weights | weights_of(options.weight)
+    cost = number(f"--cost-per-hour {options.cost_per_hour}", options.cost_per_hour, "a number, e.g. 2.5")
+    if not 0 <= cost < math.inf:
+        raise DataError(f"--cost-per-hour {cost:g}: allowed: 0 or above")
+    objective = Objective(weights, options.tokens, cost)
     if options.percentile is not None:
         percentile = number(f"--percentile {options.percentile}", options.percentile, "a number, e.g. 99")
     data = read(options, include_invalid=options.include_invalid)
-    advice = advise(pool(data, draws=1), models, levels, percentile=percentile)
-    sys.stdout.write(f"{advice}\n")
+    advice = advise(pool(data, draws=1), models, levels, percentile=percentile, objective=objective)
+    sys.stdout.write(formatted(candidates_frame(advice), options.format) if options.format else f"{advice}\n")
     sys.stdout.flush()
     if options.confirm:
         return _confirm(advice)

@@ -38,7 +38,7 @@ def energy_ratios(results: Results) -> list[tuple[dict[str, Any], Estimate]]:
             own = results.tenants[results.tenants["point"] == point["point"]]
             rates = own["throughput_rps"].to_numpy(np.float64)
             labels = own["label"].astype(str).tolist()
-            if not set(labels) <= set(alone) or not np.isfinite(rates).all() or np.isnan(energy.errors).any():
+            if not set(labels) <= set(alone) or not np.isfinite(rates).all():
                 continue
             shares = rates / rates.sum()
             parts = [(share, alone[label]) for share, label in zip(shares, labels, strict=True)]
@@ -53,7 +53,7 @@ def _alone_j(results: Results) -> dict[str, Estimate]:
     points = results.points
     single = points[(points["num_tenants"] == 1) & points["closed"] & (points["sharing"] == TURNS)]
     found = {str(row["labels"][0]): results.figure(row, "energy_j_per_request") for row in rows_of(single)}
-    return {label: one for label, one in found.items() if one is not None and not np.isnan(one.errors).any()}
+    return {label: one for label, one in found.items() if one is not None}
 
 
 def energy_against_turns(results: Results) -> pd.DataFrame:
@@ -61,7 +61,8 @@ def energy_against_turns(results: Results) -> pd.DataFrame:
     rows = []
     for point, ratio in energy_ratios(results):
         interval = ratio.interval
-        ends = dict(zip(tables.with_intervals((ENERGY,)), (interval.value, interval.low, interval.high), strict=True))
+        known = (interval.low, interval.high) if np.isfinite(interval.high) else (np.nan, np.nan)
+        ends = dict(zip(tables.with_intervals((ENERGY,)), (interval.value, *known), strict=True))
         rows.append({name: point[name] for name in ("point", "mix", "sharing", "num_tenants")} | ends)
     columns = ["point", "mix", "sharing", "num_tenants", *tables.with_intervals((ENERGY,))]
     return pd.DataFrame(rows, columns=columns)
@@ -80,12 +81,17 @@ def does_sharing_save_energy(results: Results, judge: Judge) -> Iterable[Answer]
         word = ("less" if average.value < 1 else "more") if claimed else "not clearly less or more"
         yield Answer(
             question,
-            f"Under {sharing} a request takes {word} energy than in turns: {text(average.interval)} times {over(own)}.",
+            f"Under {sharing} a request takes {word} energy than in turns: {_said(average)} times {over(own)}.",
             claimed,
             average.interval,
         )
     if not found:
         yield missing(question, "mixes on a GPU, and each of their models alone as a mix", "mix=bert_base,pair")
+
+
+def _said(figure: Estimate) -> str:
+    """The figure with its interval; alone where its error is not known (no sampled power beside the counter)."""
+    return text(figure.interval) if np.isfinite(figure.interval.high) else f"{figure.value:.2f} (error not known)"
 
 
 def how_does_load_cost(results: Results, judge: Judge) -> Iterable[Answer]:

@@ -32,6 +32,8 @@ from mtexp.tracking.query import search
 from mtexp.tracking.store import ARTIFACTS, NoStoreError, Store, open_store
 from mtexp.tracking.uri import sqlite_path
 
+from .formats import add_formats, formatted
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from mlflow.entities import Run
@@ -363,6 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db here")
     parser.add_argument("--experiment", default="mtexp")
     parser.add_argument("--columns", help="comma-separated; default: the headline")
+    add_formats(parser)
     options = parser.parse_args(arguments)
     columns = options.columns.split(",") if options.columns else list(_SHOWN)
     try:
@@ -371,6 +374,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     frame = frame[columns].dropna(axis="columns", how="all")
+    if options.format:
+        sys.stdout.write(formatted(frame, options.format))
+        return 0
     table = Table(caption=f"runs: {len(frame)}")
     for name in frame.columns:
         table.add_column(name, justify="right" if pd.api.types.is_numeric_dtype(frame[name]) else "left")

@@ -95,7 +95,15 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("How well does a run repeat?", ("How well does a run repeat?",), ""),
 )  # fmt: skip
 """Title of a section, the questions of :mod:`analysis.findings` that it answers, and its figure."""
-METHOD = ("event-timer", "latency-ecdf", "latency-over-time", "latency-by-clock", "latency-by-neighbours", "telemetry")
+METHOD = (
+    "event-timer",
+    "rounds",
+    "latency-ecdf",
+    "latency-over-time",
+    "latency-by-clock",
+    "latency-by-neighbours",
+    "telemetry",
+)
 """Figures of the appendix."""
 
 

@@ -26,6 +26,8 @@ COMMANDS = {
     "run": Command("mtexp.terminal.cli", "python run.py", "measure a mix, or with -m sweep over several"),
     "report": Command("mtexp.analysis.report", "python -m analysis.report", "write an HTML report of runs"),
     "fetch": Command("mtexp.analysis.fetch", "python -m analysis.fetch", "print runs as a table"),
+    "tables": Command("mtexp.analysis.tables_command", "python -m analysis.tables_command", "print a table of a study"),
+    "sweeps": Command("mtexp.tracking.sweeps", "python -m mtexp.tracking.sweeps", "list, rename or delete sweeps"),
     "advise": Command("mtexp.analysis.advise", "python -m analysis.advise", "say what may share a GPU"),
     "compare": Command("mtexp.analysis.compare", "python -m analysis.compare", "say what changed between two sweeps"),
     "predict": Command("mtexp.analysis.predict", "python -m analysis.predict", "predict mixes that were not measured"),

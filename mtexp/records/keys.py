@@ -445,13 +445,17 @@ def _stem(name: str) -> str:
     return name.removesuffix("_ci_low").removesuffix("_ci_high")
 
 
+SYSTEM = "system/"
+"""Prefix under which telemetry is in MLflow once more: its UI shows such metrics under System metrics."""
+
+
 def metric(name: str) -> Key:
-    """Return the entry of a metric, also of an interval's end.
+    """Return the entry of a metric, also of an interval's end, and of telemetry under :data:`SYSTEM`.
 
     Raises:
         KeyError: ``name`` is not in the registry; the message suggests the nearest.
     """
-    stem = _stem(name)
+    stem = _stem(name.removeprefix(SYSTEM))
     if stem not in METRICS:
         near = difflib.get_close_matches(stem, METRICS, n=1)
         hint = f" (nearest: {near[0]})" if near else ""

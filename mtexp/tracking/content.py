@@ -160,6 +160,8 @@ def description(record: RunRecord) -> str:
         own = keys.current(tenant.metrics, arrival)
         cells = [_cell(tenant, key) if key in own else "" for _, key in columns]
         lines.append(f"| {tenant.id} | {tenant.model} | {' | '.join(cells)} |")
+    if any(key in tenant.insufficient for tenant in record.tenants for _, key in columns):
+        lines += ["", "? = too few iterations for this percentile; measure.iterations=700 supports p99."]
     if record.findings:
         lines += ["", *(f"- {finding}" for finding in record.findings)]
     return "\n".join(lines)

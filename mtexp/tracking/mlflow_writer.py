@@ -41,6 +41,7 @@ P = TypeVar("P")
 BATCH_METRICS, BATCH_PARAMS, BATCH_ENTITIES = 1000, 100, 1000
 """Maximum that a store accepts in one call."""
 ARTIFACT_FOLDERS = ("logs", "plots", "profile")
+MOST_SYSTEM_POINTS = 500
 MAX_ARTIFACT_BYTES = 8 * 2**30
 LOCK = ".upload.lock"
 
@@ -179,8 +180,9 @@ class _Histories:
             self._telemetry = read_telemetry(path)
 
     def of_run(self) -> list[History]:
-        """Telemetry of the device and the host."""
-        return self._sampled({name: name for name in keys.TELEMETRY_COLUMNS})
+        """Telemetry of the device and the host; once more by the names that MLflow shows as system metrics."""
+        sampled = self._sampled({name: name for name in keys.TELEMETRY_COLUMNS})
+        return sampled + [_system(history) for history in sampled]
 
     def of_tenant(self, tenant: str) -> list[History]:
         """Iterations of a tenant, and the telemetry of its process."""
@@ -207,6 +209,14 @@ class _Histories:
         there = np.flatnonzero(np.isfinite(values))
         kept = there[evenly(len(there), self.most)]
         return History(key, values[kept], steps[kept], epoch_ms(self._record, times_ns[kept]), len(there))
+
+
+def _system(history: History) -> History:
+    """The same points, fewer of them, under MLflow's prefix of system metrics."""
+    kept = evenly(len(history.values), MOST_SYSTEM_POINTS)
+    key = f"{keys.SYSTEM}{history.key}"
+    points = len(kept)
+    return History(key, history.values[kept], history.steps[kept], history.times_ms[kept], points)
 
 
 def artifacts(record_dir: Path) -> Iterator[tuple[Path, str]]:

@@ -8,12 +8,29 @@ from __future__ import annotations
 import json
 
 VIEW = "mtexp"
+NOTE = "mlflow.note.content"
 _COLUMNS = {
-    "attributes": ("Created",),
-    "params": ("mix", "mps_settings", "sharing", "precision", "num_tenants"),
-    "metrics": ("stp", "antt", "fairness", "throughput_rps"),
-    "tags": ("mtexp.verdict", "mtexp.kind"),
+    "attributes": (),
+    "metrics": ("stp", "slowdown", "latency_p50_ms", "latency_p99_ms"),
+    "params": ("mix", "sharing", "mps_settings", "model", "batch_size", "seq_len", "load"),
+    "tags": ("mtexp.verdict",),
 }
+"""Of a run: STP, mix, sharing, what is swept most, verdict; of its tenants: model, percentiles, slowdown."""
+_DESCRIPTION = """What several models do to each other on one device, measured by mtexp.
+
+Each run is a mix of models under one sharing mode; its arrow opens a row per tenant. **stp** is the work done \
+together in units of what each model does alone: 1 = no better than taking turns, the number of tenants = no \
+interference. **slowdown** of a tenant is its mean latency shared / alone. A run whose **mtexp.verdict** is INVALID \
+says why in its description. Runs called *baseline* are one model alone.
+
+`mtexp report --sweep latest` makes a report of a sweep; `mtexp fetch` prints runs as a table."""
+_CHARTS = (
+    ("stp", "Work done together (STP)"),
+    ("slowdown", "Slowdown of each tenant"),
+    ("latency_p50_ms", "Median latency (ms)"),
+    ("throughput_rps", "Requests a second"),
+)
+_SECTION = "mtexp-first"
 
 
 def experiment_tags() -> dict[str, str]:
@@ -35,8 +52,28 @@ def experiment_tags() -> dict[str, str]:
         "runsVisibilityMap": {},
         "groupsExpanded": {},
         "hideEmptyCharts": True,
+        "compareRunSections": [
+            {"uuid": _SECTION, "name": "mtexp", "display": True, "isReordered": True, "deleted": False}
+        ],
+        "compareRunCharts": [_chart(metric, title) for metric, title in _CHARTS],
+        "isAccordionReordered": True,
     }
     return {
         "mlflow.experimentKind": "custom_model_development",
+        NOTE: _DESCRIPTION,
         f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+    }
+
+
+def _chart(metric: str, title: str) -> dict[str, object]:
+    """A bar chart of a metric, as MLflow's own script writes it."""
+    return {
+        "type": "BAR",
+        "uuid": f"mtexp-{metric}",
+        "metricKey": metric,
+        "runsCountToCompare": 20,
+        "metricSectionId": _SECTION,
+        "deleted": False,
+        "isGenerated": False,
+        "displayName": title,
     }

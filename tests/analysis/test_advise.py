@@ -14,6 +14,7 @@ from analysis_study import Study
 
 from analysis import advise, forecast
 from analysis.data import load
+from analysis.objective import Objective
 from analysis.pooling import Results, pool
 
 
@@ -275,3 +276,34 @@ def test_confirm_runs_the_command_that_is_shown(pairs: Path, monkeypatch: pytest
     assert advise.main([*arguments, "--slo-ms", "bert_base=1,llama_3_2_1b=1"]) == 2
     assert "nothing to confirm" in capsys.readouterr().err
     assert len(ran) == 1
+
+
+def test_without_weights_normalized_progress_decides(results: Results) -> None:
+    """A request of a small model is not worth one of a large model: progress ranks, not the sum of requests."""
+    models = ["bert_base", "llama_3_2_1b"]
+    levels = dict.fromkeys(models, 1000.0)
+    advice = advise.advise(results, models, levels)
+    assert advice.best is not None
+    rows = results.tenants[results.tenants["records"].map(lambda own: own == advice.best.records)]
+    assert advice.best.score == pytest.approx(rows["normalized_progress"].sum())
+    assert "normalized progress" in str(advice)
+    weighted = advise.advise(results, models, levels, objective=Objective({"bert_base": 3.0}, cost_per_hour=3.6))
+    assert weighted.best is not None
+    rows = results.tenants[results.tenants["records"].map(lambda own: own == weighted.best.records)]
+    rates = rows.set_index("model")["throughput_rps"]
+    assert weighted.best.score == pytest.approx(3 * rates["bert_base"] + rates["llama_3_2_1b"])
+    assert f"{1000 / weighted.best.score:.3g} a million weighted requests" in str(weighted)
+
+
+def test_a_target_file_says_levels_weights_and_percentile(tmp_path: Path, study_folder: Path, capsys: Any) -> None:
+    """The same as the options; a wrong key is named with what is allowed. CSV has a row a tenant."""
+    path = tmp_path / "targets.yaml"
+    path.write_text("percentile: 90\nmodels:\n  bert_base: {slo_ms: 1000, weight: 2}\n  llama_3_2_1b: {slo_ms: 1000}\n")
+    source = ["--records", str(study_folder), "--targets", str(path)]
+    assert advise.main([*source, "--csv"]) == 0
+    head, *rows = capsys.readouterr().out.strip().splitlines()
+    assert head.startswith("chosen,mix,sharing")
+    assert len(rows) >= 4
+    path.write_text("models:\n  bert_base: {slo: 20}\n")
+    assert advise.main(source) == 2
+    assert "slo_ms, weight" in capsys.readouterr().err

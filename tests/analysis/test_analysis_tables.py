@@ -354,7 +354,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     """Each question without data says what it needs and how to get it."""
     Study(tmp_path, iterations=20).run(["bert_base"])
     missing = [a for a in findings(pool(load(records=tmp_path), draws=50)) if a.text.startswith("Not measured")]
-    assert len(missing) == 7
+    assert len(missing) == 9
     assert all("python run.py" in answer.text for answer in missing)
 
 

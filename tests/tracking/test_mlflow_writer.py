@@ -83,6 +83,8 @@ def test_histories_are_those_of_the_parquet_files(tmp_path: Path, tracking: Trac
     assert points[0].timestamp == (rows["end_ns"].iloc[0] - 10**12 + 1_763_800_000 * 10**9) // 10**6
     power = client.get_metric_history(run_id, "gpu_power_w")
     assert [p.step for p in power] == [0, 1, 2, *range(4, 11)]
+    system = client.get_metric_history(run_id, "system/gpu_power_w")
+    assert [(p.step, p.value) for p in system] == [(p.step, p.value) for p in power], "shown under System metrics"
     assert len(client.get_metric_history(child.info.run_id, "tenant_gpu_memory_mib")) == 11
 
 

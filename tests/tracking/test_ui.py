@@ -2,10 +2,12 @@
 
 import importlib.util
 import json
-import os
+import socket
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
 
 from mtexp.spec import TrackingSpec
 from mtexp.tracking import ui
@@ -21,34 +23,81 @@ def test_without_a_store_there_is_nothing_to_show(tmp_path, capsys):
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_it_listens_on_loopback_and_opens_the_shared_view(tmp_path, capsys, monkeypatch):
-    """The address printed leads to the runs with mtexp's columns, which the experiment carries as a tag."""
+class Server:
+    """Stands for ``mlflow ui``: it answers at once, and ends when it is waited for."""
+
+    started: ClassVar[list[tuple[list[str], dict[str, str]]]] = []
+
+    def __init__(self, argv, *, env, stdout, stderr):
+        self.started.append((argv, env))
+        self.code = None
+
+    def poll(self):
+        return self.code
+
+    def wait(self, timeout=None):
+        self.code = 0
+        return 0
+
+    def terminate(self):
+        self.code = 0
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What was started in place of MLflow."""
+    monkeypatch.setattr(Server, "started", [])
+    monkeypatch.setattr(ui.subprocess, "Popen", Server)
+    monkeypatch.setattr(ui.urllib.request, "urlopen", lambda address, timeout: nullcontext())
+    monkeypatch.setattr(ui, "_taken", lambda host, port: "")
+    return Server.started
+
+
+def test_it_listens_on_loopback_and_opens_the_shared_view(tmp_path, capsys, started):
+    """The address printed leads to the runs with mtexp's columns, which an older experiment gets here."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     with open_store(TrackingSpec(uri=uri), write=True) as store:
-        tags = store.client.get_experiment(store.experiment_id).tags
-    started = []
-    monkeypatch.setattr(os, "execve", lambda program, argv, environment: started.append(argv))
+        store.client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{VIEW}", "{}")
+        store.client.set_experiment_tag(store.experiment_id, ui.NOTE, "my own words")
 
     ui.main(["--uri", uri, "--port", "5123"])
 
     page = f"#/experiments/{store.experiment_id}/runs?viewStateShareKey={VIEW}"
     assert f"http://127.0.0.1:5123/{page}" in capsys.readouterr().out
-    (argv,) = started
+    ((argv, _),) = started
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
+    assert argv[argv.index("--workers") + 1] == "1"
+    with open_store(TrackingSpec(uri=uri), write=False) as store:
+        tags = store.client.get_experiment(store.experiment_id).tags
     columns = json.loads(tags[f"mlflow.sharedViewState.{VIEW}"])["selectedColumns"]
-    assert "metrics.`stp`" in columns
-    assert "tags.`mtexp.verdict`" in columns
+    assert {"metrics.`stp`", "metrics.`slowdown`", "params.`model`", "tags.`mtexp.verdict`"} <= set(columns)
+    assert tags[ui.NOTE] == "my own words"
 
 
-def test_a_password_reaches_the_ui_by_environment_only(capsys, monkeypatch):
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path, capsys, monkeypatch):
+    """Exit code 2, and a port that is free; no address of somebody else's server is printed."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with open_store(TrackingSpec(uri=uri), write=True):
+        pass
+    monkeypatch.setattr(ui.subprocess, "Popen", None)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert ui.main(["--uri", uri, "--port", str(port)]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    free = int(said.err.rsplit(" ", 1)[1])
+    assert free != port
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", free))
+
+
+def test_a_password_reaches_the_ui_by_environment_only(capsys, monkeypatch, started):
     """MLflow can log in to the database; neither the command line nor what is printed shows how."""
     secret = "postgresql://user:hush-hush@db.example/mlflow"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
-    started = []
-    monkeypatch.setattr(os, "execve", lambda program, argv, environment: started.append((argv, environment)))
-    monkeypatch.setattr(
-        "mtexp.tracking.ui.open_store", lambda *args, **options: nullcontext(SimpleNamespace(experiment_id="1"))
-    )
+    monkeypatch.setattr(ui, "_page", lambda tracking: "#/")
     ui.main([])
     ((argv, environment),) = started
     assert environment["MLFLOW_BACKEND_STORE_URI"] == secret

@@ -1,0 +1,54 @@
+"""One table of a study for other programs: ``python -m analysis.tables_command overview --csv``.
+
+Lives here: the command. May touch: what :func:`analysis.data.load` does, standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+
+from mtexp.commands import command_line
+from mtexp.output import enter
+
+from . import tables
+from .costs import energy_against_turns
+from .formats import add_formats, formatted
+from .options import add_source, read, refusing
+from .pooling import Results, pool
+
+TABLES: Mapping[str, Callable[[Results], pd.DataFrame]] = {
+    "overview": tables.overview,
+    "tenants": tables.tenants,
+    "combinations": tables.combinations,
+    "pairs": tables.pairs,
+    "scaling": tables.scaling,
+    "settings": tables.by_setting,
+    "load": tables.load_curve,
+    "fairness": tables.fairness,
+    "energy": energy_against_turns,
+    "baselines": tables.baselines,
+    "verdicts": tables.verdicts,
+}
+
+
+@refusing
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print one table; exit code 2 when there is nothing it can be made of."""
+    parser = argparse.ArgumentParser(prog=command_line("tables"), description="One table of a study, as text.")
+    parser.add_argument("table", choices=list(TABLES), help="which one")
+    add_source(parser, positional=False)
+    add_formats(parser)
+    parser.add_argument("--include-invalid", action="store_true", help="also INVALID runs")
+    options = parser.parse_args(arguments)
+    frame = TABLES[options.table](pool(read(options, include_invalid=options.include_invalid)))
+    frame = frame.drop(columns=["point", "position", "compared", "ids"], errors="ignore").dropna(axis=1, how="all")
+    sys.stdout.write(formatted(frame, options.format or "csv"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(enter(main))

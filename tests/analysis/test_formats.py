@@ -1,0 +1,30 @@
+"""Tables for other programs: what is printed can be read back."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import tables_command
+from analysis.formats import formatted
+
+
+def test_csv_and_json_can_be_read_back_and_latex_compiles_in_form() -> None:
+    """Full precision; LaTeX's own characters are escaped."""
+    frame = pd.DataFrame({"mix_name": ["a_b & 50 %", "c"], "stp": [1 / 3, float("nan")]})
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(formatted(frame, "csv"))), frame)
+    assert json.loads(formatted(frame, "json"))[1] == {"mix_name": "c", "stp": None}
+    latex = formatted(frame, "latex")
+    assert r"mix\_name & stp" in latex
+    assert r"a\_b \& 50 \% & 0.333 \\" in latex
+
+
+def test_a_table_of_a_study_is_printed(study_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One row a point, with STP and its interval."""
+    assert tables_command.main(["overview", "--records", str(study_folder), "--csv"]) == 0
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert {"mix", "sharing", "stp", "stp_ci_low"} <= set(frame)
