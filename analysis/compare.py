@@ -32,8 +32,9 @@ from .changes import ALONE, FIGURES, SLOWDOWN, TOGETHER, Comparison, Row
 from .data import load
 from .dataset import DataError, Dataset
 from .options import refusing
-from .page import Page
+from .page import figure_html, render, table_view
 from .plots.theme import figure as themed
+from .sections import Section, Shown
 
 FAIL_ON = ("changed", "worse")
 _DELTA_PCT = 3.0
@@ -262,28 +263,34 @@ def picture(found: Comparison) -> go.Figure:
 
 def page(found: Comparison, a: Dataset, b: Dataset) -> str:
     """The comparison as one HTML page that works offline."""
-    made = Page("What changed from A to B", f"A: {a.source}. B: {b.source}. Every ratio is B over A.")
-    made.section("What the environments differ in")
     differ = environments(a, b)
-    if differ:
-        made.text("If something changed, these are the suspects.")
-        made.table(pd.DataFrame(differ, columns=["what", "A", "B"]))
-    else:
-        made.text("Nothing that is recorded.")
-    for note in found.notes:
-        made.notice(note + ".")
-    made.section("All points together")
-    made.table(_frame(found.totals, found.delta).drop(columns=["mix", "sharing", "tenant"]))
-    made.section("Point by point")
+    suspects = "If something changed, these are the suspects." if differ else "Nothing that is recorded."
+    points = Section("Point by point", tables=[table_view(_frame(_by_weight(found.rows), found.delta))])
     if any(math.isfinite(row.ratio.high) for row in found.rows):
         caption = f"Every figure with its 95 % interval, sorted. Band: {100 * found.delta:g} % either way."
-        made.figure(picture(found), caption, "ratios")
-    made.table(_frame(_by_weight(found.rows), found.delta))
-    for name, names in zip(("A", "B"), found.only, strict=True):
-        if names:
-            made.section(f"Only in {name}")
-            made.text(", ".join(names) + ".")
-    return made.html()
+        points.figures = [Shown(figure_html(picture(found), "ratios"), caption)]
+    totals = _frame(found.totals, found.delta).drop(columns=["mix", "sharing", "tenant"])
+    return render(
+        title="What changed from A to B",
+        lead=f"A: {a.source}. B: {b.source}. Every ratio is B over A.",
+        caveats=[f"{note}." for note in found.notes],
+        summary=None,
+        questions=[
+            Section(
+                "What the environments differ in",
+                text=suspects,
+                tables=[table_view(pd.DataFrame(differ, columns=["what", "A", "B"]))] if differ else [],
+            ),
+            Section("All points together", tables=[table_view(totals)]),
+            points,
+            *(
+                Section(f"Only in {name}", text=f"{', '.join(names)}.")
+                for name, names in zip(("A", "B"), found.only, strict=True)
+                if names
+            ),
+        ],
+        appendix=[],
+    )
 
 
 def _frame(rows: Sequence[Row], delta: float) -> pd.DataFrame:

@@ -50,6 +50,7 @@ def build(results: Results, figures: Mapping[str, go.Figure], *, title: str = ""
     return render(
         title=title or _title(results),
         lead=_lead(results),
+        caveats=first.caveats,
         summary=first,
         questions=questions(answers, figures, first.other_maps),
         appendix=appendix(results, answers, figures),
