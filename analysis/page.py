@@ -72,12 +72,13 @@ def render(**values: Any) -> str:
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     with_figures = any(section.figures for section in (*values["questions"], *values["appendix"]))
-    return environment.get_template("report.html.j2").render(
+    page: str = environment.get_template("report.html.j2").render(
         style=_source("report.css"),
         script=Markup(get_plotlyjs()) if with_figures else "",
         behaviour=_source("report.js"),
         **values,
     )
+    return page
 
 
 def _source(name: str) -> Markup:
