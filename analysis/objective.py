@@ -112,7 +112,8 @@ def read_targets(path: Path) -> tuple[dict[str, float], dict[str, float], float 
         raise DataError(f"--targets {path}: allowed: {allowed}")
     if unknown := [str(key) for key in found if key not in _TARGET_KEYS]:
         raise DataError(f"--targets {path}: {unknown[0]} is not a key; allowed: {', '.join(_TARGET_KEYS)}")
-    levels, weights = {}, {}
+    levels: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for model, own in found["models"].items():
         if not isinstance(own, dict) or (set(map(str, own)) - set(_MODEL_KEYS)):
             raise DataError(f"--targets {path}: models.{model}={own}: allowed: {', '.join(_MODEL_KEYS)}")
