@@ -42,6 +42,8 @@ class Server:
     def terminate(self):
         self.code = 0
 
+    kill = terminate
+
 
 @pytest.fixture
 def started(monkeypatch):
