@@ -83,11 +83,11 @@ BAD = {
     "429": (_whole(429, b"{}"), "answers 429"),
     "503": (_whole(503, b"<html>"), "answers 503"),
     "login": (_whole(401, b"{}"), "MLFLOW_TRACKING_USERNAME"),
-    "something else": (_whole(200, b"<html>"), "is no MLflow server"),
-    "not found": (_whole(404, b"<html>"), "is no MLflow server"),
+    "something else": (_whole(200, b"<html>"), "not an MLflow server"),
+    "not found": (_whole(404, b"<html>"), "not an MLflow server"),
     "drop by drop": (_drops, "did not answer"),
     "a head without end": (_slow_head, "did not answer"),
-    "without end": (_endless, "is no MLflow server"),
+    "without end": (_endless, "not an MLflow server"),
     "deleted": (_whole(200, b'{"experiment": {"lifecycle_stage": "deleted"}}'), "was deleted"),
 }
 
