@@ -1,6 +1,7 @@
 """One colour a model in every picture: reports, rooflines, lanes, the picture of a run. Pure.
 
-The palette is Okabe and Ito's (Color Universal Design, 2008), which people with any colour vision tell apart.
+The palette of the first eight models is Okabe and Ito's (Color Universal Design, 2008), which people with any colour
+vision tell apart. The other models have colours of Paul Tol's "muted" and "bright" schemes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,18 @@ _MODELS = {
     "llama_3_2_1b": RED,
     "llama_3_2_3b": YELLOW,
     "mistral_7b": PURPLE,
+    "modernbert_base": "#332288",
+    "minilm_l6": "#88CCEE",
+    "qwen3_0_6b": "#44AA99",
+    "qwen3_moe_6_layers": "#117733",
+    "gemma_3_1b": "#999933",
+    "t5_base": "#DDCC77",
+    "vit_base": "#CC6677",
+    "yolos_small": "#882255",
+    "clip_vit_b_32": "#AA4499",
+    "whisper_small": "#661100",
+    "wav2vec2_base": "#4477AA",
+    "dac_44khz": "#AA3377",
 }
 _SPARE = (SKY, BLACK, YELLOW, GREEN, PURPLE, BLUE, ORANGE, RED)
 _MOST_SHADE = 0.7

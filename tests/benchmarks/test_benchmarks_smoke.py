@@ -13,7 +13,10 @@ import pytest
 from benchmarks import common
 
 SHARED = {"common", "optimum_side", "plain"}
-SCRIPTS = sorted(path.stem for path in (common.ROOT / "benchmarks").glob("*.py") if path.stem not in SHARED)
+NOT_BENCHMARKS = {"soak"}
+"""Scripts with a target of their own, and without ``--quick``."""
+FILES = (common.ROOT / "benchmarks").glob("*.py")
+SCRIPTS = sorted(path.stem for path in FILES if path.stem not in SHARED | NOT_BENCHMARKS)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

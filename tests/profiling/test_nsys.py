@@ -89,7 +89,7 @@ def test_the_variable_wins_and_is_not_replaced_in_silence(tmp_path):
 
 def test_nsys_missing_says_where_was_looked_and_what_to_do(tmp_path):
     """The message has the remedy."""
-    with pytest.raises(ProfilerError, match=r"none on the PATH.*Install nsight-systems-cli.*profiler=torch"):
+    with pytest.raises(ProfilerError, match=r"PATH.*Install nsight-systems-cli.*profiler=torch"):
         find_nsys(environment(tmp_path), [tmp_path])
 
 

@@ -30,6 +30,8 @@ PROGRAMS = {
     "analysis/export.py": (["folder"], 2),
     "analysis/advise.py": (["--models=bert_base", "--slo-ms=bert_base=3"], 2),
     "analysis/compare.py": ([], 2),
+    "analysis/tables_command.py": ([], 2),
+    "mtexp/tracking/sweeps.py": (["--nothing-like-that"], 2),
     "analysis/pack.py": (["--nothing-like-that"], 2),
     "analysis/predict.py": ([], 2),
     "analysis/roofline.py": (["nothere", "--device=NVIDIA H200"], 2),
