@@ -192,10 +192,10 @@ def test_the_command_salvages_and_sends_once(
     arguments = [str(tmp_path / "sweep"), "--uri", tracking.uri]
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        assert main([str(tmp_path / "sweep"), "--uri", f"http://127.0.0.1:{nobody.getsockname()[1]}"]) == 1
-    assert "was killed" in capsys.readouterr().out
-    assert list(pending(tmp_path)) == [tmp_path / "sweep" / "0"]
+        assert main([str(tmp_path / "sweep"), "--uri", f"http://127.0.0.1:{nobody.getsockname()[1]}"]) == 2
+    assert "Nothing was sent" in capsys.readouterr().err
     assert main(arguments) == 0
+    assert "was killed" in capsys.readouterr().out
     assert list(pending(tmp_path)) == []
     assert main(arguments) == 0
     assert capsys.readouterr().out.endswith(f"1 of 1 records are in MLflow at {tracking.uri}\n")
