@@ -82,9 +82,10 @@ class TestMlflow:
         """Two mixes and two baselines, each model once alone; children know their parent."""
         mixes, baselines = (place.mlflow_runs(f"{kind(k)} AND {FIRST}") for k in ("mix", "baseline"))
         assert sorted(run.data.params["mix"] for run in mixes) == ["pair", "solo"]
-        assert sorted(run.data.params["mix"] for run in baselines) == ["bert_base", "llama_3_2_1b"]
+        # on a busy host a baseline may be measured a second time, because its first figures were impossible
+        assert {run.data.params["mix"] for run in baselines} == {"bert_base", "llama_3_2_1b"}
         assert {len(place.children(run)) for run in baselines} == {1}
-        assert len(place.mlflow_runs(f"{kind('tenant')} AND {FIRST}")) == 5
+        assert len(place.mlflow_runs(f"{kind('tenant')} AND {FIRST}")) == 3 + len(baselines)
         assert {run.info.status for run in place.mlflow_runs(FIRST)} == {"FINISHED"}
 
     def test_parameters_and_tags(self, place: Workplace) -> None:
@@ -152,7 +153,7 @@ class TestRecord:
     def test_one_folder_a_point_and_one_a_baseline(self, place: Workplace) -> None:
         """Records are what MLflow got; nothing is pending, no buffer is left."""
         records = place.records("multirun/first")
-        assert len(records) == 4
+        assert len(records) >= 4
         assert {name.split("/")[0] for name in records} == {"0", "1"}
         runs = [run for k in ("mix", "baseline") for run in place.mlflow_runs(f"{kind(k)} AND {FIRST}")]
         ids = {run.data.tags["mtexp.record_id"] for run in runs}

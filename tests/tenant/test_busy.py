@@ -131,6 +131,6 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch, prepar
         raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be ...")
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
-    monkeypatch.setattr(torch.cuda, "Stream", refuse)
+    monkeypatch.setattr(torch.cuda, "current_stream", refuse)
     with pytest.raises(MtexpError, match=f"{reason}.*Use execution=eager"):
         execution.ready(prepared, "cuda_graph")

@@ -37,7 +37,7 @@ def test_weights_and_inputs_outlive_a_request_that_does_not_hold_them(
     whole = ProcessJob(
         name="a", tenants=(job,), address="", board=str(board), log="", runtime="cpu", measure=MeasureSpec()
     )
-    built = process._Tenant(job, whole, CpuDevice(), Board(board, 1, create=True), False)
+    built = process._Tenant(job, whole, CpuDevice(), Board(board, 1, create=True), (None, None))
     built.build()
     gc.collect()
     assert module[0]() is not None
