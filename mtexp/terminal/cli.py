@@ -11,16 +11,14 @@ import json
 import logging
 import multiprocessing
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtexp.commands import command_line
 from mtexp.config.composer import (
     CONF_DIR,
     CONFIG_NAME,
@@ -44,10 +42,11 @@ from mtexp.records.files import find_records
 from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
+from mtexp.terminal.conclusion import JOB, conclude, jobs_below, unsent_below, with_swept_keys
 from mtexp.terminal.estimate import estimate
 from mtexp.terminal.place import can_write, cannot_write
 from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
-from mtexp.terminal.swept import labels, swept_columns
+from mtexp.terminal.swept import labels
 from mtexp.terminal.tables import counted
 from mtexp.tracking.reach import ask_store
 
@@ -57,8 +56,6 @@ if TYPE_CHECKING:
 OK, FAILED, REFUSED = 0, 1, 2
 """Exit codes; ended by a signal it is 128 and the signal's number."""
 
-JOB = "job.json"
-"""Result of a point, in its folder."""
 RUNS_APART = 8
 """Minimum number of runs for which a separate upload process pays off."""
 _HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -114,16 +111,16 @@ def _main(argv: Sequence[str] | None) -> int:
     trust_plan()
     code = _launched(planned)
     late = _say_unsent()
-    jobs = _jobs(planned.folder)
+    jobs = jobs_below(planned.folder)
     expected = len(jobs) if planned.search else len(planned.points)
     if planned.search:
         ended = _capacities(planned.folder)
         code = code or ended
     elif planned.multirun:
         console.say("")
-        console.summary(_with_swept_keys(planned, jobs))
-    unsent = max(sum(job["unsent"] for job in jobs) + late, _pending(planned.folder))
-    _conclude(planned, jobs, expected, unsent, arguments)
+        console.summary(with_swept_keys(planned, jobs))
+    unsent = max(sum(job["unsent"] for job in jobs) + late, unsent_below(planned.folder))
+    conclude(planned, jobs, expected, unsent, arguments)
     done = sum(job["status"] != "FAILED" for job in jobs)
     return code or (OK if done == expected and not unsent else FAILED)
 
@@ -390,69 +387,3 @@ def _done(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool, 
             found.pop("gpu_uuid", None)
         done |= finished(tracking, found, folder=folder, redo_invalid=rerun_invalid)
     return done
-
-
-# --- the end ----------------------------------------------------------------------------------------------------------
-
-
-def _jobs(folder: Path) -> list[dict[str, Any]]:
-    """What became of the points below ``folder``, in the order of the sweep."""
-    jobs: list[dict[str, Any]] = []
-    for point in find_records(folder, name=JOB):
-        with suppress(ValueError):  # cut off by a full disk: counts as not run
-            jobs.append(json.loads((point / JOB).read_text(encoding="utf-8")))
-    return sorted(jobs, key=lambda job: int(job["num"]))
-
-
-def _pending(folder: Path) -> int:
-    """Records below ``folder`` that MLflow has not taken, also of points that were interrupted or skipped."""
-    from mtexp.tracking.upload import pending
-
-    return sum(1 for _ in pending(folder))
-
-
-def _with_swept_keys(planned: Plan, jobs: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Rows of the summary, with the swept keys that it has no column for behind the mix."""
-    swept = swept_columns([point.overrides for point in planned.points])
-    rows = []
-    for job in jobs:
-        own, row = swept[job["num"]] if job["num"] < len(swept) else {}, job["row"]
-        rows.append({"mix": row["mix"], **own, **row} if own or not any(swept) else row)
-    return rows
-
-
-def _resume_command(planned: Plan, arguments: Sequence[str]) -> str:
-    """The command that runs the points of a sweep that have no result."""
-    own = [text for text in arguments if text.partition("=")[0].lstrip("+") not in ("sweep", "resume")]
-    return " ".join([command_line("run"), *map(shlex.quote, own), f"sweep={planned.sweep}", "resume=true"])
-
-
-def _conclude(
-    planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unsent: int, arguments: Sequence[str]
-) -> None:
-    """Print what is missing, how to run it, where the runs are and how to look at them."""
-    from mtexp.tracking.uri import option, resolve_uri, sqlite_path
-
-    failed = sum(job["status"] == "FAILED" for job in jobs)
-    missing = expected - len(jobs)
-    if failed or missing:
-        console.say(f"{failed} of {counted(expected, 'run')} failed, {missing} did not run")
-    if planned.multirun and (failed or missing or ended_by()):
-        console.say(f"To run what is missing: {_resume_command(planned, arguments)}")
-    tracking = planned.points[0].spec.tracking
-    if not tracking.enabled:
-        report = f"{command_line('report')} --records {shlex.quote(str(planned.folder))}"
-        console.say(f"Runs are in {planned.folder} (tracking=none). To look at them: {report}")
-        return
-    uri = resolve_uri(tracking)
-    if unsent:
-        command = f"{command_line('upload')} {shlex.quote(str(planned.folder))}{option(tracking)}"
-        what = "1 record is" if unsent == 1 else f"{unsent} records are"
-        console.say(f"{what} not in MLflow. To send {'it' if unsent == 1 else 'them'}: {command}")
-    if sqlite_path(uri) is None:
-        where = f"MLflow at {uri}"
-    elif not tracking.uri and Path("Makefile").is_file() and sqlite_path(uri) == Path.cwd() / "mlflow.db":
-        where = "make ui"
-    else:
-        where = f"{command_line('ui')} --uri {shlex.quote(uri)}"
-    console.say(f"Runs are in {planned.folder}. To look at them: {where}")

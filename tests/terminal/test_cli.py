@@ -23,6 +23,7 @@ from mtexp.records.record import RunRecord
 from mtexp.run.runner import Job
 from mtexp.spec import spec_hash, to_json
 from mtexp.terminal import cli
+from mtexp.terminal.conclusion import JOB
 from mtexp.testing.records import example
 from mtexp.tracking.upload import Upload
 
@@ -99,7 +100,7 @@ def test_a_run_prints_its_table_and_leaves_its_outcome(runner: FakeRunner, capsy
     (job,) = runner.jobs
     assert (job.spec.mix, job.sweep, job.folder) == ("solo", "mine", Path.cwd() / "outputs" / "mine")
     assert "name: solo" in job.config
-    outcome = json.loads((job.folder / cli.JOB).read_text())
+    outcome = json.loads((job.folder / JOB).read_text())
     assert outcome["status"] == "FINISHED"
 
 
@@ -121,8 +122,8 @@ def test_a_sweep_goes_on_after_a_failed_run(runner: FakeRunner, capsys: pytest.C
 def test_points_run_in_the_order_of_the_plan(
     runner: FakeRunner, capsys: pytest.CaptureFixture[str], subdir: str | None, numbered: bool
 ) -> None:
-    """Drawn from the seed, pass by pass; a point keeps the folder of its place in the written order, unless folders
-    have names of the user's, which say nothing of that place.
+    """Drawn from the seed, pass by pass. A point keeps the folder number of its place in the written order, unless the
+    user names the folders.
     """
     argv = ["-m", "mix=solo,pair,enc_only", "seed=5", "repetitions=2", "sweep=mine"]
     if subdir is not None:
@@ -138,7 +139,7 @@ def test_points_run_in_the_order_of_the_plan(
     assert [job.position for job in runner.jobs] == list(range(6))
     if numbered:
         assert [job.folder.name for job in runner.jobs] == [str(i) for i in planned.order]
-        left = {job.folder.name: json.loads((job.folder / cli.JOB).read_text())["num"] for job in runner.jobs}
+        left = {job.folder.name: json.loads((job.folder / JOB).read_text())["num"] for job in runner.jobs}
         assert left == {str(i): i for i in range(6)}
 
 
@@ -218,7 +219,7 @@ def test_a_store_that_cannot_be_is_refused(
     assert not list(Path.cwd().iterdir())
 
 
-@pytest.mark.parametrize("moment", ["plan", "_announce", "_conclude"])
+@pytest.mark.parametrize("moment", ["plan", "_announce", "conclude"])
 def test_interrupting_before_or_after_the_runs_is_no_traceback(
     runner: FakeRunner, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

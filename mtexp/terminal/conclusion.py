@@ -1,0 +1,84 @@
+"""The end of a command: what became of its points, what is missing, where the runs are. May touch: stdout, records."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mtexp.commands import command_line
+from mtexp.config.plan import Plan
+from mtexp.records.files import find_records
+from mtexp.terminal import console
+from mtexp.terminal.signals import ended_by
+from mtexp.terminal.swept import swept_columns
+from mtexp.terminal.tables import counted
+
+JOB = "job.json"
+"""Result of a point, in its folder."""
+
+
+def jobs_below(folder: Path) -> list[dict[str, Any]]:
+    """What became of the points below ``folder``, in the order of the sweep."""
+    jobs: list[dict[str, Any]] = []
+    for point in find_records(folder, name=JOB):
+        with suppress(ValueError):  # cut off by a full disk: counts as not run
+            jobs.append(json.loads((point / JOB).read_text(encoding="utf-8")))
+    return sorted(jobs, key=lambda job: int(job["num"]))
+
+
+def unsent_below(folder: Path) -> int:
+    """Records below ``folder`` that MLflow has not taken, also of points that were interrupted or skipped."""
+    from mtexp.tracking.upload import pending
+
+    return sum(1 for _ in pending(folder))
+
+
+def with_swept_keys(planned: Plan, jobs: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of the summary, with the swept keys that it has no column for behind the mix."""
+    swept = swept_columns([point.overrides for point in planned.points])
+    rows = []
+    for job in jobs:
+        own, row = swept[job["num"]] if job["num"] < len(swept) else {}, job["row"]
+        rows.append({"mix": row["mix"], **own, **row} if own or not any(swept) else row)
+    return rows
+
+
+def _resume_command(planned: Plan, arguments: Sequence[str]) -> str:
+    """The command that runs the points of a sweep that have no result."""
+    own = [text for text in arguments if text.partition("=")[0].lstrip("+") not in ("sweep", "resume")]
+    return " ".join([command_line("run"), *map(shlex.quote, own), f"sweep={planned.sweep}", "resume=true"])
+
+
+def conclude(
+    planned: Plan, jobs: Sequence[dict[str, Any]], expected: int, unsent: int, arguments: Sequence[str]
+) -> None:
+    """Print what is missing, how to run it, where the runs are and how to look at them."""
+    from mtexp.tracking.uri import option, resolve_uri, sqlite_path
+
+    failed = sum(job["status"] == "FAILED" for job in jobs)
+    missing = expected - len(jobs)
+    if failed or missing:
+        console.say(f"{failed} of {counted(expected, 'run')} failed, {missing} did not run")
+    if planned.multirun and (failed or missing or ended_by()):
+        console.say(f"To run what is missing: {_resume_command(planned, arguments)}")
+    tracking = planned.points[0].spec.tracking
+    if not tracking.enabled:
+        report = f"{command_line('report')} --records {shlex.quote(str(planned.folder))}"
+        console.say(f"Runs are in {planned.folder} (tracking=none). To look at them: {report}")
+        return
+    uri = resolve_uri(tracking)
+    if unsent:
+        command = f"{command_line('upload')} {shlex.quote(str(planned.folder))}{option(tracking)}"
+        what = "1 record is" if unsent == 1 else f"{unsent} records are"
+        console.say(f"{what} not in MLflow. To send {'it' if unsent == 1 else 'them'}: {command}")
+    if sqlite_path(uri) is None:
+        where = f"MLflow at {uri}"
+    elif not tracking.uri and Path("Makefile").is_file() and sqlite_path(uri) == Path.cwd() / "mlflow.db":
+        where = "make ui"
+    else:
+        where = f"{command_line('ui')} --uri {shlex.quote(uri)}"
+    console.say(f"Runs are in {planned.folder}. To look at them: {where}")
