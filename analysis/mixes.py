@@ -61,7 +61,9 @@ def which_pay(results: Results, judge: Judge) -> Iterable[Answer]:
         spread = above["spread_alone_pct"].max()
         reason = f": runs alone of their models lie up to {spread:.0f} % apart" if spread > 0 else ""
         named = _named(rows_of(above), "stp")
-        yield Answer(question, f"More STP than tenants, which sharing cannot give, have {named}{reason}.", False)
+        yield Answer(
+            question, f"Sharing cannot give an STP above the number of tenants; found in {named}{reason}.", False
+        )
 
 
 def _many(found: pd.DataFrame, states: dict[str, list[dict[str, Any]]]) -> str:

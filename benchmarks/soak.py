@@ -102,7 +102,7 @@ def _one(folder: Path, rng: random.Random, usual_s: float) -> tuple[tuple[str, s
     if victim:
         with suppress(psutil.NoSuchProcess):
             victim.send_signal(signum)
-    if name == "run" and signum == signal.SIGSTOP:  # whoever stops the run itself goes on with it
+    if name == "run" and signum == signal.SIGSTOP:  # a stopped run is continued by the user who stopped it
         time.sleep(3)
         run.send_signal(signal.SIGCONT)
     try:

@@ -23,23 +23,25 @@ class GreenContexts(Streams):
 
     def _start(self) -> None:
         super()._start()
-        self._sizes()
+        self.sm_counts()  # refuses what cannot be divided before any process starts
 
     def sm_counts(self) -> dict[str, int]:
-        """The SMs of each tenant's partition."""
-        return self._sizes()
+        """The SMs of each tenant's green context.
 
-    def _sizes(self) -> dict[str, int]:
+        Raises:
+            HostError: The SMs of the device are not known.
+            ConfigError: They cannot be divided as requested.
+        """
         if self.device.sm_count is None:
             raise HostError(f"sharing=green_contexts: NVML does not tell how many SMs {self.device} has")
         return partition_sizes(self.spec.tenants, self.device.sm_count)
 
     def _look(self) -> dict[str, Any]:
-        sizes, total = self._sizes(), self.device.sm_count or 0
+        sizes, total = self.sm_counts(), self.device.sm_count or 0
         return super()._look() | {"partitions": sizes, "sms_without_partition": total - sum(sizes.values())}
 
     def _expected(self, tenant: TenantSpec, observed: Mapping[str, Any]) -> dict[str, Any]:
-        return {"sm_count_expected": self._sizes()[tenant.id]}
+        return {"sm_count_expected": self.sm_counts()[tenant.id]}
 
     def _evidence(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         names = ("partition_sm_count", "partition_sm_ids")
@@ -49,7 +51,7 @@ class GreenContexts(Streams):
         self, notes: proof.Notes, tenant: TenantSpec, facts: Mapping[str, Any], observed: Mapping[str, Any]
     ) -> None:
         super()._check_tenant(notes, tenant, facts, observed)
-        proof.check_partition(notes, tenant.id, facts, self._sizes()[tenant.id])
+        proof.check_partition(notes, tenant.id, facts, self.sm_counts()[tenant.id])
 
     def _check_run(self, notes: proof.Notes, facts: base.Facts, observed: Mapping[str, Any]) -> None:
         super()._check_run(notes, facts, observed)

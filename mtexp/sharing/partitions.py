@@ -7,35 +7,34 @@ from collections.abc import Sequence
 from mtexp.errors import ConfigError
 from mtexp.spec import TenantSpec
 
-SM_UNIT = 8
-"""SMs of the smallest partition on Hopper and Blackwell, and its step; Ampere and Ada part in steps of 2, from 4."""
+STEP = 8
+"""Partitions are multiples of so many SMs: what Hopper can divide, and SMs that a thread block cluster may need."""
 
 
-def partition_sizes(tenants: Sequence[TenantSpec], total: int, unit: int = SM_UNIT) -> dict[str, int]:
+def partition_sizes(tenants: Sequence[TenantSpec], total: int) -> dict[str, int]:
     """Return the number of SMs of each tenant's partition, by tenant id.
 
-    A share in percent is rounded down to whole units, and is one unit at least. 132 SMs for two equal tenants are 64
+    A share in percent is rounded down to a multiple of 8 SMs, and is 8 at least. 132 SMs for two equal tenants are 64
     each: 4 SMs are in no partition and stay idle.
 
     Args:
         tenants: Each with ``sm_count``, or ``sm_pct``.
         total: SMs of the device.
-        unit: SMs of the smallest partition.
 
     Raises:
-        ConfigError: A count is no multiple of the unit, or the partitions need more SMs than the device has.
+        ConfigError: A count is no multiple of 8, or the partitions need more SMs than the device has.
     """
     sizes = {}
     for tenant in tenants:
-        if tenant.sm_count % unit:
-            below, above = tenant.sm_count // unit * unit, -(-tenant.sm_count // unit) * unit
-            allowed = f"a multiple of {unit} SMs, the smallest partition of this GPU"
+        if tenant.sm_count % STEP:
+            below, above = tenant.sm_count // STEP * STEP, -(-tenant.sm_count // STEP) * STEP
+            allowed = f"a multiple of {STEP} SMs, the steps in which mtexp divides a GPU"
             near = " or ".join(str(size) for size in (below, above) if 0 < size <= total)
             raise ConfigError(f"mix.tenants.{tenant.id}.sm_count", tenant.sm_count, allowed, f"Use {near}.")
-        sizes[tenant.id] = tenant.sm_count or max(unit, int(total * tenant.sm_pct / 100 + 1e-9) // unit * unit)
+        sizes[tenant.id] = tenant.sm_count or max(STEP, int(total * tenant.sm_pct / 100 + 1e-9) // STEP * STEP)
     needed = sum(sizes.values())
-    if needed > total // unit * unit:
+    if needed > total // STEP * STEP:
         parts = " + ".join(str(size) for size in sizes.values())
-        allowed = f"at most {total // unit * unit} of the {total} SMs in partitions of {unit} or more"
+        allowed = f"at most {total // STEP * STEP} of the {total} SMs, in multiples of {STEP}"
         raise ConfigError("sharing", f"{parts} = {needed} SMs", allowed, "Ask for fewer SMs, or drop tenants.")
     return sizes

@@ -38,7 +38,7 @@ _OF_TASK = (
 )
 """Tables of transformers in which the class that a published configuration names is looked up, and the role it has."""
 _SECONDS = 10
-"""Of audio, where the configuration says nothing of the length of an input."""
+"""Default length of an audio input, for configurations that do not give one."""
 _SAMPLING_RATE = 16_000
 _FRAMES = 1000
 

@@ -276,7 +276,7 @@ def test_a_baseline_that_did_not_repeat_puts_no_mix_first(tmp_path: Path) -> Non
     assert frame["spread_alone_pct"].iloc[0] < 10
     said = [answer for answer in findings(results) if answer.question == "Which combinations pay?"]
     assert "bert_base+bert_base" in said[0].text.partition("most, by the lower end")[2]
-    assert "More STP than tenants, which sharing cannot give" in said[-1].text
+    assert "STP above the number of tenants" in said[-1].text
     assert "distilgpt2+distilgpt2 under MPS" in said[-1].text
     traces = figure(results, "combinations").data
     symbols = [str(symbol) for trace in traces for symbol in np.atleast_1d(trace.marker.symbol)]

@@ -37,7 +37,7 @@ def test_every_point_runs_once_in_an_order_of_the_seed() -> None:
 
 @pytest.mark.parametrize("asked", ["sweep_order=written", "sweep.order=written", "hydra/sweeper=basic"])
 def test_the_order_written_is_kept_on_request(asked: str) -> None:
-    """By mtexp's key, in both spellings, and for whoever asks for Hydra's own sweeper."""
+    """With either spelling of mtexp's key, and with Hydra's own sweeper."""
     made = planned(asked)
     assert not made.order
     assert "hydra/sweeper=random_order" not in made.argv
