@@ -57,7 +57,7 @@ _KINDS = {"tag": ("tags", keys.TAGS), "parameter": ("params", keys.PARAMS), "met
 """By what MLflow's parser calls them: how a query spells them, and the registry's."""
 
 _SHOWN = (
-    *("start_time", "run_name", "kind", "num_tenants", "device", "verdict"),
+    *("start_time", "run_name", "swept", "kind", "num_tenants", "device", "verdict"),
     *("stp", "antt", "fairness", "throughput_rps", "overlap_pct"),
 )
 
@@ -374,6 +374,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     frame = frame[columns].dropna(axis="columns", how="all")
+    if not options.columns and "swept" in frame:
+        frame = _with_swept_keys(frame)
     if options.format:
         sys.stdout.write(formatted(frame, options.format))
         return 0
@@ -387,6 +389,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.width = 500
     console.print(table)
     return 0
+
+
+def _with_swept_keys(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with a column for each swept key in the place of the tag that has them all."""
+    cells = [{} if pd.isna(text) else _swept(text) for text in frame["swept"]]
+    place = list(frame.columns).index("swept")
+    frame = frame.drop(columns="swept")
+    for name in dict.fromkeys(name for own in cells for name in own):
+        if name not in frame:
+            frame.insert(place, name, pd.Series([own.get(name) for own in cells], index=frame.index, dtype="string"))
+            place += 1
+    return frame
+
+
+def _swept(text: str) -> dict[str, str]:
+    pairs = (part.partition("=") for part in text.split(keys.SWEPT_GAP))
+    return {name: value for name, _, value in pairs}
 
 
 def _cell(value: Any) -> str:

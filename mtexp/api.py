@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 from mtexp.config.composer import Composer, to_yaml
 from mtexp.config.plan import Plan, plan
 from mtexp.config.problems import Refused
+from mtexp.config.swept import swept
 from mtexp.errors import ConfigError, RunFailed
 from mtexp.records.files import ITERATIONS, find_records
 from mtexp.records.record import RunRecord, load
@@ -258,6 +259,7 @@ def _measured(planned: Plan, progress: Progress | None, config_dir: str | Path |
             progress(f"note: {note}")
     if any(spec.launcher == "forkserver" for spec in specs):
         runner.warm(tracked=any(spec.tracking.enabled for spec in specs))
+    differences = swept([point.overrides for point in planned.points])
     measured: dict[int, tuple[RunRecord, Path]] = {}
     try:
         for position, number in enumerate(planned.order or range(len(planned.points))):
@@ -269,6 +271,7 @@ def _measured(planned: Plan, progress: Progress | None, config_dir: str | Path |
                 config=to_yaml(config),
                 sweep=planned.sweep,
                 position=position,
+                swept=differences[number] if planned.multirun else {},
                 retries=int(config.retries),
                 progress=progress or (lambda line: None),
             )

@@ -61,6 +61,9 @@ RUNTIME = "mtexp.runtime"
 REPETITION = "mtexp.repetition"
 ATTEMPT = "mtexp.attempt"
 SWEEP_POSITION = "mtexp.sweep_position"
+SWEPT = "mtexp.swept"
+SWEPT_GAP = " · "
+"""Between the keys in the tag."""
 PROFILE_OF = "mtexp.profile_of"
 SEARCH = "mtexp.search"
 SESSION = "mtexp.session"
@@ -113,6 +116,7 @@ _TAGS = (
     (REPETITION, "which repetition of the same point"),
     (ATTEMPT, "1, or more after retries"),
     (SWEEP_POSITION, "how many points of the sweep were started before"),
+    (SWEPT, "what distinguishes the run from the others of its sweep: key=value, with · between them"),
     (PROFILE_OF, "record of the timed run that a profile belongs to"),
     (REQUEST, "of a tenant: what one request is, whose latency is measured"),
     (SESSION, "names the runs that were measured side by side"),

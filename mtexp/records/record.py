@@ -122,6 +122,8 @@ class RunRecord:
     attempt: int = 1
     sweep_position: int | None = None
     """How many points of the sweep were started before; None in older records."""
+    swept: dict[str, str] = field(default_factory=dict)
+    """What distinguishes the run from the others of its sweep, e.g. ``a.batch_size``: ``4``."""
 
     @cached_property
     def run_spec(self) -> RunSpec:

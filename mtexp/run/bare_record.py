@@ -28,6 +28,7 @@ class Origin:
     sweep: str = ""
     position: int = 0
     """How many points of the sweep ran before."""
+    swept: Mapping[str, str] = field(default_factory=dict)
     attempt: int = 1
     baseline_hash: str = ""
     profile_of: str = ""
@@ -71,6 +72,7 @@ def record_of(spec: RunSpec, measured: Measurement, origin: Origin, *, findings:
         profile_of=origin.profile_of,
         attempt=origin.attempt,
         sweep_position=origin.position,
+        swept=dict(origin.swept),
     )
 
 

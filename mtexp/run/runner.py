@@ -46,6 +46,8 @@ class Job:
     sweep: str = ""
     position: int = 0
     """How many points of the sweep ran before."""
+    swept: dict[str, str] = field(default_factory=dict)
+    """What distinguishes the point from the others of its sweep: short names of keys, and values."""
     retries: int = 0
     progress: Progress = field(default=lambda text: None)
     """Called with a line for each phase."""
@@ -116,7 +118,7 @@ class _Point:
         self.device, self.starter, self.baselines, self.uploads = device, starter, baselines, uploads
         self.job = replace(job, folder=fresh(job.folder))
         self.environment = environment(device) | (gpu_facts(device.uuid) if device.kind == "gpu" else {})
-        self.origin = Origin(sweep=job.sweep, position=job.position, environment=self.environment)
+        self.origin = Origin(sweep=job.sweep, position=job.position, swept=job.swept, environment=self.environment)
 
     def run(self, attempt: int) -> RunRecord:
         spec, progress = self.job.spec, self.job.progress
@@ -183,7 +185,7 @@ class _Point:
         """Measure a baseline; one that fails or comes out INVALID is kept, and not compared with."""
         folder = fresh(self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}")
         self.job.progress(f"baseline of {spec.mix}")
-        origin = replace(self.origin, baseline_hash=baseline_hash)
+        origin = replace(self.origin, baseline_hash=baseline_hash, swept={})
         origin = begin(spec, folder, origin, self.job.config)
         measured = self._measure(spec, folder)
         record, sent = self._keep(spec, measured, folder, Comparison(), origin)

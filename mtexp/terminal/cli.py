@@ -42,11 +42,18 @@ from mtexp.records.files import find_records
 from mtexp.run import capacity_search
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
-from mtexp.terminal.conclusion import JOB, conclude, jobs_below, unsent_below, with_swept_keys
+from mtexp.terminal.conclusion import (
+    JOB,
+    announce_point,
+    conclude,
+    jobs_below,
+    leave_points,
+    unsent_below,
+    with_swept_keys,
+)
 from mtexp.terminal.estimate import estimate
 from mtexp.terminal.place import can_write, cannot_write
 from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
-from mtexp.terminal.swept import labels
 from mtexp.terminal.tables import counted
 from mtexp.tracking.reach import ask_store
 
@@ -59,8 +66,6 @@ OK, FAILED, REFUSED = 0, 1, 2
 RUNS_APART = 8
 """Minimum number of runs for which a separate upload process pays off."""
 _HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"
-_labels: list[str] = []
-"""What distinguishes each point of the sweep that this process runs, in the order in which they run."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,8 +133,8 @@ def _main(argv: Sequence[str] | None) -> int:
 def _launched(planned: Plan) -> int:
     """Let Hydra run the points, then send every record; returns the exit code so far."""
     known = len(planned.points) if not planned.search else 0
-    written = labels([point.overrides for point in planned.points]) if known and planned.serial else []
-    _labels[:] = [written[number] for number in planned.order] if written and planned.order else written
+    if planned.multirun and known:
+        leave_points(planned)
     try:
         with _whole_errors(), console.live_line(known) if planned.serial else nullcontext():
             try:
@@ -257,12 +262,12 @@ def _job(composed: Any) -> str:
     if job.chdir:  # a relative path means what it meant when it was planned
         os.chdir(hydra.runtime.cwd)
     outcome: dict[str, Any] = {"status": "FAILED"}
-    if _labels and (position := _position()) is not None:
-        console.begin_point(position + 1, len(_labels), _labels[position])
+    position = _position()
+    own = {} if position is None else announce_point(Path(hydra.sweep.dir), position)
     try:
         spec = to_spec(config, _hardware())
         outcome = _without_record(spec, "FAILED")
-        outcome = _run(config, spec, folder, to_yaml(composed), position=_position() or 0)
+        outcome = _run(config, spec, folder, to_yaml(composed), position=position or 0, swept=own)
     except MtexpError as error:
         sys.stderr.write(f"{config.mix.name}: {error}\n")
     finally:  # also when interrupted: the summary lists it
@@ -302,7 +307,9 @@ def _leave(folder: Path, outcome: dict[str, Any]) -> None:
         sys.stderr.write(f"{folder / JOB} cannot be written: {error}\n")
 
 
-def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str, *, position: int) -> dict[str, Any]:
+def _run(
+    config: Config, spec: RunSpec, folder: Path, config_yaml: str, *, position: int, swept: dict[str, str]
+) -> dict[str, Any]:
     """Run one point unless it is done, and return what became of it."""
     from mtexp.run.runner import Job, shared_runner
 
@@ -317,6 +324,7 @@ def _run(config: Config, spec: RunSpec, folder: Path, config_yaml: str, *, posit
         config=config_yaml,
         sweep=config.sweep,
         position=position,
+        swept=swept,
         retries=config.retries,
         progress=console.phase,
         status=console.status,

@@ -11,14 +11,36 @@ from typing import Any
 
 from mtexp.commands import command_line
 from mtexp.config.plan import Plan
+from mtexp.config.swept import label, swept
 from mtexp.records.files import find_records
 from mtexp.terminal import console
 from mtexp.terminal.signals import ended_by
-from mtexp.terminal.swept import swept_columns
-from mtexp.terminal.tables import counted
+from mtexp.terminal.tables import ABSENT, counted
 
 JOB = "job.json"
 """Result of a point, in its folder."""
+POINTS = "points.json"
+"""What differs between the points of a sweep, in the order in which they run; in the folder of the sweep."""
+_OWN_COLUMN = {"mix", "precision", "mps_settings", "sharing", "repetition"}
+"""Keys that the summary shows in columns of its own."""
+
+
+def leave_points(planned: Plan) -> None:
+    """Write what differs between the points where every launcher's workers find it; without it they do not say it."""
+    own = swept([point.overrides for point in planned.points])
+    with suppress(OSError):
+        (planned.folder / POINTS).write_text(json.dumps([own[n] for n in planned.order or range(len(own))]))
+
+
+def announce_point(folder: Path, position: int) -> dict[str, str]:
+    """Print which point of the sweep in ``folder`` begins, where that is known, and return what distinguishes it."""
+    try:
+        points = json.loads((folder / POINTS).read_text(encoding="utf-8"))
+        own: dict[str, str] = points[position]
+    except (OSError, ValueError, LookupError):  # a folder of another host, a sweeper that chooses as it goes
+        return {}
+    console.begin_point(position + 1, len(points), label(own))
+    return own
 
 
 def jobs_below(folder: Path) -> list[dict[str, Any]]:
@@ -39,11 +61,12 @@ def unsent_below(folder: Path) -> int:
 
 def with_swept_keys(planned: Plan, jobs: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """Rows of the summary, with the swept keys that it has no column for behind the mix."""
-    swept = swept_columns([point.overrides for point in planned.points])
+    points = swept([point.overrides for point in planned.points])
+    names = [name for name in dict.fromkeys(name for own in points for name in own) if name not in _OWN_COLUMN]
     rows = []
     for job in jobs:
-        own, row = swept[job["num"]] if job["num"] < len(swept) else {}, job["row"]
-        rows.append({"mix": row["mix"], **own, **row} if own or not any(swept) else row)
+        own = points[job["num"]] if job["num"] < len(points) else {}
+        rows.append({"mix": job["row"]["mix"], **{name: own.get(name, ABSENT) for name in names}, **job["row"]})
     return rows
 
 

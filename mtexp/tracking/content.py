@@ -74,6 +74,7 @@ def parent_content(record: RunRecord, path: str, *, thinned: Mapping[str, int], 
         keys.INTERVAL_SCOPE: _interval_scope(record, record.metrics),
         keys.BASELINE_HASH: record.baseline_hash,
         keys.RECORD_PATH: path,
+        keys.SWEPT: keys.SWEPT_GAP.join(f"{name}={value}" for name, value in record.swept.items()),
         keys.PROFILE_OF: record.profile_of,
         keys.FAILURE: record.failure,
         keys.AGAINST: _against(spec),
@@ -126,14 +127,20 @@ def _interval_scope(record: RunRecord, metrics: Mapping[str, float]) -> str:
 
 
 def run_name(record: RunRecord, spec: RunSpec) -> str:
-    """Return the name of the run in the UI: ``mixed · disabled · fp16``."""
+    """Return the name of the run in the UI: ``mixed · disabled · fp16``, what was swept first.
+
+    The list of runs cuts names at their end.
+    """
     head = {"baseline": f"baseline {spec.mix}", "profile": f"{spec.profiler.kind} {spec.mix}"}.get(
         record.kind, spec.mix
     )
     how = spec.sharing.mps if spec.sharing.mode == "processes" else spec.sharing.mode
-    parts = [head, how, _joined(t.precision for t in spec.tenants)]
+    named = {"mps_settings": how, "precision": _joined(t.precision for t in spec.tenants)}
     if record.kind == "baseline" and how == "disabled":
-        del parts[1]
+        del named["mps_settings"]
+    own = {"mps_settings" if name == "sharing" else name: value for name, value in record.swept.items()}
+    first = {name: named.get(name, f"{name}={own[name]}") for name in own if name not in ("mix", "repetition")}
+    parts = list((first | {"mix": head} | {name: text for name, text in named.items() if name not in first}).values())
     if spec.search.name and record.kind == "mix":
         parts.append(f"{spec.search.by} {spec.search.value:g}")
     if spec.repetition:

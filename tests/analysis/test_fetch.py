@@ -220,6 +220,22 @@ def test_the_command_prints_a_table(uri: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("query 'nonsense': ")
 
 
+def test_swept_keys_are_columns_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key that some runs lack is empty there."""
+    record, samples = example(seed=4)
+    tracking = TrackingSpec(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for number, own in enumerate(({"a.batch_size": "4", "load": "0.3"}, {"load": "0.6"})):
+        one = replace(record, record_id=f"{number:032x}", swept=own)
+        save(one, tmp_path / f"{number}", samples)
+        log_record(tmp_path / f"{number}", tracking)
+    assert fetch.main(["--uri", tracking.uri, "--csv"]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    names = heading.split(",")
+    cells = [dict(zip(names, row.split(","), strict=True)) for row in rows]
+    assert sorted((c["load"], c["a.batch_size"]) for c in cells) == [("0.3", "4"), ("0.6", "")]
+    assert "swept" not in names
+
+
 def test_older_runs_in_open_loop_show_no_interference(tmp_path: Path) -> None:
     """Their STP was load, their slowdown a queue; asked for by name or not, it is not there."""
     tracking = TrackingSpec(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")

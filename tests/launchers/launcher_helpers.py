@@ -75,6 +75,8 @@ def check_two_points(place: Place, done: subprocess.CompletedProcess[str]) -> No
     assert [line.split()[0] for line in summary[1:3]] == ["bert_base", "bert_base*2"]
     mixes, baselines = place.runs("mix"), place.runs("baseline")
     assert sorted(run.data.params["mix"] for run in mixes) == ["bert_base", "bert_base*2"]
+    # a worker knows which point it has, and says so
+    assert sorted(run.data.tags["mtexp.swept"] for run in mixes) == ["mix=bert_base", "mix=bert_base*2"]
     valid = [run for run in baselines if run.data.tags["mtexp.verdict"] == "VALID"]
     assert len(valid) == 1
     assert len(baselines) <= 2  # one that was disturbed is measured again, one that is VALID never

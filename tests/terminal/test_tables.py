@@ -1,4 +1,4 @@
-"""Tables that fit, swept keys, and the estimate before a sweep."""
+"""Tables that fit, what is swept, and the estimate before a sweep."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from mtexp.config.swept import label, swept
 from mtexp.terminal.estimate import estimate
-from mtexp.terminal.swept import labels, swept_columns
 from mtexp.terminal.tables import counted, filled, fitting, plain_table
 from mtexp.testing.records import example
 
@@ -28,26 +28,26 @@ def test_plain_tables_are_aligned() -> None:
     ]
 
 
-def test_swept_keys_are_columns() -> None:
-    """Only keys that differ and have no column of their own, under short names; all keys are in the labels."""
-    assert swept_columns(POINTS) == [
-        {"a.batch_size": "1", "load": "0.3"},
-        {"a.batch_size": "4", "load": "0.3"},
-        {"a.batch_size": "4", "load": "0.6"},
+def test_what_is_swept() -> None:
+    """Only keys that differ, under short names."""
+    assert swept(POINTS) == [
+        {"mix": "pair", "a.batch_size": "1", "load": "0.3", "repetition": "0"},
+        {"mix": "pair", "a.batch_size": "4", "load": "0.3", "repetition": "0"},
+        {"mix": "trio", "a.batch_size": "4", "load": "0.6", "repetition": "1"},
     ]
-    assert labels(POINTS)[2] == "mix=trio a.batch_size=4 load=0.6 repetition=1"
-    assert labels(POINTS[:1]) == [""]
+    assert label(swept(POINTS)[2]) == "mix=trio a.batch_size=4 load=0.6 repetition=1"
+    assert swept(POINTS[:1]) == [{}]
 
 
 def test_keys_with_the_same_ending_keep_their_whole_names() -> None:
     """arrival.load and capacity.load would both be ``load``."""
-    (first, _) = swept_columns([("arrival.load=1", "capacity.load=1"), ("arrival.load=2", "capacity.load=2")])
+    (first, _) = swept([("arrival.load=1", "capacity.load=1"), ("arrival.load=2", "capacity.load=2")])
     assert list(first) == ["arrival.load", "capacity.load"]
 
 
-def test_a_key_that_some_points_lack_is_a_dash() -> None:
+def test_a_key_that_some_points_lack_is_a_difference() -> None:
     """Points of an added key beside points without it."""
-    assert [row["x"] for row in swept_columns([("+x=1",), ()])] == ["1", "-"]
+    assert swept([("+x=1",), ()]) == [{"x": "1"}, {}]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

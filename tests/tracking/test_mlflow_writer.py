@@ -31,6 +31,22 @@ def parents(tracking: TrackingSpec) -> list[Run]:
     return [run for run in runs_of(tracking) if "mlflow.parentRunId" not in run.data.tags]
 
 
+@pytest.mark.parametrize(
+    ("swept", "name"),
+    [
+        ({"a.batch_size": "4", "repetition": "0"}, "a.batch_size=4 · mixed · disabled · fp16"),
+        ({"mix": "mixed", "mps_settings": "disabled"}, "disabled · mixed · fp16"),
+        ({"sharing": "processes"}, "disabled · mixed · fp16"),
+        ({}, "mixed · disabled · fp16"),
+    ],
+)
+def test_names_begin_with_what_was_swept(swept: dict[str, str], name: str) -> None:
+    """The list of runs cuts names at their end; the tag has all of it."""
+    content = parent_content(replace(example()[0], swept=swept), "", thinned={}, max_history=10)
+    assert content.name == name
+    assert content.tags.get(keys.SWEPT, "") == " · ".join(f"{key}={value}" for key, value in swept.items())
+
+
 def test_a_record_becomes_a_parent_and_a_nested_run_per_tenant(tmp_path: Path, tracking: TrackingSpec) -> None:
     """Names, tags, parameters, status and times are those of the design."""
     record = stored(tmp_path / "run")

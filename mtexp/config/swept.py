@@ -1,32 +1,29 @@
-"""What differs between the points of a sweep: columns of its summary, labels of its points. Pure."""
+"""What differs between the points of a sweep. Pure.
+
+It is in the summary's columns, in the line that announces a point, in its record and so in MLflow.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mtexp.terminal.tables import ABSENT
-
-_OWN_COLUMN = {"mix", "precision", "mps_settings", "sharing", "repetition"}
-"""Keys that the summary shows in columns of its own."""
 _TENANTS = "mix.tenants."
 
 
-def swept_columns(points: Sequence[Sequence[str]]) -> list[dict[str, str]]:
-    """Return, for each point, the values of the keys that differ and that the summary does not show otherwise.
+def swept(points: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """Return, for each point, the keys that differ, by short names, and their values; without those that it lacks.
 
     Args:
         points: The overrides of each point, ``key=value``.
     """
     values = [_values(point) for point in points]
-    names = _names([key for key in _differing(values) if key not in _OWN_COLUMN])
-    return [{name: own.get(key, ABSENT) for key, name in names.items()} for own in values]
-
-
-def labels(points: Sequence[Sequence[str]]) -> list[str]:
-    """Return a text for each point with everything that differs: ``mix=pair batch_size=4``."""
-    values = [_values(point) for point in points]
     names = _names(_differing(values))
-    return [" ".join(f"{name}={own[key]}" for key, name in names.items() if key in own) for own in values]
+    return [{name: own[key] for key, name in names.items() if key in own} for own in values]
+
+
+def label(own: dict[str, str]) -> str:
+    """Return ``mix=pair batch_size=4``."""
+    return " ".join(f"{name}={value}" for name, value in own.items())
 
 
 def _values(point: Sequence[str]) -> dict[str, str]:
