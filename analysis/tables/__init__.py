@@ -1,0 +1,57 @@
+"""Tidy tables of what was measured: one function a table, from :class:`analysis.pooling.Results` to a DataFrame.
+
+Lives here: the tables that figures, findings and the report show. May touch: nothing outside its arguments. Columns are
+the keys of :mod:`mtexp.records.keys`, intervals ``<key>_ci_low`` and ``<key>_ci_high``; a table with nothing to show
+is empty.
+"""
+
+from .by_point import (
+    combinations,
+    energy,
+    fairness,
+    impossible,
+    overview,
+    power_limited,
+    scaling,
+    verdicts,
+    without_baseline,
+)
+from .by_tenant import (
+    by_setting,
+    event_timer,
+    in_kind_order,
+    load_curve,
+    matrix,
+    matrix_pairs,
+    pairs,
+    sensitivity,
+    shares,
+    tenants,
+)
+from .columns import with_intervals
+from .models_alone import baselines, busy_alone
+
+__all__ = [
+    "baselines",
+    "busy_alone",
+    "by_setting",
+    "combinations",
+    "energy",
+    "event_timer",
+    "fairness",
+    "impossible",
+    "in_kind_order",
+    "load_curve",
+    "matrix",
+    "matrix_pairs",
+    "overview",
+    "pairs",
+    "power_limited",
+    "scaling",
+    "sensitivity",
+    "shares",
+    "tenants",
+    "verdicts",
+    "with_intervals",
+    "without_baseline",
+]
