@@ -21,7 +21,7 @@ from mtexp.records.record import RunRecord
 from mtexp.records.record import load as load_record
 from mtexp.tracking.content import RunContent, parent_content, tenant_content
 
-from . import fetch
+from .columns import PREFIX, QueryError, typed
 from .dataset import ONE_OF, SAMPLE_COLUMNS, VALID, DataError, Dataset, column, hashed, together
 from .export_files import MANIFEST, read_export
 from .from_mlflow import from_mlflow, sweeps
@@ -68,7 +68,7 @@ def load(
         terms = [term for term in (query.strip(), f"tags.`{keys.SWEEP}` = '{name}'" if name else "") if term]
         try:
             found = from_mlflow(" AND ".join(terms), uri, experiment)
-        except fetch.QueryError:
+        except QueryError:
             if name and name not in (there := sweeps("", uri, experiment)):
                 known = f"experiment {experiment} has no such sweep; newest: {', '.join(there[:_MOST_SWEEPS])}"
                 raise DataError(f"--sweep {name}: {known}") from None
@@ -126,7 +126,7 @@ def _require_one_host(runs: pd.DataFrame, source: str) -> None:
         for _, row in kinds.iterrows()
     ]
     most = kinds.sort_values("count").iloc[-1]
-    terms = [f"tags.{fetch.PREFIX}{name} = '{_shown(most[name])}'" for name in differ if pd.notna(most[name])]
+    terms = [f"tags.{PREFIX}{name} = '{_shown(most[name])}'" for name in differ if pd.notna(most[name])]
     raise DataError(
         f"{source} mixes runs that cannot be compared: {'; '.join(found)}. "
         f'Choose one kind, e.g. with the query "{" AND ".join(terms)}", or a folder of records for each'
@@ -228,7 +228,7 @@ _NOTHING = {
 
 
 def _row(content: RunContent, record: RunRecord) -> dict[str, Any]:
-    tags = {k.removeprefix(fetch.PREFIX): v for k, v in content.tags.items() if not k.startswith("mlflow.")}
+    tags = {k.removeprefix(PREFIX): v for k, v in content.tags.items() if not k.startswith("mlflow.")}
     own = {"run_name": content.name, "status": content.status, "start_time": record.started_at}
     return own | tags | content.params | content.metrics
 
@@ -238,6 +238,6 @@ def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
     started = pd.Series(columns.pop("start_time", []), dtype="string")
-    typed = {name: fetch.typed(name, values) for name, values in columns.items()}
+    typed = {name: typed(name, values) for name, values in columns.items()}
     times = pd.to_datetime(started, utc=True, format="ISO8601", errors="coerce")
     return pd.DataFrame(typed | {"start_time": times})

@@ -13,7 +13,7 @@ import argparse
 import difflib
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,26 +32,18 @@ from mtexp.tracking.query import search
 from mtexp.tracking.store import ARTIFACTS, NoStoreError, Store, open_store
 from mtexp.tracking.uri import sqlite_path
 
+from .columns import QueryError, frame_of, mlflow_names, require
 from .formats import add_formats, formatted
+
+__all__ = ["QueryError", "iterations", "main", "runs", "telemetry", "tenants"]
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from mlflow.entities import Run
 
-PREFIX = "mtexp."
 PARENT = "mlflow.parentRunId"
 FEW_PARENTS = 100
 """Up to this number of runs, tenants are fetched by run; for more runs, all tenants are fetched and filtered here."""
-
-_OWN: dict[str, tuple[str, Callable[[Run], Any]]] = {
-    "run_id": ("string", lambda run: run.info.run_id),
-    "run_name": ("string", lambda run: run.info.run_name),
-    "status": ("string", lambda run: run.info.status),
-    "start_time": ("time", lambda run: run.info.start_time),
-    "end_time": ("time", lambda run: run.info.end_time),
-    "artifact_uri": ("string", lambda run: run.info.artifact_uri),
-}
-"""Columns that are neither tag nor parameter nor metric."""
 
 _KINDS = {"tag": ("tags", keys.TAGS), "parameter": ("params", keys.PARAMS), "metric": ("metrics", keys.METRICS)}
 """By what MLflow's parser calls them: how a query spells them, and the registry's."""
@@ -60,10 +52,6 @@ _SHOWN = (
     *("start_time", "run_name", "swept", "kind", "num_tenants", "device", "verdict"),
     *("stp", "antt", "fairness", "throughput_rps", "overlap_pct"),
 )
-
-
-class QueryError(MtexpError):
-    """A query that is not valid, or that no run matches."""
 
 
 def runs(
@@ -86,7 +74,7 @@ def runs(
         TrackingError: The store is not there or does not answer.
     """
     with _opened(uri, experiment) as store:
-        return _frame(_parents(store, query, columns), columns)
+        return frame_of(_parents(store, query, columns), columns)
 
 
 def tenants(
@@ -99,7 +87,7 @@ def tenants(
     with _opened(uri, experiment) as store:
         parents = [run.info.run_id for run in _parents(store, query, ())]
         children = _children(store, parents, bool(query), columns)
-        frame = _frame(children, columns)
+        frame = frame_of(children, columns)
         frame.insert(1, "parent_run_id", pd.Series([run.data.tags[PARENT] for run in children], dtype="string"))
     return frame
 
@@ -115,7 +103,7 @@ def iterations(
 
     if columns is not None:
         for name in columns:
-            _require(name, SCHEMA.names, "column of iterations.parquet")
+            require(name, SCHEMA.names, "column of iterations.parquet")
     return _artifact_rows(query, uri, experiment, ITERATIONS, lambda path: iterations_table(path, columns))
 
 
@@ -148,7 +136,7 @@ def _parents(store: Store, query: str, columns: Sequence[str] | None) -> list[Ru
 
     complete = f"tags.`{keys.UPLOAD}` = '{keys.UPLOAD_COMPLETE}'"
     try:
-        found = list(search(store, f"{query} AND {complete}" if query.strip() else complete, _mlflow_names(columns)))
+        found = list(search(store, f"{query} AND {complete}" if query.strip() else complete, mlflow_names(columns)))
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
@@ -196,7 +184,7 @@ def _strange_keys(query: str) -> list[str]:
 
 
 def _children(store: Store, parents: Sequence[str], narrowed: bool, columns: Sequence[str] | None) -> list[Run]:
-    names = _mlflow_names(columns)
+    names = mlflow_names(columns)
     wanted = None if names is None else {*names, PARENT}
     if narrowed and len(parents) <= FEW_PARENTS:
         return [run for parent in parents for run in search(store, f"tags.`{PARENT}` = '{parent}'", wanted)]
@@ -204,94 +192,6 @@ def _children(store: Store, parents: Sequence[str], narrowed: bool, columns: Seq
     every = search(store, f"tags.`{keys.RUN_KIND}` LIKE '%'", wanted)  # all children of any kind
     mine = [run for run in every if run.data.tags.get(PARENT) in order]
     return sorted(mine, key=lambda run: order[run.data.tags[PARENT]])
-
-
-# --- columns ----------------------------------------------------------------------------------------------------------
-
-
-def _mlflow_names(columns: Sequence[str] | None) -> set[str] | None:
-    """Names in MLflow of ``columns``: a tag is there with its prefix."""
-    if columns is None:
-        return None
-    return {"arrival", *columns, *(PREFIX + name for name in columns)}  # it determines which metrics exist
-
-
-def _plain(tag: str) -> str:
-    return tag.removeprefix(PREFIX)
-
-
-def _require(name: str, known: Iterable[str], what: str) -> None:
-    known = sorted(known)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"nearest: {', '.join(near)}" if near else f"e.g. {', '.join(known[:5])}"
-        raise QueryError(f"columns={name}: no such {what} ({hint})")
-
-
-def _frame(found: Sequence[Run], columns: Sequence[str] | None) -> pd.DataFrame:
-    """One row per run; with ``columns``, those in that order and ``run_id`` first."""
-    values: dict[str, list[Any]] = {name: [get(run) for run in found] for name, (_, get) in _OWN.items()}
-    rows = len(found)
-    for position, run in enumerate(found):
-        tags = {_plain(name): value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
-        figures = keys.current(run.data.metrics, run.data.params.get("arrival", "closed"))
-        for name, value in {**tags, **run.data.params, **figures}.items():
-            if name not in values:
-                values[name] = [None] * rows
-            values[name][position] = value
-    if columns is not None:
-        for name in columns:
-            _require(name, {*values, *_known_names(columns)}, "column")
-        values = {name: values.get(name, [None] * rows) for name in dict.fromkeys(("run_id", *columns))}
-    else:
-        values = {name: values[name] for name in sorted(values, key=_order())}
-    return pd.DataFrame({name: typed(name, column) for name, column in values.items()})
-
-
-def _known_names(columns: Collection[str]) -> set[str]:
-    """Return all names that a run may have: those of the registry, and the intervals in ``columns``."""
-    ends = {name for name in columns if not keys.unknown([name])}
-    return {*_OWN, *map(_plain, keys.TAGS), *keys.PARAMS, *keys.METRICS, *ends}
-
-
-def _order() -> Callable[[str], tuple[int, str]]:
-    """Own columns, then the registry's in its order with intervals after their metric, then others."""
-    listed = [*_OWN, *map(_plain, keys.TAGS), *keys.PARAMS, *keys.METRICS]
-    position = {name: index for index, name in enumerate(listed)}
-
-    def key(name: str) -> tuple[int, str]:
-        stem = name.removesuffix("_ci_low").removesuffix("_ci_high")
-        return position.get(stem, len(position)), name
-
-    return key
-
-
-def typed(name: str, values: list[Any]) -> pd.Series[Any]:
-    """Return the values of one tag, parameter or metric as a column of the registry's type."""
-    if name in _OWN:
-        kind = _OWN[name][0]
-        return (
-            pd.to_datetime(pd.Series(values), unit="ms", utc=True) if kind == "time" else pd.Series(values, dtype=kind)
-        )
-    key = keys.TAGS.get(PREFIX + name) or keys.PARAMS.get(name)
-    if key is None:
-        return _typed_other(name, values)
-    column = pd.Series(values, dtype="string")
-    if key.dtype == "boolean":
-        return column.map({"true": True, "false": False}).astype("boolean")
-    if key.dtype == "string":
-        return column
-    numbers: pd.Series[Any] = pd.to_numeric(column, errors="coerce")
-    dtype: Any = key.dtype
-    # A run of tenants that differ has "8,16": such a column stays text.
-    return column if (numbers.isna() & column.notna()).any() else numbers.astype(dtype)
-
-
-def _typed_other(name: str, values: list[Any]) -> pd.Series[Any]:
-    """Whether it is a metric, or a tag that mtexp did not set."""
-    if not keys.unknown([name]) or any(isinstance(value, float) for value in values):
-        return pd.Series(np.array([np.nan if value is None else value for value in values], dtype=np.float64))
-    return pd.Series(values, dtype="string")
 
 
 # --- artifacts --------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from mtexp.commands import command_line
 from mtexp.metrics.latency import percentile_ms, percentile_name
 from mtexp.output import enter
 
-from .advise import plain
+from .advice import plain
 from .dataset import DataError
 from .forecast import Forecaster, token_of
 from .frames import rows_of

@@ -13,6 +13,7 @@ import pytest
 from analysis_study import Study
 
 from analysis import advise, forecast
+from analysis.advice import MISSES, UNKNOWN, Advice
 from analysis.data import load
 from analysis.objective import Objective
 from analysis.pooling import Results, pool
@@ -44,10 +45,10 @@ def test_advice_leaves_out_modes_that_miss_a_level(results: Results) -> None:
     advice = advise.advise(results, models, {"bert_base": 100.0, "llama_3_2_1b": between})
     assert advice.best is not None
     assert advice.best.sharing == "MPS"
-    assert [c.state for c in advice.others] == [advise.MISSES]
+    assert [c.state for c in advice.others] == [MISSES]
 
 
-def advice_on(folder: Path, models: str, levels: float, **how: Any) -> advise.Advice:
+def advice_on(folder: Path, models: str, levels: float, **how: Any) -> Advice:
     names = models.split("+")
     return advise.advise(pool(load(records=folder), draws=1), names, dict.fromkeys(names, levels), **how)
 
@@ -62,20 +63,20 @@ def test_a_mix_that_was_measured_less_is_not_preferred(tmp_path: Path) -> None:
     assert advice.best is not None
     assert (advice.best.sharing, advice.percentile) == ("time slicing", 95)
     (other,) = advice.others
-    assert (other.sharing, other.state) == ("MPS", advise.UNKNOWN)
+    assert (other.sharing, other.state) == ("MPS", UNKNOWN)
     assert other.throughput_rps > advice.best.throughput_rps
     assert "cannot be judged: p95 needs 130 requests, 19 were measured" in str(advice)
     assert "Judged by p95 of latency, the highest that all of them support: p99 needs 662 requests" in str(advice)
     asked = advice_on(tmp_path, "bert_base+distilgpt2", 1000, percentile=99)
     assert asked.best is None
     assert "Judged by p99 of latency." in str(asked)
-    assert {other.state for other in asked.others} == {advise.UNKNOWN}
+    assert {other.state for other in asked.others} == {UNKNOWN}
 
 
 def test_few_requests_are_enough_to_miss_a_level(tmp_path: Path) -> None:
     """Twenty requests bound a p90 from below; without one above nothing is kept, and nothing is claimed."""
     Study(tmp_path, iterations=20).run(["bert_base", "distilgpt2"])
-    for level, state in ((1.0, advise.MISSES), (1000.0, advise.UNKNOWN)):
+    for level, state in ((1.0, MISSES), (1000.0, UNKNOWN)):
         advice = advice_on(tmp_path, "bert_base+distilgpt2", level)
         assert advice.best is None
         assert [other.state for other in advice.others] == [state]
