@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("quick", max_examples=20)
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Before torch and numpy are imported: on a busy host threads that wait for each other cost small models ten times."""
 
 ON_REQUEST = ("gpu", "slurm", "postgres", "ray")
 COMMAND_LINES = {"workplace", "place"}
@@ -23,6 +27,7 @@ SLOW = (
     "tests/benchmarks/",
     "tests/config/test_bounds.py",
     "tests/config/test_conf_files.py::test_every_experiment",
+    "tests/config/test_conf_files.py::test_pairs_are_all_pairs",
     "tests/config/test_conf_files.py::test_the_report_preset",
     "tests/config/test_shapes_and_memory.py::test_an_architecture_that_nobody_knows",
     "tests/docs/test_reference",
@@ -38,6 +43,7 @@ SLOW = (
     "tests/profiling/test_profile_pass.py",
     "tests/records/test_salvage.py::test_the_command",
     "tests/run/test_failed_runs.py",
+    "tests/run/test_hostile_names.py",
     "tests/sharing/test_sharing_lifecycle.py",
     "tests/tenant/test_captured_request.py",
     "tests/tenant/test_models_and_execution.py::test_a_compiled_request",

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from mtexp.config.composer import CONF_DIR, Composer, to_config
+from mtexp.config.composer import CONF_DIR, Composer
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware, hardware_of
+from mtexp.config.sections import SectionedComposer
 from mtexp.host import Device
 from mtexp.spec import RunSpec
 
@@ -18,12 +19,14 @@ __all__ = ["CONF_DIR", "Composer", "Hardware", "compose_spec", "to_spec"]
 
 
 @cache
-def _composer() -> Composer:
-    return Composer()
+def _composer() -> SectionedComposer:
+    return SectionedComposer(Composer())
 
 
 def compose_spec(overrides: Sequence[str] = (), device: Device | None = None) -> RunSpec:
     """Return the run that ``overrides`` describe, e.g. ``["mix=bert_base*2", "precision=bf16"]``.
+
+    Files of ``conf/`` are read once a process.
 
     Args:
         overrides: As typed after ``python run.py``, one value each.
@@ -33,5 +36,4 @@ def compose_spec(overrides: Sequence[str] = (), device: Device | None = None) ->
         ConfigError: The configuration cannot be run.
         HydraException: Hydra cannot compose it.
     """
-    config, _ = _composer().load(overrides)
-    return to_spec(to_config(config), hardware_of(device))
+    return to_spec(_composer().config(overrides), hardware_of(device))

@@ -10,8 +10,9 @@ import pytest
 from mtexp.config.hardware import hardware_of
 from mtexp.config.order import random_order
 from mtexp.config.plan import Plan, plan
+from mtexp.spec import RunSpec
 
-SWEEP = ("-m", "mix=solo,pair,enc_only,dec_only", "mps_settings=disabled,default", "runtime=gpu")
+SWEEP = ("-m", "mix=solo,pair", "workload.batch_size=1,2,3,4", "runtime=gpu")
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,10 @@ def planned(*argv: str) -> Plan:
 
     gpu = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
     return plan([*SWEEP, *argv], hardware=lambda: hardware_of(gpu))
+
+
+def point_of(spec: RunSpec) -> tuple[str, int]:
+    return spec.mix, spec.tenants[0].workload.batch_size
 
 
 def test_every_point_runs_once_in_an_order_of_the_seed() -> None:
@@ -49,8 +54,8 @@ def test_repetitions_are_passes_over_all_points() -> None:
     passes = [[made.points[i].spec for i in made.order[start : start + 8]] for start in (0, 8, 16)]
     for number, specs in enumerate(passes):
         assert {spec.repetition for spec in specs} == {number}
-        assert len({(spec.mix, spec.mps_settings) for spec in specs}) == 8
-    orders = {tuple((spec.mix, spec.mps_settings) for spec in specs) for specs in passes}
+        assert len({point_of(spec) for spec in specs}) == 8
+    orders = {tuple(map(point_of, specs)) for specs in passes}
     assert len(orders) == 3
 
 

@@ -19,9 +19,10 @@ pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
 @pytest.mark.parametrize("starter", [ForkserverStarter(), InterpreterStarter()], ids=["forkserver", "interpreter"])
 def test_both_starters_lead_tenants_through_all_phases(
-    tmp_path: Path, starter: ForkserverStarter | InterpreterStarter
+    tmp_path: Path, starter: ForkserverStarter | InterpreterStarter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Same child code: facts before and after, warm-ups and iterations, orderly ends, a log each."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # a tenant has one thread whatever is asked for
     exits = Exits(starter)
     core = min(os.sched_getaffinity(0))
     with group_of(tmp_path, [stressor("a"), stressor("b")], starter=exits, cores=(core,)) as (group, jobs):
