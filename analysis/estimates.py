@@ -6,7 +6,7 @@ Lives here: :func:`estimates`. May touch: nothing outside its arguments. The for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,7 +164,11 @@ def estimates(
         seed: Of the draws.
     """
     throws = Throws(draws, np.random.Generator(np.random.SFC64(seed)))
-    study = Study.of(data, alone, points, tenants, throws)
+    return figures_of(Study.of(data, alone, points, tenants, throws), alone, points)
+
+
+def figures_of(study: Study, alone: Alone, points: pd.DataFrame) -> Estimates:
+    """Learn how runs of a study differ, then every figure of ``points``, which are all of its points or some."""
     study.known = learn(_repeated(study, alone))
     found: dict[Key, Estimate] = {}
     progress: dict[int, Progress] = {}
@@ -280,14 +284,30 @@ def _totals(study: Study, shared: Side, point: Mapping[str, Any]) -> dict[str, E
     it: by how far the two lie apart. Elsewhere the error is not known.
     """
     tenants = range(len(shared.runs[0]))
-    each = np.array([shared.log(i, "throughput") + shared.error(i, "throughput") for i in tenants])
-    value = sum(float(np.exp(shared.log(i, "throughput"))) for i in tenants)
-    total = Estimate.of(value, np.exp(each).sum(axis=0))
+    logs = np.array([shared.log(i, "throughput") for i in tenants])
+    total = _made_of(lambda rows: rows.sum(axis=-1), logs, np.array([shared.error(i, "throughput") for i in tenants]))
     found = {"throughput_rps": total}
     energy_j, counter = (float(point.get(name, np.nan)) for name in ("energy_j_per_request", "energy_counter_log"))
     if np.isfinite(energy_j):
         found["energy_j_per_request"] = Estimate(energy_j, counter * study.throws.normal(()) - total.errors)
     return found
+
+
+def _made_of(formula: Callable[[Floats], Floats], logs: Floats, errors: Floats) -> Estimate:
+    """A figure of several tenants with its error.
+
+    A mean of exponentials of noisy logarithms is too large on average, of the measured ones as of the draws. So the
+    truth lies as far on the other side of the figure as a draw does (the basic bootstrap: A. C. Davison, D. V. Hinkley,
+    Bootstrap Methods and their Application, 1997, section 5.2).
+
+    Args:
+        formula: Rows, shape (..., tenants), to the figure of each.
+        logs: Of what it is made of, shape (tenants,).
+        errors: Draws of their errors, shape (tenants, draws).
+    """
+    value = float(formula(np.exp(logs)))
+    drawn = formula(np.exp(logs[:, None] - errors).T)
+    return Estimate.of(value, value**2 / drawn)
 
 
 def _absolute(side: Side, tenant: int, name: str) -> Estimate:
@@ -324,11 +344,9 @@ class _Pair:
 
 def _of_all(pairs: Sequence[_Pair | InRounds], progress: Progress) -> dict[str, Estimate]:
     """STP, ANTT, fairness."""
-    slowdowns = np.exp([pair.log("mean") for pair in pairs])
-    slower = np.exp([pair.error("mean") for pair in pairs])
-    each = np.exp(progress.logs)
+    slowdowns, errors = [np.array(own) for own in zip(*[(p.log("mean"), p.error("mean")) for p in pairs], strict=True)]
     return {
-        "stp": Estimate.of(float(stp_rows(each)), stp_rows((each[:, None] * np.exp(progress.errors)).T)),
-        "antt": Estimate.of(float(antt_rows(slowdowns)), antt_rows((slowdowns[:, None] * slower).T)),
+        "stp": _made_of(stp_rows, progress.logs, progress.errors),
+        "antt": _made_of(antt_rows, slowdowns, errors),
         "fairness": true_fairness([progress]),
     }
