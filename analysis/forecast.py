@@ -26,8 +26,9 @@ from mtexp.metrics.samples import Floats
 
 from .frames import rows_of
 from .pooling import Results, in_order
-from .predict import predictor_of, rests_on
+from .predictions import rests_on
 from .predictor import COVERAGE, Predicted, Predictor
+from .predictor_data import predictor_of
 
 RISKY = 0.5
 """A forecast that more likely misses a level than not is not given."""

@@ -30,7 +30,7 @@ from .forecast import Forecaster, token_of
 from .frames import rows_of
 from .options import add_source, number, numbers, read, refusing
 from .pooling import Results, pool
-from .predict import lone_models
+from .predictor_data import lone_models
 
 MEASURED, PREDICTED, ALONE = "measured", "predicted", "alone"
 _MOST_TENANTS = 4

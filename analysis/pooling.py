@@ -122,11 +122,12 @@ def _same_setting(runs: pd.DataFrame) -> pd.Series[Any]:
 
 def _designs_apart(runs: pd.DataFrame, names: pd.Series[Any]) -> pd.Series[Any]:
     """Names of sharing modes with the design where runs of two designs are there: their slowdowns compare with
-    different things, and are never put together.
+    different things, and are never put together. A tenant by itself has no slowdown, whatever its design.
     """
     in_blocks = runs.reindex(columns=["design"])["design"] == "crossover"
     in_blocks = in_blocks.fillna(False).astype(bool)
-    return names.mask(in_blocks, names + ", crossover") if in_blocks.any() and not in_blocks.all() else names
+    compared = in_blocks[runs.reindex(columns=["num_tenants"])["num_tenants"].fillna(2) > 1]
+    return names.mask(in_blocks, names + ", crossover") if compared.any() and not compared.all() else names
 
 
 def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:

@@ -1,17 +1,20 @@
 """Slowdowns of mixes that were not measured, from runs alone and from the mixes that were.
 
-Lives here: :class:`Predictor`, :func:`learn_predictor`. May touch: numpy. A tenant is known by two numbers: its mean
-latency alone, and its busy share b, the part of that latency in which the device works (1 - launch-bound). For each
-sharing mode and execution the logarithm of a slowdown is
+Lives here: :class:`Predictor`; :mod:`analysis.learning` makes it. May touch: numpy. A tenant is known
+by two numbers: its mean latency alone, and its busy share b, the part of that latency in which the device works (1 -
+launch-bound). For each sharing mode and execution the logarithm of a slowdown is
 
     c0 + c1 log max(1, b + B) + c2 log(1 + b B) + what this model suffers + what its neighbours inflict on average
 
 with B the sum of the neighbours' busy shares. The first form is a device that is full, the second two customers who
-share one server. The coefficients are drawn towards (0, 1/2, 1/2), the geometric mean of both, and what a model suffers
-and inflicts towards 0 (ridge regression, A. E. Hoerl, R. W. Kennard, Technometrics 12, 1970). So a model that is in no
-measured mix is predicted from its two numbers, and better once a few mixes have it. Intervals are conformal: the 90 %
-quantile of the errors of predictions of mixes, or of models, that were left out (J. Lei et al., Distribution-Free
-Predictive Inference for Regression, JASA 113, 2018). They hold a single measurement, with its noise.
+share one server. Where every model has them, there are columns of their own for what it suffers from a stressor times
+what its neighbours do to that stressor, and for what it loses with half of the SMs times B (:attr:`Lone.traits`). The
+coefficients are drawn towards (0, 1/2, 1/2, 0 ...), the geometric mean of both forms, and what a model suffers and
+inflicts towards 0 (ridge regression, A. E. Hoerl, R. W. Kennard, Technometrics 12, 1970), as strongly as predicts mixes
+and models that are left out best: quiet measurements draw less. So a model that is in no measured mix is predicted from
+its two numbers, and better once a few mixes have it. Intervals are conformal: the 90 % quantile of the errors of
+predictions of mixes, or of models, that were left out (J. Lei et al., Distribution-Free Predictive Inference for
+Regression, JASA 113, 2018). They hold a single measurement, with its noise.
 """
 
 from __future__ import annotations
@@ -20,24 +23,21 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mtexp.errors import MtexpError
-from mtexp.metrics.samples import Floats
 
-_TOWARDS = (0.0, 0.5, 0.5)
-_RIDGE = 3.0
-"""Of coefficients, and of what models suffer and inflict: each counts like three measured tenants that say 0."""
 COVERAGE = 0.9
-_FEWEST = 10
-"""Errors from which on their 90 % quantile is an interval: with nine or fewer it would be infinite."""
-_SUSPECT = 2.5
-"""So many half widths of the interval from its prediction, a measured figure is suspect."""
 NEW_MODEL, NEW_MIX = "new model", "new mix"
-FORMAT = 1
+FORMAT = 2
+_PROGRAM = [Path(__file__).with_name(name) for name in ("predictor.py", "learning.py")]
+CODE = hashlib.sha256(b"".join(path.read_bytes() for path in _PROGRAM)).hexdigest()[:16]
+"""Of the program that learns and predicts."""
 
 
 class NotPredictable(MtexpError):
@@ -50,11 +50,18 @@ class Lone:
 
     label: str
     latency_ms: float
-    """Mean latency, geometric mean of runs."""
+    """Mean latency outside MPS, geometric mean of runs."""
     busy: float
     """Share of it in which the device works, from 0 to 1."""
     runs: int
     execution: str = "eager"
+    does: tuple[str, ...] = ()
+    """Model, workload, execution ... (:data:`analysis.predictor_data.SAME`): what the label abbreviates."""
+    in_mode_ms: Mapping[str, float] = field(default_factory=dict)
+    """Mean latency alone *in* a sharing mode, by its name, where that was measured: what a mode costs without
+    neighbours is in it, and not in a slowdown that was measured in turns."""
+    traits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """What more is known, by name: what it suffers and what it inflicts, on logarithms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +93,30 @@ def mode_name(sharing: str, execution: str) -> str:
     return sharing if execution == "eager" else f"{sharing}, {execution}"
 
 
+def form(victim: Lone, neighbours: Sequence[Lone], columns: Sequence[str] = ()) -> list[float]:
+    """Columns of the form of a slowdown, then of traits."""
+    others = sum(other.busy for other in neighbours)
+    found = [1.0, math.log(max(1.0, victim.busy + others)), math.log1p(victim.busy * others)]
+    return found + [victim.traits[name][0] * sum(other.traits[name][1] for other in neighbours) for name in columns]
+
+
+def kind_of(basis: str, tenants: int) -> str:
+    """Name of the interval of a mix of so many tenants."""
+    return basis if tenants <= 2 else f"{basis}, more"
+
+
 @dataclass(frozen=True)
 class Fit:
-    """What the measured mixes of one sharing mode say."""
+    """What the measured mixes of one sharing mode and execution say."""
 
-    coefficients: tuple[float, float, float]
+    sharing: str
+    execution: str
+    columns: tuple[str, ...]
+    """Names of the traits that enter, beside the form."""
+    ridge: tuple[float, float]
+    """How strongly coefficients, and what models suffer and inflict, were drawn."""
+    coefficients: tuple[float, ...]
+    """Of the form, then of :attr:`columns`."""
     suffers: Mapping[str, float]
     """By model, on logarithms."""
     inflicts: Mapping[str, float]
@@ -108,7 +134,8 @@ class Fit:
 
     def log(self, victim: Lone, neighbours: Sequence[Lone]) -> float:
         """Logarithm of the predicted slowdown; a prediction is never a speed-up."""
-        own = float(np.dot(_form(victim, neighbours), self.coefficients)) + self.suffers.get(victim.label, 0.0)
+        columns = form(victim, neighbours, self.columns)
+        own = float(np.dot(columns, self.coefficients)) + self.suffers.get(victim.label, 0.0)
         return max(own + float(np.mean([self.inflicts.get(other.label, 0.0) for other in neighbours] or [0.0])), 0.0)
 
 
@@ -137,6 +164,29 @@ class Predictor:
     fits: Mapping[str, Fit]
     """By mode."""
     lone: Mapping[str, Lone]
+    code: str = CODE
+    """Hash of the program that made it."""
+
+    def named(self, label: str, mode: str) -> str:
+        """The label of a model in a mode's execution: ``label`` itself, or that of the same model run that way."""
+        own, execution = self.lone.get(label), self.fits[mode].execution
+        if own is None or own.execution == execution or "/" in execution:
+            return label
+        wanted = tuple(execution if word == own.execution else word for word in own.does)
+        like = [other.label for other in self.lone.values() if other.does and other.does == wanted]
+        return like[0] if len(like) == 1 else label
+
+    def alone_ms(self, lone: Lone, mode: str) -> float:
+        """Mean latency of a model alone in the sharing mode; where only others were measured in it, at their cost."""
+        sharing = self.fits[mode].sharing
+        if sharing in lone.in_mode_ms:
+            return lone.in_mode_ms[sharing]
+        costs = [
+            math.log(other.in_mode_ms[sharing] / other.latency_ms)
+            for other in self.lone.values()
+            if other.execution == lone.execution and sharing in other.in_mode_ms
+        ]
+        return lone.latency_ms * math.exp(float(np.mean(costs or [0.0])))
 
     def predict(self, labels: Sequence[str], mode: str) -> list[Predicted]:
         """Slowdown of each kind of tenant of a mix.
@@ -159,6 +209,12 @@ class Predictor:
                 f"first (mix={unknown[0].split()[0]}): one run is enough"
             )
         fit, found = self.fits[mode], []
+        labels = [self.named(label, mode) for label in labels]
+        if wrong := [o for o in labels if self.lone[o].execution not in fit.execution.split("/")]:
+            raise NotPredictable(
+                f"{', '.join(dict.fromkeys(wrong))}: no run of it alone with execution={fit.execution}, which {mode} "
+                f"is about. Measure it alone first (mix={wrong[0].split()[0]} execution={fit.execution})"
+            )
         for label, count in Counter(labels).items():
             neighbours = [self.lone[other] for other in labels]
             neighbours.remove(self.lone[label])
@@ -175,7 +231,7 @@ class Predictor:
                     slowdown,
                     max(1.0, slowdown * math.exp(-half)),
                     slowdown * math.exp(half) if half < math.inf else math.inf,
-                    slowdown * self.lone[label].latency_ms,
+                    slowdown * self.alone_ms(self.lone[label], mode),
                     basis,
                 )
             )
@@ -205,16 +261,21 @@ class Predictor:
                 name: Fit(
                     **{
                         **own,
-                        "coefficients": tuple(own["coefficients"]),
+                        **{name: tuple(own[name]) for name in ("columns", "ridge", "coefficients")},
                         "measured": tuple(map(tuple, own["measured"])),
                     }
                 )
                 for name, own in found["fits"].items()  # type: ignore[attr-defined]
             }
-            lone = {name: Lone(**own) for name, own in found["lone"].items()}  # type: ignore[attr-defined]
-            return cls(str(found["device"]), fits, lone)
+            lone = {name: _lone(own) for name, own in found["lone"].items()}  # type: ignore[attr-defined]
+            return cls(str(found["device"]), fits, lone, str(found["code"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise NotPredictable(f"not a predictor of this version (format {FORMAT}): {error}") from error
+
+
+def _lone(own: Mapping[str, Any]) -> Lone:
+    traits = {name: tuple(pair) for name, pair in own["traits"].items()}
+    return Lone(**{**own, "does": tuple(own["does"]), "traits": traits})
 
 
 def _rounded(value: object) -> object:
@@ -223,153 +284,3 @@ def _rounded(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): _rounded(own) for key, own in value.items()}
     return [_rounded(own) for own in value] if isinstance(value, list | tuple) else value
-
-
-# --- learning ---------------------------------------------------------------------------------------------------------
-
-
-def learn_predictor(cells: Sequence[Cell], lone: Mapping[str, Lone], device: str) -> Predictor:
-    """Learn from measured mixes, one fit for each mode that has two mixes or more."""
-    by_mode: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_mode.setdefault(cell.mode, []).append(cell)
-    fits = {mode: fit(own) for mode, own in by_mode.items() if len({cell.tenants for cell in own}) > 1}
-    return Predictor(device, fits, lone)
-
-
-def fit(cells: Sequence[Cell]) -> Fit:
-    """Coefficients, and intervals from predictions of what was left out."""
-    errors: dict[str, list[float]] = {}
-    for basis, found in ((NEW_MIX, leave_out(cells, _other_mix)), (NEW_MODEL, leave_out(cells, _other_models))):
-        for cell, log in found:
-            errors.setdefault(kind_of(basis, 1 + len(cell.neighbours)), []).append(abs(cell.log - log))
-    widths = {kind: quantile(own) for kind, own in errors.items()}
-    learnt = solve(cells)
-    return Fit(
-        learnt.coefficients,
-        learnt.suffers,
-        learnt.inflicts,
-        {kind: width for kind, width in widths.items() if width < math.inf},
-        len(cells),
-        tuple(sorted({cell.tenants for cell in cells})),
-    )
-
-
-def quantile(errors: Sequence[float]) -> float:
-    """The conformal 90 % quantile of absolute errors; infinite for nine or fewer."""
-    place = math.ceil((len(errors) + 1) * COVERAGE)
-    return sorted(errors)[place - 1] if place <= len(errors) and len(errors) >= _FEWEST else math.inf
-
-
-def _other_mix(cell: Cell) -> list[Callable[[Cell], bool]]:
-    return [lambda other: other.tenants != cell.tenants]
-
-
-def _other_models(cell: Cell) -> list[Callable[[Cell], bool]]:
-    """Once without each of its models."""
-    return [lambda other, model=model: model not in other.models for model in sorted(cell.models)]  # type: ignore[misc]
-
-
-def leave_out(
-    cells: Sequence[Cell], keeps: Callable[[Cell], Sequence[Callable[[Cell], bool]]]
-) -> list[tuple[Cell, float]]:
-    """Every cell with the logarithm of its slowdown predicted from those cells that ``keeps`` keeps for it."""
-    found = []
-    known: dict[frozenset[int], Fit] = {}
-    for cell in cells:
-        for keep in keeps(cell):
-            places = frozenset(place for place, other in enumerate(cells) if keep(other))
-            if not places:
-                continue
-            if places not in known:
-                known[places] = solve([cells[place] for place in sorted(places)])
-            found.append((cell, known[places].log(cell.victim, cell.neighbours)))
-    return found
-
-
-def solve(cells: Sequence[Cell]) -> Fit:
-    """Coefficients without intervals."""
-    models = sorted({model for cell in cells for model in cell.models})
-    rows = np.array([_row(cell.victim, cell.neighbours, models) for cell in cells])
-    logs = np.array([cell.log for cell in cells])
-    towards = np.array([*_TOWARDS, *[0.0] * (2 * len(models))])
-    found = towards + _covariance(rows) @ rows.T @ (logs - rows @ towards)
-    suffers = dict(zip(models, map(float, found[3 : 3 + len(models)]), strict=True))
-    inflicts = dict(zip(models, map(float, found[3 + len(models) :]), strict=True))
-    return Fit((float(found[0]), float(found[1]), float(found[2])), suffers, inflicts, {}, len(cells), ())
-
-
-def _covariance(rows: Floats) -> Floats:
-    """Of the coefficients, in units of the variance of one cell."""
-    return np.asarray(np.linalg.inv(rows.T @ rows + _RIDGE * np.eye(rows.shape[1])), np.float64)
-
-
-def _form(victim: Lone, neighbours: Sequence[Lone]) -> tuple[float, float, float]:
-    others = sum(other.busy for other in neighbours)
-    return 1.0, math.log(max(1.0, victim.busy + others)), math.log1p(victim.busy * others)
-
-
-def _row(victim: Lone, neighbours: Sequence[Lone], models: Sequence[str]) -> list[float]:
-    around = Counter(other.label for other in neighbours)
-    return [
-        *_form(victim, neighbours),
-        *(float(model == victim.label) for model in models),
-        *(around[model] / max(len(neighbours), 1) for model in models),
-    ]
-
-
-def kind_of(basis: str, tenants: int) -> str:
-    """Name of the interval of a mix of so many tenants."""
-    return basis if tenants <= 2 else f"{basis}, more"
-
-
-# --- what to measure, and what to doubt -------------------------------------------------------------------------------
-
-
-def measure_next(cells: Sequence[Cell], lone: Mapping[str, Lone], count: int) -> list[tuple[str, str]]:
-    """Pairs of one mode that were not measured and whose measurement would make all such pairs known best.
-
-    The one that takes most off the sum of their variances comes first, then the one that does so once it is measured
-    (A-optimal design, one after the other; V. V. Fedorov, Theory of Optimal Experiments, 1972).
-    """
-    there = {cell.tenants for cell in cells}
-    names = sorted(lone)
-    pairs = [(a, b) for place, a in enumerate(names) for b in names[place:] if (a, b) not in there]
-    sides = {pair: np.array([_row(lone[v], [lone[n]], names) for v, n in {pair, pair[::-1]}]) for pair in pairs}
-    rows = np.array([_row(cell.victim, cell.neighbours, names) for cell in cells]).reshape(len(cells), -1)
-    if not pairs:
-        return []
-    left = np.vstack(list(sides.values()))
-    covariance: Floats = _covariance(rows if len(rows) else np.zeros((1, left.shape[1])))
-    chosen: list[tuple[str, str]] = []
-    while len(chosen) < min(count, len(pairs)):
-        best = max((p for p in pairs if p not in chosen), key=lambda pair: _gain(covariance, sides[pair], left))
-        covariance = np.asarray(covariance - _update(covariance, sides[best]), np.float64)
-        chosen.append(best)
-    return chosen
-
-
-def _update(covariance: Floats, rows: Floats) -> Floats:
-    """What measuring ``rows`` takes off the covariance."""
-    along = covariance @ rows.T
-    taken: Floats = along @ np.linalg.inv(np.eye(len(rows)) + rows @ along) @ along.T
-    return taken
-
-
-def _gain(covariance: Floats, rows: Floats, left: Floats) -> float:
-    return float(np.einsum("ij,jk,ik->", left, _update(covariance, rows), left))
-
-
-def suspects(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
-    """Measured cells of one mode that lie far outside what all others predict for them, with that prediction."""
-    found = leave_out(cells, _other_mix)
-    widths: dict[str, float] = {}
-    for kind in {kind_of(NEW_MIX, 1 + len(cell.neighbours)) for cell in cells}:
-        own = [abs(cell.log - log) for cell, log in found if kind_of(NEW_MIX, 1 + len(cell.neighbours)) == kind]
-        widths[kind] = quantile(own)
-    far = [
-        (cell, math.exp(log))
-        for cell, log in found
-        if abs(cell.log - log) > _SUSPECT * widths[kind_of(NEW_MIX, 1 + len(cell.neighbours))]
-    ]
-    return sorted(far, key=lambda one: -abs(one[0].log - math.log(one[1])))

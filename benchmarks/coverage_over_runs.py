@@ -90,7 +90,9 @@ class Template:
         study = Study.of(data, alone, points, tenants, Throws(2, np.random.default_rng(0)))
         figures_of(study, alone, points.iloc[:0])  # learns how its runs differ
         known, like = study.known, study.known.like["mean"]
-        units = [([[m] for m in group], [study.rows_alone[group[0]]]) for group in alone.groups.values()]
+        units: list[tuple[list[list[Measured]], Any]] = [
+            ([[m] for m in group], [study.rows_alone[group[0]]]) for group in alone.groups.values()
+        ]
         there = {m for group in alone.groups.values() for m in group}
         units += [(runs_of(rows), rows) for rows in study.by_point.values() if runs_of(rows)[0][0] not in there]
         drawn = [_point(study, runs, rows, lambda path: like.expected(path).sd) for runs, rows in units]

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from analysis.data import load
+from analysis.learning import Keeps, fit, leave_out, solve
 from analysis.pooling import Results, pool
-from analysis.predict import measured_cells
-from analysis.predictor import NEW_MIX, NEW_MODEL, Cell, fit, kind_of, leave_out, solve
+from analysis.predictor import NEW_MIX, NEW_MODEL, Cell, kind_of
+from analysis.predictor_data import measured_cells
+from analysis.rivals import ADDITIVE, GPULETS, MEAN, ONE, Utilisations, rivals_of, utilisations_of
 from benchmarks import common
 
 FOLDERS = [common.ROOT / "docs" / "results" / name / "records" for name in ("h200", "h100")]
@@ -47,14 +49,11 @@ def _show(title: str, cells: list[Cell], others: list[Cell], results: Results) -
     print(f"\n{title}: {len(pairs)} victims in pairs, {len(more)} in larger mixes; error of the slowdown in percent")
     print(f"  {'':44} median  mean  90 %  worst")
     _line("measurement noise (a perfect predictor)", _noise(cells, results))
-    _line("slowdown 1", [(c, 0.0) for c in pairs])
-    _line(
-        "mean of the mode, model left out",
-        leave_out_by(pairs, lambda train, cell: float(np.mean([c.log for c in train]))),
-    )
+    rivals, utilisations = (ONE, MEAN, GPULETS, ADDITIVE), utilisations_of(results)
     _line("1 + b B, nothing fitted", [(c, _queue(c)) for c in pairs])
-    _line("gpulets' form on SM and DRAM activity, model left out", leave_out_by(pairs, _Gpulets(results)))
-    _line("victim + neighbour, no form, pair left out", _additive(pairs))
+    for name in rivals:
+        keeps, by = (_without_mix, ", pair left out") if name == ADDITIVE else (_without_model, ", model left out")
+        _line(name + ("" if name == ONE else by), _rival(name, pairs, keeps, utilisations))
     _line("mtexp: model left out", leave_out(pairs, _without_model))
     _line("mtexp: both models left out", leave_out(pairs, _without_both))
     _line("mtexp: pair left out", leave_out(pairs, _without_mix))
@@ -128,57 +127,15 @@ def _without_mix(cell: Cell) -> list[Callable[[Cell], bool]]:
     return [lambda other: other.tenants != cell.tenants]
 
 
-def leave_out_by(cells: Sequence[Cell], predict: Callable[[list[Cell], Cell], float]) -> list[tuple[Cell, float]]:
-    """Every cell predicted from those without one of its models, once for each."""
-    return [
-        (cell, predict([other for other in cells if model not in other.models], cell))
-        for cell in cells
-        for model in sorted(cell.models)
-    ]
-
-
-class _Gpulets:
-    """Linear in utilisations of both tenants alone (gpulets, ATC 2022): SM and DRAM activity; L2 was not sampled."""
-
-    def __init__(self, results: Results):
-        runs = results.data.runs[results.data.runs["num_tenants"] == 1]
-        names = ["gpu_sm_active_pct_mean", "gpu_dram_bw_pct_mean"]
-        known = runs.merge(results.data.tenants[["record_id", "model"]], on="record_id")
-        known = known[known["execution"].astype(str) == "eager"].dropna(subset=names)
-        self.known = {
-            str(model): own[names].mean().to_numpy(float) / 100 for model, own in known.groupby("model", observed=True)
-        }
-
-    def __call__(self, train: list[Cell], cell: Cell) -> float:
-        rows = [self._row(other) for other in train]
-        mine = self._row(cell)
-        kept = [(row, math.exp(other.log)) for row, other in zip(rows, train, strict=True) if row is not None]
-        if mine is None or len(kept) < 6:
-            return float(np.mean([other.log for other in train]))
-        x, y = np.array([row for row, _ in kept]), np.array([value for _, value in kept])
-        fitted = np.linalg.lstsq(x, y, rcond=None)[0]
-        return math.log(max(float(np.dot(mine, fitted)), 1.0))
-
-    def _row(self, cell: Cell) -> list[float] | None:
-        sides = [self.known.get(one.label.split()[0]) for one in (cell.victim, cell.neighbours[0])]
-        return None if any(side is None for side in sides) else [1.0, *sides[0], *sides[1]]  # type: ignore[misc]
-
-
-def _additive(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
-    models = sorted({model for cell in cells for model in cell.models})
-
-    def row(cell: Cell) -> list[float]:
-        return [
-            1.0,
-            *(float(m == cell.victim.label) for m in models),
-            *(float(m == cell.neighbours[0].label) for m in models),
-        ]
-
+def _rival(name: str, cells: Sequence[Cell], keeps: Keeps, utilisations: Utilisations) -> list[tuple[Cell, float]]:
+    """Every cell as a rival predicts it from those that ``keeps`` keeps for it; their mean where it can't say."""
     found = []
     for cell in cells:
-        train = [other for other in cells if other.tenants != cell.tenants]
-        fitted = np.linalg.lstsq(np.array([row(c) for c in train]), np.array([c.log for c in train]), rcond=None)[0]
-        found.append((cell, float(np.dot(row(cell), fitted))))
+        for keep in keeps(cell):
+            train = [other for other in cells if keep(other)]
+            known = rivals_of(train, utilisations)
+            log = known[name](cell.victim, cell.neighbours)
+            found.append((cell, log if log is not None else float(np.mean([c.log for c in train]))))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Intervals over runs on studies made like the committed ones; ``benchmarks.coverage_over_runs`` has the full figures."""
+"""Intervals over runs, on studies like the committed ones; ``benchmarks.coverage_over_runs`` has the full figures."""
 
 from __future__ import annotations
 

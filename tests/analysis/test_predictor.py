@@ -14,20 +14,10 @@ from analysis_study import Study
 
 from analysis import predict
 from analysis.data import load
+from analysis.learning import fit, learn_predictor, measure_next, quantile, suspects
 from analysis.pooling import pool
-from analysis.predictor import (
-    NEW_MIX,
-    NEW_MODEL,
-    Cell,
-    Lone,
-    NotPredictable,
-    Predictor,
-    fit,
-    learn_predictor,
-    measure_next,
-    quantile,
-    suspects,
-)
+from analysis.predictor import NEW_MIX, NEW_MODEL, Cell, Lone, NotPredictable, Predictor
+from analysis.predictor_data import measured_cells
 
 
 def models(count: int, rng: np.random.Generator) -> dict[str, Lone]:
@@ -111,7 +101,7 @@ def test_equal_predictors_have_equal_hashes_and_survive_a_file() -> None:
     )
     assert learn_predictor(cells[1:], lone, "GPU").hash != predictor.hash
     with pytest.raises(NotPredictable, match="not a predictor"):
-        Predictor.from_json({"kind": "prediction", "format": 1})
+        Predictor.from_json({"kind": "prediction", "format": 2})
 
 
 def test_the_next_pairs_are_of_models_that_are_least_known() -> None:
@@ -210,7 +200,7 @@ def test_without_launch_bound_shares_it_says_what_to_measure(tmp_path: Path, cap
 
 def test_a_study_gives_a_cell_for_each_tenant_of_each_pair(folder: Path) -> None:
     """Six pairs under two modes, each victim with its neighbour and its busy share."""
-    cells = predict.measured_cells(pool(load(records=folder), draws=1))
+    cells = measured_cells(pool(load(records=folder), draws=1))
     assert len(cells) == 2 * 6 * 2
     assert {len(cell.neighbours) for cell in cells} == {1}
     assert [cell.victim.busy for cell in cells] == pytest.approx([0.5] * len(cells))

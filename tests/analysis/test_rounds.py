@@ -70,6 +70,8 @@ def test_designs_are_points_of_their_own_where_there_are_two() -> None:
     assert _designs_apart(pd.DataFrame({"design": ["crossover", None]}), names).tolist() == ["MPS, crossover", "MPS"]
     assert _designs_apart(pd.DataFrame({"design": ["crossover"] * 2}), names).tolist() == ["MPS", "MPS"]
     assert _designs_apart(pd.DataFrame({"mix": ["pair", "pair"]}), names).tolist() == ["MPS", "MPS"]
+    lone = pd.DataFrame({"design": ["crossover", "sustained"], "num_tenants": [2, 1]})
+    assert _designs_apart(lone, names).tolist() == ["MPS", "MPS"]
 
 
 @pytest.fixture(scope="module")

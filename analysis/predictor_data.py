@@ -1,0 +1,193 @@
+"""What a study gives a predictor: models alone, and measured slowdowns.
+
+Lives here: :func:`lone_models`, :func:`measured_cells`, :func:`predictor_of`. May touch: nothing outside its arguments.
+A model is alone in runs of its own (baselines), in the alone blocks of runs in rounds, and in runs of one tenant under
+a sharing mode. Models are one where they agree in :data:`SAME`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .baseline_runs import Measured
+from .frames import rows_of
+from .learning import learn_predictor
+from .pooling import Results
+from .predictor import Cell, Lone, Predictor, mode_name
+
+SAME = ("model", "workload", "execution", "precision", "batch_size", "seq_len", "attn_implementation")
+"""What runs of one model agree in."""
+_TURNS, _HALF = "time slicing", "MPS 50 %"
+_Key = tuple[str, ...]
+
+
+def lone_models(results: Results) -> dict[str, Lone]:
+    """Models alone by label, those whose busy share is known; without stressors."""
+    return {lone.label: lone for lone in _by_key(results).values()}
+
+
+def predictor_of(results: Results) -> Predictor:
+    """What the runs of one study say of mixes that were not measured."""
+    device = str(results.data.runs["device"].iloc[0])
+    return learn_predictor(measured_cells(results), lone_models(results), device)
+
+
+def measured_cells(results: Results) -> list[Cell]:
+    """Measured slowdowns of mixes in closed loop; one for each kind of tenant of a mix."""
+    lone, key_of = _by_key(results), _Keys(results)
+    found = []
+    for point, rows in _points(results):
+        known = [lone.get(key_of(row)) for row in rows]
+        slowdowns = [float(row.get("slowdown", np.nan)) for row in rows]
+        if len(rows) < 2 or _stressed(point) or any(o is None for o in known) or not np.isfinite(slowdowns).all():
+            continue
+        models = [one for one in known if one is not None]
+        mode = mode_name(_plain(point["sharing"]), "/".join(sorted({model.execution for model in models})))
+        for place, victim in enumerate(models):
+            if any(before.label == victim.label for before in models[:place]):
+                continue
+            logs = [math.log(s) for s, own in zip(slowdowns, models, strict=True) if own.label == victim.label]
+            others = tuple(own for at, own in enumerate(models) if at != place)
+            records = tuple(map(str, point["records"]))
+            found.append(Cell(mode, str(point["mix"]), victim, others, float(np.mean(logs)), records))
+    return found
+
+
+@dataclass(slots=True)
+class _Alone:
+    """Runs of one model alone."""
+
+    label: str
+    logs: list[float] = field(default_factory=list)
+    """Of mean latency, of each run outside MPS."""
+    in_mode: dict[str, list[float]] = field(default_factory=dict)
+    """The same by sharing mode."""
+    busy_ms: dict[str, list[float]] = field(default_factory=dict)
+    """How long the device works, by sharing mode."""
+    traits: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def _by_key(results: Results) -> dict[_Key, Lone]:
+    found = _runs_alone(results)
+    key_of = _Keys(results)
+    for point, rows in _points(results):
+        sharing = _plain(point["sharing"])
+        for place, row in enumerate(rows):
+            if str(row.get("role")) == "stressor":
+                continue
+            own = found.setdefault(key_of(row), _Alone(str(row["label"])))
+            own.label = min(own.label, str(row["label"]), key=lambda label: (len(label), label))
+            alone_ms = float(row.get("alone_latency_mean_ms", np.nan))
+            if len(rows) == 1 and sharing != _TURNS:  # outside MPS it is among the runs alone
+                alone_ms = float(row.get("latency_mean_ms", np.nan))
+            if alone_ms > 0:
+                own.in_mode.setdefault(sharing, []).append(math.log(alone_ms))
+                own.busy_ms.setdefault(sharing, []).extend(_busy_ms(row.get("launch_bound_pct"), alone_ms))
+            if len(rows) == 2 and _stressed(point):
+                own.traits |= _trait(sharing, row, rows[1 - place])
+    known = {key: _lone(key, own, found) for key, own in found.items()}
+    return {key: lone for key, lone in known.items() if lone is not None}
+
+
+def _runs_alone(results: Results) -> dict[_Key, _Alone]:
+    """Models by what their runs alone say."""
+    runs = results.alone.runs
+    if runs.empty:
+        return {}
+    found: dict[_Key, _Alone] = {}
+    runs = runs.reindex(columns=["role", "latency_mean_ms", "launch_bound_pct", *SAME])
+    for row in rows_of(runs[(runs["role"] != "stressor") & (runs["latency_mean_ms"] > 0)]):
+        words = [] if str(row["execution"]) in ("eager", "") else [str(row["execution"])]
+        own = found.setdefault(_key(row), _Alone(" ".join([str(row["model"]), *words])))
+        own.logs.append(math.log(row["latency_mean_ms"]))
+        busy_ms = own.busy_ms.setdefault(_TURNS, [])
+        busy_ms += _busy_ms(row["launch_bound_pct"], float(row["latency_mean_ms"]))
+    taken: set[str] = set()
+    for key, own in found.items():
+        if own.label in taken:
+            own.label = " ".join(key)
+        taken.add(own.label)
+    return found
+
+
+def _busy_ms(launch_bound_pct: Any, latency_ms: float) -> list[float]:
+    return [] if pd.isna(launch_bound_pct) else [(1 - float(launch_bound_pct) / 100) * latency_ms]
+
+
+def _trait(sharing: str, row: Mapping[str, Any], stressor: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """What a model suffers from a stressor, and what it does to it."""
+    both = [float(side.get("slowdown", np.nan)) for side in (row, stressor)]
+    return {f"{sharing}: {stressor['label']}": (math.log(both[0]), math.log(both[1]))} if min(both) > 0 else {}
+
+
+def _lone(key: _Key, own: _Alone, others: Mapping[_Key, _Alone]) -> Lone | None:
+    """A model alone; None where nothing says how busy it keeps the device.
+
+    Where no run probed that, a CUDA graph is busy throughout, and the same model as a graph says how long it is busy.
+    """
+    mode = _TURNS if own.logs or _TURNS in own.in_mode else min(own.in_mode, default="")
+    logs = own.logs or own.in_mode.get(mode, [])
+    if not logs:
+        return None
+    latency_ms, execution = math.exp(float(np.mean(logs))), key[SAME.index("execution")]
+    probed_ms = own.busy_ms.get(mode, [])
+    busy_ms = float(np.mean(probed_ms)) if probed_ms else math.nan
+    if not probed_ms and execution == "cuda_graph":
+        busy_ms = latency_ms
+    elif not probed_ms:
+        graph = others.get(tuple("cuda_graph" if name == "execution" else v for name, v in zip(SAME, key, strict=True)))
+        as_graph = [] if graph is None else graph.logs or graph.in_mode.get(mode, [])
+        busy_ms = math.exp(float(np.mean(as_graph))) if as_graph else math.nan
+    if not busy_ms > 0:
+        return None
+    in_mode_ms = {sharing: math.exp(float(np.mean(found))) for sharing, found in own.in_mode.items()}
+    busy = min(busy_ms / latency_ms, 1.0)
+    traits = dict(own.traits)
+    if _HALF in in_mode_ms:
+        traits["MPS: half of the SMs"] = (math.log(in_mode_ms[_HALF] / in_mode_ms.get("MPS", latency_ms)), busy)
+    runs = len(own.logs) or max(len(found) for found in own.in_mode.values())
+    return Lone(own.label, latency_ms, busy, runs, execution, key, in_mode_ms, traits)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+class _Keys:
+    """What tenants of a study are: as their runs alone say where they are compared with some, else as they say."""
+
+    def __init__(self, results: Results) -> None:
+        runs = results.alone.runs
+        rows = rows_of(runs.reindex(columns=["record_id", "tenant", *SAME])) if len(runs) else []
+        self._alone: dict[Measured, _Key] = {(str(row["record_id"]), str(row["tenant"])): _key(row) for row in rows}
+
+    def __call__(self, row: Mapping[str, Any]) -> _Key:
+        compared = [measured for group in row.get("compared") or () for measured in group]
+        return self._alone[compared[0]] if compared else _key(row)
+
+
+def _key(row: Mapping[str, Any]) -> _Key:
+    values = [row.get(name) for name in SAME]
+    return tuple("" if pd.isna(v) else f"{v:g}" if isinstance(v, int | float) else str(v) for v in values)
+
+
+def _points(results: Results) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Points in closed loop with their tenants."""
+    if not len(results.tenants):
+        return []
+    tenants = {point: rows_of(own) for point, own in results.tenants.groupby("point", observed=True)}
+    return [(point, tenants[point["point"]]) for point in rows_of(results.points) if point["closed"]]
+
+
+def _stressed(point: Mapping[str, Any]) -> bool:
+    return "stressor" in point["roles"]
+
+
+def _plain(sharing: object) -> str:
+    """A sharing mode without what else is in its name where there are several designs."""
+    return str(sharing).removesuffix(", crossover")

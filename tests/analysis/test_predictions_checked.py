@@ -1,0 +1,110 @@
+"""Predictions on runs in rounds: alone blocks as runs alone, both regimes, and predictions checked by later runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crossover_study import BUSY, GRAPH_MS, MODELS, MPS_COST, CrossoverStudy
+
+from analysis import predict
+from analysis.data import load
+from analysis.pooling import pool
+from analysis.predictor_data import lone_models, measured_cells
+
+FIRST, REST = "2026-01-01T00:00:00+00:00", "2100-01-01T00:00:00+00:00"
+SETTINGS = list(itertools.product(("disabled", "default"), ("eager", "cuda_graph")))
+PAIRS = list(itertools.combinations_with_replacement(MODELS, 2))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two thirds of the pairs of seven models, in both modes and both regimes; no model by itself."""
+    study = CrossoverStudy(tmp_path_factory.mktemp("first"))
+    for pair, (mps, execution) in itertools.product([p for i, p in enumerate(PAIRS) if i % 3], SETTINGS):
+        study.measure(pair, mps, execution, at=FIRST)
+    return study.folder
+
+
+def test_alone_blocks_are_runs_alone(folder: Path) -> None:
+    """Latency outside MPS and in it, and the busy share; eager and graphs are models of their own."""
+    results = pool(load(records=folder), draws=1)
+    lone = {(one.does[0], one.execution): one for one in lone_models(results).values()}
+    assert len(lone) == 2 * len(MODELS)
+    for model in MODELS:
+        graph, eager = lone[model, "cuda_graph"], lone[model, "eager"]
+        assert graph.latency_ms == pytest.approx(GRAPH_MS[model], rel=0.02)
+        assert graph.in_mode_ms["MPS"] / graph.latency_ms == pytest.approx(MPS_COST, rel=0.02)
+        assert (graph.busy, eager.busy) == pytest.approx((1, BUSY[model]), rel=0.05)
+    modes = {cell.mode for cell in measured_cells(results)}
+    assert modes == {"time slicing", "MPS", "time slicing, cuda_graph", "MPS, cuda_graph"}
+
+
+def test_without_a_probe_a_graph_says_how_busy_its_model_is(tmp_path: Path) -> None:
+    study = CrossoverStudy(tmp_path)
+    for execution in ("eager", "cuda_graph"):
+        study.measure(["bert_base", "gpt2"], "disabled", execution, probed=False)
+    lone = {(one.does[0], one.execution): one for one in lone_models(pool(load(records=tmp_path), draws=1)).values()}
+    assert lone["bert_base", "eager"].busy == pytest.approx(BUSY["bert_base"], rel=0.05)
+    assert lone["gpt2", "cuda_graph"].busy == 1
+
+
+def test_predictions_kept_before_are_scored_by_runs_after(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """Frozen, the rest predicted, the rest measured: errors by regime beside rivals, and intervals that hold."""
+    frozen, kept = tmp_path / "predictor.json", tmp_path / "predictions.json"
+    triple = "bert_base+gpt2+vit_base"
+    write = ["--records", str(folder), "--save", str(frozen), "--rest", "--write", str(kept)]
+    assert predict.main([triple, *write]) == 0
+    said = json.loads(kept.read_text())
+    assert said["predictor"] == capsys.readouterr().out.split()[-1].strip(".")
+    assert len(said["predictions"]) == 1 + 2 * len(PAIRS[::3])  # a pair as graphs has a label of its own
+    study = CrossoverStudy(tmp_path / "rest", seed=1)
+    study.suffers = CrossoverStudy(tmp_path).suffers
+    for pair, (mps, execution) in itertools.product(PAIRS[::3], SETTINGS):
+        study.measure(pair, mps, execution, at=REST)
+    for mps, execution in SETTINGS:
+        study.measure(triple.split("+"), mps, execution, at=REST)
+    study.measure(PAIRS[0], "disabled", "eager", at=FIRST)
+    assert predict.main(["--check", str(kept), "--records", str(tmp_path / "rest"), "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    assert score["runs_before"] == 1
+    pairs = {name: own for name, own in score["regimes"].items() if "pairs" in name}
+    assert set(pairs) == {
+        f"{mode}, pairs, new mix" for mode in ("time slicing", "MPS", "time slicing, cuda_graph", "MPS, cuda_graph")
+    }
+    for regime in pairs.values():
+        ours, rivals = regime["errors"]["predicted"], regime["errors"]
+        assert ours["median_pct"] < 3
+        assert ours["median_pct"] < rivals["slowdown 1"]["median_pct"] / 4
+        assert {"mean of the mode", "victim + neighbours, no form"} <= set(rivals)
+        assert regime["intervals"]["of"] == ours["count"]
+    held = [sum(regime["intervals"][key] for regime in pairs.values()) for key in ("held", "of")]
+    assert 0.8 <= held[0] / held[1] <= 1
+    assert any("3 tenants" in name for name in score["regimes"])
+    assert predict.main(["--check", str(kept), "--records", str(tmp_path / "rest")]) == 0
+    assert "frozen" in capsys.readouterr().out
+
+
+def test_what_was_measured_before_is_no_evidence(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    kept = tmp_path / "predictions.json"
+    assert predict.main(["--records", str(folder), "--rest", "--write", str(kept)]) == 0
+    capsys.readouterr()
+    assert predict.main(["--check", str(kept), "--records", str(folder)]) == 2
+    assert "no predicted mix was measured after" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        (["--check", "nowhere.json"], ("nowhere.json", "--write")),
+        (["--rest"], ("--rest", "--write")),
+        (["--suspects", "--write", "x.json"], ("nothing to write", "--rest")),
+    ],
+)
+def test_bad_input_is_refused(folder: Path, arguments: list[str], facts: tuple[str, ...], capsys: Any) -> None:
+    assert predict.main([*arguments, "--records", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert all(fact in said for fact in facts), said
