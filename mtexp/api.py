@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 from mtexp.config.composer import Composer, to_yaml
 from mtexp.config.plan import Plan, plan
 from mtexp.config.problems import Refused
+from mtexp.config.schema import SideBySide
 from mtexp.config.swept import swept
 from mtexp.errors import ConfigError, RunFailed
 from mtexp.records.files import ITERATIONS, find_records
@@ -247,6 +248,7 @@ def _planned(arguments: Sequence[str], config_dir: str | Path | None) -> Plan:
 
 def _measured(planned: Plan, progress: Progress | None, config_dir: str | Path | None) -> list[Result]:
     from mtexp.run.runner import Job, shared_runner
+    from mtexp.run.sessions import Waiting
     from mtexp.tracking.background import Uploads
 
     runner, composer = shared_runner(), Composer(extra=config_dir)
@@ -261,6 +263,7 @@ def _measured(planned: Plan, progress: Progress | None, config_dir: str | Path |
         runner.warm(tracked=any(spec.tracking.enabled for spec in specs))
     differences = swept([point.overrides for point in planned.points])
     measured: dict[int, tuple[RunRecord, Path]] = {}
+    waiting = Waiting[tuple[int, Job]](planned.sessions.groups)
     try:
         for position, number in enumerate(planned.order or range(len(planned.points))):
             point = planned.points[number]
@@ -274,9 +277,14 @@ def _measured(planned: Plan, progress: Progress | None, config_dir: str | Path |
                 swept=differences[number] if planned.multirun else {},
                 retries=int(config.retries),
                 progress=progress or (lambda line: None),
+                apart=planned.sessions.apart.get(number, ""),
+                required=config.side_by_side == SideBySide.require,
             )
-            record = runner.run(job)
-            measured[number] = record, _place(job.folder, record)
+            together = waiting.turn(number, (number, job))
+            jobs = [job for _, job in together]
+            records = runner.run_side_by_side(jobs) if len(jobs) > 1 else [runner.run(job) for job in jobs]
+            for (own, job), record in zip(together, records, strict=True):
+                measured[own] = record, _place(job.folder, record)
     finally:
         runner.uploads.drain()
     lost = {upload.directory: upload.reason for upload in runner.uploads.results() if upload.reason}

@@ -10,7 +10,7 @@ from mtexp.config.bounds import check_lower_bounds, check_upper_bounds
 from mtexp.config.checks import above, at_least, within
 from mtexp.config.designs import design_of
 from mtexp.config.hardware import Hardware, choose_device
-from mtexp.config.memory import CPU_PROCESS_MIB, GPU_CONTEXT_MIB, limit_mib, tenant_mib
+from mtexp.config.memory import limit_mib, run_mib, tenant_mib
 from mtexp.config.schema import (
     Baseline,
     Config,
@@ -327,8 +327,7 @@ def _check_memory(config: Config, tenants: tuple[TenantSpec, ...], device: Devic
         if limit is not None and needs[tenant.id] > limit:
             allowed = f"at least {needs[tenant.id]:.0f} MiB, which {tenant.id} needs"
             raise ConfigError("pinned_memory_limit", tenant.mps.pinned_memory_limit, allowed, "Raise the limit.")
-    processes = 1 if config.sharing.mode in _ONE_PROCESS else len(tenants)
-    total = sum(needs.values()) + processes * (GPU_CONTEXT_MIB if device.kind == "gpu" else CPU_PROCESS_MIB)
+    total = run_mib(tenants, one_process=config.sharing.mode in _ONE_PROCESS, gpu=device.kind == "gpu")
     if total > device.memory_mib:
         raise ConfigError(*_does_not_fit(config, needs, total, device))
 

@@ -46,6 +46,7 @@ def why_sustained(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
     return (
         f"{config.mix.name} is measured with measure.design=sustained, against baselines in runs of their own, "
         f"because of {reason}"
+        + ("" if obstacle else "; measure.design=crossover measures it side by side with mps_settings=disabled")
     )
 
 

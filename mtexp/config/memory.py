@@ -6,6 +6,7 @@ The estimate is low on purpose: it refuses only what cannot fit, and lets the de
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from mtexp.config.shapes import dimensions
 from mtexp.spec import TenantSpec
@@ -53,6 +54,12 @@ def tenant_mib(tenant: TenantSpec) -> float:
     if load.kind in ("prefill", "decode", "generate"):
         total += 2 * load.batch_size * context * kv * d.layers * width
     return total / _MIB
+
+
+def run_mib(tenants: Sequence[TenantSpec], *, one_process: bool, gpu: bool) -> float:
+    """Return the MiB that the tenants of a run need, their processes included."""
+    processes = 1 if one_process else len(tenants)
+    return sum(map(tenant_mib, tenants)) + processes * (GPU_CONTEXT_MIB if gpu else CPU_PROCESS_MIB)
 
 
 def limit_mib(limit: str) -> float | None:

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 
 _REPETITION = "repetition="
+_SHARING = ("mps_settings=", "mps_settings.", "sharing=", "sharing.")
 
 
 def random_order(points: Sequence[Sequence[str]], seed: int) -> list[int]:
     """Return the indices of ``points`` in the order in which they run: pass by pass, each in an order of its own.
 
-    The same points and the same seed give the same order.
+    The same points and the same seed give the same order. Points that differ only in how tenants share follow each
+    other, in random order too: what is compared lies close together, and may be measured side by side.
 
     Args:
         points: Overrides of each point, as written.
@@ -26,7 +28,19 @@ def random_order(points: Sequence[Sequence[str]], seed: int) -> list[int]:
     for number, overrides in enumerate(points):
         passes.setdefault(_repetition(overrides), []).append(number)
     rng = np.random.default_rng(seed)
-    return [numbers[place] for numbers in passes.values() for place in rng.permutation(len(numbers))]
+    order: list[int] = []
+    for numbers in passes.values():
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for number in numbers:
+            alike.setdefault(_without_sharing(points[number]), []).append(number)
+        groups = list(alike.values())
+        for place in rng.permutation(len(groups)):
+            order += [groups[place][own] for own in rng.permutation(len(groups[place]))]
+    return order
+
+
+def _without_sharing(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(text for text in overrides if not text.lstrip("+").startswith(_SHARING))
 
 
 def _repetition(overrides: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from mtexp.config.own_code import imported
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
 from mtexp.config.schema import Config, SweepOrder
 from mtexp.config.sections import SectionedComposer
+from mtexp.config.sessions import Sessions, sessions_of
 from mtexp.errors import ConfigError
 from mtexp.spec import RunSpec, TrackingSpec
 from mtexp.tracking.store import check_store
@@ -77,6 +78,8 @@ class Plan:
     """Indices of ``points`` in the order in which they run; empty = as written."""
     dry_run: bool = False
     """Only print what would run."""
+    sessions: Sessions = field(default_factory=Sessions)
+    """Which points are measured side by side."""
 
 
 def plan(
@@ -114,7 +117,7 @@ def plan(
             overrides = [f"repetition=range({config.repetitions})", *overrides]
             multirun = True
         launcher = OmegaConf.select(hydra, "launcher._target_")
-        serial = launcher == _BASIC_LAUNCHER
+        serial = is_serial(launcher)
         folder = Path(hydra.sweep.dir if multirun else hydra.run.dir)
     except (HydraException, OmegaConfBaseException) as error:
         raise Refused([translate(error, composer, overrides)]) from error
@@ -149,7 +152,9 @@ def plan(
     command = [*flags, *(a for a in argv if a not in args.overrides), *kept, *sweeper, pinned]
     specs = [point.spec for point in planned]
     known = warnings(specs, where.gpus) + too_few_cores(specs, _cores(launcher))
-    notes = tuple(dict.fromkeys([*(point.note for point in planned if point.note), *imported(specs)]))
+    sessions = _sessions(config, specs, where, serial=serial, multirun=multirun and not search)
+    said = [*(point.note for point in planned if point.note), *sessions.notes, *imported(specs)]
+    notes = tuple(dict.fromkeys(said))
     return Plan(
         tuple(planned),
         tuple(command),
@@ -162,7 +167,13 @@ def plan(
         notes,
         order,
         dry_run=config.dry_run,
+        sessions=sessions,
     )
+
+
+def is_serial(launcher: str) -> bool:
+    """Whether ``launcher`` runs the points of a sweep one after another, in this process."""
+    return launcher == _BASIC_LAUNCHER
 
 
 def hardware_for(launcher: str, hardware: Callable[[], Hardware] = probe) -> Hardware:
@@ -178,6 +189,16 @@ def _order(
     if not basic or _has(composer, overrides, "hydra/sweeper") or config.sweep_order is SweepOrder.written:
         return ()
     return tuple(random_order([point.overrides for point in points], config.seed))
+
+
+def _sessions(
+    config: Config, specs: Sequence[RunSpec], hardware: Hardware, *, serial: bool, multirun: bool
+) -> Sessions:
+    """Points to measure side by side; a single run has nothing beside it."""
+    try:
+        return sessions_of(specs, config.side_by_side, hardware, serial=serial) if multirun else Sessions()
+    except ConfigError as error:
+        raise Refused([error]) from error
 
 
 def _cores(launcher: str) -> int | None:
@@ -251,7 +272,7 @@ def _check_sweep(composer: Composer, overrides: Sequence[str], *, multirun: bool
         if not multirun:
             remedy = f"Add -m to run every value ({command_line('run')} -m ...), or write a list as [a,b]."
             raise Refused([ConfigError(key, value, "one value in a single run", remedy)])
-        if key.lstrip("+") in ("experiment", "repetitions", "sweep", "sweep_order"):
+        if key.lstrip("+") in ("experiment", "repetitions", "sweep", "sweep_order", "side_by_side"):
             remedy = "Start one sweep after the other, or use +experiment=report, the whole study."
             raise Refused([ConfigError(key, value, "one value, because it defines the sweep", remedy)])
 

@@ -38,6 +38,7 @@ Profiler = Enum("Profiler", ["none", "nsys", "ncu", "torch"])
 Baseline = Enum("Baseline", ["auto", "require", "skip"])
 Store = Enum("Store", ["sqlite", "server", "none"])
 SweepOrder = Enum("SweepOrder", ["random", "written"])
+SideBySide = Enum("SideBySide", ["auto", "never", "require"])
 SearchBy = Enum("SearchBy", ["load", "rate"])
 
 
@@ -420,6 +421,9 @@ class Config:
     sweep_order: SweepOrder = SweepOrder.random
     """Order in which the points of a sweep run: ``random`` (from ``seed``, repetition by repetition) or ``written``.
     Also spelt ``sweep.order``."""
+    side_by_side: SideBySide = SideBySide.auto
+    """Points of a sweep that differ only in how tenants share are measured together, block by block in turns, on the
+    same CPU cores (crossover): ``auto`` (where it is possible), ``never`` or ``require`` (refused where it is not)."""
 
 
 def register() -> None:

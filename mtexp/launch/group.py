@@ -176,26 +176,28 @@ class TenantGroup:
         self._send_all(do="measure", start_ns=0)
         self._begun_s, self._blocks = time.monotonic(), 0
 
-    def block(self, active: Collection[int], length_ns: int, cores: Mapping[int, int]) -> tuple[int, int]:
-        """Have the tenants in the slots ``active`` measure for ``length_ns`` while the others sleep.
-
-        Returns when every request has ended. Within the block this process sleeps.
+    def block(
+        self, active: Collection[int], length_ns: int, cores: Mapping[int, int], idle: Sequence[TenantGroup] = ()
+    ) -> tuple[int, int]:
+        """Have the tenants in the slots ``active`` measure for ``length_ns`` while the others, and this process, sleep.
 
         Args:
             active: Slots; at least one.
             length_ns: Requests that start later do not count.
             cores: By slot: the CPU core that a tenant moves to first.
+            idle: Other groups at the gate; all their tenants sleep, and move to the same cores.
 
         Returns:
-            Start and end of the block on the monotonic clock.
+            Start and end of the block on the monotonic clock, when every request has ended.
 
         Raises:
             TenantFailed: A tenant failed, or made no progress for ``deadlines.stall_s``, or ``measure_s`` passed.
         """
-        self._blocks += 1
         start_ns = time.monotonic_ns() + _GATE_LEAD_NS
         end_ns = start_ns + length_ns
-        self._board.open_block(self._blocks, start_ns, end_ns, active, cores)
+        for group in (*idle, self):
+            group._blocks += 1
+            group._board.open_block(group._blocks, start_ns, end_ns, active if group is self else (), cores)
         while waited := {slot for slot in active if self._board.left(slot) < self._blocks}:
             rest_s = (end_ns - time.monotonic_ns()) / 1e9
             self._messages("measured", "measure", timeout_s=min(max(rest_s, _GATE_S), _LOOK_S))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtexp.metrics.bootstrap import LEVEL, Interval
-from mtexp.metrics.interference import jain_fairness_rows
+from mtexp.metrics.round_means import Means
 from mtexp.metrics.samples import ALONE, EDGE, MEASURE, Floats, Mask, Samples
 
 MIN_REQUESTS = 3
@@ -30,8 +30,6 @@ MIN_UNITS = 10
 every round, until it is narrow, would be too narrow if it were asked from two rounds on. From ten on, the final 95 %
 intervals hold the truth in 93 to 98 % of simulated runs, whatever the spread of the rounds and the target
 (``tests/metrics/test_crossover.py``)."""
-_DRAWS = 2000
-
 Integers = NDArray[np.int64]
 
 
@@ -201,8 +199,8 @@ def compare(latency: Rounds, cycle: Rounds | None = None, *, level: float = LEVE
         level: Of the intervals.
         seed: Of the draws for Jain's index.
     """
-    slowed = _Means.of(latency.log_ratios, latency.group)
-    progressed = slowed if cycle is None else _Means.of(cycle.log_ratios, cycle.group)
+    slowed = Means.of(latency.log_ratios, latency.group)
+    progressed = slowed if cycle is None else Means.of(cycle.log_ratios, cycle.group)
     there = [i for i in range(len(latency.tenants)) if latency.complete[i] and np.isfinite(progressed.mean[i])]
     slowdown = {latency.tenants[i]: slowed.exponential(i, 1.0, level) for i in there}
     progress = {latency.tenants[i]: progressed.exponential(i, -1.0, level) for i in there}
@@ -233,92 +231,6 @@ def _units(rounds: Rounds) -> Integers:
     return np.array([np.unique(rounds.group[column]).size for column in seen.T], dtype=np.int64)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Means:
-    """Means over rounds and the sum, over groups, that each mean's error is."""
-
-    mean: Floats
-    """Shape (tenants,)."""
-    errors: Floats
-    """Shape (groups, tenants): what each group adds to the error of each mean; a column sums to 0."""
-    groups: Integers
-    """Groups in which each tenant was measured, shape (tenants,)."""
-
-    @classmethod
-    def of(cls, values: Floats, group: Integers) -> _Means:
-        seen = np.isfinite(values)
-        counts = seen.sum(axis=0)
-        filled = np.where(seen, values, 0.0)
-        mean = np.where(counts > 0, filled.sum(axis=0) / np.maximum(counts, 1), np.nan)
-        names, index = np.unique(group, return_inverse=True)
-        member = np.zeros((names.size, group.size))
-        member[index, np.arange(group.size)] = 1.0
-        errors = member @ np.where(seen, (values - mean) / np.maximum(counts, 1), 0.0)
-        groups = ((member @ seen) > 0).sum(axis=0)
-        return cls(mean, errors, groups)
-
-    def reach(self, errors: Floats, groups: int, level: float) -> float:
-        """Half the width of the t interval of a quantity to whose error the groups add ``errors``, shape (groups,)."""
-        if groups < 2:
-            return math.inf
-        spread = math.sqrt(float((errors**2).sum()) * groups / (groups - 1))
-        return _critical(groups - 1, level) * spread
-
-    def exponential(self, tenant: int, sign: float, level: float) -> Interval:
-        """exp(sign * mean) of one tenant."""
-        reach = self.reach(self.errors[:, tenant], int(self.groups[tenant]), level)
-        value = sign * float(self.mean[tenant])
-        return Interval(math.exp(value), math.exp(value - reach), _exp(value + reach))
-
-    def total(self, sign: float, level: float, *, mean: bool = False) -> Interval:
-        """The sum (or the mean) over tenants of exp(sign * mean)."""
-        parts = np.exp(sign * self.mean) / (self.mean.size if mean else 1)
-        value = float(parts.sum())
-        reach = self.reach(self.errors @ parts, int(self.groups.min()), level)
-        return Interval(value, max(0.0, value - reach), value + reach)
-
-    def fairness(self, level: float) -> Interval:
-        """Smallest NP / largest NP: exp(-(largest - smallest mean log ratio))."""
-        tenants = self.mean.size
-        if tenants == 1:
-            return Interval(1.0, 1.0, 1.0)
-        first, second = np.triu_indices(tenants, k=1)
-        apart = np.abs(self.mean[first] - self.mean[second])
-        groups = int(self.groups.min())
-        if groups < 2:
-            return Interval(math.exp(-apart.max()), 0.0, 1.0)
-        spread = np.sqrt(((self.errors[:, first] - self.errors[:, second]) ** 2).sum(axis=0) * groups / (groups - 1))
-        reach = _critical(groups - 1, 1 - (1 - level) / first.size) * spread
-        widest, narrowest = float((apart + reach).max()), max(0.0, float((apart - reach).max()))
-        return Interval(math.exp(-float(apart.max())), math.exp(-widest), math.exp(-narrowest))
-
-    def jain(self, seed: int, level: float) -> Interval:
-        """Jain's index of exp(-mean); noise alone makes equal tenants look unequal, and the upper end allows for it."""
-        groups = int(self.groups.min())
-        value = float(jain_fairness_rows(np.exp(-self.mean)))
-        if groups < 2:
-            return Interval(value, 0.0, 1.0)
-        rng = np.random.Generator(np.random.SFC64(seed))
-        signs = rng.standard_normal((_DRAWS, self.errors.shape[0])) * math.sqrt(groups / (groups - 1))
-        scale = np.sqrt((groups - 1) / rng.chisquare(groups - 1, _DRAWS))[:, None]
-        noise = signs @ self.errors * scale
-        tail = (1 - level) / 2
-        low, high = np.quantile(jain_fairness_rows(np.exp(-self.mean + noise)), [tail, 1 - tail])
-        by_noise = np.quantile(jain_fairness_rows(np.exp(noise)), tail)
-        return Interval(value, min(value, float(low)), min(1.0, max(float(high), value / float(by_noise))))
-
-
-def _critical(freedom: int, level: float) -> float:
-    """Two-sided critical value of Student's t."""
-    from scipy.special import stdtrit  # half a second to import: not before a run is checked
-
-    return float(stdtrit(freedom, (1 + level) / 2))
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
-
-
 def mean_interval(values: Floats, group: Integers) -> Interval:
     """The mean over rounds of ``values`` (shape (rounds,), NaN = none) with its t interval over groups.
 
@@ -327,7 +239,7 @@ def mean_interval(values: Floats, group: Integers) -> Interval:
     """
     if not np.isfinite(values).any():
         raise ValueError("the interval of a mean needs at least one value, found none")
-    means = _Means.of(values[:, None], group)
+    means = Means.of(values[:, None], group)
     reach = means.reach(means.errors[:, 0], int(means.groups[0]), LEVEL)
     return Interval(float(means.mean[0]), float(means.mean[0]) - reach, float(means.mean[0]) + reach)
 

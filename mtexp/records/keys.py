@@ -67,6 +67,7 @@ SWEPT_GAP = " · "
 PROFILE_OF = "mtexp.profile_of"
 SEARCH = "mtexp.search"
 SESSION = "mtexp.session"
+SESSION_REFERENCE = "mtexp.session_reference"
 AGAINST = "mtexp.against"
 REQUEST = "mtexp.request"
 RUN_KIND = "mtexp.run_kind"
@@ -120,6 +121,7 @@ _TAGS = (
     (PROFILE_OF, "record of the timed run that a profile belongs to"),
     (REQUEST, "of a tenant: what one request is, whose latency is measured"),
     (SESSION, "names the runs that were measured side by side"),
+    (SESSION_REFERENCE, "record of the run of the session that ..._ratio, ..._whole and mode_cost compare with"),
     (AGAINST, "what slowdowns compare with: baseline (alone on the whole device) or alone_in_mode (alone blocks)"),
     (SEARCH, "search for a capacity that the run is a probe of"),
     (INSUFFICIENT, "percentiles with too few iterations to be trusted"),
@@ -249,7 +251,11 @@ _TENANT_METRICS = (
     ("slowdown_host", "", LOWER, "part of slowdown - 1: longer enqueueing (crossover)"),
     ("slowdown_wait", "", LOWER, "part of slowdown - 1: at most this was waiting for the device to begin (crossover)"),
     ("slowdown_kernels", "", LOWER, "part of slowdown - 1: longer kernels and gaps between them (crossover)"),
-    ("mode_cost", "", LOWER, "alone under the sharing mode / baseline without it"),
+    ("mode_cost", "", LOWER, "alone under the sharing mode / alone without it (side by side, or the baseline)"),
+    ("slowdown_whole", "", LOWER, "mean latency shared / alone on the whole device without the mode (side by side)"),
+    ("normalized_progress_whole", "", HIGHER, "throughput shared / alone without the mode (side by side)"),
+    ("latency_ratio", "", LOWER, "mean latency shared / the same in the session's reference mode (side by side)"),
+    ("throughput_ratio", "", HIGHER, "throughput shared / the same in the session's reference mode (side by side)"),
     ("rounds", "1", NONE, "rounds in which the tenant was measured alone and together (crossover)"),
     ("iterations_alone", "1", NONE, "iterations that count in alone blocks (crossover)"),
     ("slo_ms", "ms", NONE, "service level"),
@@ -275,6 +281,10 @@ _RUN_METRICS = (
     ("antt", "", LOWER, "mean slowdown"),
     ("stp_partitioned", "", HIGHER, "STP against partitioned baselines"),
     ("antt_partitioned", "", LOWER, "ANTT against partitioned baselines"),
+    ("stp_ratio", "", HIGHER, "STP / that of the session's reference mode, each against alone in its mode"),
+    ("stp_whole", "", HIGHER, "STP against alone on the whole device without the mode (side by side)"),
+    ("antt_whole", "", LOWER, "ANTT against alone on the whole device without the mode (side by side)"),
+    ("stp_whole_ratio", "", HIGHER, "stp_whole / STP of time slicing: what the mode gains (side by side)"),
     ("jain_fairness", "", HIGHER, "Jain's index of normalized progress, corrected for noise"),
     ("fairness", "", HIGHER, "min / max normalized progress, corrected for noise"),
     ("throughput_rps", "rps", HIGHER, "sum over tenants"),

@@ -124,6 +124,10 @@ class RunRecord:
     """How many points of the sweep were started before; None in older records."""
     swept: dict[str, str] = field(default_factory=dict)
     """What distinguishes the run from the others of its sweep, e.g. ``a.batch_size``: ``4``."""
+    session: str = ""
+    """Names the runs that were measured side by side; empty = by itself."""
+    session_reference: str = ""
+    """record_id of the run of the session that this one is compared with; empty for that run itself."""
 
     @cached_property
     def run_spec(self) -> RunSpec:

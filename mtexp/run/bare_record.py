@@ -34,6 +34,10 @@ class Origin:
     profile_of: str = ""
     record_id: str = ""
     """Of the record to be made; empty = a new one."""
+    session: str = ""
+    """Names the runs that are measured side by side."""
+    session_reference: str = ""
+    """Record of the one that the others are compared with."""
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +77,8 @@ def record_of(spec: RunSpec, measured: Measurement, origin: Origin, *, findings:
         attempt=origin.attempt,
         sweep_position=origin.position,
         swept=dict(origin.swept),
+        session=origin.session,
+        session_reference=origin.session_reference,
     )
 
 

@@ -6,16 +6,19 @@ Everything here happens between blocks, while no tenant measures. May touch: the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.special  # noqa: F401  loaded here, because mtexp.metrics.crossover would load it between two rounds
+import scipy.special  # noqa: F401  loaded here, because mtexp.metrics.round_means would load it between two rounds
 
-from mtexp.errors import ConfigError
+from mtexp.errors import ConfigError, TenantFailed
 from mtexp.launch import CorePlan, TenantGroup
 from mtexp.metrics.crossover import MIN_REQUESTS, Block, Rounds, compare, enough, mark, rounds_of
 from mtexp.metrics.samples import MEASURE, WARMUP, Samples
+from mtexp.metrics.side_by_side import Side, beside
 from mtexp.records.blocks_file import write_blocks
 from mtexp.spec import MeasureSpec, RunSpec
 
@@ -35,48 +38,64 @@ _TRIES = 3
 """Rounds after which a tenant must have had enough requests in a block of a length that the user chose."""
 
 
-def measure_rounds(
-    spec: RunSpec,
-    tenants: TenantGroup,
-    cores: CorePlan,
-    blocks: list[Block],
-    kept: Path,
-    status: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Measure round after round until it is enough; ``blocks`` gets each block as it ends, the file ``kept`` after it.
+@dataclass(slots=True)
+class Turns:
+    """A set of tenants that takes turns: alone, together, and with the sets of other sharing modes of its session."""
+
+    spec: RunSpec
+    tenants: TenantGroup
+    blocks: list[Block]
+    """Gets each block of this set as it ends; numbered within the set, in rounds that all sets have in common."""
+    kept: Path
+    """A file that has them too."""
+    drop: Callable[[TenantFailed], None] | None = None
+    """Called with the failure of a tenant to take this set away, where the others may go on; None = they may not."""
+
+
+def measure_rounds(sets: Sequence[Turns], cores: CorePlan, status: Callable[[str], None] | None = None) -> None:
+    """Measure round after round until it is enough for every set.
 
     Enough is: every tenant has ``measure.iterations`` requests in blocks of all, ``measure.min_time_s`` has passed, and
-    the intervals are as narrow as ``measure.target_pct`` or ``measure.max_time_s`` has passed. A full sample buffer
-    ends the rounds too.
+    the intervals (those of the ratios of STP of several sets too) are as narrow as ``measure.target_pct``, or
+    ``measure.max_time_s`` of each set has passed. A full sample buffer ends the rounds too.
 
     Raises:
         ConfigError: ``measure.block_ms`` is too short for a tenant.
-        TenantFailed: A tenant failed.
+        TenantFailed: A tenant failed, and no set is left.
     """
-    rounds = _Rounds(spec, tenants, cores)
-    tenants.begin_blocks()
+    rounds = _Rounds(sets, cores)
+    for own in rounds.sets:
+        own.turns.tenants.begin_blocks()
     begin_s = said_s = time.monotonic()
     while True:
-        before = len(blocks)
-        rounds.measure(blocks)
-        write_blocks(kept, blocks[before:])
-        if rounds.enough(blocks, time.monotonic() - begin_s) or tenants.full():
+        rounds.measure()
+        if rounds.enough(time.monotonic() - begin_s) or rounds.full():
             break
-        if time.monotonic() - said_s >= STATUS_EVERY_S:
+        if status is not None and time.monotonic() - said_s >= STATUS_EVERY_S:
             said_s = time.monotonic()
-            status(so_far(rounds.number, rounds.latency, spec.measure, said_s - begin_s))
-    tenants.end_blocks()
+            left_s = rounds.max_time_s - (said_s - begin_s)
+            status(so_far(rounds.number, [own.latency for own in rounds.sets], rounds.rule, left_s))
+    for own in list(rounds.sets):
+        with rounds.guarded(own):
+            own.turns.tenants.end_blocks()
 
 
-def so_far(number: int, latency: Rounds | None, rule: MeasureSpec, elapsed_s: float) -> str:
-    """``number`` rounds done, STP with its interval, the widest interval against the target, the most time left."""
+def so_far(number: int, latencies: Sequence[Rounds], rule: MeasureSpec, left_s: float) -> str:
+    """``number`` rounds done, STP of each set with its interval, the widest interval against the target, the time left.
+
+    Args:
+        number: Of rounds.
+        latencies: Of each set, what its rounds measured.
+        rule: When it is enough.
+        left_s: Most seconds left.
+    """
     text = f"measuring: {number} round{'' if number == 1 else 's'}"
-    if latency is not None and int(latency.complete.min()) >= LEAST_ROUNDS:
-        found = compare(latency)
-        if (stp := found.run.get("stp")) is not None:
-            text += f", STP {stp.value:.2f} [{stp.low:.2f}, {stp.high:.2f}]"
-        text += f", +- {found.half_width_pct:.1f} of {rule.target_pct:g} %"
-    left_s = rule.max_time_s - elapsed_s
+    if latencies and all(int(latency.complete.min()) >= LEAST_ROUNDS for latency in latencies):
+        found = [compare(latency) for latency in latencies]
+        stps = [own.run["stp"] for own in found if "stp" in own.run]
+        if stps:
+            text += f", STP {' and '.join(f'{stp.value:.2f} [{stp.low:.2f}, {stp.high:.2f}]' for stp in stps)}"
+        text += f", +- {max(own.half_width_pct for own in found):.1f} of {rule.target_pct:g} %"
     return f"{text}, at most {left_s:.0f} s left" if left_s > 0 else text
 
 
@@ -86,88 +105,127 @@ def together_requests(samples: Sequence[Samples]) -> int:
 
 
 class _Rounds:
-    """Draws and measures one round after another."""
+    """Draws and measures one round after another; all sets have the same tenants."""
 
-    def __init__(self, spec: RunSpec, tenants: TenantGroup, cores: CorePlan) -> None:
-        self.spec, self.tenants, self.rule = spec, tenants, spec.measure
-        self.names = tuple(tenant.id for tenant in spec.tenants)
-        self.pool = cores.pool
+    def __init__(self, sets: Sequence[Turns], cores: CorePlan) -> None:
+        self.sets = [_Set(turns) for turns in sets]
+        spec = sets[0].spec
+        self.rule = spec.measure
+        self.max_time_s = sum(turns.spec.measure.max_time_s for turns in sets)
+        self.min_time_s = sum(turns.spec.measure.min_time_s for turns in sets)
+        self.tenants, self.pool = len(spec.tenants), cores.pool
         self.rng = np.random.default_rng([spec.seed, spec.repetition])
         self.number = 0
         self._turns: list[int] = []
-        self.latency: Rounds | None = None
+        self._on: dict[int, int] = {}
+
+    def measure(self) -> None:
+        """One round, in an order drawn from the seed."""
+        everyone = tuple(range(self.tenants))
+        cores = self._cores() if self.number % ROUNDS_A_GROUP == 0 else {}
+        actives = [everyone, *((slot,) for slot in self._alone())]
+        order = [(own, active) for own in self.sets for active in actives]
+        before = {id(own): len(own.turns.blocks) for own in self.sets}
+        for own, active in (order[i] for i in self.rng.permutation(len(order))):
+            if self.full():
+                break
+            if own in self.sets:
+                with self.guarded(own):
+                    self._block(own, active, cores)
+                    cores = {}
+        for own in self.sets:
+            write_blocks(own.turns.kept, own.turns.blocks[before[id(own)] :])
+        self.number += 1
+
+    def _block(self, own: _Set, active: tuple[int, ...], cores: dict[int, int]) -> None:
+        idle = [other.turns.tenants for other in self.sets if other is not own]
+        length_ns = round(own.length_ms(active) * 1e6)
+        start_ns, end_ns = own.turns.tenants.block(active, length_ns, cores, idle)
+        own.turns.blocks.append(
+            Block(
+                block=len(own.turns.blocks),
+                round=self.number,
+                group=self.number // ROUNDS_A_GROUP if self.pool else self.number,
+                active=tuple(own.names[slot] for slot in active),
+                start_ns=start_ns,
+                end_ns=end_ns,
+                cores=tuple(self._on[slot] for slot in active) if self.pool else (),
+            )
+        )
+
+    @contextmanager
+    def guarded(self, own: _Set) -> Iterator[None]:
+        """Take a set away whose tenant fails, and go on with the others."""
+        try:
+            yield
+        except TenantFailed as failure:
+            if own.turns.drop is None or len(self.sets) == 1:
+                raise
+            self.sets.remove(own)
+            own.turns.drop(failure)
+
+    def full(self) -> bool:
+        """Whether a sample buffer has no room left."""
+        return any(own.turns.tenants.full() for own in self.sets)
+
+    def enough(self, elapsed_s: float) -> bool:
+        """Whether the rounds may stop, asked after each."""
+        requests = [own.learn(self.number) for own in self.sets]
+        if min(requests) < self.rule.iterations or elapsed_s < self.min_time_s:
+            return False
+        if elapsed_s >= self.max_time_s:
+            return all(int(own.latency.complete.min()) >= LEAST_ROUNDS for own in self.sets)
+        target_pct = self.rule.target_pct
+        if not all(enough(own.latency, target_pct) for own in self.sets):
+            return False
+        reference, *others = (Side(own.latency, own.latency) for own in self.sets)
+        ratios = [beside(other, reference, whole=True).run.values() for other in others]
+        return all(ratio.half_width_pct <= target_pct for figures in ratios for ratio in figures)
+
+    def _alone(self) -> list[int]:
+        """Slots that have a block alone in this round: all, or the next of a drawn order in which all have a turn."""
+        count = min(self.tenants, ALONE_A_ROUND)
+        if len(self._turns) < count:
+            self._turns += [int(slot) for slot in self.rng.permutation(self.tenants) if slot not in self._turns]
+        chosen, self._turns = self._turns[:count], self._turns[count:]
+        return chosen
+
+    def _cores(self) -> dict[int, int]:
+        """The core of each slot in this round, the same for all sets, drawn anew; empty without any to draw from."""
+        if not self.pool:
+            return {}
+        drawn = self.rng.choice(self.pool, self.tenants, replace=False)
+        self._on = {slot: int(core) for slot, core in enumerate(drawn)}
+        return self._on
+
+
+class _Set:
+    """What is known of one set of tenants: how long its requests take, and its rounds so far."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns, self.rule = turns, turns.spec.measure
+        self.names = tuple(tenant.id for tenant in turns.spec.tenants)
+        self.latency: Rounds
         """Mean latencies of all rounds so far."""
-        warm = tenants.samples()
+        warm = turns.tenants.samples()
         self.request_ms = {name: _warm_ms(warm[name]) for name in self.names}
         """Of each tenant: about how long a request takes, together and alone, as far as it is known."""
         self.alone_ms = dict(self.request_ms)
         self._check_length()
 
-    def measure(self, blocks: list[Block]) -> None:
-        """One round, in an order drawn from the seed."""
-        everyone = tuple(range(len(self.names)))
-        cores = self._cores() if self.number % ROUNDS_A_GROUP == 0 else {}
-        order = [everyone, *((slot,) for slot in self._alone())]
-        for active in (order[i] for i in self.rng.permutation(len(order))):
-            if self.tenants.full():
-                break
-            start_ns, end_ns = self.tenants.block(active, round(self._length_ms(active) * 1e6), cores)
-            blocks.append(
-                Block(
-                    block=len(blocks),
-                    round=self.number,
-                    group=self.number // ROUNDS_A_GROUP if self.pool else self.number,
-                    active=tuple(self.names[slot] for slot in active),
-                    start_ns=start_ns,
-                    end_ns=end_ns,
-                    cores=tuple(self._on[slot] for slot in active) if self.pool else (),
-                )
-            )
-            cores = {}
-        self.number += 1
-
-    def enough(self, blocks: list[Block], elapsed_s: float) -> bool:
-        """Whether the rounds may stop, asked after each."""
-        samples = mark(self.tenants.samples(), blocks)
-        latency = rounds_of(samples, blocks, lambda own: own.latency_ms)
-        self.latency = latency
-        self._learn(samples, blocks)
-        self._check_requests(latency)
-        rule = self.rule
-        if together_requests(list(samples.values())) < rule.iterations or elapsed_s < rule.min_time_s:
-            return False
-        if elapsed_s >= rule.max_time_s:
-            return int(latency.complete.min()) >= LEAST_ROUNDS
-        return enough(latency, rule.target_pct)
-
-    def _alone(self) -> list[int]:
-        """Slots that have a block alone in this round: all, or the next of a drawn order in which all have a turn."""
-        count = min(len(self.names), ALONE_A_ROUND)
-        if len(self._turns) < count:
-            self._turns += [int(slot) for slot in self.rng.permutation(len(self.names)) if slot not in self._turns]
-        chosen, self._turns = self._turns[:count], self._turns[count:]
-        return chosen
-
-    def _cores(self) -> dict[int, int]:
-        """The core of each slot in this round, drawn anew; empty where there are none to draw from."""
-        if not self.pool:
-            return {}
-        drawn = self.rng.choice(self.pool, len(self.names), replace=False)
-        self._on = {slot: int(core) for slot, core in enumerate(drawn)}
-        return self._on
-
-    # how long a block is
-
-    def _length_ms(self, active: Sequence[int]) -> float:
+    def length_ms(self, active: Sequence[int]) -> float:
+        """How long a block of these tenants is to be."""
         if self.rule.block_ms:
             return self.rule.block_ms
         known = self.request_ms if len(active) > 1 else self.alone_ms
         return max(LEAST_BLOCK_MS, REQUESTS_A_BLOCK * max(known[self.names[slot]] for slot in active))
 
-    def _learn(self, samples: Mapping[str, Samples], blocks: Sequence[Block]) -> None:
-        """Take what the last round says of how long requests take, those that do not count included."""
-        for block in reversed(blocks):
-            if block.round < self.number - 1:
+    def learn(self, rounds: int) -> int:
+        """Look at what ``rounds`` rounds have measured; returns the fewest requests of a tenant that count together."""
+        samples = mark(self.turns.tenants.samples(), self.turns.blocks)
+        self.latency = rounds_of(samples, self.turns.blocks, lambda own: own.latency_ms)
+        for block in reversed(self.turns.blocks):
+            if block.round < rounds - 1:
                 break
             known = self.request_ms if len(block.active) > 1 else self.alone_ms
             for name in block.active:
@@ -175,17 +233,19 @@ class _Rounds:
                 latest = slice(*np.searchsorted(own.block, [block.block, block.block + 1]))
                 if own.latency_ms[latest].size:
                     known[name] = float(np.median(own.latency_ms[latest]))
+        self._check_requests(rounds)
+        return together_requests(list(samples.values()))
 
     def _check_length(self) -> None:
         """Refuse blocks that by the warm-up are too short for a tenant."""
         for name in self.names:
             self._refuse_if(name, MIN_REQUESTS * self.alone_ms[name] > self.rule.block_ms, self.alone_ms[name])
 
-    def _check_requests(self, latency: Rounds) -> None:
+    def _check_requests(self, rounds: int) -> None:
         """Refuse blocks in which a tenant has had too few requests, again and again."""
-        if self.number >= _TRIES and len(self.names) <= ALONE_A_ROUND:
+        if rounds >= _TRIES and len(self.names) <= ALONE_A_ROUND:
             for column, name in enumerate(self.names):
-                self._refuse_if(name, latency.complete[column] == 0, self.request_ms[name])
+                self._refuse_if(name, self.latency.complete[column] == 0, self.request_ms[name])
 
     def _refuse_if(self, name: str, short: bool, request_ms: float) -> None:
         if self.rule.block_ms and short:

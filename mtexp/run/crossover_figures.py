@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from mtexp.metrics.crossover_summary import (
 )
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
+from mtexp.metrics.side_by_side import Side, beside
 from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.window import Window
 from mtexp.run.measurement import TELEMETRY, Measurement
@@ -25,9 +27,41 @@ from mtexp.spec import RunSpec
 from mtexp.telemetry import load, over_spans
 
 
-def block_figures(spec: RunSpec, measured: Measurement, tenants: Mapping[str, Measured], folder: Path) -> RunSummary:
-    """The figures of a run whose tenants are ``tenants``, with its telemetry in ``folder``."""
-    return summarise_crossover(tenants, measured.blocks, block_telemetry(measured, folder), seed=spec.seed)
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The run of a session that the others are compared with."""
+
+    spec: RunSpec
+    measured: Measurement
+    record_id: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Alone blocks had the whole device and no mode: time slicing."""
+        return no_mode(self.spec)
+
+
+def no_mode(spec: RunSpec) -> bool:
+    """Time slicing: a tenant that is alone has the whole device, as without any sharing mode."""
+    return spec.sharing.mode == "processes" and spec.sharing.mps_mode == "disabled"
+
+
+def block_figures(
+    spec: RunSpec,
+    measured: Measurement,
+    tenants: Mapping[str, Measured],
+    folder: Path,
+    reference: Reference | None = None,
+) -> RunSummary:
+    """The figures of a run, with its telemetry in ``folder``; those against ``reference`` too."""
+    summary = summarise_crossover(tenants, measured.blocks, block_telemetry(measured, folder), seed=spec.seed)
+    if reference is None:
+        return summary
+    there = reference.measured
+    sides = Side.of(measured.samples, measured.blocks), Side.of(there.samples, there.blocks)
+    found = beside(*sides, whole=reference.whole)
+    own = {name: metrics | found.tenant_metrics(name) for name, metrics in summary.tenants.items()}
+    return replace(summary, metrics=summary.metrics | found.run_metrics, tenants=own)
 
 
 def block_views(measured: Measurement) -> dict[str, tuple[Samples, Window | None]]:
@@ -52,7 +86,10 @@ def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) ->
             "note",
             "alone-in-mode",
             "alone means alone under CUDA MPS: slowdowns and STP do not show what MPS costs a lone tenant",
-            "baseline=require adds that price as mode_cost. To compare sharing modes, compare latency or throughput.",
+            "slowdown_whole and stp_whole do, with the price itself as mode_cost."
+            if "stp_whole" in summary.metrics
+            else "Sweep over mps_settings=disabled too: measured side by side, slowdown_whole, stp_whole and mode_cost "
+            "show it.",
         )
 
 
@@ -72,6 +109,13 @@ def block_telemetry(measured: Measurement, folder: Path) -> BlockTelemetry:
         together_energy_j=together_j,
         alone_energy_j=sum(e for e in energies if e is not None) if all(e is not None for e in energies) else None,
     )
+
+
+def own_spans(measured: Measurement) -> NDArray[np.int64] | None:
+    """Of a run with others beside it: when its own blocks were; None = it had all the time."""
+    if measured.sets == 1:
+        return None
+    return np.array([(block.start_ns, block.end_ns) for block in measured.blocks], dtype=np.int64).reshape(-1, 2)
 
 
 def _alone_spans(measured: Measurement, name: str) -> NDArray[np.int64]:

@@ -23,7 +23,14 @@ from mtexp.records.room import save_in_room
 from mtexp.records.salvage import KILLED
 from mtexp.run.bare_record import Origin, bare_tenant, of_failure, record_of, window_of, without_figures
 from mtexp.run.baselines import Alone
-from mtexp.run.crossover_figures import block_figures, block_findings, block_telemetry, block_views
+from mtexp.run.crossover_figures import (
+    Reference,
+    block_figures,
+    block_findings,
+    block_telemetry,
+    block_views,
+    own_spans,
+)
 from mtexp.run.impossible import impossible_findings, impossible_in_blocks
 from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.run.outputs import output_findings
@@ -44,6 +51,8 @@ class Comparison:
     """How far noise alone moves it, in percent."""
     before: Mapping[str, Alone] = field(default_factory=dict)
     """The first baselines of tenants whose figures were impossible, so that the baseline was measured again."""
+    reference: Reference | None = None
+    """The run beside it, of another sharing mode, whose blocks took turns with its own."""
 
 
 def begin(spec: RunSpec, folder: Path, origin: Origin, config: str = "") -> Origin:
@@ -68,7 +77,9 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
     """
     samples, window = measured.samples, window_of(spec, measured)
     attempts = Attempts()
-    telemetry = attempts.of("the summary of the telemetry", lambda: _telemetry(folder, window), TelemetrySummary())
+    telemetry = attempts.of(
+        "the summary of the telemetry", lambda: _telemetry(folder, window, measured), TelemetrySummary()
+    )
     summary = _summary(spec, measured, window, telemetry, compared, attempts, folder)
     nothing: tuple[Finding, ...] = ()
     if spec.measure.design == "crossover":
@@ -127,7 +138,7 @@ def doubted(spec: RunSpec, measured: Measurement, folder: Path, compared: Compar
     """Impossible figures of a run, before it is judged; empty where figures cannot be computed."""
     attempts = Attempts()  # what fails here fails again in evaluate, which reports it
     window = window_of(spec, measured)
-    telemetry = attempts.of("telemetry", lambda: _telemetry(folder, window), TelemetrySummary())
+    telemetry = attempts.of("telemetry", lambda: _telemetry(folder, window, measured), TelemetrySummary())
     summary = _summary(spec, measured, window, telemetry, compared, attempts, folder)
     nothing: tuple[Finding, ...] = ()
     return attempts.of(
@@ -149,11 +160,11 @@ def _doubts(
     return impossible_findings(summary, sm_clock_mhz, compared.alone, compared.before)
 
 
-def _telemetry(folder: Path, window: Window | None) -> TelemetrySummary:
+def _telemetry(folder: Path, window: Window | None, measured: Measurement) -> TelemetrySummary:
     path = folder / TELEMETRY
     if window is None or not path.is_file():
         return TelemetrySummary()
-    return read(path, window.t0_ns, window.t1_ns)
+    return read(path, window.t0_ns, window.t1_ns, own_spans(measured))
 
 
 def _summary(
@@ -179,7 +190,9 @@ def _summary(
         )
     if spec.measure.design == "crossover":
         nothing = RunSummary({}, {}, {})
-        return attempts.of("the figures", lambda: block_figures(spec, measured, tenants, folder), nothing)
+        return attempts.of(
+            "the figures", lambda: block_figures(spec, measured, tenants, folder, compared.reference), nothing
+        )
     sm_clock_mhz = telemetry.values.get("gpu_sm_clock_mhz_mean")
     return summarise_guarded(
         tenants, window, attempts, energy_j=telemetry.energy_j, sm_clock_mhz=sm_clock_mhz, seed=spec.seed

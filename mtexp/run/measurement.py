@@ -9,12 +9,11 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtexp.cgroup import cpu_limit
 from mtexp.errors import HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.host import Device
 from mtexp.launch import CorePlan, Starter, TenantGroup, leased_cores
@@ -23,11 +22,13 @@ from mtexp.metrics.crossover import Block, mark
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
 from mtexp.records.files import BLOCKS
-from mtexp.run.crossover import measure_rounds
+from mtexp.run.crossover import Turns, measure_rounds
+from mtexp.run.jobs import jobs_of, protocol
+from mtexp.run.pinning import about_cores, keep_off
 from mtexp.sharing import SharingMode, open_sharing
 from mtexp.spec import MeasureSpec, RunSpec
-from mtexp.telemetry import GpuProcess, Occupants, Sampler, identify, open_sampler, processes
-from mtexp.tenant.job import ProcessJob, TenantJob
+from mtexp.telemetry import GpuProcess, Occupants, Sampler, identify, open_sampler, processes, take_part
+from mtexp.tenant.job import ProcessJob
 
 Facts = dict[str, dict[str, Any]]
 Progress = Callable[[str], None]
@@ -35,6 +36,7 @@ Silence = Callable[[], contextlib.AbstractContextManager[None]]
 """Entered while tenants warm up and measure: this process does nothing else meanwhile."""
 
 TELEMETRY = "telemetry.parquet"
+_OF_ALL = "telemetry-of-all.parquet"
 CAPTURE_S = 30.0
 """Longest measuring time of a traced run (nsys, torch): each of its kernels is an event to keep, send and read."""
 _CI_EVERY_S = 0.1
@@ -63,6 +65,8 @@ class Measurement:
     failure: MtexpError | None = None
     stop: KeyboardInterrupt | None = None
     """Somebody wants the run to end (Ctrl-C, SIGTERM): to be raised again once the record is safe."""
+    sets: int = 1
+    """How many sharing modes were measured side by side, this one among them."""
 
     @property
     def failed_tenant(self) -> str:
@@ -75,18 +79,12 @@ class Measurement:
         return interrupted_twice(self.stop)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Context:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What to measure, and the folder of its samples, logs and telemetry."""
+
     spec: RunSpec
-    device: Device
     folder: Path
-    starter: Starter
-    progress: Progress
-    trace_folder: str
-    silence: Silence
-    status: Progress
-    listed_before: list[GpuProcess] = field(default_factory=list)
-    """Processes on the device before the run started anything."""
 
 
 def measure(
@@ -98,52 +96,241 @@ def measure(
     *,
     trace_folder: str = "",
     silence: Silence = contextlib.nullcontext,
-    status: Progress = lambda text: None,
+    status: Progress | None = None,
 ) -> Measurement:
     """Bring the sharing mode up and measure ``spec`` on ``device``; samples, logs and telemetry go to ``folder``.
 
     A failure of a tenant or of the host, and Ctrl-C, end the run and are returned in the measurement with all that had
     been measured; the tenants are gone, the sharing mode is down, and nothing is left behind.
     """
-    result = Measurement()
-    context = _Context(
-        spec=spec,
-        device=device,
-        folder=folder,
-        starter=starter,
-        progress=progress,
-        trace_folder=trace_folder,
-        silence=silence,
-        status=status,
-    )
-    try:
-        (folder / "logs").mkdir(parents=True, exist_ok=True)
-        context.listed_before.extend(_listed(device))
-        with open_sharing(spec, device, work_dir=folder) as sharing:
-            _measure_in(context, sharing, result)
-    except MtexpError as error:
-        result.failure = error
-    except OSError as error:
-        result.failure = HostError(_explain(error, folder))
-    except KeyboardInterrupt as stop:
-        result.failure, result.stop = MtexpError(f"interrupted: {str(stop) or 'Ctrl-C'}"), stop
-    return result
+    session = _Session([Place(spec, folder)], device, starter, progress, trace_folder, silence, status)
+    return session.measure()[0]
 
 
-def _measure_in(context: _Context, sharing: SharingMode, result: Measurement) -> None:
-    """Measure under a sharing mode that is up, into ``result``.
+def measure_side_by_side(
+    places: Sequence[Place],
+    device: Device,
+    starter: Starter,
+    progress: Progress,
+    *,
+    silence: Silence = contextlib.nullcontext,
+    status: Progress | None = None,
+) -> list[Measurement]:
+    """Measure crossover runs that differ in how tenants share, all resident at once, block by block in turns.
 
-    Raises:
-        TenantFailed: With all that had been measured in ``result``.
+    As :func:`measure`; one that fails is taken away and the others go on. One without any block can be measured again
+    by itself: perhaps there was no room for all.
     """
-    _clear(context.folder)
-    try:
-        _measure_shared(context, sharing, result)
-    finally:
+    return _Session(places, device, starter, progress, "", silence, status).measure()
+
+
+class _Set:
+    """One run of a session: its sharing mode, its tenants, and what came of it."""
+
+    def __init__(self, place: Place) -> None:
+        self.spec, self.folder = place.spec, place.folder
+        self.result = Measurement()
+        self.open = contextlib.ExitStack()
+        """What has to be taken down again."""
+        self.sharing: SharingMode
+        self.tenants: TenantGroup
+        self.observed: dict[str, Any] = {}
+        self.listed: list[GpuProcess] = []
+
+    def begin(self, starter: Starter) -> None:
+        """Bring the sharing mode up; the group of tenants is still empty."""
+        self.open.enter_context(self.sharing)
+        _clear(self.folder)
+        self.open.callback(self._end)
+        group = TenantGroup(starter, self.spec.deadlines, self.folder, release=self.sharing.release)
+        self.tenants = self.open.enter_context(group)
+        self.open.callback(self._take)
+
+    def _take(self) -> None:
+        """Before the tenants are stopped."""
+        self.result.samples = mark(self.tenants.samples(), self.result.blocks)
+        self.result.full = self.tenants.full()
+
+    def _end(self) -> None:
+        """Once they have gone."""
         # the samples of a profiling pass are not used; those of other runs stay until their record is on disk
-        if context.spec.kind == "profile":
-            _clear(context.folder, "*.bin")
-        result.clock.append(_clock_pair())
+        if self.spec.kind == "profile":
+            _clear(self.folder, "*.bin")
+        self.result.clock.append(_clock_pair())
+
+    def fail(self, error: MtexpError | OSError, stop: KeyboardInterrupt | None = None) -> None:
+        """Remember why it ended, unless it had ended before."""
+        if self.result.failure is not None:
+            return
+        if isinstance(error, TenantFailed):
+            error.remedy = self.sharing.explain(f"{error.cause}\n{error.log_tail}") or ""
+        failure = HostError(_explain(error, self.folder)) if isinstance(error, OSError) else error
+        self.result.failure, self.result.stop = failure, stop
+
+    def jobs(self, cores: CorePlan, trace_folder: str) -> list[ProcessJob]:
+        """What its processes are to do."""
+        return jobs_of(self.spec, self.folder, self.sharing, cores, self.tenants, trace_folder)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process of each tenant."""
+        groups = zip(self.sharing.groups(), self.tenants.pids, strict=True)
+        return {tenant: pid for group, pid in groups for tenant in group}
+
+
+class _Session:
+    """One run, or several side by side, from sharing modes up to tenants gone."""
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        device: Device,
+        starter: Starter,
+        progress: Progress,
+        trace_folder: str,
+        silence: Silence,
+        status: Progress | None,
+    ) -> None:
+        self.all = [_Set(place) for place in places]
+        self.going = list(self.all)
+        """Those that have not failed."""
+        self.device, self.starter, self.progress, self.status = device, starter, progress, status
+        self.trace_folder, self.silence = trace_folder, silence
+        self.listed_before: list[GpuProcess] = []
+        """Processes on the device before the run started anything."""
+        self.telemetry = places[0].folder / (TELEMETRY if len(places) == 1 else _OF_ALL)
+
+    def measure(self) -> list[Measurement]:
+        """Measure all; what came of each, in order."""
+        try:
+            with contextlib.ExitStack() as opened:
+                self._measure(opened)
+        except (MtexpError, OSError) as error:
+            self._fail(error)
+        except KeyboardInterrupt as stop:
+            self._fail(MtexpError(f"interrupted: {str(stop) or 'Ctrl-C'}"), stop)
+        for own in self.all:
+            own.result.sets = len(self.all)
+        return [own.result for own in self.all]
+
+    def _fail(self, error: MtexpError | OSError, stop: KeyboardInterrupt | None = None) -> None:
+        for own in self.going:
+            own.fail(error, stop)
+
+    def _each(self, action: Callable[[_Set], object]) -> None:
+        """Do something for every set; one for which it fails is taken away, unless it is the last."""
+        for own in list(self.going):
+            try:
+                action(own)
+            except (MtexpError, OSError) as error:
+                self._drop(own, error)
+
+    def _drop(self, own: _Set, error: MtexpError | OSError) -> None:
+        if len(self.going) == 1:
+            raise error
+        own.fail(error)
+        self.going.remove(own)
+        self.progress(f"{shared_by(own.spec)} is taken away, the others go on: {str(error).partition(chr(10))[0]}")
+        own.open.close()
+
+    def _measure(self, opened: contextlib.ExitStack) -> None:
+        self._each(self._choose)
+        spec = self.going[0].spec
+        crossover, tenants = spec.measure.design == "crossover", len(spec.tenants)
+        sizes = [len(group) for group in self.going[0].sharing.groups()]
+        cores = opened.enter_context(leased_cores(sizes, pin=spec.measure.pin_cores, spare=crossover))
+        opened.enter_context(keep_off(cores))
+        for own in self.going:
+            own.result.cores = cores
+            own.result.findings += about_cores(cores, tenants)
+            opened.push(own.open)
+        self._each(lambda own: own.begin(self.starter))
+        modes = f" under each of {len(self.going)} sharing modes" if len(self.going) > 1 else ""
+        self.progress(("starting 1 tenant" if tenants == 1 else f"starting {tenants} tenants") + modes)
+        self._each(lambda own: own.tenants.start(own.jobs(cores, self.trace_folder)))
+        if len(self.all) > 1:
+            opened.callback(self._part_telemetry)
+        with self._sampler(cores) as sampler:
+            self.progress("building models")
+            self._each(lambda own: own.tenants.build())
+            with self.silence():  # from here on: waiting for it between warm-up and window would cool them down
+                self.progress("warming up")
+                self._each(self._warm_up)
+                self.progress("measuring")
+                if crossover:
+                    measure_rounds([self._turns(own) for own in self.going], cores, self.status)
+                else:
+                    (only,) = self.going
+                    only.tenants.measure(_enough(spec, only.tenants, self.status))
+                self._each(lambda own: self._finish(own, sampler))
+
+    def _choose(self, own: _Set) -> None:
+        (own.folder / "logs").mkdir(parents=True, exist_ok=True)
+        if not self.listed_before:
+            self.listed_before = _listed(self.device)
+        own.sharing = open_sharing(own.spec, self.device, work_dir=own.folder)
+
+    def _warm_up(self, own: _Set) -> None:
+        """One set after the other, so that each finds the device as its blocks do."""
+        own.tenants.begin_warm_up()
+        own.observed = own.sharing.observe()  # meanwhile: a device that waits for it would cool down
+        self._look(own)
+        own.result.facts_before = own.tenants.warm_up()
+
+    def _turns(self, own: _Set) -> Turns:
+        drop = (lambda failure: self._drop(own, failure)) if len(self.all) > 1 else None
+        return Turns(own.spec, own.tenants, own.result.blocks, own.folder / BLOCKS, drop)
+
+    def _finish(self, own: _Set, sampler: Sampler) -> None:
+        observed_after = own.sharing.observe()
+        self._look(own)
+        own.tenants.begin_finish()
+        own.result.findings += sampler.stop()
+        own.result.facts_after = own.tenants.finish()
+        facts = own.result.facts_before, own.result.facts_after
+        own.result.proof, findings = own.sharing.prove(*facts, own.observed, observed_after)
+        own.result.findings += findings
+
+    def _look(self, own: _Set) -> None:
+        """Note whose the processes on the device are."""
+        if self.device.kind != "gpu":
+            return
+        own.listed += _listed(self.device)
+        tenants = [pid for each in self.going for pid in each.tenants.pids]
+        others = (os.getpid(), *(pid for each in self.going for pid in each.sharing.pids()))
+        external = own.spec.sharing.mps_mode == "external"
+        own.result.occupants = identify(self.listed_before, own.listed, tenants, others, external_mps=external)
+
+    def _sampler(self, cores: CorePlan) -> Sampler:
+        several = len(self.all) > 1
+        pids = {
+            f"{number}:{tenant}" if several else tenant: pid
+            for number, own in enumerate(self.all)
+            if own in self.going
+            for tenant, pid in own.pids.items()
+        }
+        spec = self.going[0].spec
+        return open_sampler(
+            spec.telemetry,
+            spec.runtime,
+            self.device.uuid,
+            pids,
+            self.telemetry,
+            cores.sampler[0] if cores.sampler else None,
+            mps=any(own.spec.sharing.mps_mode != "disabled" for own in self.going),
+        )
+
+    def _part_telemetry(self) -> None:
+        """Give each run the samples of the device, and those of its own tenants."""
+        if self.telemetry.is_file():
+            for number, own in enumerate(self.all):
+                take_part(self.telemetry, f"{number}:", own.folder / TELEMETRY)
+            self.telemetry.unlink()
+
+
+def shared_by(spec: RunSpec) -> str:
+    """How tenants share, as the command line has it."""
+    return f"mps_settings={spec.mps_settings}" if spec.sharing.mode == "processes" else f"sharing={spec.sharing.mode}"
 
 
 def _clear(folder: Path, *patterns: str) -> None:
@@ -160,129 +347,11 @@ def _explain(error: OSError, folder: Path) -> str:
     return text
 
 
-def _measure_shared(context: _Context, sharing: SharingMode, result: Measurement) -> None:
-    spec, progress = context.spec, context.progress
-    groups, crossover = sharing.groups(), spec.measure.design == "crossover"
-    with (
-        leased_cores([len(g) for g in groups], pin=spec.measure.pin_cores, spare=crossover) as cores,
-        _keep_off(cores),
-        TenantGroup(context.starter, spec.deadlines, context.folder, release=sharing.release) as tenants,
-    ):
-        result.cores = cores
-        result.findings += _about_cores(cores, len(spec.tenants))
-        try:
-            progress("starting 1 tenant" if len(spec.tenants) == 1 else f"starting {len(spec.tenants)} tenants")
-            tenants.start(_jobs(context, sharing, cores, tenants))
-            with _sampler(context, sharing, cores, tenants) as sampler:
-                progress("building models")
-                tenants.build()
-                with context.silence():  # from here on: waiting for it between warm-up and window would cool them down
-                    progress("warming up")
-                    tenants.begin_warm_up()
-                    observed = sharing.observe()  # meanwhile: a device that waits for it would cool down
-                    listed = _listed(context.device)
-                    result.occupants = _occupants(context, sharing, tenants, listed)
-                    result.facts_before = tenants.warm_up()
-                    progress("measuring")
-                    if crossover:
-                        measure_rounds(spec, tenants, cores, result.blocks, context.folder / BLOCKS, context.status)
-                    else:
-                        tenants.measure(_enough(spec, tenants, context.status))
-                    observed_after = sharing.observe()
-                    listed += _listed(context.device)
-                    result.occupants = _occupants(context, sharing, tenants, listed)
-                    tenants.begin_finish()
-                    result.findings += sampler.stop()
-                    result.facts_after = tenants.finish()
-            result.proof, findings = sharing.prove(result.facts_before, result.facts_after, observed, observed_after)
-            result.findings += findings
-        except TenantFailed as failure:
-            failure.remedy = sharing.explain(f"{failure.cause}\n{failure.log_tail}") or ""
-            raise
-        finally:
-            result.samples, result.full = mark(tenants.samples(), result.blocks), tenants.full()
-
-
-def _sampler(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: TenantGroup) -> Sampler:
-    pids = {tenant: pid for group, pid in zip(sharing.groups(), tenants.pids, strict=True) for tenant in group}
-    return open_sampler(
-        context.spec.telemetry,
-        context.spec.runtime,
-        context.device.uuid,
-        pids,
-        context.folder / TELEMETRY,
-        cores.sampler[0] if cores.sampler else None,
-        mps=context.spec.sharing.mps_mode != "disabled",
-    )
-
-
 def _listed(device: Device) -> list[GpuProcess]:
     return processes(device.uuid) if device.kind == "gpu" else []
 
 
-def _occupants(
-    context: _Context, sharing: SharingMode, tenants: TenantGroup, listed: Sequence[GpuProcess]
-) -> Occupants:
-    """Whose the processes on the device are."""
-    if context.device.kind != "gpu":
-        return Occupants()
-    others = (os.getpid(), *sharing.pids())
-    external = context.spec.sharing.mps_mode == "external"
-    return identify(context.listed_before, listed, tenants.pids, others, external_mps=external)
-
-
-def _jobs(context: _Context, sharing: SharingMode, cores: CorePlan, tenants: TenantGroup) -> list[ProcessJob]:
-    """One job a process, as the sharing mode groups the tenants."""
-    spec, folder = context.spec, context.folder
-    rows = spec.measure.warmup + protocol(spec).max_iterations
-    board, samples = tenants.allocate([t.id for t in spec.tenants], rows)
-    sms = sharing.sm_counts()
-    by_id = {
-        tenant.id: TenantJob(tenant=tenant, slot=slot, samples=str(samples[slot]), sm_count=sms.get(tenant.id, 0))
-        for slot, tenant in enumerate(spec.tenants)
-    }
-    everywhere = tuple(sorted(os.sched_getaffinity(0)))  # said to each: the forkserver may have been pinned itself
-    return [
-        ProcessJob(
-            name=_name(group),
-            tenants=tuple(by_id[i] for i in group),
-            address=tenants.address,
-            board=str(board),
-            log=str(folder / "logs" / f"{_name(group)}.log"),
-            runtime=spec.runtime,
-            measure=protocol(spec),
-            environment=sharing.environment(group),
-            cores=cores.processes[index] or everywhere,
-            probe_busy=spec.kind == "baseline" and spec.runtime == "gpu",
-            nvtx=_nvtx(spec),
-            torch_trace=context.trace_folder,
-        )
-        for index, group in enumerate(sharing.groups())
-    ]
-
-
-def protocol(spec: RunSpec) -> MeasureSpec:
-    """What the tenants are asked for: one iteration more, for the first of each is left out of its figures.
-
-    A profiler's pass has no such figures: it measures as many as it is asked for.
-    """
-    rule = spec.measure
-    if spec.kind == "profile":
-        return rule
-    return replace(rule, iterations=rule.iterations + 1, max_iterations=rule.max_iterations + 1)
-
-
-def _nvtx(spec: RunSpec) -> str:
-    """Which NVTX ranges the tenants emit: those of their profiler, none in a timed run."""
-    marked = spec.kind == "profile" and spec.runtime == "gpu" and spec.profiler.kind in ("nsys", "ncu")
-    return spec.profiler.kind if marked else ""
-
-
-def _name(group: Sequence[str]) -> str:
-    return group[0] if len(group) == 1 else "tenants"
-
-
-def _enough(spec: RunSpec, tenants: TenantGroup, status: Progress) -> Callable[[int, int, float], bool]:
+def _enough(spec: RunSpec, tenants: TenantGroup, status: Progress | None) -> Callable[[int, int, float], bool]:
     """The stopping rule: iterations and time together, or an interval narrow enough, with a cap; traces end sooner."""
     rule = protocol(spec)
     traced = spec.kind == "profile" and spec.profiler.kind != "ncu"
@@ -291,7 +360,7 @@ def _enough(spec: RunSpec, tenants: TenantGroup, status: Progress) -> Callable[[
 
     def enough(slot: int, iterations: int, elapsed_s: float) -> bool:
         nonlocal said_s
-        if elapsed_s - said_s >= _STATUS_EVERY_S:
+        if status is not None and elapsed_s - said_s >= _STATUS_EVERY_S:
             said_s = elapsed_s
             status(so_far(iterations, elapsed_s, rule))
         if traced and elapsed_s >= CAPTURE_S:
@@ -317,50 +386,6 @@ def so_far(iterations: int, elapsed_s: float, rule: MeasureSpec) -> str:
     if rule.until_ci_pct and left_s == 0.0:
         return f"{text}, until the interval is within +- {rule.until_ci_pct:g} %"
     return f"{text}, about {left_s:.0f} s left"
-
-
-def _about_cores(cores: CorePlan, tenants: int) -> list[Finding]:
-    """What to say where tenants are not pinned for want of cores, or pinned to threads of one physical core."""
-    if cores.held_by_others:
-        found = (
-            f"other runs on this host hold {cores.held_by_others} CPU cores: too few are left to pin each tenant to one"
-        )
-        remedy = "Run fewer side by side, or set measure.pin_cores=false for all."
-        return [Finding("warning", "cores-held", found, remedy)]
-    if cores.missing and tenants > 1:  # a single tenant has no contention
-        found = (
-            f"no tenant is pinned to a CPU core of its own: {cores.missing} cores more are needed for {tenants} "
-            "tenants, sampler and parent; contention for CPU cores looks like interference on the GPU"
-        )
-        remedy = "Run fewer tenants, or use more cores; baselines of this run are not pinned either."
-        return [Finding("warning", "cores-few", found, remedy)]
-    limit = cpu_limit()
-    if limit is not None and limit < tenants + 1:
-        found = (
-            f"this container or job may use the time of {limit:g} CPUs (a cgroup quota); {tenants} tenants and the "
-            f"sampler need up to {tenants + 1}: the kernel stops them when it is used up, which looks like interference"
-        )
-        remedy = "Raise the limit (docker run --cpus, limits.cpu of a pod), or remove it."
-        return [Finding("warning", "cpu-limit", found, remedy)]
-    if cores.on_shared_cores:
-        found = (
-            f"{cores.on_shared_cores} tenants share a physical CPU core with another tenant or run, as threads of it: "
-            "what slows them there looks like interference on the GPU"
-        )
-        return [Finding("warning", "cores-shared", found, "Run fewer tenants, or use a host with more physical cores.")]
-    return []
-
-
-@contextlib.contextmanager
-def _keep_off(cores: CorePlan) -> Iterator[None]:
-    """Keep this process off the tenants' cores while they run."""
-    before = os.sched_getaffinity(0)
-    if cores.pinned:
-        os.sched_setaffinity(0, cores.parent)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _clock_pair() -> tuple[int, int]:

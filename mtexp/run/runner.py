@@ -6,7 +6,8 @@ a sweep share the forkserver and the baselines.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -16,12 +17,14 @@ from mtexp.errors import HostError
 from mtexp.host import Device, cpu_device, environment, lease
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
 from mtexp.metrics.drift import recheck_noise_pct
+from mtexp.metrics.finding import Finding
 from mtexp.records.files import fresh
 from mtexp.records.record import RunRecord
 from mtexp.run.bare_record import Origin
 from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
+from mtexp.run.crossover_figures import Reference, no_mode
 from mtexp.run.evaluation import Comparison, begin, doubted, keep
-from mtexp.run.measurement import Measurement, measure
+from mtexp.run.measurement import Measurement, Place, measure, measure_side_by_side, shared_by
 from mtexp.run.profile import profile
 from mtexp.spec import RunSpec
 from mtexp.telemetry import chosen, find_devices
@@ -51,8 +54,12 @@ class Job:
     retries: int = 0
     progress: Progress = field(default=lambda text: None)
     """Called with a line for each phase."""
-    status: Progress = field(default=lambda text: None)
-    """Called about once a second with what has been measured so far; must return at once."""
+    status: Progress | None = None
+    """Called about once a second with what has been measured so far; must return at once. None = nobody looks."""
+    apart: str = ""
+    """Why it is not measured beside the other sharing modes of its mix."""
+    required: bool = False
+    """Never by itself (``side_by_side=require``)."""
 
 
 class Runner:
@@ -91,15 +98,30 @@ class Runner:
             starter = self._forkserver if spec.launcher == "forkserver" else InterpreterStarter()
             return self._run(_Point(job, device, starter, self._baselines, self.uploads))
 
-    def _run(self, point: _Point) -> RunRecord:
+    def run_side_by_side(self, jobs: Sequence[Job]) -> list[RunRecord]:
+        """Run jobs that differ in how tenants share, all resident at once, block by block in turns; as :meth:`run`.
+
+        One that fails before its first block is run again by itself: perhaps there was no room for all.
+        """
+        first = jobs[0].spec
+        with lease(_candidates(first), wait_s=first.lease_wait_s, label=f"{first.mix} side by side") as device:
+            starter = self._forkserver if first.launcher == "forkserver" else InterpreterStarter()
+            points = [_Point(job, device, starter, self._baselines, self.uploads) for job in jobs]
+            found = side_by_side(points)
+            return [self._run(point, record) for point, record in zip(points, found, strict=True)]
+
+    def _run(self, point: _Point, record: RunRecord | None = None) -> RunRecord:
+        """Try until it ends well; ``record`` is that of a first attempt."""
         job = point.job
         for attempt in range(1, job.retries + 2):
-            record = point.run(attempt)
+            if attempt > 1 or record is None:
+                record = point.run(attempt)
             if record.status == "FINISHED":
                 break
             if attempt <= job.retries:
                 reason = record.failure.partition("\n")[0]
                 job.progress(f"attempt {attempt} of {job.retries + 1} failed, trying again: {reason}")
+        assert record is not None
         if record.status == "FINISHED" and job.spec.profiler.kind != "none":
             point.profile(record)
         return record
@@ -120,10 +142,15 @@ class _Point:
         self.environment = environment(device) | (gpu_facts(device.uuid) if device.kind == "gpu" else {})
         self.origin = Origin(sweep=job.sweep, position=job.position, swept=job.swept, environment=self.environment)
 
+    def alone(self) -> dict[str, Alone]:
+        """The baselines that the run is compared with, measured where they are missing."""
+        spec = self.job.spec
+        in_blocks = spec.measure.design == "crossover" and spec.baseline.mode != "require"
+        return {} if in_blocks else self.baselines.of(spec, self.environment, self._measure_alone)
+
     def run(self, attempt: int) -> RunRecord:
         spec, progress = self.job.spec, self.job.progress
-        in_blocks = spec.measure.design == "crossover" and spec.baseline.mode != "require"
-        alone = {} if in_blocks else self.baselines.of(spec, self.environment, self._measure_alone)
+        alone = self.alone()
         partitioned = {}
         if spec.baseline.partitioned:
             partitioned = self.baselines.of(spec, self.environment, self._measure_alone, partitioned=True)
@@ -131,8 +158,10 @@ class _Point:
         folder = self.job.folder if attempt == 1 else self.job.folder / f"attempt-{attempt}"
         origin = replace(self.origin, attempt=attempt)
         origin = begin(spec, folder, origin, self.job.config)
-        progress(f"{spec.mix} on {self.device}, {_sharing(spec)}")
+        progress(f"{spec.mix} on {self.device}, {shared_by(spec)}")
         measured = self._measure(spec, folder)
+        if self.job.apart:
+            measured.findings.append(one_after_another(self.job.apart))
         drift: dict[str, float] = {}
         noise: dict[str, float] = {}
         before: dict[str, Alone] = {}
@@ -146,7 +175,7 @@ class _Point:
                     alone, partitioned = linked(alone), linked(partitioned)
         finally:  # an interrupt of these does not cost the run its record
             compared = Comparison(alone=alone, partitioned=partitioned, drift_pct=drift, noise_pct=noise, before=before)
-            record, _ = self._keep(spec, measured, folder, compared, origin)
+            record, _ = self.keep(spec, measured, folder, compared, origin)
         return record
 
     def _measure(self, spec: RunSpec, folder: Path) -> Measurement:
@@ -168,7 +197,7 @@ class _Point:
         if folder is not None:
             self.uploads.send(folder, self.job.spec.tracking)
 
-    def _keep(
+    def keep(
         self, spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin
     ) -> tuple[RunRecord, Future[Upload]]:
         """Write what was measured, judge it, write that, have it sent; then let an interrupt go on."""
@@ -188,7 +217,7 @@ class _Point:
         origin = replace(self.origin, baseline_hash=baseline_hash, swept={})
         origin = begin(spec, folder, origin, self.job.config)
         measured = self._measure(spec, folder)
-        record, sent = self._keep(spec, measured, folder, Comparison(), origin)
+        record, sent = self.keep(spec, measured, folder, Comparison(), origin)
         return alone_of(record, measured.samples, folder, sent)
 
     def _measure_doubted(
@@ -233,6 +262,73 @@ class _Point:
                 )
 
 
+def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
+    """Measure points side by side; the record of each, None where it is still to be measured, by itself.
+
+    Raises:
+        KeyboardInterrupt: Somebody interrupted; the records of all are on disk.
+    """
+    alone = [point.alone() for point in points]
+    session = uuid.uuid4().hex[:16]
+    origins = []
+    for point in points:
+        origin = replace(point.origin, session=session)
+        origins.append(begin(point.job.spec, point.job.folder, origin, point.job.config))
+    first = points[0]
+    modes = ", ".join(shared_by(point.job.spec) for point in points)
+    first.job.progress(f"{first.job.spec.mix} on {first.device}, side by side: {modes}")
+    found = measure_side_by_side(
+        [Place(point.job.spec, point.job.folder) for point in points],
+        first.device,
+        first.starter,
+        first.job.progress,
+        silence=first.uploads.silence,
+        status=first.job.status,
+    )
+    reference = _reference(points, found, origins)
+    records: list[RunRecord | None] = []
+    stop: KeyboardInterrupt | None = None
+    for point, measured, origin, baselines in zip(points, found, origins, alone, strict=True):
+        stop = stop or measured.stop
+        by_itself = measured.failure is not None and not measured.blocks and stop is None
+        if by_itself and not point.job.required:
+            reason = str(measured.failure).partition("\n")[0]
+            point.job = replace(point.job, apart=f"side by side it failed before its first block: {reason}")
+            records.append(None)
+            continue
+        other = reference if reference is not None and reference.measured is not measured else None
+        compared = Comparison(alone=linked(baselines), reference=other)
+        if other is not None:
+            origin = replace(origin, session_reference=other.record_id)
+        try:
+            records.append(point.keep(point.job.spec, measured, point.job.folder, compared, origin)[0])
+        except KeyboardInterrupt as raised:  # that of the measurement, once its record is on disk
+            stop = raised
+    if stop is not None:
+        raise stop
+    return records
+
+
+def _reference(points: Sequence[_Point], found: Sequence[Measurement], origins: Sequence[Origin]) -> Reference | None:
+    """Time slicing, else the first mode; None where too few went well."""
+    there = [
+        Reference(point.job.spec, measured, origin.record_id)
+        for point, measured, origin in zip(points, found, origins, strict=True)
+        if measured.failure is None or measured.stop is not None
+    ]
+    return next((one for one in there if no_mode(one.spec)), there[0]) if len(there) > 1 else None
+
+
+def one_after_another(why: str) -> Finding:
+    """What the record of a run says that was not measured beside the other sharing modes of its mix."""
+    return Finding(
+        "note",
+        "one-after-another",
+        f"not measured side by side with the other sharing modes of this mix, because {why}",
+        "What differs between them may be the host of another minute: their intervals cover rounds of one run only.",
+    )
+
+
 def _candidates(spec: RunSpec) -> list[Device]:
     """Devices that would do, best first."""
     if spec.runtime == "cpu":
@@ -241,7 +337,3 @@ def _candidates(spec: RunSpec) -> list[Device]:
     if not devices:
         raise HostError("no CUDA GPU is visible: nvidia-smi -L lists them, CUDA_VISIBLE_DEVICES hides them")
     return devices
-
-
-def _sharing(spec: RunSpec) -> str:
-    return f"mps_settings={spec.mps_settings}" if spec.sharing.mode == "processes" else f"sharing={spec.sharing.mode}"

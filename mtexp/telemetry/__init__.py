@@ -16,7 +16,7 @@ from mtexp.telemetry.nvml import (
 from mtexp.telemetry.occupants import Occupants, identify
 from mtexp.telemetry.sampler import Sampler, open_sampler
 from mtexp.telemetry.summary import TelemetrySummary, over_spans, read
-from mtexp.telemetry.table import load
+from mtexp.telemetry.table import load, take_part
 
 __all__ = [
     "GpuProcess",
@@ -33,4 +33,5 @@ __all__ = [
     "over_spans",
     "processes",
     "read",
+    "take_part",
 ]

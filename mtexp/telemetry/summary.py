@@ -88,19 +88,28 @@ class TelemetrySummary:
         return {name: value for name, value in told.items() if value}
 
 
-def read(path: Path, t0_ns: int, t1_ns: int) -> TelemetrySummary:
+def read(path: Path, t0_ns: int, t1_ns: int, spans_ns: NDArray[np.int64] | None = None) -> TelemetrySummary:
     """Summarise a telemetry file over the window [``t0_ns``, ``t1_ns``] of the monotonic clock.
+
+    Args:
+        path: The file.
+        t0_ns: Start of the window.
+        t1_ns: End of the window.
+        spans_ns: Starts and ends, shape (n, 2): of others only samples count that lie in one of these; None = of all.
+            What averages over a longer time is left out then.
 
     Raises:
         RecordError: The file cannot be read, or is not a telemetry file.
     """
-    return summarise(load(path), t0_ns, t1_ns)
+    return summarise(load(path), t0_ns, t1_ns, spans_ns)
 
 
-def summarise(samples: Samples, t0_ns: int, t1_ns: int) -> TelemetrySummary:
+def summarise(samples: Samples, t0_ns: int, t1_ns: int, spans_ns: NDArray[np.int64] | None = None) -> TelemetrySummary:
     """Summarise ``samples`` over a window; a sample belongs to it when its time (the middle of its interval) does."""
     times_ns, columns = samples.times_ns, samples.columns
     inside = (times_ns >= t0_ns) & (times_ns <= t1_ns)
+    if spans_ns is not None:
+        inside &= _in_spans(times_ns, spans_ns)
     cumulative = {ENERGY_COLUMN, *COUNTERS, *RARE_COUNTERS}
     gpm_ns = round(samples.notes.get("periods_ms", {}).get(GPM, 0.0) * 1e6)
     in_gpm_group = samples.notes.get("groups", {}).get(GPM, ())
@@ -113,8 +122,10 @@ def summarise(samples: Samples, t0_ns: int, t1_ns: int) -> TelemetrySummary:
                 values[name] = grown
         elif name != REASONS:
             key, _, tenant = name.partition("/")
-            middle_ns = times_ns - gpm_ns // 2 if name in averaged else times_ns
-            found = column[(middle_ns >= t0_ns) & (middle_ns <= t1_ns)]
+            found = column[inside]
+            if name in averaged:
+                middle_ns = times_ns - gpm_ns // 2
+                found = column[(middle_ns >= t0_ns) & (middle_ns <= t1_ns) & (spans_ns is None)]
             if key in _LEVELS and np.isnan(found).all():
                 of_all = [own for other, own in columns.items() if other.startswith(f"{key}/")]
                 found = _beside(times_ns, column, of_all, t0_ns, t1_ns)
@@ -122,7 +133,7 @@ def summarise(samples: Samples, t0_ns: int, t1_ns: int) -> TelemetrySummary:
     clocks = _found(columns.get(SM_CLOCK), inside)
     if clocks.size:
         values["gpu_sm_clock_mhz_median"] = float(np.median(clocks))
-    gaps_ms = np.diff(times_ns[inside]) / 1e6
+    gaps_ms = np.diff(times_ns[(times_ns >= t0_ns) & (times_ns <= t1_ns)]) / 1e6
     if gaps_ms.size:
         values |= {"telemetry_period_ms": float(np.median(gaps_ms)), "telemetry_period_max_ms": float(gaps_ms.max())}
     energy_j, source = _energy(samples, t0_ns, t1_ns)
@@ -258,6 +269,14 @@ def _kind(column: str) -> str:
     return column.removeprefix("gpu_throttled_").removesuffix("_s")
 
 
+def _in_spans(times_ns: NDArray[np.int64], spans_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
+    if not spans_ns.size:
+        return np.zeros(times_ns.shape, dtype=np.bool_)
+    place = np.searchsorted(spans_ns[:, 0], times_ns, side="right") - 1
+    inside: NDArray[np.bool_] = (place >= 0) & (times_ns <= spans_ns[np.maximum(place, 0), 1])
+    return inside
+
+
 def over_spans(samples: Samples, spans_ns: NDArray[np.int64]) -> tuple[float | None, float | None]:
     """Return the mean SM clock in MHz and the energy in J over several stretches of time; None = not measured.
 
@@ -271,8 +290,7 @@ def over_spans(samples: Samples, spans_ns: NDArray[np.int64]) -> tuple[float | N
     times_ns, none = samples.times_ns, np.full(len(samples.times_ns), np.nan)
     if not spans_ns.size:
         return None, None
-    place = np.searchsorted(spans_ns[:, 0], times_ns, side="right") - 1
-    inside = (place >= 0) & (times_ns <= spans_ns[np.maximum(place, 0), 1])
+    inside = _in_spans(times_ns, spans_ns)
     clocks = _found(samples.columns.get(SM_CLOCK), inside)
     clock_mhz = float(clocks.mean()) if clocks.size else None
     power_w = samples.columns.get(POWER, none)

@@ -105,3 +105,21 @@ def load(path: Path) -> Samples:
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise RecordError(f"{path}: not a telemetry file: {error}") from error
     return Samples(times_ns, columns, notes)
+
+
+def take_part(path: Path, prefix: str, to: Path) -> None:
+    """Write to ``to`` what a file has of the device, of the host, and of the tenants whose names begin with ``prefix``.
+
+    The prefix is taken off (``tenant_memory_mib/0:a+0:b`` becomes ``tenant_memory_mib/a+b``).
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, partitioning=None)
+    names = {}
+    for name in table.column_names:
+        key, _, tenants = name.partition("/")
+        if not tenants:
+            names[name] = name
+        elif tenants.startswith(prefix):
+            names[name] = f"{key}/{'+'.join(part.removeprefix(prefix) for part in tenants.split('+'))}"
+    pq.write_table(table.select(list(names)).rename_columns(list(names.values())), to)

@@ -7,7 +7,6 @@ the same whether it ran here, in another process or on another host.
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -15,9 +14,8 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mtexp.config.composer import (
     CONF_DIR,
@@ -32,16 +30,13 @@ from mtexp.config.composer import (
     trust_plan,
     with_tokens,
 )
-from mtexp.config.convert import to_spec
-from mtexp.config.hardware import Hardware, probe
-from mtexp.config.plan import Plan, plan
-from mtexp.config.schema import Config
+from mtexp.config.plan import Plan, is_serial, plan
 from mtexp.errors import MtexpError
 from mtexp.output import protect
 from mtexp.records.files import find_records
 from mtexp.run import capacity_search
-from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
-from mtexp.terminal import console
+from mtexp.run.sessions import Waiting
+from mtexp.terminal import console, points
 from mtexp.terminal.conclusion import (
     JOB,
     announce_point,
@@ -56,9 +51,6 @@ from mtexp.terminal.place import can_write, cannot_write
 from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
 from mtexp.terminal.tables import counted
 from mtexp.tracking.reach import ask_store
-
-if TYPE_CHECKING:
-    from mtexp.tracking.background import Uploads
 
 OK, FAILED, REFUSED = 0, 1, 2
 """Exit codes; ended by a signal it is 128 and the signal's number."""
@@ -99,7 +91,7 @@ def _main(argv: Sequence[str] | None) -> int:
     if args.hydra_help or args.cfg or args.info or args.shell_completion:
         return _hydra(with_tokens(arguments))
     try:
-        planned = plan(arguments, hardware=_hardware, ask=ask_store)
+        planned = plan(arguments, hardware=points.hardware, ask=ask_store)
     except MtexpError as error:
         sys.stderr.write(f"{error}\n")
         return REFUSED
@@ -115,7 +107,7 @@ def _main(argv: Sequence[str] | None) -> int:
     _prepare(planned)
     trust_plan()
     code = _launched(planned)
-    late = _say_unsent()
+    late = points.say_unsent()
     jobs = jobs_below(planned.folder)
     expected = len(jobs) if planned.search else len(planned.points)
     if planned.search:
@@ -135,6 +127,8 @@ def _launched(planned: Plan) -> int:
     known = len(planned.points) if not planned.search else 0
     if planned.multirun and known:
         leave_points(planned)
+    points.SWEEP.waiting, points.SWEEP.apart = Waiting(planned.sessions.groups), planned.sessions.apart
+    points.SWEEP.order = planned.order
     try:
         with _whole_errors(), console.live_line(known) if planned.serial else nullcontext():
             try:
@@ -142,8 +136,8 @@ def _launched(planned: Plan) -> int:
                 check()
                 return code
             finally:
-                _drain()
-                _uploads().close()
+                points.drain()
+                points.uploads().close()
     except KeyboardInterrupt as stop:
         return _interrupted(stop)
     except OSError as error:  # Hydra could not write the folder of a point: none after it can run
@@ -190,11 +184,6 @@ def _whole_errors() -> Iterator[None]:
             del os.environ[_HYDRA_FULL_ERROR]
         else:
             os.environ[_HYDRA_FULL_ERROR] = before
-
-
-@cache
-def _hardware() -> Hardware:
-    return probe()
 
 
 def _hydra(argv: Sequence[str]) -> int:
@@ -261,23 +250,45 @@ def _job(composed: Any) -> str:
     job, folder = hydra.job, Path(hydra.runtime.output_dir)
     if job.chdir:  # a relative path means what it meant when it was planned
         os.chdir(hydra.runtime.cwd)
-    outcome: dict[str, Any] = {"status": "FAILED"}
     position = _position()
     own = {} if position is None else announce_point(Path(hydra.sweep.dir), position)
+    place, point = _place(folder, own), None
     try:
-        spec = to_spec(config, _hardware())
-        outcome = _without_record(spec, "FAILED")
-        outcome = _run(config, spec, folder, to_yaml(composed), position=position or 0, swept=own)
+        point = points.ready(config, to_yaml(composed), place)
+    except MtexpError as error:
+        sys.stderr.write(f"{config.mix.name}: {error}\n")
+    done = point is None or point.job is None
+    runs = points.SWEEP.waiting.turn(place.index, None if done else point)
+    try:
+        points.run(runs, waits=not done and point not in runs)
     except MtexpError as error:
         sys.stderr.write(f"{config.mix.name}: {error}\n")
     finally:  # also when interrupted: the summary lists it
-        if "row" in outcome:
-            _leave(folder, {"num": _number(), **outcome})
+        for ended in [*runs, *([point] if point is not None and done else [])]:
+            points.leave(ended.folder, {"num": ended.number, **ended.outcome})
         if not shared_runner().behind:  # a process other than main's: nothing waits at its end
-            _drain()
-            _say_unsent()
+            points.drain()
+            points.say_unsent()
         console.end_point()
-    return str(outcome["status"])
+    return "FAILED" if point is None else str(point.outcome["status"])
+
+
+def _place(folder: Path, swept: dict[str, str]) -> points.Place:
+    """Where the point in ``folder``, which is distinguished by ``swept``, stands in the sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra: Any = HydraConfig.get()
+    multirun, position = hydra.mode is RunMode.MULTIRUN, _position() or 0
+    return points.Place(
+        index=points.SWEEP.order[position] if points.SWEEP.order else position,
+        position=position,
+        number=_number(),
+        swept=swept,
+        folder=folder,
+        sweep_folder=Path(hydra.sweep.dir) if multirun else folder,
+        spread=multirun and not is_serial(hydra.launcher._target_),
+    )
 
 
 def _number() -> int:
@@ -297,101 +308,3 @@ def _position() -> int | None:
     job: Any = HydraConfig.get().job
     found: int | None = job.get("num")
     return found
-
-
-def _leave(folder: Path, outcome: dict[str, Any]) -> None:
-    """Leave what became of a point in its folder; a point without counts as not run."""
-    try:
-        (folder / JOB).write_text(json.dumps(outcome), encoding="utf-8")
-    except OSError as error:
-        sys.stderr.write(f"{folder / JOB} cannot be written: {error}\n")
-
-
-def _run(
-    config: Config, spec: RunSpec, folder: Path, config_yaml: str, *, position: int, swept: dict[str, str]
-) -> dict[str, Any]:
-    """Run one point unless it is done, and return what became of it."""
-    from mtexp.run.runner import Job, shared_runner
-
-    if config.resume:
-        done = _done(spec.tracking, spec.runtime, spec.device, config.rerun_invalid, _sweep_folder(folder))
-        if spec_hash(spec) in done:
-            console.phase(f"{spec.mix}: done before, skipped (resume=true)")
-            return _without_record(spec, "SKIPPED")
-    job = Job(
-        spec=spec,
-        folder=folder,
-        config=config_yaml,
-        sweep=config.sweep,
-        position=position,
-        swept=swept,
-        retries=config.retries,
-        progress=console.phase,
-        status=console.status,
-    )
-    record = to_json(shared_runner().run(job))
-    console.results(record, verbose=config.verbose)
-    return {"status": record["status"], "unsent": _say_unsent(), "row": console.sweep_row(record)}
-
-
-def _say_unsent() -> int:
-    """Print uploads that have failed since the last call; return their number."""
-    unsent = [upload for upload in _uploads().results() if upload.reason]
-    for upload in unsent:
-        console.say(str(upload))
-    return len(unsent)
-
-
-def _drain() -> None:
-    """Wait until the last records are sent. Ctrl-C skips the wait; unsent records stay on disk."""
-    uploads = _uploads()
-    try:
-        if uploads.left:
-            console.phase(f"tracking: sending {counted(uploads.left, 'record')}; Ctrl-C leaves the rest for later")
-        uploads.drain()
-    except KeyboardInterrupt:
-        uploads.abandon()
-        raise
-
-
-def _uploads() -> Uploads:
-    from mtexp.run.runner import shared_runner  # pandas and more: not for a refusal
-
-    return shared_runner().uploads
-
-
-def _without_record(spec: RunSpec, status: str) -> dict[str, Any]:
-    row = console.sweep_row({"spec": to_json(spec), "metrics": {}, "status": status})
-    return {"status": status, "unsent": 0, "row": row}
-
-
-def _sweep_folder(folder: Path) -> Path:
-    """The folder of all points of the sweep that the point of ``folder`` is part of."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    hydra = HydraConfig.get()
-    return Path(hydra.sweep.dir) if hydra.mode is RunMode.MULTIRUN else folder
-
-
-@cache
-def _done(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool, folder: Path) -> set[str]:
-    """Spec hashes of what has been measured already on this device; asked once, the points of a sweep differ.
-
-    Where none is named, any GPU like one of these would do: so it was when they were measured.
-    """
-    from mtexp.host import environment
-    from mtexp.telemetry import chosen, facts
-    from mtexp.tracking.ledger import finished
-
-    hardware = _hardware()
-    known = [environment(hardware.cpu)]
-    if runtime == "gpu":
-        devices = {device.name: device for device in chosen(hardware.gpus, uuid)}
-        known = [environment(device) | facts(device.uuid) for device in devices.values()]
-    done: set[str] = set()
-    for found in known:
-        if not uuid:
-            found.pop("gpu_uuid", None)
-        done |= finished(tracking, found, folder=folder, redo_invalid=rerun_invalid)
-    return done

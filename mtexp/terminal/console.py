@@ -80,6 +80,11 @@ def status(text: str) -> None:
         line.show(text)
 
 
+def has_live_line() -> bool:
+    """Whether anybody would see what :func:`status` shows."""
+    return bool(_lines)
+
+
 def begin_point(number: int, total: int, label: str) -> None:
     """Announce run ``number`` (from 1) of ``total`` with what distinguishes it from the others."""
     for line in _lines:

@@ -6,6 +6,7 @@ It gives what a design of measurement would see, and the truth is known: tests a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,6 +72,28 @@ class Host:
                         together[number, i] = noise * self.latency(cores[i], at_s, BLOCK_S, slowdown, slow)
                 at_s += BLOCK_S + SWITCH_S
         return Rounds(("t0", "t1"), alone, together, np.arange(count))
+
+    def side_by_side(self, modes: Sequence[tuple[float, float]], count: int) -> list[Rounds]:
+        """Rounds of two tenants under several sharing modes that take turns on the same cores, drawn anew each round.
+
+        Args:
+            modes: Of each: latency of a lone tenant on a fast core, and the slowdown of both together.
+            count: Rounds.
+        """
+        alone, together = np.empty((2, len(modes), count, 2))
+        at_s, turns = 0.0, [(mode, active) for mode in range(len(modes)) for active in ((0,), (1,), (0, 1))]
+        for number in range(count):
+            cores = self.rng.choice(self.cores, 2, replace=False)
+            for turn in self.rng.permutation(len(turns)):
+                mode, active = turns[turn]
+                cost, slowdown = modes[mode]
+                measured, fast = (together, cost * slowdown) if len(active) == 2 else (alone, cost)
+                for i in active:
+                    noise = np.exp(0.02 * self.rng.standard_normal())
+                    latency_ms = self.latency(cores[i], at_s, BLOCK_S, fast, self.factor * fast)
+                    measured[mode, number, i] = noise * latency_ms
+                at_s += BLOCK_S + SWITCH_S
+        return [Rounds(("t0", "t1"), alone[m], together[m], np.arange(count)) for m in range(len(modes))]
 
     def separate(self, slowdowns: tuple[float, float], length_s: float, pause_s: float) -> list[float]:
         """Slowdowns from runs of their own: one tenant alone, then the other, then both, each on cores drawn anew.

@@ -199,6 +199,8 @@ def _common_tags(record: RunRecord) -> dict[str, Any]:
         keys.SHRUNK: spec.shrunk,
         keys.RUNTIME: spec.runtime,
         keys.REPETITION: spec.repetition,
+        keys.SESSION: record.session,
+        keys.SESSION_REFERENCE: record.session_reference,
         keys.SEARCH: spec.search.name if spec.kind == "mix" else "",
         keys.ATTEMPT: record.attempt,
         keys.SWEEP_POSITION: "" if record.sweep_position is None else record.sweep_position,

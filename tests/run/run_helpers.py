@@ -18,7 +18,7 @@ from mtexp.records.files import find_records
 from mtexp.records.record import RunRecord, load
 from mtexp.run.runner import Runner
 from mtexp.spec import TrackingSpec
-from mtexp.terminal import cli
+from mtexp.terminal import cli, points
 from mtexp.testing.faults import Fault, FaultyStarter
 from mtexp.tracking.store import open_store
 
@@ -89,7 +89,7 @@ class Workplace:
         """
         runner = Runner(FaultyStarter(faults or {}))
         self.patch.setattr("mtexp.run.runner.shared_runner", lambda: runner)
-        cli._done.cache_clear()
+        points.done_before.cache_clear()
         self.phases.clear()
 
         def phase(text: str) -> None:

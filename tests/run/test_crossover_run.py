@@ -156,7 +156,7 @@ def test_a_tenant_that_fails_ends_the_run(place: Workplace, fault: str) -> None:
         *ENDLESS,
         "deadlines.stall_s=2",
         f"sweep=fails-{fault}",
-        faults={"b": Fault(kind=fault, at=60)},
+        faults={"b": Fault(kind=fault, at=200)},
     )
     assert ran.code == 1
     (record,) = place.records(f"outputs/fails-{fault}").values()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mtexp.launch import CorePlan, ForkserverStarter
-from mtexp.run import measurement
+from mtexp.run import measurement, pinning
 from mtexp.tracking import upload
 from tests.run.run_helpers import Workplace, kind
 
@@ -67,9 +67,9 @@ def test_a_quota_of_cpu_time_that_tenants_use_up_is_told(
     monkeypatch: pytest.MonkeyPatch, limit: float | None, codes: list[str]
 ) -> None:
     """A container with 64 cores in its list and the time of 1.5: nothing else shows that tenants will be stopped."""
-    monkeypatch.setattr(measurement, "cpu_limit", lambda: limit)
+    monkeypatch.setattr(pinning, "cpu_limit", lambda: limit)
     cores = CorePlan(processes=((4,), (5,)), sampler=(3,), parent=(0, 1, 2))
-    assert [finding.code for finding in measurement._about_cores(cores, 2)] == codes
+    assert [finding.code for finding in pinning.about_cores(cores, 2)] == codes
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing to be confined to")

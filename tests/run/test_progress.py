@@ -17,10 +17,10 @@ def test_rounds_come_with_the_estimate_and_the_time_left() -> None:
     together = alone * 2 * rng.lognormal(0, 0.01, (12, 2))
     latency = Rounds(("a", "b"), alone, together, np.arange(12))
     rule = MeasureSpec(design="crossover", target_pct=3.0, max_time_s=15.0)
-    text = crossover.so_far(12, latency, rule, 4.0)
+    text = crossover.so_far(12, [latency], rule, 11.0)
     for part in ("12 rounds", "STP 1.0", "of 3 %", "11 s left"):
         assert part in text
-    assert crossover.so_far(1, None, rule, 16.0) == "measuring: 1 round"
+    assert crossover.so_far(1, [], rule, -1.0) == "measuring: 1 round"
 
 
 @pytest.mark.parametrize(

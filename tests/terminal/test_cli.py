@@ -22,7 +22,7 @@ from mtexp.host import Device
 from mtexp.records.record import RunRecord
 from mtexp.run.runner import Job
 from mtexp.spec import spec_hash, to_json
-from mtexp.terminal import cli
+from mtexp.terminal import cli, points
 from mtexp.terminal.conclusion import JOB
 from mtexp.testing.records import example
 from mtexp.tracking.upload import Upload
@@ -238,10 +238,10 @@ def test_resume_skips_what_is_done(runner: FakeRunner, monkeypatch: pytest.Monke
     done = {spec_hash(runner.jobs[0].spec)}
     runner.jobs.clear()
     monkeypatch.setattr("mtexp.tracking.ledger.finished", lambda *args, **kwargs: done)
-    cli._done.cache_clear()
+    points.done_before.cache_clear()
     assert cli.main(["-m", "mix=solo,pair", "resume=true"]) == 0
     assert [job.spec.mix for job in runner.jobs] == ["pair"]
-    cli._done.cache_clear()
+    points.done_before.cache_clear()
 
 
 def test_what_did_not_reach_mlflow_is_said(

@@ -1,0 +1,84 @@
+"""What each tenant process of a run is to do: one job a process, as the sharing mode groups the tenants. Pure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mtexp.launch import CorePlan, TenantGroup
+from mtexp.sharing import SharingMode
+from mtexp.spec import MeasureSpec, RunSpec
+from mtexp.tenant.job import ProcessJob, TenantJob
+
+
+def jobs_of(
+    spec: RunSpec, folder: Path, sharing: SharingMode, cores: CorePlan, tenants: TenantGroup, trace_folder: str
+) -> list[ProcessJob]:
+    """One job a process; each tenant has the core of its place in ``cores``, whatever the processes.
+
+    Args:
+        spec: The run.
+        folder: Where logs go.
+        sharing: Its sharing mode, entered.
+        cores: Planned for as many tenants.
+        tenants: The group that the processes will be in.
+        trace_folder: Where torch traces go; empty = none.
+    """
+    rows = spec.measure.warmup + protocol(spec).max_iterations
+    board, samples = tenants.allocate([t.id for t in spec.tenants], rows)
+    sms = sharing.sm_counts()
+    by_id = {
+        tenant.id: TenantJob(tenant=tenant, slot=slot, samples=str(samples[slot]), sm_count=sms.get(tenant.id, 0))
+        for slot, tenant in enumerate(spec.tenants)
+    }
+    everywhere = tuple(sorted(os.sched_getaffinity(0)))  # said to each: the forkserver may have been pinned itself
+    return [
+        ProcessJob(
+            name=_name(group),
+            tenants=tuple(by_id[i] for i in group),
+            address=tenants.address,
+            board=str(board),
+            log=str(folder / "logs" / f"{_name(group)}.log"),
+            runtime=spec.runtime,
+            measure=protocol(spec),
+            environment=sharing.environment(group),
+            cores=own or everywhere,
+            probe_busy=spec.kind == "baseline" and spec.runtime == "gpu",
+            nvtx=_nvtx(spec),
+            torch_trace=trace_folder,
+        )
+        for group, own in _with_cores(sharing.groups(), cores)
+    ]
+
+
+def _with_cores(
+    groups: Sequence[tuple[str, ...]], cores: CorePlan
+) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Each process's tenants, and their cores."""
+    each = [core for process in cores.processes for core in process]
+    for group in groups:
+        yield group, tuple(each[: len(group)])
+        del each[: len(group)]
+
+
+def protocol(spec: RunSpec) -> MeasureSpec:
+    """What the tenants are asked for: one iteration more, for the first of each is left out of its figures.
+
+    A profiler's pass has no such figures: it measures as many as it is asked for.
+    """
+    rule = spec.measure
+    if spec.kind == "profile":
+        return rule
+    return replace(rule, iterations=rule.iterations + 1, max_iterations=rule.max_iterations + 1)
+
+
+def _nvtx(spec: RunSpec) -> str:
+    """Which NVTX ranges the tenants emit: those of their profiler, none in a timed run."""
+    marked = spec.kind == "profile" and spec.runtime == "gpu" and spec.profiler.kind in ("nsys", "ncu")
+    return spec.profiler.kind if marked else ""
+
+
+def _name(group: Sequence[str]) -> str:
+    return group[0] if len(group) == 1 else "tenants"

@@ -1,0 +1,190 @@
+"""The points of a sweep as the command line runs them: one by one, or several side by side.
+
+Hydra brings them one at a time (:mod:`mtexp.terminal.cli`). One that is measured beside others waits for the last of
+them. May touch: the runner, stdout, ``job.json`` in the folder of a point.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtexp.config.convert import to_spec
+from mtexp.config.hardware import Hardware, probe
+from mtexp.config.schema import Config, SideBySide
+from mtexp.run.sessions import Waiting
+from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
+from mtexp.terminal import console
+from mtexp.terminal.beside import beside_lines
+from mtexp.terminal.conclusion import JOB
+from mtexp.terminal.tables import counted
+
+if TYPE_CHECKING:
+    from mtexp.run.runner import Job
+    from mtexp.tracking.background import Uploads
+
+
+@dataclass
+class Point:
+    """One point of the sweep, and what became of it."""
+
+    number: int
+    folder: Path
+    outcome: dict[str, Any]
+    job: Job | None = None
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a point stands in its sweep."""
+
+    index: int
+    """In the written order."""
+    position: int
+    """In the order in which points run."""
+    number: int
+    """That its folder shows."""
+    swept: dict[str, str]
+    """What distinguishes it."""
+    folder: Path
+    sweep_folder: Path
+    spread: bool
+    """The points of the sweep run in several processes."""
+
+
+@dataclass
+class Sweep:
+    """The sweep of this process: which points wait for others."""
+
+    waiting: Waiting[Point] = field(default_factory=Waiting)
+    apart: dict[int, str] = field(default_factory=dict)
+    order: tuple[int, ...] = ()
+
+
+SWEEP = Sweep()
+
+
+@cache
+def hardware() -> Hardware:
+    """The devices of this host, looked for once."""
+    return probe()
+
+
+def ready(config: Config, config_yaml: str, place: Place) -> Point:
+    """A point whose turn has come; without a job where it was done before."""
+    from mtexp.run.runner import Job
+
+    spec = to_spec(config, hardware())
+    if config.resume:
+        done = done_before(spec.tracking, spec.runtime, spec.device, config.rerun_invalid, place.sweep_folder)
+        if spec_hash(spec) in done:
+            console.phase(f"{spec.mix}: done before, skipped (resume=true)")
+            return Point(place.number, place.folder, without_record(spec, "SKIPPED"))
+    in_turns = spec.measure.design == "crossover" and config.side_by_side is SideBySide.auto
+    spread = "the launcher spreads the points of a sweep" if place.spread and in_turns else ""
+    job = Job(
+        spec=spec,
+        folder=place.folder,
+        config=config_yaml,
+        sweep=config.sweep,
+        position=place.position,
+        swept=place.swept,
+        retries=config.retries,
+        progress=console.phase,
+        status=console.status if console.has_live_line() else None,
+        apart=SWEEP.apart.get(place.index, "") or spread,
+        required=config.side_by_side is SideBySide.require,
+    )
+    return Point(place.number, place.folder, without_record(spec, "FAILED"), job, config.verbose)
+
+
+def run(points: Sequence[Point], *, waits: bool) -> None:
+    """Run a point, or several side by side; none while the point whose turn it is ``waits`` for the others."""
+    from mtexp.run.measurement import shared_by
+    from mtexp.run.runner import shared_runner
+
+    if waits:
+        console.phase("waits, to be measured side by side with the other sharing modes of its mix")
+    jobs = [point.job for point in points if point.job is not None]
+    if not jobs:
+        return
+    runner = shared_runner()
+    records = [runner.run(jobs[0])] if len(jobs) == 1 else runner.run_side_by_side(jobs)
+    for point, record in zip(points, records, strict=True):
+        data = to_json(record)
+        if len(jobs) > 1:
+            console.say(shared_by(record.run_spec))
+        console.results(data, verbose=point.verbose)
+        point.outcome = {"status": record.status, "unsent": 0, "row": console.sweep_row(data)}
+    for line in beside_lines(records):
+        console.say(line)
+    points[0].outcome["unsent"] = say_unsent()
+
+
+def leave(folder: Path, outcome: dict[str, Any]) -> None:
+    """Leave what became of a point in its folder; a point without counts as not run."""
+    try:
+        (folder / JOB).write_text(json.dumps(outcome), encoding="utf-8")
+    except OSError as error:
+        sys.stderr.write(f"{folder / JOB} cannot be written: {error}\n")
+
+
+def without_record(spec: RunSpec, status: str) -> dict[str, Any]:
+    """What became of a point that left no record."""
+    row = console.sweep_row({"spec": to_json(spec), "metrics": {}, "status": status})
+    return {"status": status, "unsent": 0, "row": row}
+
+
+def say_unsent() -> int:
+    """Print uploads that have failed since the last call; return their number."""
+    unsent = [upload for upload in uploads().results() if upload.reason]
+    for upload in unsent:
+        console.say(str(upload))
+    return len(unsent)
+
+
+def drain() -> None:
+    """Wait until the last records are sent. Ctrl-C skips the wait; unsent records stay on disk."""
+    sent = uploads()
+    try:
+        if sent.left:
+            console.phase(f"tracking: sending {counted(sent.left, 'record')}; Ctrl-C leaves the rest for later")
+        sent.drain()
+    except KeyboardInterrupt:
+        sent.abandon()
+        raise
+
+
+def uploads() -> Uploads:
+    """Those of this process."""
+    from mtexp.run.runner import shared_runner  # pandas and more: not for a refusal
+
+    return shared_runner().uploads
+
+
+@cache
+def done_before(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool, folder: Path) -> set[str]:
+    """Spec hashes of what has been measured already on this device; asked once, the points of a sweep differ.
+
+    Where none is named, any GPU like one of these would do: so it was when they were measured.
+    """
+    from mtexp.host import environment
+    from mtexp.telemetry import chosen, facts
+    from mtexp.tracking.ledger import finished
+
+    known = [environment(hardware().cpu)]
+    if runtime == "gpu":
+        devices = {device.name: device for device in chosen(hardware().gpus, uuid)}
+        known = [environment(device) | facts(device.uuid) for device in devices.values()]
+    done: set[str] = set()
+    for found in known:
+        if not uuid:
+            found.pop("gpu_uuid", None)
+        done |= finished(tracking, found, folder=folder, redo_invalid=rerun_invalid)
+    return done

@@ -1,0 +1,80 @@
+"""Which points of a sweep are measured side by side, and what is said where they cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mtexp.config.hardware import Hardware, hardware_of
+from mtexp.config.plan import Plan, plan
+from mtexp.config.problems import Refused
+from mtexp.host import Device
+
+GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 140_000, 132)
+PAIR = ("-m", "mix=bert_base+llama_3_2_1b")
+
+
+def planned(*arguments: str, hardware: Hardware | None = None) -> Plan:
+    return plan([*PAIR, *arguments, "tracking=none"], hardware=lambda: hardware or hardware_of(GPU))
+
+
+def test_points_that_differ_only_in_sharing_are_put_together() -> None:
+    """By mix and repetition, whatever the order in which they are written."""
+    found = planned("mps_settings=disabled,default", "execution=eager,cuda_graph", "repetitions=2")
+    assert len(found.points) == 8
+    assert len(found.sessions.groups) == 4
+    for group in found.sessions.groups:
+        specs = [found.points[number].spec for number in group]
+        assert {spec.sharing.mps for spec in specs} == {"disabled", "default"}
+        assert len({(spec.repetition, spec.tenants[0].execution) for spec in specs}) == 1
+    assert not found.sessions.apart
+
+
+def test_streams_and_one_mode_twice_count() -> None:
+    """Anything that is a way to share; a mode written twice is an A/A check."""
+    assert planned("sharing=processes,streams").sessions.groups == ((0, 1),)
+    assert planned("mps_settings=disabled,disabled").sessions.groups == ((0, 1),)
+
+
+def test_limited_shares_take_part_where_crossover_is_asked_for() -> None:
+    """Without that they are measured in the sustained design, by themselves."""
+    modes = "mps_settings=disabled,default,half"
+    assert planned(modes).sessions.groups == ((0, 1),)
+    assert planned(modes, "measure.design=crossover").sessions.groups == ((0, 1, 2),)
+
+
+def test_nobody_else_is() -> None:
+    """Runs of the sustained design, other differences than sharing, and side_by_side=never."""
+    for arguments in (
+        ("mps_settings=disabled,default", "measure.design=sustained"),
+        ("mps_settings=disabled,default", "side_by_side=never"),
+        ("workload.batch_size=1,2",),
+    ):
+        assert planned(*arguments).sessions.groups == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "memory_mib", "why"),
+    [
+        (("mps_settings=disabled,default",), 7000, "MiB"),
+        (("mps_settings=disabled,external",), 140_000, "external"),
+        (("mps_settings=disabled,default", "hydra/launcher=joblib"), 140_000, "launcher"),
+    ],
+)
+def test_what_cannot_be_side_by_side_says_why(arguments: tuple[str, ...], memory_mib: int, why: str) -> None:
+    """In a note before the first run and in each record; where it is required, the sweep is refused."""
+    hardware = hardware_of(replace(GPU, memory_mib=memory_mib))
+    found = planned(*arguments, hardware=hardware)
+    assert not found.sessions.groups
+    assert any(why in reason for reason in found.sessions.apart.values())
+    assert any(why in note for note in found.notes)
+    with pytest.raises(Refused, match=f"side_by_side=require.*{why}"):
+        planned(*arguments, "side_by_side=require", hardware=hardware)
+
+
+def test_required_with_nothing_beside_is_refused() -> None:
+    """A sweep of one mode; a share that is limited."""
+    for arguments in (("workload.batch_size=1,2",), ("mps_settings=disabled,default,half",)):
+        with pytest.raises(Refused, match="side_by_side=require"):
+            planned(*arguments, "side_by_side=require")
