@@ -1,4 +1,4 @@
-"""Returns tidy, typed DataFrames for a query of runs: ``runs``, ``tenants``, ``iterations``, ``telemetry``.
+"""Returns tidy, typed DataFrames for a query: ``runs``, ``tenants``, ``iterations``, ``blocks``, ``telemetry``.
 
 Lives here: the only way from MLflow to the analysis. May touch: MLflow and artifacts (reading).
 
@@ -17,25 +17,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
-import numpy as np
 import pandas as pd
 
 from mtexp.commands import command_line
 from mtexp.errors import MtexpError
 from mtexp.output import enter
 from mtexp.records import keys
-from mtexp.records.files import ITERATIONS, TELEMETRY
+from mtexp.records.files import ITERATIONS, RECORD, TELEMETRY
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.query import search
-from mtexp.tracking.store import ARTIFACTS, NoStoreError, Store, open_store
-from mtexp.tracking.uri import sqlite_path
+from mtexp.tracking.store import NoStoreError, Store, open_store
 
+from .artifacts import artifact, blocks_table, constant
 from .columns import QueryError, frame_of, mlflow_names, require
 from .formats import add_formats, formatted
 
-__all__ = ["QueryError", "iterations", "main", "runs", "telemetry", "tenants"]
+__all__ = ["QueryError", "blocks", "iterations", "main", "runs", "telemetry", "tenants"]
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,6 +113,15 @@ def telemetry(query: str = "", *, uri: str | None = None, experiment: str = "mte
     from mtexp.records.samples_file import telemetry_table
 
     return _artifact_rows(query, uri, experiment, TELEMETRY, telemetry_table)
+
+
+def blocks(query: str = "", *, uri: str | None = None, experiment: str = "mtexp") -> pd.DataFrame:
+    """Return every block of the crossover runs that match: ``run_id``, ``record_id``, ``block``, ``round``, ``group``,
+    ``start_ns``, ``end_ns``, ``active`` (ids of the tenants that measured, ``a+b``), ``cores``.
+
+    Arguments and errors are those of :func:`runs`. Other runs have no rows.
+    """
+    return _artifact_rows(query, uri, experiment, RECORD, blocks_table)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -207,12 +214,12 @@ def _artifact_rows(
     with _opened(uri, experiment) as store, tempfile.TemporaryDirectory(prefix="mtexp-fetch-") as scratch:
         found = _parents(store, query, ("record_id",))
         for run in found:
-            if (path := _artifact(store, run, name, Path(scratch))) is None:
+            if (path := artifact(store, run, name, Path(scratch))) is None:
                 continue
             table = read(path)
             for position, column in enumerate(("run_id", "record_id")):
                 value = run.info.run_id if column == "run_id" else run.data.tags[keys.RECORD_ID]
-                table = table.add_column(position, column, _constant(value, len(table)))
+                table = table.add_column(position, column, constant(value, len(table)))
             tables.append(table)
     if not tables:
         place = f" in {found[0].info.artifact_uri}" if found else ""
@@ -220,36 +227,6 @@ def _artifact_rows(
         raise QueryError(f"none of the {len(found)} runs that match {query!r} has a {name}{place}; {why}")
     frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").unify_dictionaries().to_pandas()
     return frame
-
-
-def _constant(value: str, rows: int) -> pa.DictionaryArray:
-    import pyarrow as pa
-
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, dtype=np.int32)), [value])
-
-
-def _artifact(store: Store, run: Run, name: str, scratch: Path) -> Path | None:
-    """Return the path of a run's file: local if it is on this host, else downloaded; None if there is none."""
-    parts = urlsplit(run.info.artifact_uri)
-    if parts.scheme in ("", "file"):
-        return _local(store, Path(unquote(parts.path)) / name)
-    if name not in {artifact.path for artifact in store.client.list_artifacts(run.info.run_id)}:
-        return None
-    folder = scratch / run.info.run_id
-    folder.mkdir(exist_ok=True)
-    return Path(store.client.download_artifacts(run.info.run_id, name, str(folder)))
-
-
-def _local(store: Store, path: Path) -> Path | None:
-    """The file where MLflow says, or beside the store, where it is after both were moved; None if it is in neither."""
-    if path.is_file():
-        return path
-    file = sqlite_path(store.uri)
-    if file is None or ARTIFACTS not in path.parts:
-        return None
-    below = path.parts[len(path.parts) - path.parts[::-1].index(ARTIFACTS) :]
-    beside = file.absolute().parent.joinpath(ARTIFACTS, *below)
-    return beside if beside.is_file() else None
 
 
 # --- command ----------------------------------------------------------------------------------------------------------

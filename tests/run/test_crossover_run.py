@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis import fetch
 from mtexp.records.samples_file import read_iterations, read_samples
 from mtexp.testing.faults import Fault
 from tests.run.run_helpers import ENDLESS, Ran, Workplace, kind
@@ -90,6 +91,14 @@ class TestRun:
             shared = frame[(frame["tenant"] == tenant) & (frame["phase"] == "measure")]
             assert child.data.metrics["iterations_in_window"] == len(shared)
             assert child.data.metrics["latency_mean_ms"] == pytest.approx(shared["latency_ms"].mean())
+
+    def test_blocks_are_fetched_as_a_table(self, place: Workplace) -> None:
+        """One row a block, as the record has them."""
+        frame = fetch.blocks("tags.mtexp.sweep = 'one'")
+        (record,) = place.records("outputs/one").values()
+        assert frame["start_ns"].tolist() == [block.start_ns for block in record.blocks]
+        assert set(frame["active"]) == {"a", "b", "a+b"}
+        assert set(frame["record_id"]) == {record.record_id}
 
     def test_the_terminal_says_what_was_reached(self, ran: Ran) -> None:
         """Each slowdown with its half width, and the number of rounds."""
