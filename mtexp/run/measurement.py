@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,6 +210,7 @@ class _Session:
             self._fail(error)
         except KeyboardInterrupt as stop:
             self._fail(MtexpError(f"interrupted: {str(stop) or 'Ctrl-C'}"), stop)
+            _let_go(stop)
         for own in self.all:
             own.result.sets = len(self.all)
         return [own.result for own in self.all]
@@ -386,6 +388,13 @@ def so_far(iterations: int, elapsed_s: float, rule: MeasureSpec) -> str:
     if rule.until_ci_pct and left_s == 0.0:
         return f"{text}, until the interval is within +- {rule.until_ci_pct:g} %"
     return f"{text}, about {left_s:.0f} s left"
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames of an exception that is kept hold: a sampler that was not stopped ends once it is freed."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _clock_pair() -> tuple[int, int]:
