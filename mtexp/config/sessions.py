@@ -44,7 +44,8 @@ def sessions_of(specs: Sequence[RunSpec], asked: SideBySide, hardware: Hardware,
     for number, spec in enumerate(specs):
         if spec.measure.design == "crossover":
             alike.setdefault(_without_sharing(spec), []).append(number)
-    groups, apart = [], {}
+    groups: list[tuple[int, ...]] = []
+    apart: dict[int, str] = {}
     for numbers in alike.values():
         together = [number for number in numbers if not _obstacle(specs[number])]
         why = "" if serial else "the launcher spreads the points of the sweep"

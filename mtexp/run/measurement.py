@@ -101,8 +101,8 @@ def measure(
 ) -> Measurement:
     """Bring the sharing mode up and measure ``spec`` on ``device``; samples, logs and telemetry go to ``folder``.
 
-    A failure of a tenant or of the host, and Ctrl-C, end the run and are returned in the measurement with all that had
-    been measured; the tenants are gone, the sharing mode is down, and nothing is left behind.
+    A failure of a tenant or of the host, and Ctrl-C, end the run and are returned in the measurement with all that was
+    measured; the tenants are gone, the sharing mode is down, nothing is left behind.
     """
     session = _Session([Place(spec, folder)], device, starter, progress, trace_folder, silence, status)
     return session.measure()[0]
@@ -119,8 +119,7 @@ def measure_side_by_side(
 ) -> list[Measurement]:
     """Measure crossover runs that differ in how tenants share, all resident at once, block by block in turns.
 
-    As :func:`measure`; one that fails is taken away and the others go on. One without any block can be measured again
-    by itself: perhaps there was no room for all.
+    As :func:`measure`; one that fails is taken away and the others go on. One without any block may fit by itself.
     """
     return _Session(places, device, starter, progress, "", silence, status).measure()
 

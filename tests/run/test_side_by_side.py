@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,8 +160,13 @@ def test_the_python_api_measures_them_together(place: Workplace) -> None:
     """And a mode written twice is an A/A check."""
     import mtexp
 
-    small = {"workload.batch_size": 1, "workload.seq_len": 8, "measure.iterations": 20, "measure.max_time_s": 0.5}
-    modes = {"mps_settings": ["disabled", "disabled"], "side_by_side": "require"}
+    small: dict[str, Any] = {
+        "workload.batch_size": 1,
+        "workload.seq_len": 8,
+        "measure.iterations": 20,
+        "measure.max_time_s": 0.5,
+    }
+    modes: dict[str, Any] = {"mps_settings": ["disabled", "disabled"], "side_by_side": "require"}
     first, second = mtexp.sweep(mix="pair", runtime="cpu", tracking="none", sweep="aa", **modes, **small)
     assert first.record.session == second.record.session != ""
     assert second.metrics["stp_ratio_ci_low"] < second.metrics["stp_ratio_ci_high"]
