@@ -187,7 +187,7 @@ def test_a_full_buffer_ends_the_rounds(place: Workplace) -> None:
 def test_an_interrupt_keeps_what_was_measured(place: Workplace) -> None:
     """Ctrl-C in a block."""
     folder = place.folder / "outputs/stopped"
-    interrupt = when_measured(folder, 100, lambda: os.kill(os.getpid(), signal.SIGINT))
+    interrupt = when_measured(folder, 600, lambda: os.kill(os.getpid(), signal.SIGINT))
     ran = place.run("mix=pair", *CROSSOVER, *ENDLESS, "sweep=stopped", on_phase=interrupt)
     assert ran.code == 130
     (record,) = place.records("outputs/stopped").values()

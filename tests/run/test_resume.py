@@ -27,7 +27,7 @@ def _answers_and_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _files(place: Workplace) -> dict[str, bytes]:
     """What runs have left, less Hydra's own and what says how the last command ended."""
-    others = (cli.JOB, "mtexp.log", "multirun.yaml")
+    others = (cli.JOB, "mtexp.log", "multirun.yaml", "points.json")
     files = (path for path in place.folder.glob("multirun/**/*") if path.is_file())
     return {str(path): path.read_bytes() for path in files if path.name not in others and ".hydra" not in path.parts}
 

@@ -146,7 +146,7 @@ def test_one_that_cannot_start_is_measured_by_itself(place: Workplace, tmp_path:
 def test_an_interrupt_keeps_what_was_measured_of_each(place: Workplace) -> None:
     """Ctrl-C in a block."""
     folder = place.folder / "multirun/stopped/0"
-    interrupt = when_measured(folder, 200, lambda: os.kill(os.getpid(), signal.SIGINT))
+    interrupt = when_measured(folder, 400, lambda: os.kill(os.getpid(), signal.SIGINT))
     ran = place.run(*TWO, *ENDLESS, "sweep=stopped", on_phase=interrupt)
     assert ran.code == 130
     found = place.records("multirun/stopped")
