@@ -109,8 +109,6 @@ def _measured(options: argparse.Namespace, report: common.Report) -> list[dict[s
 
 
 def _session(options: argparse.Namespace, number: int, case: str, pair: str, execution: str) -> dict[str, Any]:
-    from mtexp.errors import MtexpError
-
     begin = time.perf_counter()
     told: dict[str, Any] = {"case": case, "pair": pair, "execution": execution, "why_not": ""}
     overrides: dict[str, Any] = {"repetition": number, "measure.design": "crossover"}
@@ -122,8 +120,8 @@ def _session(options: argparse.Namespace, number: int, case: str, pair: str, exe
     overrides["measure.target_pct"] = TARGET_PCT[execution]
     try:
         told |= _idle(pair, overrides) if case == "idle" else _side_by_side(case, pair, overrides)
-    except MtexpError as error:
-        told["why_not"] = str(error)
+    except Exception as error:  # noqa: BLE001  a session that fails does not cost the others their time
+        told["why_not"] = f"{type(error).__name__}: {error}"
     return told | {"seconds": time.perf_counter() - begin}
 
 
