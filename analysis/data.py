@@ -238,6 +238,6 @@ def frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
     started = pd.Series(columns.pop("start_time", []), dtype="string")
-    typed = {name: typed(name, values) for name, values in columns.items()}
+    frame = {name: typed(name, values) for name, values in columns.items()}
     times = pd.to_datetime(started, utc=True, format="ISO8601", errors="coerce")
-    return pd.DataFrame(typed | {"start_time": times})
+    return pd.DataFrame(frame | {"start_time": times})

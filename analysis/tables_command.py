@@ -30,6 +30,7 @@ TABLES: Mapping[str, Callable[[Results], pd.DataFrame]] = {
     "load": tables.load_curve,
     "fairness": tables.fairness,
     "energy": energy_against_turns,
+    "side-by-side": tables.side_by_side,
     "baselines": tables.baselines,
     "verdicts": tables.verdicts,
 }

@@ -30,6 +30,7 @@ from .by_tenant import (
 )
 from .columns import with_intervals
 from .models_alone import baselines, busy_alone
+from .side_by_side import side_by_side
 
 __all__ = [
     "baselines",
@@ -50,6 +51,7 @@ __all__ = [
     "scaling",
     "sensitivity",
     "shares",
+    "side_by_side",
     "tenants",
     "verdicts",
     "with_intervals",

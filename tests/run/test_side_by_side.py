@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis import tables_command
 from mtexp.records.record import RunRecord
 from mtexp.records.samples_file import read_samples
 from mtexp.telemetry import load
@@ -112,6 +114,17 @@ def test_telemetry_is_of_its_own_tenants(records: tuple[RunRecord, RunRecord], p
         columns = load(place.folder / f"multirun/two/{number}/telemetry.parquet").columns
         assert {name.partition("/")[2] for name in columns} == {"", "a", "b"}
     assert not list(place.folder.glob("multirun/two/*/telemetry-*"))
+
+
+@pytest.mark.usefixtures("ran")
+def test_a_table_has_what_the_run_found(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    """``mtexp tables side-by-side``: a row a tenant of the mode that is compared."""
+    assert tables_command.main(["side-by-side", "--records", str(place.folder / "multirun/two"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["tenant"] for row in rows] == ["a", "b"]
+    record = place.records("multirun/two")["1"]
+    assert rows[0]["mode_cost"] == pytest.approx(record.tenants[0].metrics["mode_cost"])
+    assert rows[0]["stp_whole_ratio"] == pytest.approx(record.metrics["stp_whole_ratio"])
 
 
 def test_the_terminal_compares_them(ran: Ran) -> None:
