@@ -20,7 +20,7 @@ from mtexp.records.files import fresh
 from mtexp.records.record import RunRecord, TenantRecord, save
 from mtexp.run.runner import Job
 from mtexp.spec import spec_hash, to_json
-from mtexp.terminal import cli
+from mtexp.terminal import cli, points
 from mtexp.testing.records import example
 
 GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
@@ -88,7 +88,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoadedRu
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("mtexp.run.runner.shared_runner", lambda: fake)
-    monkeypatch.setattr(cli, "_hardware", _hardware)
+    monkeypatch.setattr(points, "hardware", _hardware)
     monkeypatch.setattr("mtexp.config.plan.hardware_for", lambda launcher, probe=None: _hardware())
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -80,7 +80,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRunn
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("mtexp.run.runner.shared_runner", lambda: fake)
-    monkeypatch.setattr(cli, "_hardware", lambda: hardware_of(CPU))
+    monkeypatch.setattr(points, "hardware", lambda: hardware_of(CPU))
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield fake
