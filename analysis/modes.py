@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
+from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.repeats import geometric_mean
+from mtexp.records import keys
 
 from .answers import MPS, TURNS, Answer, Judge, comparable, matched, missing, over
 from .fairness import Progress, true_fairness
@@ -44,9 +48,29 @@ def is_mps_efficient(results: Results, judge: Judge) -> Iterable[Answer]:
             claim += f"; without {left_out} measured only in runs that are INVALID, so not a fair sample of mixes"
         if sharing != "streams" and _in_turns(results, sharing):
             claim += "; measured in turns, so what the mode costs a tenant without neighbours (mode_cost) is not in it"
+            claim += with_its_price(results, sharing)
         yield Answer(question, f"{claim}.", claimed, overall)
     if not answered:
         yield missing(question, "the same mix under time slicing and under MPS", "mps_settings=disabled,default")
+
+
+def with_its_price(results: Results, sharing: str) -> str:
+    """What runs say that were measured side by side with time slicing: their STP with that price; else nothing."""
+    names = ["stp_whole_ratio", *keys.interval("stp_whole_ratio")]
+    found = [
+        [float(run.get(name, np.nan)) for name in names]
+        for run in rows_of(results.data.runs)
+        if sharing_name(run) == sharing
+    ]
+    found = [ratio for ratio in found if np.isfinite(ratio).all()]
+    if not found:
+        return ""
+    if len(found) == 1:
+        return f" (side by side, with it: {text(Interval(*found[0]))} times the STP)"
+    values = [ratio[0] for ratio in found]
+    mean = float(np.exp(np.log(values).mean()))
+    spread = f"{min(values):.3f} to {max(values):.3f} in {len(found)} runs"
+    return f" (side by side, with it: {mean:.3f} times the STP, {spread})"
 
 
 def _in_turns(results: Results, sharing: str) -> bool:

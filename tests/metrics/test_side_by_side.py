@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from mtexp.metrics.crossover import Rounds
-from mtexp.metrics.samples import Floats
 from mtexp.metrics.side_by_side import Side, beside
 from mtexp.testing.two_states import Host
 
 
-def side(alone_ms: Floats, together_ms: Floats) -> Side:
+def side(alone_ms: ArrayLike, together_ms: ArrayLike) -> Side:
     """A side whose cycles are its latencies, shape (rounds, tenants)."""
     alone, together = np.asarray(alone_ms, dtype=np.float64), np.asarray(together_ms, dtype=np.float64)
     rounds = Rounds(("a", "b"), alone, together, np.arange(len(alone)))
