@@ -20,6 +20,10 @@ class Waiting(Generic[T]):
         self._turned: set[int] = set()
         self._there: dict[int, T] = {}
 
+    def has_company(self, number: int) -> bool:
+        """Whether a point is one of a session."""
+        return number in self._groups
+
     def turn(self, number: int, point: T | None) -> list[T]:
         """Take a point whose turn it is; returns those to be measured now, together, in the written order.
 

@@ -258,7 +258,7 @@ def _job(composed: Any) -> str:
     except MtexpError as error:
         sys.stderr.write(f"{config.mix.name}: {error}\n")
     done = point is None or point.job is None
-    runs = points.SWEEP.waiting.turn(place.index, None if done else point)
+    runs = points.SWEEP.turn(place.index, None if done else point)
     try:
         points.run(runs, waits=not done and point not in runs)
     except MtexpError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,13 @@ class Sweep:
     waiting: Waiting[Point] = field(default_factory=Waiting)
     apart: dict[int, str] = field(default_factory=dict)
     order: tuple[int, ...] = ()
+
+    def turn(self, index: int, point: Point | None) -> list[Point]:
+        """Points to be measured now that this one has had its turn; None = it is not to be measured."""
+        runs = self.waiting.turn(index, point)
+        if len(runs) == 1 and self.waiting.has_company(index) and runs[0].job is not None:
+            runs[0].job = replace(runs[0].job, apart="the others had been measured before (resume=true)")
+        return runs
 
 
 SWEEP = Sweep()

@@ -144,6 +144,9 @@ def test_one_that_fails_is_failed_and_the_other_goes_on(place: Workplace, tmp_pa
     assert failed.blocks
     place.run(*TWO, *longer, "resume=true")
     assert sorted(place.jobs("multirun/fails")) == ["FINISHED", "SKIPPED"]
+    again = place.records("multirun/fails").keys() - found.keys()
+    (record,) = [place.records("multirun/fails")[where] for where in again]
+    assert "one-after-another" in {finding.code for finding in record.findings}
 
 
 def test_one_that_cannot_start_is_measured_by_itself(place: Workplace, tmp_path: Path) -> None:
