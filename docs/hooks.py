@@ -11,6 +11,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
+import verdict_codes
 from reference_pages import configuration, keys_of_mlflow
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +22,11 @@ _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)]*)?\)")
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are not files of ``docs/``."""
-    pages = {"reference/configuration.md": configuration(), "reference/metrics.md": keys_of_mlflow()}
+    pages = {
+        "reference/configuration.md": configuration(),
+        "reference/metrics.md": keys_of_mlflow(),
+        "reference/verdicts.md": verdict_codes.page(),
+    }
     for source, page in ABOVE.items():
         pages[page] = _relinked((ROOT / source).read_text(encoding="utf-8"), ROOT, page)
     for page, text in pages.items():
