@@ -18,9 +18,10 @@ _UNKNOWN = "…"
 _HEAD = """# Verdict codes
 
 What a run may find, by code. One finding of level *invalid* makes the run INVALID: it enters no average, and
-`resume=true rerun_invalid=true` runs it again. Warnings and notes leave it VALID. Where a code has two levels, it depends
-on how much it costs, or on a key such as `measure.foreign`. The terminal prints a line a finding; `verbose=true` and
-`record.json` have all of it; in MLflow the tag `mtexp.verdict_reasons` has the sentences. … stands for what a run fills in.
+`resume=true rerun_invalid=true` runs it again. Warnings and notes leave it VALID. Where a code has two levels, it
+depends on how much it costs, or on a key such as `measure.foreign`. The terminal prints a line a finding;
+`verbose=true` and `record.json` have all of it; in MLflow the tag `mtexp.verdict_reasons` has the sentences.
+… stands for what a run fills in.
 
 | Code | Level | What was found | What to do |
 |---|---|---|---|

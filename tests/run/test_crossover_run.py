@@ -138,7 +138,12 @@ def test_many_tenants_have_alone_blocks_in_turns(place: Workplace) -> None:
 
 def test_a_baseline_that_is_asked_for_gives_the_cost_of_the_mode(place: Workplace) -> None:
     """``baseline=require``: slowdowns stay those of the blocks, the baseline says what the mode costs."""
-    assert place.run("-m", "mix=bert_base,llama_3_2_1b", "measure.iterations=20", "sweep=alone").code == 0
+    alone = ("-m", "mix=bert_base,llama_3_2_1b", "measure.iterations=20", "sweep=alone")
+    for again in ((), *[("resume=true", "rerun_invalid=true")] * 3):  # a busy host stops one of a few milliseconds
+        assert place.run(*alone, *again).code == 0
+        valid = {r.run_spec.mix for r in place.records("multirun/alone").values() if r.verdict == "VALID"}
+        if len(valid) == 2:
+            break
     ran = place.run("mix=pair", *CROSSOVER, "measure.iterations=20", "baseline=require", "sweep=required")
     assert ran.code == 0, ran.err
     record = place.records("outputs/required")["."]

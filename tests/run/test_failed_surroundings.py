@@ -25,7 +25,7 @@ POINT = ("mix=solo", "baseline=skip", "sweep=s")
 
 
 def test_a_sampler_that_dies_costs_the_telemetry_only(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is VALID, with a warning that says how the sampler ended."""
+    """A warning says how the sampler ended; the run is not INVALID because of it."""
     opened: list[Any] = []
     real = measurement.open_sampler
     monkeypatch.setattr(
@@ -39,8 +39,9 @@ def test_a_sampler_that_dies_costs_the_telemetry_only(workplace: Workplace, monk
     ran = workplace.run(*POINT, on_phase=kill)
     assert ran.code == 0
     record = workplace.records("outputs/s")["."]
-    assert (record.status, record.verdict) == ("FINISHED", "VALID")
+    assert record.status == "FINISHED"
     (finding,) = [f for f in record.findings if f.code == "telemetry-missing"]
+    assert finding.level == "warning"  # a busy host may make the run INVALID for reasons of its own
     assert "died (exit code -9)" in finding.message
     assert record.telemetry == {}
 
