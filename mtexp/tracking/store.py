@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import filelock
 
@@ -123,6 +125,9 @@ def open_store(tracking: TrackingSpec, *, write: bool, step: Step = nullcontext)
             client = _client(uri, file)
             with _lock(file, "write" if write else None):
                 experiment_id = _experiment(client, tracking.experiment, uri, create=write)
+                if file is not None and write:
+                    with suppress(sqlite3.Error):  # locked: the next record asks again
+                        _follow(file.absolute(), experiment_id)
 
         @contextmanager
         def writing() -> Iterator[None]:
@@ -178,6 +183,32 @@ def _experiment(client: MlflowClient, name: str, uri: str, *, create: bool) -> s
     if found.name != name:
         raise TrackingError(f"{public(uri)} is not an MLflow server: it did not return experiment {name}")
     return str(found.experiment_id)
+
+
+def _follow(file: Path, experiment_id: str) -> None:
+    """Let an experiment whose store was moved or copied, with its project, keep its artifacts beside the store again.
+
+    MLflow keeps the absolute place of an experiment and of each run: new artifacts would go to the old one. Runs follow
+    where their old place is gone. An experiment with a place that somebody else chose keeps it.
+    """
+    here = file.parent / ARTIFACTS
+    with closing(sqlite3.connect(file)) as database, database:
+        found = database.execute("SELECT artifact_location FROM experiments WHERE experiment_id = ?", (experiment_id,))
+        (location,) = found.fetchone() or ("",)
+        parts = urlsplit(location or "")
+        there = Path(unquote(parts.path))
+        if parts.scheme not in ("", "file") or there.name != ARTIFACTS or there.resolve() == here.resolve():
+            return
+        if there.exists() and not (there.parent / file.name).exists():  # no project that was copied: chosen
+            return
+        uri = here.as_uri()
+        database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (uri, experiment_id))
+        if not there.exists():
+            database.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+                (uri, len(location) + 1, experiment_id, len(location) + 1, f"{location}/"),
+            )
 
 
 def _artifacts(uri: str) -> str | None:
