@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from mtexp.output import enter
 from mtexp.records import keys
 from mtexp.records.files import ITERATIONS, RECORD, TELEMETRY
 from mtexp.spec import TrackingSpec
+from mtexp.text_tables import fitting, plain_table
 from mtexp.tracking.query import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
 
@@ -50,6 +52,10 @@ _SHOWN = (
     *("start_time", "run_name", "swept", "kind", "num_tenants", "device", "verdict"),
     *("stp", "antt", "fairness", "throughput_rps", "overlap_pct"),
 )
+
+
+_DROPPED_FIRST = ("overlap_pct", "device", "throughput_rps", "kind", "antt", "fairness", "num_tenants", "start_time")
+"""Columns that a narrow terminal does without, in the order in which they go."""
 
 
 def runs(
@@ -234,9 +240,6 @@ def _artifact_rows(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the matching runs as a table; exit code 1 if there are none."""
-    from rich.console import Console
-    from rich.table import Table
-
     parser = argparse.ArgumentParser(prog=command_line("fetch"), description="Runs that match, as a table.")
     parser.add_argument("query", nargs="?", default="", help="MLflow filter, e.g. \"params.mix = 'mixed'\"")
     parser.add_argument("--uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db here")
@@ -256,15 +259,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.format:
         sys.stdout.write(formatted(frame, options.format))
         return 0
-    table = Table(caption=f"runs: {len(frame)}")
-    for name in frame.columns:
-        table.add_column(name, justify="right" if pd.api.types.is_numeric_dtype(frame[name]) else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*map(_cell, row))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 500
-    console.print(table)
+    rows = [dict(zip(frame.columns, map(_cell, row), strict=True)) for row in frame.itertuples(index=False)]
+    if sys.stdout.isatty():
+        rows = fitting(rows, shutil.get_terminal_size().columns, _DROPPED_FIRST)
+    numbers = [name for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+    sys.stdout.write(f"{plain_table(rows, numbers)}\nruns: {len(frame)}\n")
     return 0
 
 

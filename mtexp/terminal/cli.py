@@ -49,7 +49,7 @@ from mtexp.terminal.conclusion import (
 from mtexp.terminal.estimate import estimate
 from mtexp.terminal.place import can_write, cannot_write
 from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
-from mtexp.terminal.tables import counted
+from mtexp.text_tables import counted
 from mtexp.tracking.reach import ask_store
 
 OK, FAILED, REFUSED = 0, 1, 2

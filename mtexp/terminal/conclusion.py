@@ -15,7 +15,7 @@ from mtexp.config.swept import label, swept
 from mtexp.records.files import find_records
 from mtexp.terminal import console
 from mtexp.terminal.signals import ended_by
-from mtexp.terminal.tables import ABSENT, counted
+from mtexp.text_tables import ABSENT, counted
 
 JOB = "job.json"
 """Result of a point, in its folder."""

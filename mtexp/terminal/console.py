@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtexp.records.keys import WITHIN_RUN_TEXT
 from mtexp.terminal.live import LiveLine
-from mtexp.terminal.tables import ABSENT, filled, fitting, plain_table, without
+from mtexp.text_tables import ABSENT, filled, fitting, plain_table, without
 
 if TYPE_CHECKING:
     from rich.console import Console

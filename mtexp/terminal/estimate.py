@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mtexp.spec import RunSpec
-from mtexp.terminal.tables import counted
+from mtexp.text_tables import counted
 
 START_S = 5.0
 """About what a run takes besides measuring: processes, models, warm-up, record."""

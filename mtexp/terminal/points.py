@@ -22,7 +22,7 @@ from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
 from mtexp.terminal.beside import beside_lines
 from mtexp.terminal.conclusion import JOB
-from mtexp.terminal.tables import counted
+from mtexp.text_tables import counted
 
 if TYPE_CHECKING:
     from mtexp.run.runner import Job

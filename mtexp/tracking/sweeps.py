@@ -7,6 +7,7 @@ them and their artifacts. Records in the output folders of runs stay where they 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from mtexp.errors import TrackingError
 from mtexp.output import enter
 from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
+from mtexp.text_tables import fitting, plain_table
 from mtexp.tracking.query import search
 from mtexp.tracking.store import Store, open_store
 
@@ -87,13 +89,10 @@ def rename(store: Store, sweep: Sweep, name: str) -> None:
 
 def _table(found: Sequence[Sweep]) -> str:
     heads = ("sweep", "began", "mixes", "baselines", "invalid", "MiB")
-    rows = [heads, *(_row(own) for own in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        texts = [t.ljust(w) if c < 2 else t.rjust(w) for c, (t, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(texts).rstrip())
-    return "\n".join(lines)
+    rows = [dict(zip(heads, _row(own), strict=True)) for own in found]
+    if sys.stdout.isatty():
+        rows = fitting(rows, shutil.get_terminal_size().columns, ("baselines", "began", "mixes"))
+    return plain_table(rows, heads[2:])
 
 
 def _row(own: Sweep) -> tuple[str, ...]:

@@ -220,6 +220,20 @@ def test_the_command_prints_a_table(uri: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("query 'nonsense': ")
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_table_fits_the_terminal(
+    uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """A run is one line; what it is called, its verdict and STP stay."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert fetch.main(["--uri", uri]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 3 + 1
+    assert max(map(len, lines)) <= width
+    assert {"run_name", "verdict", "stp"} <= {*lines[0].split()}
+
+
 def test_swept_keys_are_columns_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A key that some runs lack is empty there."""
     record, samples = example(seed=4)

@@ -8,8 +8,8 @@ import pytest
 
 from mtexp.config.swept import label, swept
 from mtexp.terminal.estimate import estimate
-from mtexp.terminal.tables import counted, filled, fitting, plain_table
 from mtexp.testing.records import example
+from mtexp.text_tables import counted, filled, fitting, plain_table
 
 POINTS = [
     ("mix=pair", "mix.tenants.a.batch_size=1", "arrival.load=0.3", "repetition=0", "measure.iterations=50"),

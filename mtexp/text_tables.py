@@ -22,13 +22,15 @@ def filled(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     return [without(row, empty) for row in rows]
 
 
-def fitting(rows: Sequence[Mapping[str, str]], width: int) -> list[dict[str, str]]:
+def fitting(
+    rows: Sequence[Mapping[str, str]], width: int, dropped_first: Sequence[str] = DROPPED_FIRST
+) -> list[dict[str, str]]:
     """Return ``rows`` with as many columns as fit a drawn table of ``width`` characters.
 
     If what cannot be left out is still too wide, the widest texts are cut at their end.
     """
     kept = [dict(row) for row in rows]
-    for name in DROPPED_FIRST:
+    for name in dropped_first:
         if _width(kept) <= width:
             return kept
         kept = [without(row, {name}) for row in kept]
