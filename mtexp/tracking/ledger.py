@@ -65,7 +65,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
         environment: Of the host, as a record has it.
     """
     model, measure, arrival = asdict(tenant.model), asdict(run.measure), asdict(tenant.arrival)
-    for name in ("name", "role", "parameters", "layer_parameters"):
+    for name in ("name", "parameters", "layer_parameters"):
         del model[name]
     drop_absent(model)
     for name in ("overlap", "percentiles", "max_iterations", "check_outputs", *_OF_A_MIX):

@@ -104,11 +104,12 @@ def test_what_changes_no_baseline_changes_no_hash(other: TenantSpec) -> None:
         replace(_TENANT, workload=WorkloadSpec(batch_size=16)),
         replace(_TENANT, model=replace(_TENANT.model, shape={"hidden_size": 1})),
         replace(_TENANT, model=replace(_TENANT.model, attn_implementation="eager")),
+        replace(_TENANT, model=replace(_TENANT.model, role="embedding")),
         replace(_TENANT, mps=MpsLimits(active_thread_pct=50.0)),
     ],
 )
 def test_what_changes_a_baseline_changes_its_hash(other: TenantSpec) -> None:
-    """Shape, attention, workload, precision, execution and limits each make another baseline."""
+    """Shape, attention, role, workload, precision, execution and limits each make another baseline."""
     assert baseline_hash(other, _RUN, ENVIRONMENT) != baseline_hash(_TENANT, _RUN, ENVIRONMENT)
 
 
