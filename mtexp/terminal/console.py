@@ -229,7 +229,9 @@ def _verdict_lines(record: Mapping[str, Any], *, verbose: bool) -> Iterator[str]
     from mtexp.metrics.finding import Finding, sentences
 
     failure = record["failure"]
-    yield f"{record['status']}: {failure}" if record["status"] != "FINISHED" else str(record["verdict"])
+    what, log_is, rest = failure.partition("; log: ")  # and then the end of the log
+    said = failure if verbose else f"{what}{log_is}{rest.splitlines()[0] if rest else ''}"
+    yield f"{record['status']}: {said}" if record["status"] != "FINISHED" else str(record["verdict"])
     # a failed run's other findings follow from the failure
     findings = [Finding(**f) for f in record["findings"] if not failure or f["level"] == "warning"]
     lines = sentences(findings) if verbose else _short(findings)

@@ -100,6 +100,17 @@ def test_a_failed_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert "FAILED" in out.splitlines()[1].split()
 
 
+def test_the_end_of_a_log_is_printed_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """The failure and where its log is take a line; the traceback is in the log."""
+    failure = "tenant t0 failed in build: KeyError: 'x' (exit code 1); log: /a/t0.log\n  | Traceback\n  | KeyError: 'x'"
+    record = _record(status="FAILED", failure=failure)
+    console.results(record)
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == f"FAILED: {failure.splitlines()[0]}"
+    console.results(record, verbose=True)
+    assert "  | Traceback" in capsys.readouterr().out
+
+
 def test_a_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     """A failed run's other findings follow from the failure; warnings, such as a foreign process, stay."""
     findings = (
