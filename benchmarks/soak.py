@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.soak --runs 200 --seed 0`` prints a table, one row for each kind of process and signal, and ends
 with 1 when something was left that should not be: a process, a run without a record though it had measured, a run
-that MLflow shows as running after ``upload``, a file in TMPDIR or /dev/shm. Every wait has a limit.
+that MLflow shows as running after ``upload``, a file in TMPDIR or /dev/shm. Every wait has a limit. With ``--ctrl-c``
+every run gets what Ctrl-C in a terminal sends: SIGINT to the whole process group.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest-s", type=float, default=1e9, help="begin no run after so many seconds")
+    parser.add_argument("--ctrl-c", action="store_true", help="SIGINT to the process group, and nothing else")
     options = parser.parse_args()
     rng, begun = random.Random(options.seed), time.monotonic()
     runs: Counter[tuple[str, str]] = Counter()
@@ -51,7 +53,7 @@ def main() -> int:
         for number in range(options.runs):
             if time.monotonic() - begun > options.longest_s:
                 break
-            what, code, found = _one(Path(place) / str(number), rng, usual_s)
+            what, code, found = _one(Path(place) / str(number), rng, usual_s, ctrl_c=options.ctrl_c)
             runs[what] += 1
             codes[what][code] += 1
             left[what].update(found)
@@ -89,7 +91,9 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _one(folder: Path, rng: random.Random, usual_s: float) -> tuple[tuple[str, str], int, Counter[str]]:
+def _one(
+    folder: Path, rng: random.Random, usual_s: float, *, ctrl_c: bool
+) -> tuple[tuple[str, str], int, Counter[str]]:
     """One run, disturbed; returns (process and signal, exit code, what was left)."""
     shared = {path.name for path in Path("/dev/shm").iterdir()}
     moment, signum, draw = rng.uniform(0, usual_s), rng.choice(SIGNALS), rng.random()
@@ -97,9 +101,13 @@ def _one(folder: Path, rng: random.Random, usual_s: float) -> tuple[tuple[str, s
     run = _start(folder)
     with suppress(subprocess.TimeoutExpired):
         run.wait(moment)
-    victim = _victim(run.pid, draw)
+    victim = _victim(run.pid, 0.0 if ctrl_c else draw)
     name = _kind(victim, run.pid) if victim else "ended before"
-    if victim:
+    if victim and ctrl_c:
+        name, signum = "process group", signal.SIGINT
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signum)
+    elif victim:
         with suppress(psutil.NoSuchProcess):
             victim.send_signal(signum)
     if name == "run" and signum == signal.SIGSTOP:  # a stopped run is continued by the user who stopped it
