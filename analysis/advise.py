@@ -23,7 +23,7 @@ from .dataset import DataError
 from .formats import add_formats, formatted
 from .objective import Objective, read_targets, weights_of
 from .options import add_source, number, numbers, read, refusing
-from .pooling import pool
+from .pooling import FEW_DRAWS, pool
 
 __all__ = ["Advice", "advise", "candidates_frame", "main"]
 
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.percentile is not None:
         percentile = number(f"--percentile {options.percentile}", options.percentile, "a number, e.g. 99")
     data = read(options, include_invalid=options.include_invalid)
-    advice = advise(pool(data, draws=1), models, levels, percentile=percentile, objective=objective)
+    advice = advise(pool(data, draws=FEW_DRAWS), models, levels, percentile=percentile, objective=objective)
     sys.stdout.write(formatted(candidates_frame(advice), options.format) if options.format else f"{advice}\n")
     sys.stdout.flush()
     if options.confirm:

@@ -29,7 +29,7 @@ from .dataset import DataError
 from .forecast import Forecaster, token_of
 from .frames import rows_of
 from .options import add_source, number, numbers, read, refusing
-from .pooling import Results, pool
+from .pooling import FEW_DRAWS, Results, pool
 from .predictor_data import lone_models
 
 MEASURED, PREDICTED, ALONE = "measured", "predicted", "alone"
@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--percentile {percentile:g} --risk {risk:g} --headroom {headroom:g}: allowed: 50 to below 100, 0 to 50, "
             "0 to below 100"
         )
-    results = pool(read(options, include_invalid=False), draws=1)
+    results = pool(read(options, include_invalid=False), draws=FEW_DRAWS)
     known = {str(model) for model in results.alone.runs.reindex(columns=["model"])["model"]}
     known |= {model for models in results.points["models"] for model in models}
     if unknown := [model for model in demand if model not in known]:

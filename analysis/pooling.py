@@ -26,6 +26,8 @@ from .frames import rows_of
 from .intervals import text
 
 DRAWS = 4_000
+FEW_DRAWS = 200
+"""Enough to tell points that cannot be, for those who want no intervals."""
 
 _SETTING = (
     *("precision", "workload", "execution", "batch_size", "seq_len", "new_tokens", "arrival", "rate_rps", "trace"),
@@ -208,6 +210,8 @@ def impossible(points: pd.DataFrame, tenants: pd.DataFrame, figures: Mapping[Key
     found: dict[int, str] = {}
     for number, figure, limit, what in asked:
         least = 2 / (len(figure.errors) + 1)
+        if least > _IMPOSSIBLE:
+            break  # too few draws to be certain of anything
         if figure.p_value(limit) <= max(least, 2 * _IMPOSSIBLE / len(asked)):
             found.setdefault(number, f"impossible: {what.format(text(figure.interval))}; its baselines did not repeat")
     return found

@@ -21,7 +21,7 @@ from mtexp.output import enter
 from .dataset import DataError
 from .learning import measure_next, suspects
 from .options import add_source, read, refusing
-from .pooling import Results, in_order, pool
+from .pooling import FEW_DRAWS, Results, in_order, pool
 from .predictions import as_json, kept, mix_labels, not_measured, read_kept, text
 from .predictor import Cell, NotPredictable, Predicted, Predictor
 from .predictor_data import measured_cells, predictor_of
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = score(read_kept(options.check), read(options, include_invalid=False))
         sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n" if options.json else found.text(width))
         return 0
-    results = None if options.predictor is not None else pool(read(options, include_invalid=False), draws=1)
+    results = None if options.predictor is not None else pool(read(options, include_invalid=False), draws=FEW_DRAWS)
     predictor = _read(options.predictor) if results is None else predictor_of(results)
     _require_fits(predictor)
     if options.save is not None:

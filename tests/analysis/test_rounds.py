@@ -12,10 +12,10 @@ import pytest
 from analysis.data import load
 from analysis.export_files import write_export
 from analysis.plots.rounds import rounds
-from analysis.pooling import Results, _designs_apart, pool
+from analysis.pooling import FEW_DRAWS, Results, _designs_apart, impossible, pool
 from analysis.rounds import in_rounds, measured_in_rounds
 from mtexp.metrics.crossover_summary import BlockTelemetry, real_window, summarise_crossover
-from mtexp.metrics.repeats import Throws
+from mtexp.metrics.repeats import Estimate, Throws
 from mtexp.metrics.summary import Measured
 from mtexp.records.record import save
 from mtexp.testing.records import example
@@ -117,6 +117,17 @@ def test_rounds_are_drawn_from_records_and_from_an_export_alike(in_turns: Path, 
         drawn.append(by_name)
     for key, values in drawn[0].items():
         assert drawn[1][key] == pytest.approx(values, abs=0.002)
+
+
+def test_few_draws_call_no_point_impossible() -> None:
+    """A tenant measured 1 % faster than alone, within its interval: advise and predict left such points out."""
+    rows = {"point": [0], "num_tenants": [2], "closed": [True]}
+    tenants = pd.DataFrame({"point": [0], "position": [0], "label": ["a"]})
+    for count in (1, FEW_DRAWS):
+        figure = Estimate(0.99, np.random.default_rng(0).normal(0, 0.05, count))
+        assert impossible(pd.DataFrame(rows), tenants, {(0, 0, "slowdown"): figure}) == {}
+    certain = Estimate(0.5, np.random.default_rng(0).normal(0, 0.05, FEW_DRAWS))
+    assert impossible(pd.DataFrame(rows), tenants, {(0, 0, "slowdown"): certain})
 
 
 def test_an_export_of_a_run_in_rounds_has_the_same_slowdowns(in_turns: Path, tmp_path: Path) -> None:
