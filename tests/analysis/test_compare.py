@@ -24,7 +24,7 @@ def sweep(folder: Path, seed: int, *, repetitions: int = 4, **how: Any) -> Path:
     for models in (PAIR, OTHER):
         for mps in ("disabled", "default"):
             study.run(models, mps, repetitions=repetitions)
-    for model in {*PAIR, *OTHER}:
+    for model in dict.fromkeys((*PAIR, *OTHER)):  # not a set: its order differs from process to process
         study.run([model], repetitions=repetitions)
     return folder
 
