@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 
 import hypothesis
 import pytest
@@ -12,6 +13,9 @@ hypothesis.settings.register_profile("quick", max_examples=20)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Before torch and numpy are imported: on a busy host threads that wait for each other cost small models ten times."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: a test that interrupts would wait
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ON_REQUEST = ("gpu", "slurm", "postgres", "ray")
 COMMAND_LINES = {"workplace", "place"}
@@ -23,12 +27,18 @@ SLOW = (
     "tests/analysis/test_analysis_tables.py::test_findings_have_the_known_answers",
     "tests/analysis/test_analysis_tables.py::test_nothing_repeated",
     "tests/analysis/test_analysis_tables.py::test_records_of_an_older",
+    "tests/analysis/test_compare.py::test_exit_codes",
+    "tests/analysis/test_compare.py::test_the_table_fits",
+    "tests/analysis/test_fairness.py::test_coverage_over_runs",
     "tests/analysis/test_fetch.py::test_older_runs",
+    "tests/analysis/test_predictions_checked.py",
     "tests/benchmarks/",
     "tests/config/test_bounds.py",
     "tests/config/test_conf_files.py::test_every_experiment",
     "tests/config/test_conf_files.py::test_pairs_are_all_pairs",
     "tests/config/test_conf_files.py::test_the_report_preset",
+    "tests/config/test_plan.py::test_a_point_made_of_sections",
+    "tests/config/test_shapes_and_memory.py::test_a_model_without_a_formula",
     "tests/config/test_shapes_and_memory.py::test_an_architecture_that_nobody_knows",
     "tests/docs/test_reference",
     "tests/fuzz/test_fuzz_inputs.py",
@@ -59,6 +69,8 @@ SLOW = (
     "tests/tenant/test_requests.py::test_train_changes_every_weight",
     "tests/tenant/test_tracing.py::test_ncu_sees",
     "tests/terminal/test_capacity_command.py",
+    "tests/terminal/test_cli.py::test_points_run_in_the_order",
+    "tests/terminal/test_output.py::test_a_program_ends",
     "tests/tracking/test_server.py",
     "tests/tracking/test_store.py::test_a_file_that_another",
     "tests/tracking/test_store.py::test_eight_processes",
