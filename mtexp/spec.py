@@ -315,6 +315,18 @@ class SearchSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChurnSpec:
+    """Events of the second tenant beside the first (``experiment=churn``)."""
+
+    events: tuple[str, ...] = ()
+    """Kinds (:data:`mtexp.metrics.churn.KINDS`); empty = no churn run."""
+    repeats: int = 0
+    """Events of each kind."""
+    window_s: float = 5.0
+    """Seconds after each event in which the first tenant is looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingSpec:
     """Where results go."""
 
@@ -332,7 +344,7 @@ class RunSpec:
     """One Hydra job: the tenants of one mix, how they share, how they are measured."""
 
     kind: str = "mix"
-    """``mix``, ``baseline`` or ``profile``."""
+    """``mix``, ``baseline``, ``profile`` or ``churn``."""
     mix: str
     """Name of the mix, or its token (``bert_base*2+llama_3_2_1b``)."""
     tenants: tuple[TenantSpec, ...]
@@ -353,6 +365,7 @@ class RunSpec:
     baseline: BaselineSpec = BaselineSpec()
     tracking: TrackingSpec = TrackingSpec()
     search: SearchSpec = SearchSpec()
+    churn: ChurnSpec = ChurnSpec()
     repetition: int = 0
     seed: int = 0
 
@@ -424,6 +437,8 @@ def spec_hash(spec: RunSpec) -> str:
     if data["measure"]["design"] == "sustained":  # likewise, and they bound rounds, which it has not
         for key in ("design", "block_ms", "target_pct", "max_time_s"):
             del data["measure"][key]
+    if not data["churn"]["repeats"]:
+        del data["churn"]
     for key in ("tracking", "deadlines", "lease_wait_s", "launcher", "search"):
         del data[key]
     return content_hash(data)

@@ -83,6 +83,18 @@ def error_bars(frame: pd.DataFrame, name: str) -> dict[str, Any]:
     }
 
 
+def error_bars_of(ends: Sequence[tuple[float, float | None, float | None]]) -> dict[str, Any]:
+    """Plotly's ``error_x`` or ``error_y`` of values with their (low, high); None where a value has no interval."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": ["none" if high is None else high - value for value, _, high in ends],
+        "arrayminus": ["none" if low is None else value - low for value, low, _ in ends],
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
 def _reach(values: pd.Series[Any]) -> list[float | str]:
     """Lengths of bars; a text where there is none, because plotly draws null as a bar of length 0."""
     return [float(v) if np.isfinite(v) else "none" for v in values.to_numpy(np.float64).clip(min=0)]

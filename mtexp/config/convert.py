@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from mtexp.config.bounds import check_lower_bounds, check_upper_bounds
 from mtexp.config.checks import above, at_least, within
+from mtexp.config.churn import churn_spec, with_neighbour
 from mtexp.config.designs import design_of
 from mtexp.config.hardware import Hardware, choose_device
 from mtexp.config.memory import limit_mib, run_mib, tenant_mib
@@ -67,11 +68,14 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
     _check_loads(config, tenants)
     _check_traces(config, tenants)
     _check_memory(config, tenants, device)
+    churn = churn_spec(config.churn, device.kind, config.mix.name, tenants)
+    tenants, design = (with_neighbour(tenants), "sustained") if churn.repeats else (tenants, design_of(config, tenants))
     deadlines, lease = config.deadlines, config.lease
     spec = RunSpec(
+        kind="churn" if churn.repeats else "mix",
         mix=_mix_name(config),
         tenants=tenants,
-        measure=_measure(config, design_of(config, tenants)),
+        measure=_measure(config, design),
         sharing=sharing,
         runtime=device.kind,
         device=device.uuid if config.runtime.device else "",
@@ -84,6 +88,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
         baseline=_baseline(config),
         tracking=_tracking(config),
         search=_search(config),
+        churn=churn,
         repetition=config.repetition,
         seed=config.seed,
     )

@@ -13,6 +13,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from mtexp.config.churn import ChurnConfig
+
 Role = Enum(
     "Role",
     ["encoder", "decoder", "encoder_decoder", "vision", "audio", "embedding", "vision_language", "custom", "stressor"],
@@ -400,6 +402,7 @@ class Config:
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     capacity: CapacityConfig = field(default_factory=CapacityConfig)
+    churn: ChurnConfig = field(default_factory=ChurnConfig)
     seed: int = 0
     """Seed of weights, inputs and arrivals."""
     repetition: int = 0

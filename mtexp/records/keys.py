@@ -13,6 +13,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mtexp.metrics.churn import KINDS as CHURN_KINDS
+
 LOWER, HIGHER, NONE = "lower", "higher", "none"
 RUN, TENANT, HISTORY, TELEMETRY = "run", "tenant", "history", "telemetry"
 TENANT_TELEMETRY = "tenant_telemetry"
@@ -93,7 +95,7 @@ ENVIRONMENT_TAGS = {
 """Key of a record's environment -> tag."""
 
 _TAGS = (
-    (KIND, "kind of the run: mix, baseline or profile; tenant for a tenant of a mix or a baseline"),
+    (KIND, "kind of the run: mix, baseline, profile or churn; tenant for a tenant of a mix or a baseline"),
     (RUN_KIND, "of a tenant's run: the kind of its parent"),
     (SWEEP, "name of the sweep"),
     (VERDICT, "VALID or INVALID"),
@@ -315,6 +317,21 @@ _RUN_METRICS = (
     ("overhead_s", "s", LOWER, "wall_s less window_s: start, build, warm-up, proofs, teardown"),
 )
 
+_CHURN_METRICS = tuple(
+    (f"churn_{kind}_{name}", unit, better, f"{text} ({kind} events of a churn run)")
+    for kind in CHURN_KINDS
+    for name, unit, better, text in (
+        ("events", "1", NONE, "how many were looked at"),
+        ("lost", "1", LOWER, "requests of the steady tenant that were never served"),
+        ("died", "1", LOWER, "tenants that died"),
+        ("stall_ms", "ms", LOWER, "longest stall of the steady tenant, mean over events"),
+        ("p99_ms", "ms", LOWER, "p99 latency of the steady tenant's requests of all events"),
+        ("back_s", "s", LOWER, "until the steady tenant completed a request begun after the event, mean"),
+        ("neighbour_back_s", "s", LOWER, "start, build and warm-up of the next neighbour, mean"),
+        ("took_s", "s", LOWER, "until the neighbour had done it, mean"),
+    )
+)
+
 _TELEMETRY_METRICS = (
     ("gpu_util_pct", "%", HIGHER, "time with any kernel resident"),
     ("gpu_memory_used_mib", "MiB", LOWER, "device memory in use"),
@@ -373,7 +390,7 @@ def _metrics() -> dict[str, Key]:
     table: dict[str, Key] = {}
     groups = (
         (TENANT, _TENANT_METRICS),
-        (RUN, (*_RUN_METRICS, *_COUNTER_METRICS)),
+        (RUN, (*_RUN_METRICS, *_COUNTER_METRICS, *_CHURN_METRICS)),
         (HISTORY, _HISTORY_METRICS),
         (TELEMETRY, _TELEMETRY_METRICS),
         (TENANT_TELEMETRY, _TENANT_TELEMETRY_METRICS),

@@ -22,6 +22,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from mtexp.errors import RecordError
+from mtexp.metrics.churn import Event
 from mtexp.metrics.crossover import Block
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
@@ -86,7 +87,7 @@ class RunRecord:
     record_id: str
     """32 hexadecimal digits."""
     kind: str
-    """``mix``, ``baseline`` or ``profile``."""
+    """``mix``, ``baseline``, ``profile`` or ``churn``."""
     sweep: str = ""
     spec: dict[str, Any]
     """:func:`mtexp.spec.to_json` of the RunSpec."""
@@ -114,6 +115,8 @@ class RunRecord:
     """What proved the sharing mode."""
     blocks: tuple[Block, ...] = ()
     """Of a crossover run, in the order in which they were measured."""
+    events: tuple[Event, ...] = ()
+    """Of a churn run, in the order in which they happened."""
     verdict: str = "INVALID"
     """``VALID`` or ``INVALID``."""
     findings: tuple[Finding, ...] = ()
@@ -288,7 +291,7 @@ def from_bytes(text: bytes) -> RunRecord:
 
 def _check(record: RunRecord) -> None:
     """Check what the types do not say: choices, names that become file names, the window."""
-    _one_of("kind", record.kind, "mix", "baseline", "profile")
+    _one_of("kind", record.kind, "mix", "baseline", "profile", "churn")
     _one_of("status", record.status, "FINISHED", "FAILED")
     _one_of("verdict", record.verdict, "VALID", "INVALID")
     if not _RECORD_ID.fullmatch(record.record_id):

@@ -24,6 +24,7 @@ from mtexp.records.time import iso_ms
 from mtexp.spec import (
     ArrivalSpec,
     BaselineSpec,
+    ChurnSpec,
     MpsLimits,
     ProfilerSpec,
     RunSpec,
@@ -140,6 +141,7 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
             pin_cores=run.measure.pin_cores and not missing_cores(len(run.tenants)),
         ),
         profiler=ProfilerSpec(),
+        churn=ChurnSpec(),
         baseline=BaselineSpec(mode="skip"),
         repetition=0,
     )

@@ -18,10 +18,12 @@ from mtexp.host import Device, cpu_device, environment, lease
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
 from mtexp.metrics.drift import recheck_noise_pct
 from mtexp.metrics.finding import Finding
-from mtexp.records.files import fresh
+from mtexp.records.files import RECORD, fresh
 from mtexp.records.record import RunRecord
 from mtexp.run.bare_record import Origin
 from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
+from mtexp.run.churn import churn
+from mtexp.run.churn_record import keep_churn
 from mtexp.run.crossover_figures import Reference, no_mode
 from mtexp.run.evaluation import Comparison, begin, doubted, keep
 from mtexp.run.measurement import Measurement, Place, measure, measure_side_by_side, shared_by
@@ -150,6 +152,8 @@ class _Point:
 
     def run(self, attempt: int) -> RunRecord:
         spec, progress = self.job.spec, self.job.progress
+        if spec.kind == "churn":
+            return self._churn(spec)
         alone = self.alone()
         partitioned = {}
         if spec.baseline.partitioned:
@@ -176,6 +180,25 @@ class _Point:
         finally:  # an interrupt of these does not cost the run its record
             compared = Comparison(alone=alone, partitioned=partitioned, drift_pct=drift, noise_pct=noise, before=before)
             record, _ = self.keep(spec, measured, folder, compared, origin)
+        return record
+
+    def _churn(self, spec: RunSpec) -> RunRecord:
+        """The events of a churn run: windows around them, and no slowdown."""
+        steady = replace(spec, tenants=spec.tenants[:1])
+        if steady.tenants[0].arrival.load:
+            steady = with_rates(steady, self.baselines.of(steady, self.environment, self._measure_alone))
+        spec = replace(spec, tenants=(*steady.tenants, *spec.tenants[1:]))
+        folder = fresh(self.job.folder) if (self.job.folder / RECORD).exists() else self.job.folder
+        origin = begin(spec, folder, self.origin, self.job.config)
+        self.job.progress(f"churn of {spec.mix} on {self.device}, {shared_by(spec)}")
+        churned = churn(
+            spec, self.device, folder, self.starter, self.job.progress,
+            silence=self.uploads.silence, status=self.job.status or (lambda text: None),
+        )  # fmt: skip
+        record = keep_churn(spec, churned, folder, origin, self.job.config)
+        self.uploads.send(folder, spec.tracking)
+        if churned.measured.stop is not None:
+            raise churned.measured.stop
         return record
 
     def _measure(self, spec: RunSpec, folder: Path) -> Measurement:

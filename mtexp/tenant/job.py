@@ -38,6 +38,9 @@ class TenantJob:
     """Path of its sample buffer."""
     sm_count: int = 0
     """SMs of its green context; 0 = none, it may run on all."""
+    address: str = ""
+    """Abstract Unix socket of the parent where it is commanded as the neighbour of a churn run
+    (:mod:`mtexp.tenant.neighbour`), and not built with the others; empty = it is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

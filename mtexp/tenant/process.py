@@ -26,7 +26,7 @@ import transformers
 
 from mtexp.errors import MtexpError
 from mtexp.spec import from_json
-from mtexp.tenant import arrivals, execution, outputs, partitions, tracing, weights
+from mtexp.tenant import arrivals, execution, neighbour, outputs, partitions, tracing, weights
 from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
 from mtexp.tenant.job import PACKAGE, Message, ProcessJob, TenantJob
@@ -47,6 +47,9 @@ def serve(data: Message) -> None:
     """Serve the job until the parent asks it to exit. Entry point of both launchers; errors are sent, not raised."""
     job = from_json(ProcessJob, data)
     _prepare_process(job)
+    if all(tenant.address for tenant in job.tenants):
+        neighbour.serve_process(job)
+        return
     with Client("\0" + job.address, "AF_UNIX") as connection:
         process = TenantProcess(job, connection)
         signal.signal(signal.SIGTERM, process.on_sigterm)
@@ -97,11 +100,12 @@ class TenantProcess:
     def build(self, message: Message) -> None:
         """Models onto the device, one after another; then whatever must be captured or compiled."""
         self.device = open_device(self.job.runtime)
-        places = _places(self.job, self.device)
-        self.tenants = [
-            _Tenant(job, self.job, self.device, self.board, place)
-            for job, place in zip(self.job.tenants, places, strict=True)
-        ]
+        for job, place in zip(self.job.tenants, _places(self.job, self.device), strict=True):
+            if job.address:
+                arguments = (job, self.job, self.device, *place)
+                threading.Thread(target=neighbour.serve_thread, args=arguments, daemon=True).start()
+            else:
+                self.tenants.append(_Tenant(job, self.job, self.device, self.board, place))
         for tenant in self.tenants:
             tenant.build()
         self.device.settle()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from mtexp.metrics.churn_rows import churn_rows
 from mtexp.records.keys import WITHIN_RUN_TEXT
 from mtexp.terminal.live import LiveLine
 from mtexp.text_tables import ABSENT, filled, fitting, plain_table, without
@@ -101,7 +102,9 @@ def results(record: Mapping[str, Any], *, verbose: bool = False) -> None:
         verbose: Findings in full, with what to do about each.
     """
     rows = [_tenant_row(tenant) for tenant in record["tenants"]]
-    if rows:
+    if events := churn_rows(record):
+        _table(events)
+    elif rows:
         if all(row["tenant"] == row["model"] for row in rows):
             rows = [without(row, {"model"}) for row in rows]
         _table(rows)

@@ -131,9 +131,11 @@ def run_name(record: RunRecord, spec: RunSpec) -> str:
 
     The list of runs cuts names at their end.
     """
-    head = {"baseline": f"baseline {spec.mix}", "profile": f"{spec.profiler.kind} {spec.mix}"}.get(
-        record.kind, spec.mix
-    )
+    head = {
+        "baseline": f"baseline {spec.mix}",
+        "profile": f"{spec.profiler.kind} {spec.mix}",
+        "churn": f"churn {spec.mix}",
+    }.get(record.kind, spec.mix)
     how = spec.sharing.mps if spec.sharing.mode == "processes" else spec.sharing.mode
     named = {"mps_settings": how, "precision": _joined(t.precision for t in spec.tenants)}
     if record.kind == "baseline" and how == "disabled":

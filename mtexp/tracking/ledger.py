@@ -151,7 +151,10 @@ def finished(
     try:
         with open_store(tracking, write=False) as store:
             for run in search(store, _query(tags), (keys.KIND, keys.VERDICT, keys.SPEC_HASH)):
-                if run.data.tags.get(keys.KIND) in ("mix", "profile") and run.data.tags[keys.VERDICT] in verdicts:
+                if (
+                    run.data.tags.get(keys.KIND) in ("mix", "profile", "churn")
+                    and run.data.tags[keys.VERDICT] in verdicts
+                ):
                     done.add(run.data.tags[keys.SPEC_HASH])
     except NoStoreError:
         pass  # nothing has been tracked yet

@@ -1,0 +1,234 @@
+"""What an event of a neighbour does to a steady tenant: stalls, latencies, requests lost, time until it serves again.
+
+Lives here: :class:`Event`, :class:`Served`, and the figures of a kind of event. Pure. An interval is over events, which
+are drawn anew with replacement: what it says is about further events of the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUIET, BESIDE = "quiet", "beside"
+STARTS = ("start", "build", "warm_up", "load")
+ENDINGS = ("end", "kill", "fault")
+KINDS = (QUIET, *STARTS, BESIDE, "memory", "oom", *ENDINGS)
+"""In the order of a neighbour's life. In ``quiet`` and ``beside`` nothing happens: without a neighbour, and beside one
+that serves back to back."""
+NEED_GPU = ("oom", "fault")
+MIN_EVENTS = 30
+"""Fewest events of a kind for an interval."""
+_DRAWS = 1000
+_NS_PER_MS, _NS_PER_S = 1e6, 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event, and what was seen of the steady tenant around it."""
+
+    kind: str
+    cycle: int
+    """Which life of a neighbour it belongs to, from 0."""
+    start_ns: int
+    """When it was asked for."""
+    done_ns: int
+    """When the neighbour had done it, or its end was seen."""
+    end_ns: int
+    """End of what is looked at: of the window, or later where the neighbour was not done or the steady tenant dead."""
+    died: tuple[str, ...] = ()
+    """Tenants whose process ended, asked to or not, but for the event ``end``."""
+    error: str = ""
+    """What the neighbour answered, where that was an error: first line."""
+    neighbour_back_s: float | None = None
+    """Of an ending: seconds that the next neighbour took until its first request was served, without pauses."""
+    requests: int = 0
+    """Requests of the steady tenant that came in the window."""
+    lost: int = 0
+    """Requests that were lost in it: in flight or waiting when the tenant died, or come while it was dead."""
+    stall_ms: float = 0.0
+    """Longest time in the window in which a request was waiting or being served and none was completed."""
+    p99_ms: float | None = None
+    """Latency of those that were served; None for fewer than 100."""
+    back_s: float | None = None
+    """From the event until the steady tenant completed a request that it began after it; None = never."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """All requests of the steady tenant in order of arrival; arrays of shape (n,), ns of the monotonic clock."""
+
+    arrival_ns: NDArray[np.int64]
+    start_ns: NDArray[np.int64]
+    """0 = never begun."""
+    end_ns: NDArray[np.int64]
+    """0 = lost."""
+    lost_ns: NDArray[np.int64]
+    """When it was lost; 0 = it was not."""
+
+    @property
+    def lost(self) -> NDArray[np.bool_]:
+        """Which were never served."""
+        mask: NDArray[np.bool_] = self.lost_ns > 0
+        return mask
+
+    @classmethod
+    def of(cls, arrival_ns: NDArray[np.int64], start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> Served:
+        """Requests of which none was lost."""
+        return cls(arrival_ns, start_ns, end_ns, np.zeros_like(arrival_ns))
+
+
+def joined(lives: Sequence[Served], scheduled_ns: Sequence[NDArray[np.int64]], ended_ns: Sequence[int]) -> Served:
+    """Requests of a tenant whose process ended and was started again, with those that were lost in between.
+
+    Args:
+        lives: What each process served, in order.
+        scheduled_ns: When the requests of each were to come. Those that came before the next process served its first
+            and were not served are lost. What waited when the last process stopped is left out.
+        ended_ns: When each process ended.
+    """
+    parts = []
+    for number, (life, schedule) in enumerate(zip(lives, scheduled_ns, strict=True)):
+        parts.append(life)
+        if number + 1 == len(lives):
+            break
+        back_ns = next(
+            (later.start_ns[0] for later in lives[number + 1 :] if later.start_ns.size), np.iinfo(np.int64).max
+        )
+        missed = schedule[life.arrival_ns.size :]
+        missed = missed[missed < back_ns]
+        none = np.zeros(missed.size, dtype=np.int64)
+        parts.append(Served(missed, none, none, np.maximum(missed, ended_ns[number])))
+    columns = [np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Served)]
+    order = np.argsort(columns[0], kind="stable")
+    return Served(*(column[order] for column in columns))
+
+
+def seen(event: Event, requests: Served) -> Event:
+    """Return ``event`` with what happened to the requests around it."""
+    inside = (requests.arrival_ns >= event.start_ns) & (requests.arrival_ns < event.end_ns)
+    served = inside & ~requests.lost
+    latency_ms = (requests.end_ns[served] - requests.arrival_ns[served]) / _NS_PER_MS
+    later = requests.end_ns[(requests.start_ns >= event.start_ns) & ~requests.lost]
+    return replace(
+        event,
+        requests=int(inside.sum()),
+        lost=int(((requests.lost_ns >= event.start_ns) & (requests.lost_ns < event.end_ns)).sum()),
+        stall_ms=_longest_stall_ms(event, requests),
+        p99_ms=float(np.percentile(latency_ms, 99)) if latency_ms.size >= 100 else None,
+        back_s=(int(later.min()) - event.start_ns) / _NS_PER_S if later.size else None,
+    )
+
+
+def _longest_stall_ms(event: Event, requests: Served) -> float:
+    """Longest of the stretches of the event's window in which somebody waited and nothing was completed."""
+    if not requests.arrival_ns.size:
+        return 0.0
+    # a lost request was waited for until the tenant served again, or for good
+    after = np.append(np.sort(requests.end_ns[~requests.lost]), max(event.end_ns, int(requests.end_ns.max())))
+    until = np.where(requests.lost, after[np.searchsorted(after[:-1], requests.lost_ns)], requests.end_ns)
+    until = np.maximum.accumulate(until)
+    since = np.maximum(requests.arrival_ns, np.concatenate([[0], until[:-1]]))
+    return float(np.max(np.minimum(until, event.end_ns) - np.maximum(since, event.start_ns), initial=0) / _NS_PER_MS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindFigures:
+    """The events of one kind. An interval is (low, high), and None for fewer than :data:`MIN_EVENTS` events."""
+
+    kind: str
+    events: int
+    stall_ms: float
+    """Mean over events of the longest stall."""
+    stall_ci_ms: tuple[float, float] | None = None
+    stall_max_ms: float = 0.0
+    p99_ms: float | None = None
+    """Of the requests of all events."""
+    p99_ci_ms: tuple[float, float] | None = None
+    requests: int = 0
+    lost: int = 0
+    died: Mapping[str, int] = field(default_factory=dict)
+    """In how many events a tenant died."""
+    back_s: float | None = None
+    """Mean over events."""
+    back_max_s: float | None = None
+    neighbour_back_s: float | None = None
+    """Mean over events."""
+    took_s: float = 0.0
+    """Mean time from the event until the neighbour had done it."""
+
+
+def figures_of(events: Sequence[Event], requests: Served, *, seed: int = 0) -> list[KindFigures]:
+    """The figures of each kind that occurred, in the order of :data:`KINDS`."""
+    found = []
+    for kind in KINDS:
+        own = [event for event in events if event.kind == kind]
+        if own:
+            found.append(_of_a_kind(kind, own, requests, seed))
+    return found
+
+
+def _of_a_kind(kind: str, events: Sequence[Event], requests: Served, seed: int) -> KindFigures:
+    latencies_ms = []
+    for event in events:
+        first, last = np.searchsorted(requests.arrival_ns, (event.start_ns, event.end_ns))
+        rows = slice(int(first), int(last))
+        kept = ~requests.lost[rows]
+        latencies_ms.append((requests.end_ns[rows][kept] - requests.arrival_ns[rows][kept]) / _NS_PER_MS)
+    stalls_ms = np.array([event.stall_ms for event in events])
+    pooled = np.concatenate(latencies_ms)
+    enough = pooled.size >= 100
+    stall_ci_ms = p99_ci_ms = None
+    if len(events) >= MIN_EVENTS:
+        rng = np.random.Generator(np.random.SFC64(seed))
+        draws = rng.integers(len(events), size=(_DRAWS, len(events)))
+        stall_ci_ms = _middle(stalls_ms[draws].mean(axis=1))
+        if enough:
+            p99_ci_ms = _middle([np.percentile(np.concatenate([latencies_ms[i] for i in d]), 99) for d in draws[:400]])
+    back_s = [event.back_s for event in events if event.back_s is not None]
+    neighbour_back_s = [event.neighbour_back_s for event in events if event.neighbour_back_s is not None]
+    names = [name for event in events for name in event.died]
+    return KindFigures(
+        kind=kind,
+        events=len(events),
+        stall_ms=float(stalls_ms.mean()),
+        stall_ci_ms=stall_ci_ms,
+        stall_max_ms=float(stalls_ms.max()),
+        p99_ms=float(np.percentile(pooled, 99)) if enough else None,
+        p99_ci_ms=p99_ci_ms,
+        requests=sum(event.requests for event in events),
+        lost=sum(event.lost for event in events),
+        died={name: names.count(name) for name in dict.fromkeys(names)},
+        back_s=float(np.mean(back_s)) if back_s else None,
+        back_max_s=max(back_s) if back_s else None,
+        neighbour_back_s=float(np.mean(neighbour_back_s)) if neighbour_back_s else None,
+        took_s=float(np.mean([(event.done_ns - event.start_ns) / _NS_PER_S for event in events])),
+    )
+
+
+def _middle(draws: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def next_cycle(wanted: Sequence[str], done: Mapping[str, int], repeats: int) -> list[tuple[str, bool]]:
+    """The steps of the next neighbour's life, each with whether it is looked at; empty when all kinds have enough.
+
+    A neighbour has to be started to be killed: steps on the way are taken all the same, without waiting for a window.
+
+    Args:
+        wanted: Kinds to be looked at.
+        done: Events of each so far.
+        repeats: Events of each kind that are asked for.
+    """
+    missing = {kind for kind in wanted if done.get(kind, 0) < repeats}
+    if not missing:
+        return []
+    if missing == {QUIET}:
+        return [(QUIET, True)]
+    ending = min((kind for kind in ENDINGS if kind in missing), key=lambda kind: done.get(kind, 0), default="end")
+    extra = [kind for kind in (BESIDE, "memory", "oom") if kind in missing]
+    quiet = [QUIET] if QUIET in missing else []
+    return [(kind, kind in missing) for kind in (*quiet, *STARTS, *extra, ending)]

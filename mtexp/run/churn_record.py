@@ -1,0 +1,94 @@
+"""From the events of a churn run to its record: figures, findings, metrics. May touch: the telemetry file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mtexp.metrics.churn import MIN_EVENTS, Event, KindFigures, Served, figures_of
+from mtexp.metrics.finding import Finding
+from mtexp.records.record import RunRecord
+from mtexp.records.room import save_in_room
+from mtexp.run.bare_record import Origin, of_failure, record_of
+from mtexp.run.measurement import TELEMETRY, Measurement
+from mtexp.run.outputs import output_findings
+from mtexp.spec import RunSpec
+from mtexp.telemetry import TelemetrySummary, read
+
+
+@dataclass(slots=True)
+class Churned:
+    """What a churn run produced, also when it failed half way."""
+
+    measured: Measurement = field(default_factory=Measurement)
+    events: list[Event] = field(default_factory=list)
+    served: Served | None = None
+
+
+def keep_churn(spec: RunSpec, churned: Churned, folder: Path, origin: Origin, config: str) -> RunRecord:
+    """Write the record of a churn run.
+
+    Raises:
+        RecordError: The directory cannot be written.
+    """
+    measured, figures = churned.measured, []
+    if churned.served is not None:
+        figures = figures_of(churned.events, churned.served, seed=spec.seed)
+    steady = replace(spec, tenants=spec.tenants[:1])
+    findings = (
+        *measured.findings,
+        *output_findings(steady, measured, {}),
+        *of_failure(measured),
+        *_failed(measured),
+        *_few(spec, figures),
+    )
+    path = folder / TELEMETRY
+    first_ns, last_ns = measured.clock[0][0], measured.clock[-1][0]
+    telemetry = read(path, first_ns, last_ns) if path.is_file() else TelemetrySummary()
+    record = replace(
+        record_of(spec, measured, origin, findings=findings),
+        events=tuple(churned.events),
+        metrics=dict(_metrics(figures)) | {"wall_s": (last_ns - first_ns) / 1e9},
+        telemetry=telemetry.values,
+        telemetry_notes=telemetry.notes,
+    )
+    return save_in_room(record, folder, measured.samples, config=config)
+
+
+def _failed(measured: Measurement) -> Iterator[Finding]:
+    if measured.failed_tenant:
+        remedy = "Its log says more; the events before it are in the record."
+        yield Finding(
+            "invalid", "tenant-failed", str(measured.failure).partition("\n")[0], remedy, measured.failed_tenant
+        )
+
+
+def _few(spec: RunSpec, figures: list[KindFigures]) -> Iterator[Finding]:
+    few = [kind.kind for kind in figures if kind.events < MIN_EVENTS]
+    if few:
+        what = f"fewer than {MIN_EVENTS} events: no intervals ({', '.join(few)})"
+        yield Finding("note", "few-events", what, f"Set churn.repeats={MIN_EVENTS} or more.")
+    found = {kind.kind for kind in figures}
+    if missing := [kind for kind in spec.churn.events if kind not in found]:
+        yield Finding("warning", "no-events", f"no event was seen of: {', '.join(missing)}", "See the logs.")
+
+
+def _metrics(figures: list[KindFigures]) -> Iterator[tuple[str, float]]:
+    for kind in figures:
+        stem = f"churn_{kind.kind}"
+        yield f"{stem}_events", kind.events
+        yield f"{stem}_lost", kind.lost
+        yield f"{stem}_died", sum(kind.died.values())
+        for name, value, interval in (
+            ("stall_ms", kind.stall_ms, kind.stall_ci_ms),
+            ("p99_ms", kind.p99_ms, kind.p99_ci_ms),
+            ("back_s", kind.back_s, None),
+            ("neighbour_back_s", kind.neighbour_back_s, None),
+            ("took_s", kind.took_s, None),
+        ):
+            if value is not None:
+                yield f"{stem}_{name}", value
+            if interval is not None:
+                yield f"{stem}_{name}_ci_low", interval[0]
+                yield f"{stem}_{name}_ci_high", interval[1]

@@ -1,0 +1,86 @@
+"""Figures of churn events against small exact answers."""
+
+import numpy as np
+import pytest
+
+from mtexp.metrics.churn import KINDS, Event, Served, figures_of, joined, next_cycle, seen
+
+MS = 1_000_000
+
+
+def _event(kind: str, start_ms: float, end_ms: float, **more: object) -> Event:
+    start_ns, end_ns = round(start_ms * MS), round(end_ms * MS)
+    return Event(kind=kind, cycle=0, start_ns=start_ns, done_ns=start_ns, end_ns=end_ns, **more)  # type: ignore[arg-type]
+
+
+def _life(arrivals_ms: list[float], ends_ms: list[float]) -> Served:
+    arrival, end = (np.array([round(v * MS) for v in values], dtype=np.int64) for values in (arrivals_ms, ends_ms))
+    start = np.maximum(arrival, np.concatenate([[0], end[:-1]])) if len(end) else arrival
+    return Served.of(arrival, start, end)
+
+
+def test_a_stall_is_the_longest_wait_without_a_completion() -> None:
+    """Requests at 0, 10, 20 ms; the second takes until 35: from 10 to 35 nothing was completed, though one waited."""
+    requests = _life([1, 10, 20], [2, 35, 36])
+    event = seen(_event("load", 5, 50), requests)
+    assert event.stall_ms == pytest.approx(25)
+    assert (event.requests, event.lost, event.p99_ms) == (2, 0, None)
+    assert event.back_s == pytest.approx(0.030)
+
+
+def test_time_without_requests_is_no_stall() -> None:
+    """Nothing came for a second, so nobody waited."""
+    assert seen(_event("quiet", 0, 2000), _life([1, 1500], [2, 1501])).stall_ms == pytest.approx(1)
+
+
+def test_only_the_part_inside_the_window_counts() -> None:
+    """A request in flight from 1 to 101 ms, and a window that ends at 21."""
+    assert seen(_event("memory", 11, 21), _life([1], [101])).stall_ms == pytest.approx(10)
+
+
+def test_requests_are_lost_from_the_death_until_the_tenant_serves_again() -> None:
+    """Every 10 ms one: that of 20 was in flight at the kill (25), those of 30 to 80 came while it was dead; it is back
+    at 85 with a schedule of its own."""
+    schedule = np.arange(0, 200, 10, dtype=np.int64) * MS
+    first, second = _life([0, 10], [2, 12]), _life([85, 95], [88, 97])
+    requests = joined([first, second], [schedule, schedule + 85 * MS], [26 * MS, 200 * MS])
+    before = seen(_event("memory", 15, 24), requests)
+    kill = seen(_event("kill", 24, 99), requests)
+    assert (before.lost, kill.lost) == (0, 7)
+    assert kill.stall_ms == pytest.approx(88 - 24)  # of the window: the request in flight had waited before
+    assert kill.back_s == pytest.approx(0.088 - 0.024)
+    assert requests.arrival_ns.tolist() == sorted(requests.arrival_ns.tolist())
+
+
+def test_what_still_waits_when_the_run_ends_is_not_lost() -> None:
+    """The schedule goes on after the last process was stopped."""
+    requests = joined([_life([0], [1])], [np.arange(5, dtype=np.int64) * MS], [2 * MS])
+    assert requests.arrival_ns.size == 1
+
+
+def test_thirty_events_have_an_interval_and_fewer_none() -> None:
+    """Stalls of 5 to 15 ms: the interval holds their mean, and is narrower than they spread."""
+    requests = _life(list(np.arange(0, 40_000, 10.0)), list(np.arange(0, 40_000, 10.0) + 1))
+    events = [_event("kill", 1000 * i, 1000 * i + 500, died=("b",), lost=2, stall_ms=5 + i % 11) for i in range(33)]
+    (kill,) = figures_of(events, requests)
+    low, high = kill.stall_ci_ms or (0, 0)
+    assert low < 10 < high < 13
+    assert (kill.events, kill.lost, kill.died) == (33, 66, {"b": 33})
+    assert kill.stall_ms == pytest.approx(10)
+    assert kill.p99_ms == pytest.approx(1)
+    assert kill.p99_ci_ms == pytest.approx((1, 1))
+    (few,) = figures_of(events[:29], requests)
+    assert few.stall_ci_ms is few.p99_ci_ms is None
+
+
+def test_a_life_has_what_is_missing_and_the_steps_on_the_way() -> None:
+    """To be killed a neighbour has to be started; that is not looked at again once there are enough starts."""
+    assert next_cycle(["kill"], {}, 1) == [
+        *((kind, False) for kind in ("start", "build", "warm_up", "load")),
+        ("kill", True),
+    ]
+    done = dict.fromkeys(KINDS, 2)
+    assert next_cycle(KINDS, done, 2) == []
+    assert [kind for kind, looked_at in next_cycle(KINDS, done | {"fault": 1}, 2) if looked_at] == ["fault"]
+    assert next_cycle(KINDS, done | {"quiet": 1}, 2) == [("quiet", True)]
+    assert next_cycle(["memory"], {}, 1)[-2:] == [("memory", True), ("end", False)]
