@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
+from mtexp.served import ServerSpec, served_request
+
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ class ModelSpec:
     """Name in ``conf/models``, e.g. ``bert_base``."""
     role: str
     """``encoder``, ``decoder``, ``encoder_decoder``, ``vision``, ``audio``, ``embedding``, ``vision_language``,
-    ``custom`` (the user's own code) or ``stressor``."""
+    ``custom`` (the user's own code), ``server`` or ``stressor``."""
     architecture: str
     """transformers' ``model_type`` (``bert``, ``gpt2``, ``llama`` ...); for a stressor, its kind."""
     shape: Mapping[str, Any] = field(default_factory=dict)
@@ -54,9 +56,12 @@ class ModelSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
     """What the factory is called with, beside what every factory gets."""
     code: Mapping[str, Any] = field(default_factory=dict)
-    """What names that code: ``source``, a hash, and ``packages``, the versions of what it imports."""
+    """What names that code: ``source``, a hash, and ``packages``, the versions of what it imports. Of a server
+    ``files``, hashes by argument, and ``packages``."""
     code_path: str = ""
-    """Folder from which it is imported; changes nothing."""
+    """Folder from which it is imported, or in which the server is started; changes nothing."""
+    server: ServerSpec | None = None
+    """A server of the user's; None = a model or code in the tenant's own process."""
 
     @property
     def has_formula(self) -> bool:
@@ -102,6 +107,8 @@ class WorkloadSpec:
 
 def _request_of(model: ModelSpec, workload: WorkloadSpec) -> str:
     """One request in words: with the shapes of the inputs where they are more than tokens."""
+    if model.server is not None:
+        return served_request(model.server, workload.batch_size, workload.seq_len, workload.new_tokens)
     if model.target:
         return f"one request of {model.target}, batch_size {workload.batch_size}, seq_len {workload.seq_len}"
     if not model.inputs:
@@ -352,6 +359,8 @@ class RunSpec:
     sharing: SharingSpec = SharingSpec()
     runtime: str = "cpu"
     """``gpu`` or ``cpu``: what ``auto`` came to."""
+    start_order: tuple[str, ...] = ()
+    """Ids of the tenants that are servers, in the order in which they start."""
     device: str = ""
     """GPU UUID asked for; empty = the first that can be leased."""
     shrunk: bool = False
@@ -368,6 +377,11 @@ class RunSpec:
     churn: ChurnSpec = ChurnSpec()
     repetition: int = 0
     seed: int = 0
+
+    @property
+    def cores(self) -> int:
+        """CPU cores that its tenants and their servers take where each has its own."""
+        return sum(1 + (tenant.model.server.cores if tenant.model.server else 0) for tenant in self.tenants)
 
     @property
     def mps_settings(self) -> str:
@@ -412,9 +426,11 @@ def content_hash(data: Any) -> str:
 def drop_absent(model: dict[str, Any]) -> None:
     """Take out of a model, in place, the fields that older records lack and this one makes no use of."""
     del model["code_path"]
-    for name in ("model_class", "pooling", "inputs", "target", "params", "code"):
+    for name in ("model_class", "pooling", "inputs", "target", "params", "code", "server"):
         if not model[name]:
             del model[name]
+    if "server" in model:
+        del model["server"]["ready"], model["server"]["ready_s"]
 
 
 def spec_hash(spec: RunSpec) -> str:
@@ -437,8 +453,15 @@ def spec_hash(spec: RunSpec) -> str:
     if data["measure"]["design"] == "sustained":  # likewise, and they bound rounds, which it has not
         for key in ("design", "block_ms", "target_pct", "max_time_s"):
             del data["measure"][key]
-    if not data["churn"]["repeats"]:
-        del data["churn"]
+    _drop_unasked(data)
     for key in ("tracking", "deadlines", "lease_wait_s", "launcher", "search"):
         del data[key]
     return content_hash(data)
+
+
+def _drop_unasked(data: dict[str, Any]) -> None:
+    """Take out of a run, in place, what only some runs have, and older records lack."""
+    if not data["churn"]["repeats"]:
+        del data["churn"]
+    if not data["start_order"]:
+        del data["start_order"]

@@ -39,6 +39,9 @@ def churn_spec(config: ChurnConfig, runtime: str, mix: str, tenants: Sequence[Te
     if len(tenants) != 2:
         remedy = "The first is steady, the second comes and goes: mix=bert_base+llama_3_2_1b."
         raise ConfigError("mix", mix, "two tenants in a churn run", remedy)
+    if servers := [tenant.id for tenant in tenants if tenant.model.server is not None]:
+        what = "tenants of mtexp's own in a churn run"
+        raise ConfigError("mix", f"{mix} ({', '.join(servers)} is a server)", what, "Choose models.")
     steady = tenants[0]
     if steady.arrival.kind == "closed":
         remedy = "Use arrival=constant arrival.load=0.3, as experiment=churn does."

@@ -23,6 +23,7 @@ from mtexp.config.schema import (
     Shrink,
     Store,
 )
+from mtexp.config.servers import start_order
 from mtexp.config.tenants import tenant_specs
 from mtexp.config.tokens import parse_mix, parse_percentage
 from mtexp.errors import ConfigError
@@ -78,6 +79,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
         measure=_measure(config, design),
         sharing=sharing,
         runtime=device.kind,
+        start_order=start_order(config, tenants),
         device=device.uuid if config.runtime.device else "",
         shrunk=shrunk and any(t.model.weights == "random" for t in tenants),
         launcher=config.runtime.launcher.name,

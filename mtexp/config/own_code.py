@@ -77,6 +77,17 @@ def locate(key: str, target: str) -> Located:
     if not _TARGET.fullmatch(target):
         raise ConfigError(key, target, _ALLOWED, "Write the module with dots, a colon, and the name of the factory.")
     module, _, factory = target.partition(":")
+    found = locate_module(key, target, module)
+    _check_factory(key, target, found.file, factory)
+    return found
+
+
+def locate_module(key: str, value: str, module: str) -> Located:
+    """Return where ``module`` is, without importing it or a package around it.
+
+    Raises:
+        ConfigError: There is no such module; ``key`` and ``value`` are what asked for it.
+    """
     path: list[str] = [str(Path.cwd()), *(entry for entry in sys.path if entry)]
     spec: ModuleSpec | None = None
     top: ModuleSpec | None = None
@@ -85,15 +96,14 @@ def locate(key: str, target: str) -> Located:
         spec = PathFinder.find_spec(".".join(parts[: number + 1]), path)
         if spec is None or (number + 1 < len(parts) and not spec.submodule_search_locations):
             missing = ".".join(parts[: number + 1])
-            raise ConfigError(key, target, _ALLOWED, f"There is no module {missing}: correct it, or set PYTHONPATH.")
+            raise ConfigError(key, value, _ALLOWED, f"There is no module {missing}: correct it, or set PYTHONPATH.")
         top = top or spec
         path = list(spec.submodule_search_locations or ())
     assert spec is not None
     assert top is not None
     if spec.origin is None or not spec.origin.endswith(".py"):
-        raise ConfigError(key, target, "a module that is a .py file", f"{module} is none: name the module inside it.")
+        raise ConfigError(key, value, "a module that is a .py file", f"{module} is none: name the module inside it.")
     file = Path(spec.origin)
-    _check_factory(key, target, file, factory)
     home = Path(next(iter(top.submodule_search_locations))) if top.submodule_search_locations else Path(str(top.origin))
     return Located(home.parent, file, home)
 

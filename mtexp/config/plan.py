@@ -29,6 +29,7 @@ from mtexp.config.own_code import imported
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
 from mtexp.config.schema import Config, SweepOrder
 from mtexp.config.sections import SectionedComposer
+from mtexp.config.servers import commands
 from mtexp.config.sessions import Sessions, sessions_of
 from mtexp.errors import ConfigError
 from mtexp.spec import RunSpec, TrackingSpec
@@ -153,7 +154,7 @@ def plan(
     specs = [point.spec for point in planned]
     known = warnings(specs, where.gpus) + too_few_cores(specs, _cores(launcher))
     sessions = _sessions(config, specs, where, serial=serial, multirun=multirun and not search)
-    said = [*(point.note for point in planned if point.note), *sessions.notes, *imported(specs)]
+    said = [*(point.note for point in planned if point.note), *sessions.notes, *imported(specs), *commands(specs)]
     notes = tuple(dict.fromkeys(said))
     return Plan(
         tuple(planned),

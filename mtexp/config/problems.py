@@ -28,8 +28,8 @@ from mtexp.tracking.uri import redact
 
 _NAMES = {int: "an integer", float: "a number", bool: "true, false", str: "text", list: "a list such as [50,90]"}
 _TOKENS = {
-    "mix": "or models joined as in bert_base*2+llama_3_2_1b+hub:ORGANISATION/NAME+target:MODULE:FACTORY",
-    "models": "or hub:ORGANISATION/NAME, folder:PATH or target:MODULE:FACTORY",
+    "mix": "or models joined as in bert_base*2+llama_3_2_1b+hub:ORGANISATION/NAME+target:MODULE:FACTORY+server:NAME",
+    "models": "or hub:ORGANISATION/NAME, folder:PATH, target:MODULE:FACTORY or server:NAME",
     "mps_settings": "or a percentage such as 30pct",
 }
 _HELP = f"{command_line('run')} -h lists groups, choices and examples."

@@ -19,7 +19,7 @@ from mtexp.config.shapes import not_sizes
 from mtexp.errors import ConfigError
 
 MAX_CONFIG_BYTES = 2**20
-HUB, FOLDER, TARGET = "hub:", "folder:", "target:"
+HUB, FOLDER, TARGET, SERVER = "hub:", "folder:", "target:", "server:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ARCHITECTURE = re.compile(r'\(\s*"([a-zA-Z0-9_.-]+)",\s*"\w+Config"')
 _ALLOWED = "hub:ORGANISATION/NAME or folder:PATH"
@@ -37,12 +37,12 @@ class Published:
 
 
 def model_name(token: str) -> str | None:
-    """The name of the model that ``hub:ID``, ``folder:PATH`` or ``target:package.module:factory`` stands for.
+    """The name of the model that ``hub:ID``, ``folder:PATH``, ``target:module:factory`` or ``server:NAME`` stands for.
 
-    The last part of the id or path, or module and factory, in lower case, with ``_`` for what a tenant's id cannot
-    hold. None for any other text.
+    The last part of the id or path, module and factory, or the name, in lower case, with ``_`` for what a tenant's id
+    cannot hold. None for any other text.
     """
-    for prefix, separator in ((HUB, "/"), (FOLDER, "/"), (TARGET, ".")):
+    for prefix, separator in ((HUB, "/"), (FOLDER, "/"), (TARGET, "."), (SERVER, "/")):
         if token.startswith(prefix) and (last := token.removeprefix(prefix).rstrip("/").rpartition(separator)[2]):
             name = re.sub(r"[^a-z0-9]+", "_", last.lower()).strip("_")[:64]
             return name if name and name[0].isalpha() else f"m_{name}"[:64]

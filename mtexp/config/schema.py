@@ -14,10 +14,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from mtexp.config.churn import ChurnConfig
+from mtexp.config.server_schema import ServerConfig
 
 Role = Enum(
     "Role",
-    ["encoder", "decoder", "encoder_decoder", "vision", "audio", "embedding", "vision_language", "custom", "stressor"],
+    "encoder decoder encoder_decoder vision audio embedding vision_language custom server stressor",
 )
 Pooling = Enum("Pooling", ["mean", "cls", "last"])
 Weights = Enum("Weights", ["random", "pretrained"])
@@ -94,6 +95,8 @@ class TenantConfig:
     """``package.module:factory`` of your own code, instead of an architecture."""
     params: dict[str, Any] = field(default_factory=dict)
     """Arguments of the factory, beside device, dtype, batch_size, seq_len and seed."""
+    server: ServerConfig = field(default_factory=ServerConfig)
+    """A command of yours that serves requests, instead of an architecture."""
     count: int = 1
     """Number of tenants; with more than one, their ids are ``<id>_0``, ``<id>_1`` ..."""
     weights: Weights | None = None
@@ -146,6 +149,8 @@ class MixConfig:
     """The models of this mix as a token. If the tenants were changed, the run is named after its own token."""
     tenants: dict[str, TenantConfig] = field(default_factory=dict)
     """By tenant id; ``models@mix.tenants.<id>=<model>`` swaps, ``+`` adds, ``~`` drops."""
+    start_order: list[str] = field(default_factory=list)
+    """Ids of the tenants that are servers, in the order in which they start; empty = the order of the mix."""
 
 
 @dataclass(kw_only=True)

@@ -70,6 +70,8 @@ def _obstacle(spec: RunSpec) -> str:
         return "a GPU cut into MIG instances (sharing=mig) cannot be used as a whole"
     if spec.sharing.mps_mode == "external":
         return "an administrator's MPS daemon (mps_settings=external) may claim the GPU for itself"
+    if spec.start_order:
+        return "a server takes what memory it finds free: there cannot be two of each"
     if spec.sharing.static_partitioning:
         return "static partitioning of the SMs (mps_settings.static_partitioning) claims the GPU for itself"
     return ""

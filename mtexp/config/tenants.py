@@ -11,9 +11,10 @@ from mtexp.config.checks import at_least, own_or_run, within
 from mtexp.config.memory import limit_mib
 from mtexp.config.models import model_of
 from mtexp.config.schema import Arrival, ArrivalConfig, Config, Scale, SharingMode, TenantConfig
+from mtexp.config.servers import is_server, server_model
 from mtexp.config.traces import read_trace
 from mtexp.errors import ConfigError
-from mtexp.spec import ArrivalSpec, MpsLimits, TenantSpec, WorkloadSpec
+from mtexp.spec import ArrivalSpec, CostSpec, MpsLimits, TenantSpec, WorkloadSpec
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -82,7 +83,11 @@ def _tenant(config: Config, key: str, tenant: TenantConfig, *, shrunk: bool) -> 
     workload = _workload(config, key, tenant)
     at_least(f"{key}.slo_ms", tenant.slo_ms, 0)
     at_least(f"{key}.slo_factor", tenant.slo_factor, 0)
-    model, cost = model_of(config, key, tenant, workload, shrunk=shrunk)
+    cost = CostSpec()
+    if is_server(tenant):
+        model, workload = server_model(config, key, tenant, workload)
+    else:
+        model, cost = model_of(config, key, tenant, workload, shrunk=shrunk)
     return TenantSpec(
         id=key,
         model=model,

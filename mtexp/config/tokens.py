@@ -14,9 +14,9 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from mtexp.config.published import TARGET, model_name
+from mtexp.config.published import SERVER, TARGET, model_name
 
-_PART = re.compile(r"([A-Za-z][A-Za-z0-9_]*|(?:hub|folder|target):[^*+]+)(?:\*([0-9]{1,4}))?")
+_PART = re.compile(r"([A-Za-z][A-Za-z0-9_]*|(?:hub|folder|target|server):[^*+]+)(?:\*([0-9]{1,4}))?")
 _PERCENTAGE = re.compile(r"([0-9]{1,3}(?:\.[0-9]+)?)pct")
 _MAX_PARTS = 64
 
@@ -24,8 +24,8 @@ _MAX_PARTS = 64
 def parse_mix(token: str) -> Mapping[str, int] | None:
     """Return {model: count} of a mix token such as ``bert_base*2+llama_3_2_1b``; None if ``token`` is not one.
 
-    A model is a name in ``conf/models``, ``hub:ID``, ``folder:PATH`` or ``target:MODULE:FACTORY``; one that is named
-    twice counts twice. The caller checks whether the models exist.
+    A model is a name in ``conf/models``, ``hub:ID``, ``folder:PATH``, ``target:MODULE:FACTORY`` or ``server:NAME``; one
+    that is named twice counts twice. The caller checks whether the models exist.
     """
     counts: dict[str, int] = {}
     parts = token.split("+")
@@ -72,6 +72,8 @@ def _model(token: str) -> dict[str, object] | None:
     name = model_name(token)
     if name is None:
         return None
+    if token.startswith(SERVER):
+        return {"name": name, "role": "server"}
     return {"name": name, **({"target": token.removeprefix(TARGET)} if token.startswith(TARGET) else {"config": token})}
 
 

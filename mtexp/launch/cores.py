@@ -24,6 +24,8 @@ class CorePlan:
     """Disjoint cores; all empty if there are too few, in which case nothing is pinned."""
 
     processes: tuple[tuple[int, ...], ...]
+    servers: tuple[tuple[int, ...], ...] = ()
+    """Of each process that is the client of a server, the cores of that server; tenants do not move to them."""
     sampler: tuple[int, ...]
     parent: tuple[int, ...]
     spare: tuple[int, ...] = ()
@@ -41,6 +43,11 @@ class CorePlan:
         return bool(self.parent)
 
     @property
+    def everywhere(self) -> tuple[int, ...]:
+        """The cores of who has none of its own: the forkserver may have been pinned itself, so each is told."""
+        return tuple(sorted(os.sched_getaffinity(0)))
+
+    @property
     def pool(self) -> tuple[int, ...]:
         """Cores from which those of the tenants may be drawn anew; empty where there are no spare ones."""
         return (*(core for own in self.processes for core in own), *self.spare) if self.spare else ()
@@ -50,26 +57,33 @@ def missing_cores(tenants: int, available: Sequence[int] | None = None) -> int:
     """Return how many cores are missing: each tenant, the sampler and the parent need one.
 
     Args:
-        tenants: All tenants of the run.
+        tenants: All tenants of the run, and the cores of their servers.
         available: Cores; by default those that this process may use.
     """
     return max(0, tenants + 2 - len(os.sched_getaffinity(0) if available is None else available))
 
 
-def plan_cores(tenants_per_process: Sequence[int], available: Sequence[int], *, pin: bool = True) -> CorePlan:
+def plan_cores(
+    tenants_per_process: Sequence[int], available: Sequence[int], *, pin: bool = True, servers: Sequence[int] = ()
+) -> CorePlan:
     """Give every tenant one core, the sampler one, the parent the rest; tenants get the last of ``available``.
+
+    Each server gets as many as ``servers`` says, process by process.
 
     A tenant always gets one core, so that it has the same alone and shared. Contention for CPU cores would look like
     interference on the GPU.
     """
-    tenants = sum(tenants_per_process)
+    tenants = sum(tenants_per_process) + sum(servers)
     missing = missing_cores(tenants, available) if pin else 0
     if not pin or missing:
-        return CorePlan(processes=((),) * len(tenants_per_process), sampler=(), parent=(), missing=missing)
+        none: tuple[tuple[int, ...], ...] = ((),) * len(tenants_per_process)
+        return CorePlan(processes=none, servers=none if servers else (), sampler=(), parent=(), missing=missing)
     own = iter(available[-tenants:])
     rest = available[:-tenants]
-    processes = tuple(tuple(next(own) for _ in range(count)) for count in tenants_per_process)
-    return CorePlan(processes=processes, sampler=(rest[-1],), parent=tuple(rest[:-1]))
+    processes, served = (
+        tuple(tuple(next(own) for _ in range(count)) for count in counts) for counts in (tenants_per_process, servers)
+    )
+    return CorePlan(processes=processes, servers=served, sampler=(rest[-1],), parent=tuple(rest[:-1]))
 
 
 def by_physical_core(free: Sequence[int], held: Collection[int] = ()) -> list[int]:
@@ -102,7 +116,8 @@ def with_spare(plan: CorePlan, held: Collection[int]) -> CorePlan:
         held: Cores of other runs.
     """
     tenants = [core for own in plan.processes for core in own]
-    used = {_siblings(core) for core in (*tenants, *plan.sampler, *held)}
+    served = [core for own in plan.servers for core in own]
+    used = {_siblings(core) for core in (*tenants, *served, *plan.sampler, *held)}
     spare: list[int] = []
     for core in reversed(plan.parent):
         if _siblings(core) not in used and len(spare) < _SPARE_A_TENANT * len(tenants):
@@ -114,7 +129,9 @@ def with_spare(plan: CorePlan, held: Collection[int]) -> CorePlan:
 
 
 @contextmanager
-def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True, spare: bool = False) -> Iterator[CorePlan]:
+def leased_cores(
+    tenants_per_process: Sequence[int], *, pin: bool = True, spare: bool = False, servers: Sequence[int] = ()
+) -> Iterator[CorePlan]:
     """Plan with the cores that no other run of this host measures on; the others keep off these until the block ends.
 
     Two runs on two GPUs of a host would otherwise pin their tenants to the same cores. What is leased are the cores of
@@ -124,27 +141,28 @@ def leased_cores(tenants_per_process: Sequence[int], *, pin: bool = True, spare:
         tenants_per_process: How many tenants each process has.
         pin: Whether to pin at all.
         spare: Also lease cores that tenants may move to (:attr:`CorePlan.spare`), where there are enough.
+        servers: How many cores the server of each process has; empty = there are no servers.
 
     Raises:
         HostError: The lease directory cannot be used.
     """
     available = sorted(os.sched_getaffinity(0))
-    plan = plan_cores(tenants_per_process, available, pin=pin)
+    plan = plan_cores(tenants_per_process, available, pin=pin, servers=servers)
     if not plan.pinned:
         yield plan
         return
 
     def choose(free: Sequence[int]) -> tuple[CorePlan, Sequence[int]]:
         held = set(available).difference(free)
-        plan = plan_cores(tenants_per_process, by_physical_core(free, held))
-        own = [_siblings(core) for cores in plan.processes for core in cores]
+        plan = plan_cores(tenants_per_process, by_physical_core(free, held), servers=servers)
+        own = [_siblings(core) for cores in (*plan.processes, *plan.servers) for core in cores]
         used = Counter([*own, *map(_siblings, held)])
         if plan.pinned:
             plan = replace(plan, on_shared_cores=sum(used[physical] > 1 for physical in own))
             plan = with_spare(plan, held) if spare else plan
         else:
             plan = replace(plan, held_by_others=len(held), missing=0)
-        return plan, [core for own in (*plan.processes, plan.sampler, plan.spare) for core in own]
+        return plan, [core for own in (*plan.processes, *plan.servers, plan.sampler, plan.spare) for core in own]
 
     with lease_cores(available, choose) as plan:
         yield plan

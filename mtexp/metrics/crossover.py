@@ -96,16 +96,17 @@ class Comparison:
 # --- from requests to rounds ------------------------------------------------------------------------------------------
 
 
-def counted(start_ns: Integers, block: Block, together_ns: int) -> Mask:
-    """Which requests of one tenant in one block count.
+def counted(start_ns: Integers, end_ns: Integers, block: Block, together_ns: int) -> Mask:
+    """Which requests of one tenant in one block count: not its first ones, those that begin before any has ended.
 
     Args:
-        start_ns: Start of each of its requests in the block, shape (n,), ascending.
+        start_ns: Start of each of its requests in the block, shape (n,).
+        end_ns: Their ends, ascending.
         block: The block.
         together_ns: When the last of the active tenants had started: before that some neighbours were missing.
     """
     mask: Mask = (start_ns >= together_ns) & (start_ns < block.end_ns)
-    mask[:1] = False
+    mask[start_ns < end_ns[:1]] = False
     return mask
 
 
@@ -134,7 +135,8 @@ def mark(samples: Mapping[str, Samples], blocks: Sequence[Block]) -> dict[str, S
             continue  # a tenant failed before it began
         phase = MEASURE if len(block.active) == everyone else ALONE
         for name, place in rows.items():
-            mask = counted(samples[name].start_ns[place], block, max(began))
+            own = samples[name]
+            mask = counted(own.start_ns[place], own.end_ns[place], block, max(began))
             phases[name][place][mask] = phase
     rounds = np.array([*(block.round for block in blocks), -1])  # the last one is for requests of no block
     numbers = np.array([*(block.block for block in blocks), -1])

@@ -131,6 +131,7 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
         kind="baseline",
         mix=tenant.model.name,
         tenants=(alone,),
+        start_order=(alone.id,) if alone.model.server else (),
         sharing=sharing,
         measure=replace(
             run.measure,
@@ -138,7 +139,7 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
             until_ci_pct=0.0,
             overlap="sustained",
             design="sustained",
-            pin_cores=run.measure.pin_cores and not missing_cores(len(run.tenants)),
+            pin_cores=run.measure.pin_cores and not missing_cores(run.cores),
         ),
         profiler=ProfilerSpec(),
         churn=ChurnSpec(),

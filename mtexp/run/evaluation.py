@@ -35,6 +35,7 @@ from mtexp.run.impossible import impossible_findings, impossible_in_blocks
 from mtexp.run.measurement import TELEMETRY, Measurement
 from mtexp.run.outputs import output_findings
 from mtexp.run.strangers import foreign_notes, foreign_of
+from mtexp.served import TEXTS, names_in
 from mtexp.spec import RunSpec, TenantSpec
 from mtexp.telemetry import TelemetrySummary, read
 
@@ -369,6 +370,8 @@ def _completed(
         metrics["memory_peak_mib"] = after["memory_peak_mib"]
     if tenant.model.role != "stressor" and "throughput_rps" in metrics:
         text = not (tenant.model.inputs or tenant.model.target) or tenant.workload.kind == "generate"
+        if tenant.model.server is not None:
+            text = tenant.workload.kind == "generate" or bool(set(names_in(tenant.model.server.body)) & {*TEXTS})
         of_a_request = tenant.workload.tokens if text else tenant.workload.batch_size
         metrics["tokens_per_s" if text else "inputs_per_s"] = of_a_request * metrics["throughput_rps"]
     if tenant.id in compared.drift_pct:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mtexp.launch import CorePlan, TenantGroup
+from mtexp.launch import CorePlan, Servers, TenantGroup
 from mtexp.sharing import SharingMode
 from mtexp.spec import MeasureSpec, RunSpec
 from mtexp.tenant.job import ProcessJob, TenantJob
 
 
 def jobs_of(
-    spec: RunSpec, folder: Path, sharing: SharingMode, cores: CorePlan, tenants: TenantGroup, trace_folder: str
+    spec: RunSpec,
+    folder: Path,
+    sharing: SharingMode,
+    cores: CorePlan,
+    tenants: TenantGroup,
+    servers: Servers,
+    trace_folder: str,
 ) -> list[ProcessJob]:
     """One job a process; each tenant has the core of its place in ``cores``, whatever the processes.
 
@@ -24,16 +29,25 @@ def jobs_of(
         sharing: Its sharing mode, entered.
         cores: Planned for as many tenants.
         tenants: The group that the processes will be in.
+        servers: Of the tenants that are servers, ready.
         trace_folder: Where torch traces go; empty = none.
     """
-    rows = spec.measure.warmup + protocol(spec).max_iterations
+    warmup = max([spec.measure.warmup, *(t.model.server.warmup for t in spec.tenants if t.model.server)])
+    rows = warmup + protocol(spec).max_iterations
     board, samples = tenants.allocate([t.id for t in spec.tenants], rows)
     sms = sharing.sm_counts()
     by_id = {
-        tenant.id: TenantJob(tenant=tenant, slot=slot, samples=str(samples[slot]), sm_count=sms.get(tenant.id, 0))
+        tenant.id: TenantJob(
+            tenant=tenant,
+            slot=slot,
+            samples=str(samples[slot]),
+            sm_count=sms.get(tenant.id, 0),
+            url=servers.url(tenant.id),
+            values=servers.values(tenant.id),
+            request_s=0.8 * spec.deadlines.stall_s,  # before the parent gives up
+        )
         for slot, tenant in enumerate(spec.tenants)
     }
-    everywhere = tuple(sorted(os.sched_getaffinity(0)))  # said to each: the forkserver may have been pinned itself
     return [
         ProcessJob(
             name=_name(group),
@@ -41,10 +55,10 @@ def jobs_of(
             address=tenants.address,
             board=str(board),
             log=str(folder / "logs" / f"{_name(group)}.log"),
-            runtime=spec.runtime,
+            runtime="cpu" if servers.url(group[0]) else spec.runtime,  # a client never opens the device
             measure=protocol(spec),
             environment=sharing.environment(group),
-            cores=own or everywhere,
+            cores=own or cores.everywhere,
             probe_busy=spec.kind == "baseline" and spec.runtime == "gpu",
             nvtx=_nvtx(spec),
             torch_trace=trace_folder,

@@ -17,17 +17,18 @@ from typing import Any
 
 from mtexp.errors import HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.host import Device
-from mtexp.launch import CorePlan, Starter, TenantGroup, leased_cores
-from mtexp.metrics.bootstrap import relative_half_width_pct
+from mtexp.launch import CorePlan, Servers, Starter, TenantGroup, leased_cores
 from mtexp.metrics.crossover import Block, mark
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
 from mtexp.records.files import BLOCKS
 from mtexp.run.crossover import Turns, measure_rounds
-from mtexp.run.jobs import jobs_of, protocol
+from mtexp.run.jobs import jobs_of
 from mtexp.run.pinning import about_cores, keep_off
+from mtexp.run.servers import server_cores, server_findings, start_servers, with_servers
+from mtexp.run.stopping import enough_of
 from mtexp.sharing import SharingMode, open_sharing
-from mtexp.spec import MeasureSpec, RunSpec
+from mtexp.spec import RunSpec
 from mtexp.telemetry import GpuProcess, Occupants, Sampler, identify, open_sampler, processes, take_part
 from mtexp.tenant.job import ProcessJob
 
@@ -38,10 +39,6 @@ Silence = Callable[[], contextlib.AbstractContextManager[None]]
 
 TELEMETRY = "telemetry.parquet"
 _OF_ALL = "telemetry-of-all.parquet"
-CAPTURE_S = 30.0
-"""Longest measuring time of a traced run (nsys, torch): each of its kernels is an event to keep, send and read."""
-_CI_EVERY_S = 0.1
-_STATUS_EVERY_S = 1.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -133,6 +130,7 @@ class _Set:
         self.open = contextlib.ExitStack()
         """What has to be taken down again."""
         self.sharing: SharingMode
+        self.servers: Servers
         self.tenants: TenantGroup
         self.observed: dict[str, Any] = {}
         self.listed: list[GpuProcess] = []
@@ -142,6 +140,8 @@ class _Set:
         self.open.enter_context(self.sharing)
         _clear(self.folder)
         self.open.callback(self._end)
+        servers = Servers(self.folder, self.spec.deadlines, self.sharing.release)
+        self.servers = self.open.enter_context(servers)
         group = TenantGroup(starter, self.spec.deadlines, self.folder, release=self.sharing.release)
         self.tenants = self.open.enter_context(group)
         self.open.callback(self._take)
@@ -150,6 +150,7 @@ class _Set:
         """Before the tenants are stopped."""
         self.result.samples = mark(self.tenants.samples(), self.result.blocks)
         self.result.full = self.tenants.full()
+        self.result.findings += server_findings(self.spec, self.result.samples, self.result.facts_after)
 
     def _end(self) -> None:
         """Once they have gone."""
@@ -163,19 +164,20 @@ class _Set:
         if self.result.failure is not None:
             return
         if isinstance(error, TenantFailed):
+            error = self.servers.blamed(error)
             error.remedy = self.sharing.explain(f"{error.cause}\n{error.log_tail}") or ""
         failure = HostError(_explain(error, self.folder)) if isinstance(error, OSError) else error
         self.result.failure, self.result.stop = failure, stop
 
     def jobs(self, cores: CorePlan, trace_folder: str) -> list[ProcessJob]:
         """What its processes are to do."""
-        return jobs_of(self.spec, self.folder, self.sharing, cores, self.tenants, trace_folder)
+        return jobs_of(self.spec, self.folder, self.sharing, cores, self.tenants, self.servers, trace_folder)
 
     @property
     def pids(self) -> dict[str, int]:
         """Process of each tenant."""
         groups = zip(self.sharing.groups(), self.tenants.pids, strict=True)
-        return {tenant: pid for group, pid in groups for tenant in group}
+        return {tenant: pid for group, pid in groups for tenant in group} | self.servers.main_pids()
 
 
 class _Session:
@@ -239,13 +241,16 @@ class _Session:
         spec = self.going[0].spec
         crossover, tenants = spec.measure.design == "crossover", len(spec.tenants)
         sizes = [len(group) for group in self.going[0].sharing.groups()]
-        cores = opened.enter_context(leased_cores(sizes, pin=spec.measure.pin_cores, spare=crossover))
+        servers = server_cores(spec, self.going[0].sharing)
+        leased = leased_cores(sizes, pin=spec.measure.pin_cores, spare=crossover, servers=servers)
+        cores = opened.enter_context(leased)
         opened.enter_context(keep_off(cores))
         for own in self.going:
             own.result.cores = cores
             own.result.findings += about_cores(cores, tenants)
             opened.push(own.open)
         self._each(lambda own: own.begin(self.starter))
+        self._each(lambda own: start_servers(own.spec, own.sharing, cores, own.servers, self.progress))
         modes = f" under each of {len(self.going)} sharing modes" if len(self.going) > 1 else ""
         self.progress(("starting 1 tenant" if tenants == 1 else f"starting {tenants} tenants") + modes)
         self._each(lambda own: own.tenants.start(own.jobs(cores, self.trace_folder)))
@@ -262,7 +267,7 @@ class _Session:
                     measure_rounds([self._turns(own) for own in self.going], cores, self.status)
                 else:
                     (only,) = self.going
-                    only.tenants.measure(_enough(spec, only.tenants, self.status))
+                    only.tenants.measure(enough_of(spec, only.tenants, self.status))
                 self._each(lambda own: self._finish(own, sampler))
 
     def _choose(self, own: _Set) -> None:
@@ -276,7 +281,7 @@ class _Session:
         own.tenants.begin_warm_up()
         own.observed = own.sharing.observe()  # meanwhile: a device that waits for it would cool down
         self._look(own)
-        own.result.facts_before = own.tenants.warm_up()
+        own.result.facts_before = with_servers(own.tenants.warm_up(), own.servers, own.listed)
 
     def _turns(self, own: _Set) -> Turns:
         drop = (lambda failure: self._drop(own, failure)) if len(self.all) > 1 else None
@@ -285,9 +290,10 @@ class _Session:
     def _finish(self, own: _Set, sampler: Sampler) -> None:
         observed_after = own.sharing.observe()
         self._look(own)
+        own.servers.check()
         own.tenants.begin_finish()
         own.result.findings += sampler.stop()
-        own.result.facts_after = own.tenants.finish()
+        own.result.facts_after = with_servers(own.tenants.finish(), own.servers, own.listed)
         facts = own.result.facts_before, own.result.facts_after
         own.result.proof, findings = own.sharing.prove(*facts, own.observed, observed_after)
         own.result.findings += findings
@@ -297,7 +303,7 @@ class _Session:
         if self.device.kind != "gpu":
             return
         own.listed += _listed(self.device)
-        tenants = [pid for each in self.going for pid in each.tenants.pids]
+        tenants = [pid for each in self.going for pid in (*each.tenants.pids, *each.servers.pids())]
         others = (os.getpid(), *(pid for each in self.going for pid in each.sharing.pids()))
         external = own.spec.sharing.mps_mode == "external"
         own.result.occupants = identify(self.listed_before, own.listed, tenants, others, external_mps=external)
@@ -350,43 +356,6 @@ def _explain(error: OSError, folder: Path) -> str:
 
 def _listed(device: Device) -> list[GpuProcess]:
     return processes(device.uuid) if device.kind == "gpu" else []
-
-
-def _enough(spec: RunSpec, tenants: TenantGroup, status: Progress | None) -> Callable[[int, int, float], bool]:
-    """The stopping rule: iterations and time together, or an interval narrow enough, with a cap; traces end sooner."""
-    rule = protocol(spec)
-    traced = spec.kind == "profile" and spec.profiler.kind != "ncu"
-    last_look: dict[int, float] = {}
-    said_s = 0.0
-
-    def enough(slot: int, iterations: int, elapsed_s: float) -> bool:
-        nonlocal said_s
-        if status is not None and elapsed_s - said_s >= _STATUS_EVERY_S:
-            said_s = elapsed_s
-            status(so_far(iterations, elapsed_s, rule))
-        if traced and elapsed_s >= CAPTURE_S:
-            return True
-        if iterations < rule.iterations or elapsed_s < rule.min_time_s:
-            return False
-        if not rule.until_ci_pct or iterations >= rule.max_iterations:
-            return True
-        if elapsed_s - last_look.get(slot, 0.0) < _CI_EVERY_S:
-            return False
-        last_look[slot] = elapsed_s
-        latency_ms = tenants.sample(slot).measured.latency_ms[1:]
-        return relative_half_width_pct(latency_ms, rule.until_ci_statistic) <= rule.until_ci_pct
-
-    return enough
-
-
-def so_far(iterations: int, elapsed_s: float, rule: MeasureSpec) -> str:
-    """Progress of the slowest tenant: ``measuring: 45 of 100 iterations, about 12 s left``."""
-    by_count = elapsed_s * (rule.iterations / max(iterations, 1) - 1)
-    left_s = max(by_count, rule.min_time_s - elapsed_s, 0.0)
-    text = f"measuring: {iterations} of {rule.iterations} iterations"
-    if rule.until_ci_pct and left_s == 0.0:
-        return f"{text}, until the interval is within +- {rule.until_ci_pct:g} %"
-    return f"{text}, about {left_s:.0f} s left"
 
 
 def _let_go(error: BaseException | None) -> None:

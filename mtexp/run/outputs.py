@@ -37,11 +37,15 @@ def output_findings(spec: RunSpec, measured: Measurement, alone: Mapping[str, Al
 
 def _unchecked(spec: RunSpec) -> Iterator[Finding]:
     stressors = [tenant.id for tenant in spec.tenants if tenant.model.role == "stressor"]
+    servers = [tenant.id for tenant in spec.tenants if tenant.model.server is not None]
     if not spec.measure.check_outputs:
         what, remedy = "outputs were not checked (measure.check_outputs=false)", "Set it to true."
     elif stressors:
         what = f"the outputs of {', '.join(stressors)} were not checked"
         remedy = "A stressor computes nothing that could be compared."
+    elif servers:
+        what = f"the answers of {', '.join(servers)} were not checked, but for their status"
+        remedy = "What a server should answer is not known here: compare some answers with those that you know."
     else:
         return
     yield Finding("note", "output-unchecked", what, remedy)

@@ -31,8 +31,9 @@ from mtexp.records.record import RunRecord
 from mtexp.run.bare_record import Origin, without_figures
 from mtexp.run.baselines import baseline_spec
 from mtexp.run.evaluation import Comparison, evaluate
-from mtexp.run.measurement import CAPTURE_S, Measurement, measure
+from mtexp.run.measurement import Measurement, measure
 from mtexp.run.profile_session import Session
+from mtexp.run.stopping import CAPTURE_S
 from mtexp.sharing import open_sharing
 from mtexp.spec import BaselineSpec, RunSpec, SharingSpec, TelemetrySpec, TenantSpec, content_hash, spec_hash, to_json
 

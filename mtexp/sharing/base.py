@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from mtexp.errors import HostError
 from mtexp.host import Device
 from mtexp.metrics.finding import Finding
-from mtexp.sharing import commands, parse, proof
+from mtexp.sharing import commands, parse, proof, server_proof
 from mtexp.sharing.control import ask_nvidia_smi
 from mtexp.sharing.explain import explain
 from mtexp.spec import RunSpec, TenantSpec
@@ -90,6 +90,8 @@ class SharingMode:
                 known = facts.get(tenant.id)
                 if not known:
                     notes.add("facts-missing", "it reported nothing about itself", "See its log", tenant.id)
+                elif tenant.model.server is not None:
+                    self._check_server(notes, tenant, known)
                 else:
                     self._check_tenant(notes, tenant, known, observed)
             self._check_run(notes, facts, observed)
@@ -112,7 +114,8 @@ class SharingMode:
         return result, findings
 
     def _evidence(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        names = ("pid", "mps_enabled", "sm_count", "gpu_uuid", "stream_id")
+        names = ["pid", "mps_enabled", "sm_count", "gpu_uuid", "stream_id"]
+        names += ["server_pid", "server_pids", "server_cuda_pids", "server_nvml"]
         return {name: facts[name] for name in names if name in facts}
 
     def _expected(self, tenant: TenantSpec, observed: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +126,12 @@ class SharingMode:
         self, notes: proof.Notes, tenant: TenantSpec, facts: Mapping[str, Any], observed: Mapping[str, Any]
     ) -> None:
         """Add the problems of one tenant at one time."""
+
+    def _check_server(self, notes: proof.Notes, tenant: TenantSpec, facts: Mapping[str, Any]) -> None:
+        """Add the problems of one tenant that is a server, as seen from outside, at one time."""
+        if self.device.kind == "gpu":
+            server_proof.check_on_device(notes, tenant.id, facts)
+            server_proof.say_unseen(notes, tenant.id, tenant.mps.active_thread_pct)
 
     def _check_run(self, notes: proof.Notes, facts: Facts, observed: Mapping[str, Any]) -> None:
         """Add the problems of all tenants together at one time."""

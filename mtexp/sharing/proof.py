@@ -142,21 +142,29 @@ def check_sm_cap(
         )
 
 
+def device_pids(facts: Mapping[str, Any]) -> list[Any]:
+    """Processes of a tenant that are on the device: its own; of a server those that NVML lists, else that use CUDA."""
+    if "server_pid" not in facts:
+        return [facts.get("pid")]
+    return [int(pid) for pid in facts.get("server_nvml", {})] or list(facts.get("server_cuda_pids", ()))
+
+
 def check_clients(notes: Notes, facts: Mapping[str, Mapping[str, Any]], observed: Mapping[str, Any]) -> None:
     """Every tenant's pid is in the daemon's ``ps``, and no other."""
     listed = {client["pid"] for client in observed.get("clients", ())}
-    ours = {tenant: known.get("pid") for tenant, known in facts.items()}
-    if not listed.intersection(ours.values()) and len(listed) == len(set(ours.values())):
-        all_enabled = all(known.get("mps_enabled") == 1 for known in facts.values())
+    ours = [(tenant, pid) for tenant, known in facts.items() for pid in device_pids(known)]
+    pids = {pid for _, pid in ours}
+    if not listed.intersection(pids) and len(listed) == len(pids):
+        all_enabled = all(known.get("mps_enabled") == 1 for known in facts.values() if "server_pid" not in known)
         notes.add(
             "mps-pid-namespace",
             f"the daemon lists {len(listed)} clients, as many as there are tenants, but none of their pids is known "
-            f"({_some(listed)} against {_some(ours.values())}): it numbers processes in another pid namespace",
+            f"({_some(listed)} against {_some(pids)}): it numbers processes in another pid namespace",
             "Run the daemon in the same container as mtexp, or mtexp in the host's pid namespace",
             level="warning" if all_enabled else "invalid",
         )
         return
-    for tenant, pid in ours.items():
+    for tenant, pid in ours:
         if pid not in listed:
             notes.add(
                 "mps-client-missing",
@@ -164,7 +172,8 @@ def check_clients(notes: Notes, facts: Mapping[str, Mapping[str, Any]], observed
                 "It was not attached to this daemon: see mps-server.log",
                 tenant,
             )
-    if foreign := listed.difference(ours.values()):
+    below = {pid for known in facts.values() for pid in known.get("server_pids", ())}
+    if foreign := listed.difference(pids, below):
         notes.add(
             "mps-foreign-client",
             f"{len(foreign)} other processes were clients of the same daemon: pids {_some(foreign)}",
@@ -191,7 +200,7 @@ def check_servers(notes: Notes, facts: Mapping[str, Mapping[str, Any]], observed
 
 def our_servers(facts: Mapping[str, Mapping[str, Any]], observed: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the servers of this run's tenants; all servers if no tenant's pid is listed."""
-    pids = {known.get("pid") for known in facts.values()}
+    pids = {pid for known in facts.values() for pid in device_pids(known)}
     used = {client["server"] for client in observed.get("clients", ()) if client["pid"] in pids}
     servers: list[Mapping[str, Any]] = list(observed.get("servers", ()))
     return [server for server in servers if server["pid"] in used] or servers

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from mtexp.errors import HostError
 from mtexp.host import Device
-from mtexp.sharing import base, commands, parse, proof
+from mtexp.sharing import base, commands, parse, proof, server_proof
 from mtexp.sharing.control import ask_nvidia_smi
 from mtexp.sharing.daemon import SHORT, private_name
 from mtexp.spec import RunSpec, TenantSpec
@@ -60,6 +60,10 @@ class TimeSlicing(base.SharingMode):
         proof.check_no_mps(notes, tenant.id, facts)
         proof.check_device(notes, tenant.id, facts, self.device.uuid, self.device.parent_uuid)
         proof.check_whole_device(notes, tenant.id, facts, self.device.sm_count)
+
+    def _check_server(self, notes: proof.Notes, tenant: TenantSpec, facts: Mapping[str, Any]) -> None:
+        super()._check_server(notes, tenant, facts)
+        server_proof.check_not_mps(notes, tenant.id, facts)
 
     def _check_run(self, notes: proof.Notes, facts: base.Facts, observed: Mapping[str, Any]) -> None:
         proof.check_distinct(notes, facts, "pid")

@@ -41,6 +41,12 @@ class TenantJob:
     address: str = ""
     """Abstract Unix socket of the parent where it is commanded as the neighbour of a churn run
     (:mod:`mtexp.tenant.neighbour`), and not built with the others; empty = it is not."""
+    url: str = ""
+    """Where its server answers; empty = it is no server."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What the placeholders of its requests stand for."""
+    request_s: float = 60.0
+    """How long an answer of its server may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

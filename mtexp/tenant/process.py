@@ -28,6 +28,7 @@ from mtexp.errors import MtexpError
 from mtexp.spec import from_json
 from mtexp.tenant import arrivals, execution, neighbour, outputs, partitions, tracing, weights
 from mtexp.tenant.buffers import Board, SampleBuffer
+from mtexp.tenant.client import ServedTenant
 from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
 from mtexp.tenant.job import PACKAGE, Message, ProcessJob, TenantJob
 from mtexp.tenant.loop import SPIN_NS, START_SPIN_NS, Loop, sleep_until
@@ -78,7 +79,7 @@ class TenantProcess:
         self.phase = "start"
         self.terminated = False
         self.device: CpuDevice | CudaDevice
-        self.tenants: list[_Tenant] = []
+        self.tenants: list[_Tenant] | list[ServedTenant] = []
         slots = 1 + max(t.slot for t in job.tenants)
         self.board = Board(Path(job.board), slots)
 
@@ -100,16 +101,24 @@ class TenantProcess:
     def build(self, message: Message) -> None:
         """Models onto the device, one after another; then whatever must be captured or compiled."""
         self.device = open_device(self.job.runtime)
+        if self.job.tenants[0].url:
+            self.tenants = [ServedTenant(job, self.job, self.board) for job in self.job.tenants]
+        else:
+            self.tenants = self._own_tenants()
+        for tenant in self.tenants:
+            tenant.build()
+        self.device.settle()
+        self._answer("built")
+
+    def _own_tenants(self) -> list[_Tenant]:
+        own = []
         for job, place in zip(self.job.tenants, _places(self.job, self.device), strict=True):
             if job.address:
                 arguments = (job, self.job, self.device, *place)
                 threading.Thread(target=neighbour.serve_thread, args=arguments, daemon=True).start()
             else:
-                self.tenants.append(_Tenant(job, self.job, self.device, self.board, place))
-        for tenant in self.tenants:
-            tenant.build()
-        self.device.settle()
-        self._answer("built")
+                own.append(_Tenant(job, self.job, self.device, self.board, place))
+        return own
 
     def warm_up(self, message: Message) -> None:
         """The warm-up iterations, all tenants at once."""
@@ -160,7 +169,7 @@ class TenantProcess:
     def _answer(self, event: str) -> None:
         _send(self.connection, event=event, facts={t.id: t.facts() for t in self.tenants})
 
-    def _together(self, action: Callable[[_Tenant], None]) -> None:
+    def _together(self, action: Callable[[Any], None]) -> None:
         """Run ``action`` for every tenant at once: on this thread, or on one thread each."""
         if len(self.tenants) == 1:
             with torch.inference_mode(), torch.cuda.stream(self.tenants[0].stream):

@@ -219,7 +219,7 @@ def test_a_short_capture_says_how_to_ask_for_a_longer_one(tmp_path, monkeypatch)
 
 def test_a_capture_ends_in_time(tmp_path, monkeypatch):
     """However many iterations were asked for; and the record says that it has fewer."""
-    monkeypatch.setattr("mtexp.run.measurement.CAPTURE_S", 0.05)
+    monkeypatch.setattr("mtexp.run.stopping.CAPTURE_S", 0.05)
     record, _ = pass_of(spec_of("torch", profiler=ProfilerSpec(kind="torch", iterations=100_000)), tmp_path)
     assert record.status == "FINISHED"
     assert [(f.level, f.tenant) for f in record.findings if f.code == "short-capture"] == [

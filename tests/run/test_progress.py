@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtexp.metrics.crossover import Rounds
-from mtexp.run import crossover, measurement
+from mtexp.run import crossover, stopping
 from mtexp.spec import MeasureSpec
 
 
@@ -33,6 +33,6 @@ def test_rounds_come_with_the_estimate_and_the_time_left() -> None:
 )
 def test_iterations_come_with_the_time_left(iterations: int, elapsed_s: float, rule: MeasureSpec, left: str) -> None:
     """By the rate so far, by the least time, or until the interval is narrow enough."""
-    text = measurement.so_far(iterations, elapsed_s, rule)
+    text = stopping.so_far(iterations, elapsed_s, rule)
     assert f"{iterations} of 100 iterations" in text
     assert text.endswith(left) or left in text

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtexp.metrics.samples import Samples
-from mtexp.run.measurement import CAPTURE_S, _enough
+from mtexp.run.stopping import CAPTURE_S, enough_of
 from mtexp.spec import MeasureSpec, ProfilerSpec, RunSpec
 from tests.strategies import ar1, closed_loop
 
@@ -28,7 +28,7 @@ class Tenants:
 def rule(latency_ms: np.ndarray | None = None, **measure: float | str):
     tenants = Tenants(np.ones(5) if latency_ms is None else latency_ms)
     spec = RunSpec(mix="x", tenants=(), measure=MeasureSpec(**measure))
-    return _enough(spec, tenants, lambda text: None), tenants
+    return enough_of(spec, tenants, lambda text: None), tenants
 
 
 def test_iterations_and_time_are_needed_together() -> None:
@@ -43,7 +43,7 @@ def test_iterations_and_time_are_needed_together() -> None:
 def test_a_trace_ends_in_time(kind: str, profiler: str, ends: bool) -> None:
     """Its events pile up; one request under ncu takes minutes, and a timed run the time it needs."""
     spec = RunSpec(mix="x", tenants=(), kind=kind, profiler=ProfilerSpec(kind=profiler))
-    enough = _enough(spec, Tenants(np.ones(5)), lambda text: None)
+    enough = enough_of(spec, Tenants(np.ones(5)), lambda text: None)
     assert not enough(0, 3, CAPTURE_S - 1)
     assert enough(0, 3, CAPTURE_S) is ends
     timed, _ = rule()

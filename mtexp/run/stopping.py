@@ -1,0 +1,54 @@
+"""When a run that is not measured in blocks has enough, and what to say until then. May touch: the tenant group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mtexp.launch import TenantGroup
+from mtexp.metrics.bootstrap import relative_half_width_pct
+from mtexp.run.jobs import protocol
+from mtexp.spec import MeasureSpec, RunSpec
+
+CAPTURE_S = 30.0
+"""Longest measuring time of a traced run (nsys, torch): each of its kernels is an event to keep, send and read."""
+_CI_EVERY_S = 0.1
+_STATUS_EVERY_S = 1.0
+
+
+def enough_of(
+    spec: RunSpec, tenants: TenantGroup, status: Callable[[str], None] | None
+) -> Callable[[int, int, float], bool]:
+    """The stopping rule: iterations and time together, or an interval narrow enough, with a cap; traces end sooner."""
+    rule = protocol(spec)
+    traced = spec.kind == "profile" and spec.profiler.kind != "ncu"
+    last_look: dict[int, float] = {}
+    said_s = 0.0
+
+    def enough(slot: int, iterations: int, elapsed_s: float) -> bool:
+        nonlocal said_s
+        if status is not None and elapsed_s - said_s >= _STATUS_EVERY_S:
+            said_s = elapsed_s
+            status(so_far(iterations, elapsed_s, rule))
+        if traced and elapsed_s >= CAPTURE_S:
+            return True
+        if iterations < rule.iterations or elapsed_s < rule.min_time_s:
+            return False
+        if not rule.until_ci_pct or iterations >= rule.max_iterations:
+            return True
+        if elapsed_s - last_look.get(slot, 0.0) < _CI_EVERY_S:
+            return False
+        last_look[slot] = elapsed_s
+        latency_ms = tenants.sample(slot).measured.latency_ms[1:]
+        return relative_half_width_pct(latency_ms, rule.until_ci_statistic) <= rule.until_ci_pct
+
+    return enough
+
+
+def so_far(iterations: int, elapsed_s: float, rule: MeasureSpec) -> str:
+    """Progress of the slowest tenant: ``measuring: 45 of 100 iterations, about 12 s left``."""
+    by_count = elapsed_s * (rule.iterations / max(iterations, 1) - 1)
+    left_s = max(by_count, rule.min_time_s - elapsed_s, 0.0)
+    text = f"measuring: {iterations} of {rule.iterations} iterations"
+    if rule.until_ci_pct and left_s == 0.0:
+        return f"{text}, until the interval is within +- {rule.until_ci_pct:g} %"
+    return f"{text}, about {left_s:.0f} s left"
