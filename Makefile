@@ -66,11 +66,11 @@ results: setup  ## the studies again, from their committed records
 
 bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run; OPTIMUM=PYTHON: beside optimum-benchmark)
 	set -e; for name in perturbation undisturbed loop_price check_price telemetry_price start_skew designs side_by_side point_overhead \
-	  tracking queries analysis compare_rules predictor_errors coverage_over_runs planning versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
+	  tracking queries analysis compare_rules predictor_errors coverage_over_runs planning wire_price versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
 
 bench-gpu: setup  ## those that need a GPU
 	set -e; for name in perturbation undisturbed loop_price check_price telemetry_price start_skew designs side_by_side point_overhead \
-	  second_context versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name --gpu $(QUICK); done
+	  second_context wire_price versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name --gpu $(QUICK); done
 
 soak: setup  ## short runs with a random process killed, stopped or interrupted (RUNS=200 SEED=0)
 	$(BIN)/python -m benchmarks.soak --runs $(or $(RUNS),200) --seed $(or $(SEED),0)

@@ -156,3 +156,15 @@ def test_a_server_can_be_given_on_the_command_line(here: Path) -> None:
     )
     assert [tenant.model.role for tenant in spec.tenants] == ["encoder", "server"]
     assert spec.mix == "bert_base+s"
+
+
+def test_the_examples_of_the_documentation_are_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From their folder."""
+    examples = Path(__file__).parents[2] / "docs" / "examples"
+    monkeypatch.chdir(examples)
+    made = plan(
+        ["--config-dir", "conf", "mix=bert_own+bert_http+chat_http", "baseline=skip", "runtime=cpu", "tracking=none"]
+    )
+    served = {tenant.id: tenant.model for tenant in made.points[0].spec.tenants if tenant.model.server is not None}
+    assert set(served) == {"bert_http", "chat_http"}
+    assert "bert_server.py" in served["bert_http"].code["files"]
