@@ -36,6 +36,14 @@ _ANSWER_S = 2.0
 _ENDED_S = 1.0
 _STOP_MARGIN_S = 15.0
 _LOG_BYTES = 2**20
+_CONTEXT = """
+import ctypes
+driver, device, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p()
+driver.cuInit(0)
+driver.cuDeviceGet(ctypes.byref(device), 0)
+raise SystemExit(driver.cuCtxCreate_v2(ctypes.byref(context), 0, device))
+"""
+_CONTEXT_S = 30.0
 _UVM = "/dev/nvidia-uvm"
 """What a process that uses CUDA has open."""
 
@@ -92,6 +100,23 @@ class Servers:
             self._servers[tenant.id] = server
         server.await_ready(self._deadlines.build_s)
 
+    def settle(self, tenant: str, environment: Mapping[str, str]) -> None:
+        """Make a CUDA context beside a server that is ready, in a process that ends at once.
+
+        A lone process would be slower than one that has had a neighbour: see
+        :func:`mtexp.tenant.device.make_a_second_context`, which is what other tenants do.
+        """
+        server = self._servers[tenant]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(
+                [sys.executable, "-I", "-S", "-c", _CONTEXT],
+                env=_environment(environment, server.mark),
+                capture_output=True,
+                timeout=_CONTEXT_S,
+                check=False,
+            )
+            server.second_context = done.returncode == 0
+
     def url(self, tenant: str) -> str:
         """The URL of a request to the server of ``tenant``; empty without one."""
         return self._servers[tenant].url if tenant in self._servers else ""
@@ -135,6 +160,7 @@ class Servers:
                 "server_url": server.url,
                 "server_position": server.position,
                 "server_ready_after_s": server.ready_after_s,
+                "second_context": server.second_context,
             }
             for name, server in self._servers.items()
         }
@@ -152,7 +178,8 @@ class _Server:
         self.place = (parts.hostname or "127.0.0.1", parts.port or 80)
         self.pid = 0
         self.ready_after_s = 0.0
-        self._mark = uuid.uuid4().hex
+        self.second_context = False
+        self.mark = uuid.uuid4().hex
         self._guardian: subprocess.Popen[bytes] | None = None
         self._heard = b""
         self._ended: dict[str, Any] | None = None
@@ -165,7 +192,7 @@ class _Server:
     def start(self, environment: Mapping[str, str], cores: Sequence[int], stop_s: float) -> None:
         task = guardian.Task(
             command=[fill(word, self.values) for word in self.spec.command],
-            environment=_environment(environment, self._mark),
+            environment=_environment(environment, self.mark),
             folder=self.tenant.model.code_path or os.getcwd(),
             log=str(self.log.resolve()),
             cores=list(cores),
@@ -298,7 +325,7 @@ class _Server:
                 end.close()
         self._guardian = None
         last = time.monotonic() + _ANSWER_S
-        while (left := guardian.marked(self._mark)) and time.monotonic() < last:
+        while (left := guardian.marked(self.mark)) and time.monotonic() < last:
             guardian.send(left, signal.SIGKILL)
             time.sleep(_LOOK_S / 5)
 

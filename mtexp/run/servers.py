@@ -34,6 +34,8 @@ def start_servers(
         progress(f"starting the server of {name}")
         own = cores.servers[places[name]] if cores.servers else ()
         servers.start(tenants[name], sharing.environment([name]), own or cores.everywhere)
+        if spec.runtime == "gpu" and spec.sharing.mps_mode == "disabled":
+            servers.settle(name, sharing.environment([name]))
 
 
 def server_cores(spec: RunSpec, sharing: SharingMode) -> list[int]:
