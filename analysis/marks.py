@@ -1,8 +1,8 @@
 """Runs whose results are known to be wrong, though their verdict does not say so.
 
-Lives here: :func:`marked`. May touch: nothing outside its arguments. An older mtexp did not check outputs: what it
-measured at an SM share that is known to give wrong results is VALID in its records (the shares are in
-:mod:`mtexp.sharing.known_numerics`).
+Lives here: :func:`marked`, :func:`sms_under_mps`. May touch: nothing outside its arguments. An older mtexp did not
+check outputs: what it measured at an SM share that is known to give wrong results is VALID in its records (the shares
+are in :mod:`mtexp.sharing.known_numerics`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mtexp.sharing.known_numerics import known_wrong
+from mtexp.sharing.known_numerics import KNOWN, known_wrong, sm_count
 
 from .frames import rows_of
 
@@ -61,3 +61,9 @@ def _with(rows: pd.DataFrame, reasons: dict[str, str]) -> pd.DataFrame:
     return rows.assign(
         verdict=rows["verdict"].where(~bad, "INVALID"), verdict_reasons=said.astype("object").where(~bad, told)
     )
+
+
+def sms_under_mps(gpu: str, percentage: float) -> int:
+    """SMs that an MPS client of ``percentage`` has on a GPU that :mod:`mtexp.sharing.known_numerics` knows; else 0."""
+    totals = [known.sms for known in KNOWN if known.describes(gpu, "", "", known.precisions[0])]
+    return sm_count(totals[0], percentage) if totals else 0

@@ -82,6 +82,8 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("Is sharing fair?", ("Is MPS fair?", "Is time slicing fair?"), "fairness"),
     ("Does the number of processes matter?", ("Does the number of processes matter?",), "scaling"),
     ("How much of the device does a tenant need?", (), "shares"),
+    ("How many SMs does a model need?", (), "sm-curve"),
+    ("What is each sharing mode worth at equal SMs?", (), "one-axis"),
     ("Do encoders mix better with decoders than with each other?",
      ("Do encoders mix better with decoders than with each other?",), "kinds"),
     ("What do batch size and sequence length change?", (), "settings"),

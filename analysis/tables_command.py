@@ -19,6 +19,7 @@ from .costs import energy_against_turns
 from .formats import add_formats, formatted
 from .options import add_source, read, refusing
 from .pooling import Results, pool
+from .sm_curve import sm_curve_table, sm_curves
 
 TABLES: Mapping[str, Callable[[Results], pd.DataFrame]] = {
     "overview": tables.overview,
@@ -30,6 +31,8 @@ TABLES: Mapping[str, Callable[[Results], pd.DataFrame]] = {
     "load": tables.load_curve,
     "fairness": tables.fairness,
     "energy": energy_against_turns,
+    "sm-curve": lambda results: sm_curve_table(sm_curves(results.data)),
+    "one-axis": tables.one_axis,
     "side-by-side": tables.side_by_side,
     "baselines": tables.baselines,
     "verdicts": tables.verdicts,

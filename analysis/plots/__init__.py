@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from ..pooling import Results
 from .combinations import combinations, shares
+from .partitions import one_axis, sm_curve
 from .rounds import rounds
 from .samples import (
     latency_by_clock,
@@ -98,6 +99,20 @@ FIGURES = (
         "Slowdown under MPS percentages, against the tenant alone on the whole device and, where it was measured "
         "(baseline.partitioned=true), alone under the same percentage. Bars, of the former, are 95 % intervals.",
         shares,
+    ),
+    Figure(
+        "sm-curve",
+        "SMs that a model needs",
+        "Latency alone against SMs, in green contexts (MPS percentages where named; only right ones). The ring is the "
+        "knee: the fewest SMs from which on latency is within 5 % of that on the most SMs. Bars are 95 % intervals.",
+        sm_curve,
+    ),
+    Figure(
+        "one-axis",
+        "The same mixes under every sharing mode",
+        "Slowdown against alone on the whole device. Modes that part the SMs give every tenant the same number. Bars "
+        "are 95 % intervals.",
+        one_axis,
     ),
     Figure(
         "kinds",

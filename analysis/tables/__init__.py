@@ -30,6 +30,7 @@ from .by_tenant import (
 )
 from .columns import with_intervals
 from .models_alone import baselines, busy_alone
+from .one_axis import one_axis
 from .side_by_side import side_by_side
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "load_curve",
     "matrix",
     "matrix_pairs",
+    "one_axis",
     "overview",
     "pairs",
     "power_limited",

@@ -1,0 +1,235 @@
+"""Which SMs each tenant of a mix should get: ``python -m analysis.split bert_base+mistral_7b --level bert_base=5``.
+
+Lives here: :func:`best_splits` and the command. May touch: what :func:`analysis.data.load` does, standard output; with
+``--measure`` it runs the best splits and what they are compared with. Latencies come from SM curves
+(:mod:`analysis.sm_curve`), times what neighbours cost in the splits of these models that were measured. Progress is
+against the model alone on the most SMs of its curve; a split is best that keeps every level with the highest STP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mtexp.commands import COMMANDS, command_line
+from mtexp.output import enter
+
+from .dataset import DataError, Dataset
+from .formats import add_formats, formatted
+from .frames import rows_of
+from .options import add_source, numbers, read, refusing
+from .pooling import sharing_name
+from .sm_curve import GREEN, SmCurve, sm_curves
+
+STEP = 8
+"""SMs: partitions are multiples of it."""
+_WHOLE_STEP = 16
+_H200_SMS = 132
+_MOST_MODELS = 6
+_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """SMs of each model, and what they are predicted to come to."""
+
+    sms: Mapping[str, int]
+    """Of each tenant, by model."""
+    latency_ms: Mapping[str, float]
+    """Of the level's kind: mean, or p99."""
+    stp: float
+    kept: bool
+    """Every level is."""
+
+
+def partitions(counts: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
+    """SMs of a tenant of each model, so that no tenant could have more: in steps of 8.
+
+    A driver divides fewer SMs in steps of 8 than in steps of 16: 120 and 128 of 132.
+
+    Args:
+        counts: Tenants of each model.
+        total: SMs of the device.
+    """
+    even = total // _WHOLE_STEP * _WHOLE_STEP
+    found = set()
+    for first in itertools.product(range(STEP, even + 1, STEP), repeat=len(counts)):
+        if sum(size * count for size, count in zip(first, counts, strict=True)) <= (
+            even if all(size % _WHOLE_STEP == 0 for size in first) else even - STEP
+        ):
+            found.add(first)
+    for one in sorted(found):
+        more = (tuple(s + (extra if i == place else 0) for i, s in enumerate(one))
+                for place in range(len(one)) for extra in (STEP, _WHOLE_STEP))  # fmt: skip
+        if not any(larger in found for larger in more):
+            yield one
+
+
+def best_splits(
+    curves: Mapping[str, SmCurve],
+    counts: Mapping[str, int],
+    levels: Mapping[str, float],
+    total: int,
+    *,
+    beside: Mapping[str, float] | None = None,
+    p99: bool = False,
+) -> list[Split]:
+    """Every split that is worth a look, the best first: levels kept, then STP.
+
+    Args:
+        curves: By model.
+        counts: Tenants by model.
+        levels: Highest latency in ms by model; a model without one may take any time.
+        total: SMs of the device.
+        beside: Latency beside neighbours / alone on the same SMs, by model; 1 where it was not measured.
+        p99: Levels are of the p99 latency.
+    """
+    beside = beside or {}
+    found = []
+    for sizes in partitions(list(counts.values()), total):
+        sms = dict(zip(counts, sizes, strict=True))
+        try:
+            mean_ms = {m: curves[m].latency_ms(size) * beside.get(m, 1.0) for m, size in sms.items()}
+        except ValueError:
+            continue  # smaller or larger than what was measured
+        shown = {m: ms * curves[m].tail(sms[m]) if p99 else ms for m, ms in mean_ms.items()}
+        stp = sum(n * curves[m].points[-1].latency_ms / mean_ms[m] for m, n in counts.items())
+        kept = all(shown[model] <= level for model, level in levels.items())
+        found.append(Split(sms, shown, stp, kept))
+    return sorted(found, key=lambda split: (not split.kept, -split.stp))
+
+
+def measured(data: Dataset, counts: Mapping[str, int], *, p99: bool = False) -> pd.DataFrame:
+    """Runs of this mix: ``sharing``, SMs and latency of each model, ``stp``; what was measured of any sharing mode."""
+    rows = []
+    key = "latency_p99_ms" if p99 else "latency_mean_ms"
+    runs = {str(run["record_id"]): run for run in rows_of(data.runs)}
+    for record, tenants in data.tenants.groupby("record_id", observed=True, sort=False):
+        models = tenants["model"].astype(str)
+        if models.value_counts().to_dict() != dict(counts) or str(record) not in runs:
+            continue
+        run = runs[str(record)]
+        row: dict[str, object] = {"sharing": sharing_name(run), "stp": run.get("stp", math.nan)}
+        for model, own in tenants.groupby(models):
+            sizes = own.reindex(columns=["partition_sms"])["partition_sms"].dropna()
+            row[f"{model} SMs"] = int(sizes.iloc[0]) if len(sizes) and sizes.nunique() == 1 else pd.NA
+            row[f"{model} ms"] = float(own[key].mean()) if key in own else math.nan
+            row[f"{model} mean"] = float(own["latency_mean_ms"].mean())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def cost_beside(found: pd.DataFrame, curves: Mapping[str, SmCurve]) -> dict[str, float]:
+    """Latency beside neighbours / alone on the same SMs of each model: geometric mean over measured splits."""
+    factors = {}
+    for model, curve in curves.items():
+        logs = []
+        for row in rows_of(found):
+            sms = row.get(f"{model} SMs")
+            if row["sharing"] == GREEN and pd.notna(sms) and curve.points[0].sms <= sms <= curve.most_sms:
+                logs.append(math.log(row[f"{model} mean"] / curve.latency_ms(float(sms))))
+        if logs:
+            factors[model] = math.exp(float(np.mean(logs)))
+    return factors
+
+
+def table(splits: Sequence[Split], found: pd.DataFrame, levels: Mapping[str, float]) -> pd.DataFrame:
+    """The best splits, then everything that was measured of the mix, both by levels kept and STP."""
+    rows = [
+        {
+            "how": "predicted",
+            "sharing": GREEN,
+            **{f"{model} SMs": size for model, size in split.sms.items()},
+            **{f"{model} ms": ms for model, ms in split.latency_ms.items()},
+            "stp": split.stp,
+            "levels": "kept" if split.kept else "missed",
+        }
+        for split in splits[:_SHOWN]
+    ]
+    own = []
+    for row in rows_of(found):
+        kept = all(row[f"{model} ms"] <= level for model, level in levels.items())
+        shown = {name: value for name, value in row.items() if not name.endswith(" mean")}
+        own.append({"how": "measured", **shown, "levels": "kept" if kept else "missed"})
+    own.sort(key=lambda row: (row["levels"] != "kept", -row["stp"] if row["stp"] == row["stp"] else 0.0))
+    return pd.DataFrame([*own, *rows])
+
+
+def counts_of(mix: str) -> dict[str, int]:
+    """``bert_base*2+mistral_7b`` as numbers of tenants.
+
+    Raises:
+        DataError: It is not that.
+    """
+    counts: dict[str, int] = {}
+    for part in mix.split("+"):
+        model, _, count = (side.strip() for side in part.partition("*"))
+        if not model or model in counts or (count and not (count.isdecimal() and int(count))):
+            raise DataError(f"{mix}: allowed: models, each once, as in bert_base*2+mistral_7b")
+        counts[model] = int(count or 1)
+    if not sum(counts.values()) >= 2 or len(counts) > _MOST_MODELS:
+        raise DataError(f"{mix}: allowed: two tenants or more, of at most {_MOST_MODELS} models")
+    return counts
+
+
+def commands(mix: str, splits: Sequence[Split]) -> list[list[str]]:
+    """What measures ``splits``, equal shares, no partition and time slicing: arguments of ``run``."""
+    own = [
+        ["sharing=green_contexts", *(f"mix.tenants.{model}.sm_count={size}" for model, size in split.sms.items())]
+        for split in splits
+    ]
+    others = [["sharing=green_contexts"], ["sharing=streams"], ["mps_settings=disabled"]]
+    common = [f"mix={mix}", "execution=cuda_graph", "measure.design=sustained", "measure.iterations=700"]
+    return [[*common, *arguments] for arguments in (*own, *others)]
+
+
+@refusing
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the best splits of a mix; exit code 1 when none keeps every level."""
+    parser = argparse.ArgumentParser(prog=command_line("split"), description="Which SMs each tenant should get.")
+    parser.add_argument("mix", help="models, e.g. bert_base+mistral_7b; their SM curves must have been measured")
+    parser.add_argument("--level", default="", metavar="MODEL=MS,...", help="highest mean latency of a model")
+    parser.add_argument("--p99", action="store_true", help="levels are of the p99 latency")
+    parser.add_argument("--sms", type=int, default=_H200_SMS, help="SMs of the device (default: %(default)s)")
+    parser.add_argument("--execution", default="cuda_graph", help="of the curves (default: %(default)s)")
+    parser.add_argument("--measure", type=int, default=0, metavar="N", help="measure the best N; needs the GPU")
+    add_source(parser, positional=False)
+    add_formats(parser)
+    options = parser.parse_args(arguments)
+    counts = counts_of(options.mix)
+    levels = numbers("--level", options.level, "MODEL=MILLISECONDS, e.g. bert_base=5")
+    if unknown := [model for model in levels if model not in counts]:
+        raise DataError(f"--level {', '.join(unknown)}: allowed: models of the mix, {', '.join(counts)}")
+    data = read(options, include_invalid=False)
+    known = [c for c in sm_curves(data) if c.sharing == GREEN and c.setting.get("execution") == options.execution]
+    curves = {curve.model: curve for curve in known if curve.model in counts}
+    if lacking := [model for model in counts if model not in curves]:
+        remedy = f"Measure them: {command_line('run')} -m +experiment=sm_curve mix={','.join(lacking)}"
+        raise DataError(f"no SM curve ({options.execution}) of {', '.join(lacking)} in {data.source}. {remedy}")
+    found = measured(data, counts, p99=options.p99)
+    beside = cost_beside(found, curves)
+    splits = best_splits(curves, counts, levels, options.sms, beside=beside, p99=options.p99)
+    if not splits:
+        raise DataError(f"{options.mix} does not fit {options.sms} SMs in the sizes that the curves have")
+    sys.stdout.write(formatted(table(splits, found, levels), options.format or "csv"))
+    best = splits[: options.measure or 3]
+    if options.measure:
+        run = importlib.import_module(COMMANDS["run"].module).main
+        return max(int(run(argv)) for argv in commands(options.mix, best))
+    if not options.format:
+        said = ", ".join(f"{model} {factor:.2f}" for model, factor in beside.items()) or "1 (no split was measured)"
+        sys.stdout.write(f"Latency beside neighbours / alone on the same SMs: {said}. To measure the best:\n")
+        sys.stdout.writelines(f"{command_line('run')} {' '.join(argv)}\n" for argv in commands(options.mix, best))
+    return 0 if splits[0].kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(enter(main))

@@ -1,0 +1,51 @@
+"""The same mixes under every sharing mode, at equal SMs: a row for each tenant and mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from ..frames import rows_of
+from ..pooling import Results, in_order
+from .columns import with_intervals
+
+FEWEST_MODES = 3
+
+
+def one_axis(results: Results) -> pd.DataFrame:
+    """Mixes measured under three sharing modes or more: ``mix``, ``sharing``, ``model``, mean and p99 slowdown.
+
+    A mode that parts the SMs is in it where its tenants have equal shares: other shares are another question. Tenants
+    of one model are one row, the mean of theirs, whose interval is that of the first.
+    """
+    points = results.points[results.points["closed"].astype(bool) & (results.points["num_tenants"] > 1)]
+    rows: list[dict[str, Any]] = []
+    names = with_intervals(("slowdown", "slowdown_p99"))
+    parted = {str(row["record_id"]): row.get("partition_sms") for row in rows_of(results.data.tenants)}
+    for point in rows_of(points):
+        own = results.tenants[results.tenants["point"] == point["point"]]
+        if not _equal(results, point):
+            continue
+        mix = "+".join(sorted(map(str, point["models"])))
+        for model, tenants in own.groupby(own["model"].astype(str)):
+            first = tenants.iloc[0]
+            values = {name: first.get(name) for name in names}
+            values |= {name: tenants[name].mean() for name in ("slowdown", "slowdown_p99") if name in tenants}
+            sms = parted.get(str(point["records"][0]))
+            rows.append({"mix": mix, "sharing": point["sharing"], "model": model, "sms": sms, **values})
+    frame = pd.DataFrame(rows, columns=["mix", "sharing", "model", "sms", *names])
+    frame = frame.dropna(subset="slowdown").drop_duplicates(["mix", "sharing", "model"])
+    if frame.empty:
+        return frame
+    modes = frame.groupby("mix")["sharing"].transform("nunique")
+    order = {name: place for place, name in enumerate(in_order(frame["sharing"].unique()))}
+    frame = frame.assign(order=frame["sharing"].map(order))[modes >= FEWEST_MODES]
+    return frame.sort_values(["mix", "model", "order"], kind="stable").drop(columns="order").reset_index(drop=True)
+
+
+def _equal(results: Results, point: dict[str, Any]) -> bool:
+    """Whether all tenants of a point have the same share of the SMs, or none has one."""
+    own = results.data.tenants[results.data.tenants["record_id"] == point["records"][0]]
+    shares = own.reindex(columns=["partition_sms", "active_thread_pct"]).astype("Float64").fillna(0)
+    return all(shares[name].nunique() == 1 for name in shares)
