@@ -81,7 +81,7 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
         runtime=device.kind,
         start_order=start_order(config, tenants),
         device=device.uuid if config.runtime.device else "",
-        shrunk=shrunk and any(t.model.weights == "random" for t in tenants),
+        shrunk=shrunk and any(t.model.weights == "random" and t.model.server is None for t in tenants),
         launcher=config.runtime.launcher.name,
         deadlines=DeadlineSpec(**vars(deadlines)),
         lease_wait_s=lease.wait,

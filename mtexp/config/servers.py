@@ -84,7 +84,6 @@ def server_model(
         name=tenant.name,
         role="server",
         architecture=Path(command[0]).name,
-        weights="own",
         code=_named(command),
         code_path=str(Path.cwd()),
         server=server,
