@@ -189,12 +189,14 @@ def arguments() -> argparse.ArgumentParser:
     made = common.parser(__doc__ or "", repeats=400)
     made.add_argument("--draws", type=int, default=1000, help="draws of errors in each study")
     made.add_argument("--alike", action="store_true", help="variances do not differ from point to point")
-    made.add_argument("studies", nargs="*", default=list(STUDIES), choices=list(STUDIES), help="default: both")
+    made.add_argument("studies", nargs="*", default=list(STUDIES), help=f"{' or '.join(STUDIES)}; default: both")
     return made
 
 
 def main() -> None:
     options = arguments().parse_args()
+    if unknown := sorted(set(options.studies) - set(STUDIES)):
+        arguments().error(f"no study {', '.join(unknown)}: choose from {', '.join(STUDIES)}")
     count = common.repeats_of(options)
     print("study, noise              held %      too low %  too high %  width / needed  bias / SD")
     for name in options.studies:
