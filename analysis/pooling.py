@@ -132,6 +132,15 @@ def _designs_apart(runs: pd.DataFrame, names: pd.Series[Any]) -> pd.Series[Any]:
     return names.mask(in_blocks, names + ", crossover") if compared.any() and not compared.all() else names
 
 
+def _slices_apart(runs: pd.DataFrame, names: pd.Series[Any]) -> pd.Series[Any]:
+    """Names of sharing modes with the length of the driver's time slice, where runs under several are there."""
+    slices = runs.reindex(columns=["time_slice"])["time_slice"].astype("string").str.lower()
+    timed = names.str.startswith("time slicing")
+    if slices[timed].dropna().nunique() < 2:
+        return names
+    return names.mask(timed & slices.notna(), names + ", " + slices.astype(object) + " slice")
+
+
 def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
     """Put the repetitions of each point together.
 
@@ -162,7 +171,7 @@ def repetitions(runs: pd.DataFrame, tenants: pd.DataFrame) -> dict[tuple[Any, ..
     """Runs by what was measured, each with its tenants, in the order measured."""
     tenants, runs = _described(tenants), runs.copy()
     runs["sharing_name"] = [sharing_name(run) for run in rows_of(runs)]
-    runs["sharing_name"] = _designs_apart(runs, _same_setting(runs))
+    runs["sharing_name"] = _slices_apart(runs, _designs_apart(runs, _same_setting(runs)))
     by_record = {str(record): rows for record, rows in tenants.groupby("record_id", observed=True, sort=False)}
     members: dict[tuple[Any, ...], list[Repetition]] = {}
     for _, run in runs.sort_values("start_time", kind="stable").iterrows():

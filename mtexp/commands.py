@@ -33,6 +33,7 @@ COMMANDS = {
     "predict": Command("mtexp.analysis.predict", "python -m analysis.predict", "predict mixes that were not measured"),
     "pack": Command("mtexp.analysis.pack", "python -m analysis.pack", "place a demand on as few GPUs as serve it"),
     "split": Command("mtexp.analysis.split", "python -m analysis.split", "say which SMs each tenant should get"),
+    "sms": Command("mtexp.analysis.sms", "python -m analysis.sms", "show which SMs each tenant ran on"),
     "churn": Command("mtexp.analysis.churn", "python -m analysis.churn", "compare what a neighbour's life does"),
     "export": Command("mtexp.analysis.export", "python -m analysis.export", "write runs as a few small files"),
     "upload": Command("mtexp.tracking.upload", "python -m mtexp.tracking.upload", "send records to MLflow"),

@@ -230,6 +230,8 @@ class MeasureSpec:
     """What busy processes of others on the device do to a run: ``refuse`` (INVALID), ``warn`` or ``ignore``."""
     check_outputs: bool = True
     """Check that every tenant computes what it should; nothing of it is in the window."""
+    probe_sms: bool = False
+    """Each tenant notes the SMs that it runs on, before and after the window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -449,7 +451,7 @@ def spec_hash(spec: RunSpec) -> str:
             tenant["arrival"]["rate_rps"] = 0.0
     if data["measure"]["foreign"] == "refuse":  # younger than records whose hash must stay what it is
         del data["measure"]["foreign"]
-    del data["measure"]["check_outputs"]
+    del data["measure"]["check_outputs"], data["measure"]["probe_sms"]
     if data["measure"]["design"] == "sustained":  # likewise, and they bound rounds, which it has not
         for key in ("design", "block_ms", "target_pct", "max_time_s"):
             del data["measure"][key]

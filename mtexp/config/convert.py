@@ -164,6 +164,7 @@ def _measure(config: Config, design: str) -> MeasureSpec:
         pin_cores=m.pin_cores,
         foreign=m.foreign.name,
         check_outputs=m.check_outputs,
+        probe_sms=m.probe_sms,
     )
 
 

@@ -227,6 +227,9 @@ class MeasureConfig:
     """Pin tenants to disjoint cores if there are enough."""
     foreign: Foreign = Foreign.refuse
     """Busy foreign processes on the device: ``refuse`` (the run is INVALID), ``warn`` or ``ignore``."""
+    probe_sms: bool = False
+    """Have each tenant note the SMs that it runs on, before and after the window (needs ``cuda-bindings``); green
+    contexts always do."""
     check_outputs: bool = True
     """Check that every tenant computes what it should: its layers before the warm-up, its outputs in the window."""
 

@@ -69,6 +69,7 @@ SWEPT_GAP = " · "
 PROFILE_OF = "mtexp.profile_of"
 SEARCH = "mtexp.search"
 SESSION = "mtexp.session"
+TIME_SLICE = "mtexp.time_slice"
 SESSION_REFERENCE = "mtexp.session_reference"
 AGAINST = "mtexp.against"
 REQUEST = "mtexp.request"
@@ -122,6 +123,7 @@ _TAGS = (
     (SWEPT, "what distinguishes the run from the others of its sweep: key=value, with · between them"),
     (PROFILE_OF, "record of the timed run that a profile belongs to"),
     (REQUEST, "of a tenant: what one request is, whose latency is measured"),
+    (TIME_SLICE, "the driver's time slice, where nvidia-smi tells it: default, short, medium or long"),
     (SESSION, "names the runs that were measured side by side"),
     (SESSION_REFERENCE, "record of the run of the session that ..._ratio, ..._whole and mode_cost compare with"),
     (AGAINST, "what slowdowns compare with: baseline (alone on the whole device) or alone_in_mode (alone blocks)"),
@@ -244,6 +246,12 @@ _TENANT_METRICS = (
     ("thirds_change_pct", "%", NONE, "last third of the window against the first"),
     ("baseline_drift_pct", "%", NONE, "baseline after the mix against before"),
     ("baseline_noise_pct", "%", LOWER, "95 % range of baseline changes between runs due to noise"),
+    (
+        "lock_wait_pct",
+        "%",
+        LOWER,
+        "tenants of one process: share of the latency spent waiting to enqueue, for Python's lock or a core",
+    ),
     ("launch_bound_pct", "%", LOWER, "share of a baseline request in which the GPU waits for launches"),
     ("alone_latency_mean_ms", "ms", LOWER, "mean latency in the alone blocks (crossover)"),
     ("enqueue_ms", "ms", LOWER, "issue of a request to the end of its enqueueing, mean"),

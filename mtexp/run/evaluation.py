@@ -378,6 +378,8 @@ def _completed(
         metrics["baseline_drift_pct"] = compared.drift_pct[tenant.id]
         if tenant.id in compared.noise_pct:
             metrics["baseline_noise_pct"] = compared.noise_pct[tenant.id]
+    if "lock_wait_pct" in after:
+        metrics["lock_wait_pct"] = after["lock_wait_pct"]
     alone = compared.alone.get(tenant.id)
     if "busy_ms" in after and "latency_mean_ms" in metrics:
         metrics["launch_bound_pct"] = launch_bound_pct(after["busy_ms"], metrics["latency_mean_ms"])

@@ -31,6 +31,7 @@ from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.client import ServedTenant
 from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
 from mtexp.tenant.job import PACKAGE, Message, ProcessJob, TenantJob
+from mtexp.tenant.lock_probe import lock_wait_pct
 from mtexp.tenant.loop import SPIN_NS, START_SPIN_NS, Loop, sleep_until
 from mtexp.tenant.prepared import Prepared
 from mtexp.tenant.requests import prepare
@@ -141,6 +142,8 @@ class TenantProcess:
     def finish(self, message: Message) -> None:
         """Everything that must not run inside the window: outputs compared, the busy probe, the facts after it."""
         self._together(lambda tenant: tenant.check_outputs())
+        if len(self.tenants) > 1 and not (self.job.nvtx or self.job.torch_trace):
+            self._together(lambda tenant: tenant.probe_lock())
         if self.job.probe_busy and isinstance(self.device, CudaDevice):
             self._together(lambda tenant: tenant.probe_busy())
         self._answer("finished")
@@ -271,6 +274,10 @@ class _Tenant:
             else:
                 self.loop.measure_open(self.arrivals_ns, start_ns)
 
+    def probe_lock(self) -> None:
+        """Share of the latency in which this thread waits for those of its neighbours to let it enqueue."""
+        self.known["lock_wait_pct"] = lock_wait_pct(self.loop.request, self.loop.timer)
+
     def probe_busy(self) -> None:
         """Device time of a request whose kernels were all queued before the first one ran: the host out of the way.
 
@@ -309,6 +316,8 @@ class _Tenant:
         if self.partition is not None:
             facts["partition_sm_count"] = self.partition.sm_count
             facts["partition_sm_ids"] = partitions.sm_ids(self.partition.stream)
+        elif self.process.measure.probe_sms and isinstance(self.device, CudaDevice):
+            facts["sm_ids"] = partitions.sm_ids(self.stream or torch.cuda.current_stream())
         if self.spec.execution == "compile":
             facts["compiled_graphs"] = execution.compiled_graphs()
         if self.busy_ms is not None:

@@ -204,10 +204,19 @@ def _summary_lines(record: Mapping[str, Any]) -> Iterator[str]:
         parts.append(f"overlap {metrics['overlap_pct']:.1f} %")
     if parts:
         yield "  ".join(parts)
+    yield from _lock_lines(record)
     if record["spec"]["measure"].get("design") == "crossover":
         yield from _crossover_lines(record)
     elif any("[" in part for part in (stp, *parts)):
         yield f"  {WITHIN_RUN_TEXT}"
+
+
+def _lock_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """What tenants of one process wait for its interpreter lock."""
+    waits = {t["id"]: t["metrics"]["lock_wait_pct"] for t in record["tenants"] if "lock_wait_pct" in t["metrics"]}
+    if waits:
+        said = ", ".join(f"{name} {_number(share, 2)} %" for name, share in list(waits.items())[:_MOST_SLOWDOWNS])
+        yield f"waiting for Python's interpreter lock, as a share of latency: {said}"
 
 
 def _crossover_lines(record: Mapping[str, Any]) -> Iterator[str]:

@@ -201,6 +201,7 @@ def _common_tags(record: RunRecord) -> dict[str, Any]:
         keys.SHRUNK: spec.shrunk,
         keys.RUNTIME: spec.runtime,
         keys.REPETITION: spec.repetition,
+        keys.TIME_SLICE: record.sharing.get("observed_before", {}).get("time_slice", ""),
         keys.SESSION: record.session,
         keys.SESSION_REFERENCE: record.session_reference,
         keys.SEARCH: spec.search.name if spec.kind == "mix" else "",

@@ -68,7 +68,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
     for name in ("name", "parameters", "layer_parameters"):
         del model[name]
     drop_absent(model)
-    for name in ("overlap", "percentiles", "max_iterations", "check_outputs", *_OF_A_MIX):
+    for name in ("overlap", "percentiles", "max_iterations", "check_outputs", "probe_sms", *_OF_A_MIX):
         del measure[name]
     if measure["foreign"] == "refuse":  # runs with another rule for foreign processes have separate baselines
         del measure["foreign"]

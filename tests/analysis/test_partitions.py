@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from analysis_study import ALONE_MS, Study
 
-from analysis import plots, split, tables, tables_command
+from analysis import plots, sms, split, tables, tables_command
 from analysis.data import load
 from analysis.pooling import pool
 from analysis.sm_curve import GREEN, CurvePoint, SmCurve, knee, sm_curves
@@ -47,10 +47,10 @@ def _green(folder: Path, record: str, sizes: list[int]) -> None:
 
 def _measured_curve(folder: Path, model: str, times: dict[int, float]) -> None:
     study = Study(folder / model, iterations=150, spread=0.0, seed=len(model))
-    for sms, ms in times.items():
+    for size, ms in times.items():
         ALONE_MS[model] = ms
         (record,) = study.run([model], baseline=False)
-        _green(folder / model, record.record_id, [sms])
+        _green(folder / model, record.record_id, [size])
 
 
 def test_the_knee_is_the_fewest_sms_within_five_percent() -> None:
@@ -158,3 +158,30 @@ def test_one_axis_has_the_modes_that_share_equally(tmp_path: Path) -> None:
     }
     assert frame["slowdown_p99"].notna().all()
     assert "one-axis" in plots.draw(results)
+
+
+def test_runs_under_other_time_slices_are_apart(tmp_path: Path) -> None:
+    """A short slice and the default one are two modes; where all have one there is one name."""
+    study = Study(tmp_path, iterations=60)
+    models = ["bert_base", "distilgpt2"]
+    study.run(models, sharing={"observed_before": {"time_slice": "default"}})
+    assert set(pool(load(records=tmp_path), draws=100).points["sharing"]) == {"time slicing"}
+    study.run(models, sharing={"observed_before": {"time_slice": "short"}})
+    names = set(pool(load(records=tmp_path), draws=100).points["sharing"])
+    assert names == {"time slicing, default slice", "time slicing, short slice"}
+
+
+def test_the_sms_of_each_tenant_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run that probed: a line a tenant and a figure; without a probe, one message."""
+    study = Study(tmp_path, iterations=40)
+    study.run(["bert_base", "distilgpt2"])
+    assert sms.main([str(tmp_path)]) == 2
+    assert "measure.probe_sms=true" in capsys.readouterr().err
+    (path,) = [p for p in tmp_path.rglob("record.json") if len(json.loads(p.read_text())["tenants"]) == 2]
+    data = json.loads(path.read_text())
+    for tenant, ids in zip(data["tenants"], ([*range(64)], [*range(64, 127), 130]), strict=True):
+        tenant["facts_before"]["sm_ids"] = ids
+    path.write_text(json.dumps(data))
+    assert sms.main([str(tmp_path), "--out", str(tmp_path / "page")]) == 0
+    assert "64 SMs: 64-126, 130" in capsys.readouterr().out
+    assert (tmp_path / "page" / "sms.html").is_file()

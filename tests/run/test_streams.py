@@ -18,3 +18,5 @@ def test_threads_of_one_process_are_proven(workplace: Workplace) -> None:
     facts = [tenant.facts_after for tenant in record.tenants]
     assert len({known["pid"] for known in facts}) == 1
     assert len({known["thread_id"] for known in facts}) == 2
+    assert all(0 <= tenant.metrics["lock_wait_pct"] <= 100 for tenant in record.tenants)
+    assert "interpreter lock" in ran.out
