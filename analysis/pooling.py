@@ -135,7 +135,7 @@ def _designs_apart(runs: pd.DataFrame, names: pd.Series[Any]) -> pd.Series[Any]:
 def _slices_apart(runs: pd.DataFrame, names: pd.Series[Any]) -> pd.Series[Any]:
     """Names of sharing modes with the length of the driver's time slice, where runs under several are there."""
     slices = runs.reindex(columns=["time_slice"])["time_slice"].astype("string").str.lower()
-    timed = names.str.startswith("time slicing")
+    timed = names.astype("string").str.startswith("time slicing")  # without runs the column has no type
     if slices[timed].dropna().nunique() < 2:
         return names
     return names.mask(timed & slices.notna(), names + ", " + slices.astype(object) + " slice")

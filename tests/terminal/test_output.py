@@ -15,6 +15,8 @@ NOT_FOR_USERS = {
     "mtexp/tenant/__main__.py",
     "mtexp/tenant/counting.py",
     "mtexp/testing/mps.py",
+    "mtexp/testing/toy_server.py",
+    "mtexp/launch/server_guardian.py",
     "mtexp/run/profile_session.py",
     "mtexp/sharing/guardian.py",
 }
