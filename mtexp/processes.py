@@ -262,8 +262,10 @@ class _Watch:
 def end_stopped() -> None:
     """Kill the forkserver and the resource tracker if they are stopped: they would keep this process from its end."""
     for pid in (_server(), getattr(resource_tracker._resource_tracker, "_pid", None)):
-        if is_stopped(pid):
+        if pid and is_stopped(pid):
             _kill(pid)
+            with suppress(ChildProcessError):  # until all its threads have ended, multiprocessing takes it for alive
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def is_stopped(pid: int | None) -> bool:
