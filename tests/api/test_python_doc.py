@@ -26,7 +26,7 @@ async def main():
 
 result = asyncio.run(main())
 assert result.status == "FINISHED", result.record.failure
-assert "telemetry" not in " ".join(result.findings), result.findings
+assert "telemetry-missing" not in {finding.code for finding in result.record.findings}, result.findings
 assert "mlflow" not in sys.modules
 """
 

@@ -117,7 +117,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.launch.test_server import DEADLINES, toy
+from tests.launch.test_user_servers import DEADLINES, toy
 from mtexp.launch import Servers
 with Servers(Path({folder!r}), DEADLINES) as servers:
     servers.start(toy("--child"), {{}}, ())
