@@ -53,7 +53,8 @@ class Event:
     p99_ms: float | None = None
     """Latency of those that were served; None for fewer than 100."""
     back_s: float | None = None
-    """From the event until the steady tenant completed a request that it began after it; None = never."""
+    """From the event until the steady tenant completed a request that it began after the event, and after its own
+    death where it died; None = never."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,11 +112,14 @@ def seen(event: Event, requests: Served) -> Event:
     inside = (requests.arrival_ns >= event.start_ns) & (requests.arrival_ns < event.end_ns)
     served = inside & ~requests.lost
     latency_ms = (requests.end_ns[served] - requests.arrival_ns[served]) / _NS_PER_MS
-    later = requests.end_ns[(requests.start_ns >= event.start_ns) & ~requests.lost]
+    lost_ns = requests.lost_ns[(requests.lost_ns >= event.start_ns) & (requests.lost_ns < event.end_ns)]
+    # a fault may take effect some requests after it was asked for: these are not the tenant's return
+    gone_ns = max(event.start_ns, int(lost_ns.max(initial=0)))
+    later = requests.end_ns[(requests.start_ns >= gone_ns) & ~requests.lost]
     return replace(
         event,
         requests=int(inside.sum()),
-        lost=int(((requests.lost_ns >= event.start_ns) & (requests.lost_ns < event.end_ns)).sum()),
+        lost=lost_ns.size,
         stall_ms=_longest_stall_ms(event, requests),
         p99_ms=float(np.percentile(latency_ms, 99)) if latency_ms.size >= 100 else None,
         back_s=(int(later.min()) - event.start_ns) / _NS_PER_S if later.size else None,

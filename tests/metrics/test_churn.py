@@ -52,6 +52,15 @@ def test_requests_are_lost_from_the_death_until_the_tenant_serves_again() -> Non
     assert requests.arrival_ns.tolist() == sorted(requests.arrival_ns.tolist())
 
 
+def test_requests_between_a_fault_and_the_death_are_not_the_return() -> None:
+    """The fault is asked for at 5, a request begun at 10 succeeds, the tenant dies at 25 and is back at 85."""
+    schedule = np.arange(0, 200, 10, dtype=np.int64) * MS
+    requests = joined([_life([0, 10], [2, 12]), _life([85], [88])], [schedule, schedule + 85 * MS], [25 * MS, 200 * MS])
+    fault = seen(_event("fault", 5, 99), requests)
+    assert fault.lost == 7
+    assert fault.back_s == pytest.approx(0.088 - 0.005)
+
+
 def test_what_still_waits_when_the_run_ends_is_not_lost() -> None:
     """The schedule goes on after the last process was stopped."""
     requests = joined([_life([0], [1])], [np.arange(5, dtype=np.int64) * MS], [2 * MS])
