@@ -44,7 +44,7 @@ class CorePlan:
 
     @property
     def everywhere(self) -> tuple[int, ...]:
-        """The cores of who has none of its own: the forkserver may have been pinned itself, so each is told."""
+        """Cores of a process that has none of its own. It is pinned to them: the forkserver may have fewer."""
         return tuple(sorted(os.sched_getaffinity(0)))
 
     @property

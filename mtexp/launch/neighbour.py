@@ -153,7 +153,7 @@ class NeighbourHandle:
 
 
 def _ended(connection: Connection) -> bool:
-    """Whether the other side has gone: after its hello it says nothing unasked."""
+    """Whether the other side has closed the connection. It only sends answers, so anything to read here is the end."""
     try:
         return connection.poll(0)
     except OSError:

@@ -70,7 +70,7 @@ class Servers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, TenantFailed) and error.tenant in self._servers:
-            self._servers[error.tenant].listen(_ENDED_S)  # a server that has ended is told from one that is stopped
+            self._servers[error.tenant].listen(_ENDED_S)  # tells a server that has ended from one that hangs
         word = b"kill\n" if interrupted_twice(error) else b"stop\n"
         for server in self._servers.values():
             server.say(word)

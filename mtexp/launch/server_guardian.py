@@ -4,7 +4,7 @@ Lives here: a script, started by path, that starts the command, tells when it ha
 the end of its standard input (the run died, even by SIGKILL). It adopts every process below it, also those that have
 turned themselves into daemons, so that none is lost. May touch: the standard library only, so that it starts in 50 ms.
 
-It is told everything by one JSON argument (:class:`Task`) and tells what happened in one JSON object a line.
+It gets its settings as one JSON argument (:class:`Task`) and reports each event as one line of JSON.
 """
 
 from __future__ import annotations

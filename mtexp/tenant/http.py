@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
         self._raw.clear()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The end of the answer, where that has no length; else an error of whoever waits."""
+        """Complete an answer without a length, which ends with the connection; else fail the request that waits."""
         self._transport = None
         if not self._in_head and self._left == -1 and not self._chunked:
             self._done(time.monotonic_ns())
