@@ -262,10 +262,8 @@ class _Watch:
 def end_stopped() -> None:
     """Kill the forkserver and the resource tracker if they are stopped: they would keep this process from its end."""
     for pid in (_server(), getattr(resource_tracker._resource_tracker, "_pid", None)):
-        if pid and is_stopped(pid):
+        if is_stopped(pid):
             _kill(pid)
-            with suppress(ChildProcessError):  # until all its threads have ended, multiprocessing takes it for alive
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def is_stopped(pid: int | None) -> bool:
@@ -283,9 +281,11 @@ def _server() -> int | None:
 
 
 def _kill(pid: int | None) -> None:
+    """Kill a child and wait for its end, without reaping it: until then multiprocessing takes it for alive."""
     if pid:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, ChildProcessError):
             os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 atexit.register(end_stopped)  # before multiprocessing waits for what it has started
