@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from mtexp.host import Device
-    from mtexp.run.measurement import Measurement
+    from mtexp.running.measurement import Measurement
     from mtexp.spec import RunSpec
 
 T = TypeVar("T")
@@ -174,7 +174,7 @@ class Tenants:
         Raises:
             MtexpError: It failed.
         """
-        from mtexp.run.measurement import measure
+        from mtexp.running.measurement import measure
 
         self._count += 1
         measured = measure(spec, device, self._folder / f"run-{self._count}", self._starter, lambda text: None)

@@ -183,8 +183,8 @@ def _idle(pair: str, overrides: dict[str, Any]) -> dict[str, Any]:
     from mtexp.config import compose_spec
     from mtexp.host import cpu_device
     from mtexp.launch import ForkserverStarter, leased_cores
-    from mtexp.run.measurement import Place, _Set
-    from mtexp.run.pinning import keep_off
+    from mtexp.running.measurement import Place, _Set
+    from mtexp.running.pinning import keep_off
     from mtexp.sharing import open_sharing
     from mtexp.telemetry import find_devices
 

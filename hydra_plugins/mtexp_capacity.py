@@ -22,7 +22,7 @@ from mtexp.config.composer import compose_job
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware
 from mtexp.config.schema import Config
-from mtexp.run import capacity_search
+from mtexp.running import capacity_search
 from mtexp.spec import content_hash, spec_hash
 from mtexp.terminal import console
 

@@ -19,5 +19,5 @@ def __getattr__(name: str) -> Any:
     if name in ("Result", "Results", "run", "sweep"):
         from importlib import import_module
 
-        return import_module("mtexp.run") if name == "run" else getattr(import_module("mtexp.api"), name)
+        return import_module("mtexp.running") if name == "run" else getattr(import_module("mtexp.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -247,8 +247,8 @@ def _planned(arguments: Sequence[str], config_dir: str | Path | None) -> Plan:
 
 
 def _measured(planned: Plan, progress: Progress | None, config_dir: str | Path | None) -> list[Result]:
-    from mtexp.run.runner import Job, shared_runner
-    from mtexp.run.sessions import Waiting
+    from mtexp.running.runner import Job, shared_runner
+    from mtexp.running.sessions import Waiting
     from mtexp.tracking.background import Uploads
 
     runner, composer = shared_runner(), Composer(extra=config_dir)

@@ -34,8 +34,8 @@ from mtexp.config.plan import Plan, is_serial, plan
 from mtexp.errors import MtexpError
 from mtexp.output import protect
 from mtexp.records.files import find_records
-from mtexp.run import capacity_search
-from mtexp.run.sessions import Waiting
+from mtexp.running import capacity_search
+from mtexp.running.sessions import Waiting
 from mtexp.terminal import console, points
 from mtexp.terminal.conclusion import (
     JOB,
@@ -221,7 +221,7 @@ def _prepare(planned: Plan) -> None:
     """Start importing torch for the tenants while Hydra starts."""
     specs = [point.spec for point in planned.points]
     if planned.serial:
-        from mtexp.run.runner import shared_runner
+        from mtexp.running.runner import shared_runner
 
         shared_runner().behind = True
         tracked = any(spec.tracking.enabled for spec in specs)
@@ -238,7 +238,7 @@ def _job(composed: Any) -> str:
     """Run one point; Hydra calls it in the process that its launcher chose. A failure is printed, not raised."""
     from hydra.core.hydra_config import HydraConfig
 
-    from mtexp.run.runner import shared_runner
+    from mtexp.running.runner import shared_runner
 
     check()
     protect()  # another process than main's has streams of its own

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware, probe
 from mtexp.config.schema import Config, SideBySide
-from mtexp.run.sessions import Waiting
+from mtexp.running.sessions import Waiting
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
 from mtexp.terminal.beside import beside_lines
@@ -25,7 +25,7 @@ from mtexp.terminal.conclusion import JOB
 from mtexp.text_tables import counted
 
 if TYPE_CHECKING:
-    from mtexp.run.runner import Job
+    from mtexp.running.runner import Job
     from mtexp.tracking.background import Uploads
 
 
@@ -85,7 +85,7 @@ def hardware() -> Hardware:
 
 def ready(config: Config, config_yaml: str, place: Place) -> Point:
     """A point whose turn has come; without a job where it was done before."""
-    from mtexp.run.runner import Job
+    from mtexp.running.runner import Job
 
     spec = to_spec(config, hardware())
     if config.resume:
@@ -113,8 +113,8 @@ def ready(config: Config, config_yaml: str, place: Place) -> Point:
 
 def run(points: Sequence[Point], *, waits: bool) -> None:
     """Run a point, or several side by side; none while the point whose turn it is ``waits`` for the others."""
-    from mtexp.run.measurement import shared_by
-    from mtexp.run.runner import shared_runner
+    from mtexp.running.measurement import shared_by
+    from mtexp.running.runner import shared_runner
 
     if waits:
         console.phase("waits, to be measured side by side with the other sharing modes of its mix")
@@ -170,7 +170,7 @@ def drain() -> None:
 
 def uploads() -> Uploads:
     """Those of this process."""
-    from mtexp.run.runner import shared_runner  # pandas and more: not for a refusal
+    from mtexp.running.runner import shared_runner  # pandas and more: not for a refusal
 
     return shared_runner().uploads
 

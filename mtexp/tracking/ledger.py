@@ -61,7 +61,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
 
     Args:
         tenant: The tenant as it is measured alone: for a baseline without MPS limits, for a partitioned one with them.
-        run: The baseline's own spec (:func:`mtexp.run.baselines.baseline_spec`).
+        run: The baseline's own spec (:func:`mtexp.running.baselines.baseline_spec`).
         environment: Of the host, as a record has it.
     """
     model, measure, arrival = asdict(tenant.model), asdict(run.measure), asdict(tenant.arrival)

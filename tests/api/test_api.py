@@ -11,7 +11,7 @@ from mtexp import api
 from mtexp.config.composer import Composer
 from mtexp.config.problems import Refused
 from mtexp.errors import RunFailed
-from mtexp.run.runner import Runner
+from mtexp.running.runner import Runner
 from mtexp.testing.faults import BUILD, Fault, FaultyStarter
 from tests.run.conftest import empty_store, nothing_left, workplace
 from tests.run.run_helpers import Workplace
@@ -50,7 +50,7 @@ def test_values_reach_hydra_as_they_are(composer, value):
 @pytest.fixture
 def runner(monkeypatch) -> Runner:
     made = Runner(FaultyStarter({"distilgpt2": Fault(kind="raise", at=BUILD)}))
-    monkeypatch.setattr("mtexp.run.runner.shared_runner", lambda: made)
+    monkeypatch.setattr("mtexp.running.runner.shared_runner", lambda: made)
     return made
 
 

@@ -17,8 +17,8 @@ from joblib import Parallel, delayed
 
 from mtexp.host import Device
 from mtexp.launch import leased_cores
-from mtexp.run import runner
-from mtexp.run.runner import Job, Runner
+from mtexp.running import runner
+from mtexp.running.runner import Job, Runner
 from mtexp.telemetry.nvml import find_devices
 from mtexp.testing.nvml import FakeGpu, FakeNvml
 from mtexp.testing.records import example

@@ -18,9 +18,9 @@ from mtexp.host import Device
 from mtexp.launch import ForkserverStarter
 from mtexp.records import record as records
 from mtexp.records.files import ITERATIONS, find_records
-from mtexp.run import profile
-from mtexp.run.bare_record import Origin
-from mtexp.run.profile_session import Session
+from mtexp.running import profile
+from mtexp.running.bare_record import Origin
+from mtexp.running.profile_session import Session
 from mtexp.spec import (
     ArrivalSpec,
     DeadlineSpec,
@@ -219,7 +219,7 @@ def test_a_short_capture_says_how_to_ask_for_a_longer_one(tmp_path, monkeypatch)
 
 def test_a_capture_ends_in_time(tmp_path, monkeypatch):
     """However many iterations were asked for; and the record says that it has fewer."""
-    monkeypatch.setattr("mtexp.run.stopping.CAPTURE_S", 0.05)
+    monkeypatch.setattr("mtexp.running.stopping.CAPTURE_S", 0.05)
     record, _ = pass_of(spec_of("torch", profiler=ProfilerSpec(kind="torch", iterations=100_000)), tmp_path)
     assert record.status == "FINISHED"
     assert [(f.level, f.tenant) for f in record.findings if f.code == "short-capture"] == [
@@ -247,7 +247,7 @@ def test_a_session_ends_with_the_run_that_it_belongs_to(tmp_path):
         session = replace(Session.of(spec, DEVICE, tmp_path, Origin()), owner=owner.pid)
         path = tmp_path / "session.json"
         path.write_text(json.dumps(asdict(session)))
-        argv = [sys.executable, "-m", "mtexp.run.profile_session", str(path)]
+        argv = [sys.executable, "-m", "mtexp.running.profile_session", str(path)]
         with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as running:
             while not list(tmp_path.glob("*.bin")) and running.poll() is None:
                 os.sched_yield()

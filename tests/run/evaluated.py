@@ -10,10 +10,10 @@ import numpy as np
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
 from mtexp.records.record import BaselineRef, RunRecord
-from mtexp.run.bare_record import Origin
-from mtexp.run.baselines import Alone
-from mtexp.run.evaluation import Comparison, evaluate
-from mtexp.run.measurement import TELEMETRY, Measurement
+from mtexp.running.bare_record import Origin
+from mtexp.running.baselines import Alone
+from mtexp.running.evaluation import Comparison, evaluate
+from mtexp.running.measurement import TELEMETRY, Measurement
 from mtexp.spec import ModelSpec, RunSpec, TenantSpec
 from mtexp.telemetry.probes import FAST
 from mtexp.telemetry.table import Table

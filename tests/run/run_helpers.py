@@ -16,7 +16,7 @@ import pytest
 
 from mtexp.records.files import find_records
 from mtexp.records.record import RunRecord, load
-from mtexp.run.runner import Runner
+from mtexp.running.runner import Runner
 from mtexp.spec import TrackingSpec
 from mtexp.terminal import cli, points
 from mtexp.testing.faults import Fault, FaultyStarter
@@ -88,7 +88,7 @@ class Workplace:
             on_phase: Called with every progress line.
         """
         runner = Runner(FaultyStarter(faults or {}))
-        self.patch.setattr("mtexp.run.runner.shared_runner", lambda: runner)
+        self.patch.setattr("mtexp.running.runner.shared_runner", lambda: runner)
         points.done_before.cache_clear()
         self.phases.clear()
 

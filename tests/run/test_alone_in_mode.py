@@ -10,7 +10,7 @@ import pytest
 from mtexp.config import compose_spec
 from mtexp.host import Device
 from mtexp.metrics.summary import RunSummary
-from mtexp.run.crossover_figures import block_findings
+from mtexp.running.crossover_figures import block_findings
 
 GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
 

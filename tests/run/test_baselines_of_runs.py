@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mtexp.errors import ConfigError
-from mtexp.run.bare_record import Origin
-from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
-from mtexp.run.evaluation import Comparison, evaluate
-from mtexp.run.measurement import Measurement
+from mtexp.running.bare_record import Origin
+from mtexp.running.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
+from mtexp.running.evaluation import Comparison, evaluate
+from mtexp.running.measurement import Measurement
 from mtexp.spec import ArrivalSpec, BaselineSpec, MpsLimits, RunSpec, spec_hash
 from mtexp.tracking.ledger import baseline_hash
 from mtexp.tracking.upload import Upload
@@ -74,7 +74,7 @@ def test_an_invalid_baseline_is_no_baseline() -> None:
 
 def test_a_baseline_is_tried_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tenants of one model: one measurement, whether it comes out VALID or not; a later run tries again."""
-    monkeypatch.setattr("mtexp.run.baselines.find_baseline", lambda *args, **options: None)
+    monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *args, **options: None)
     tried: list[str] = []
     results: list[Alone | None] = [None, ALONE]
 
@@ -91,7 +91,7 @@ def test_a_baseline_is_tried_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_baseline_of_this_process_grows_old_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """``baseline.max_age_h=0`` measures before every point, once for all tenants of a model; a week does not."""
-    monkeypatch.setattr("mtexp.run.baselines.find_baseline", lambda *args, **options: None)
+    monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *args, **options: None)
     tried: list[str] = []
 
     def measure(spec: RunSpec, name: str) -> Alone:
@@ -108,7 +108,7 @@ def test_a_baseline_of_this_process_grows_old_too(monkeypatch: pytest.MonkeyPatc
 
 def test_each_pass_of_a_sweep_has_baselines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spread over the sweep as the repetitions are; where one fails in a later pass, the older one stays."""
-    monkeypatch.setattr("mtexp.run.baselines.find_baseline", lambda *args, **options: None)
+    monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *args, **options: None)
     first, second = replace(ALONE), replace(ALONE)
     results: list[Alone | None] = [first, second, None]
     baselines = Baselines()

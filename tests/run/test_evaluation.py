@@ -11,8 +11,8 @@ import pytest
 from mtexp.errors import HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.records import keys
 from mtexp.records.record import load, save
-from mtexp.run.evaluation import Comparison
-from mtexp.run.measurement import TELEMETRY, Measurement
+from mtexp.running.evaluation import Comparison
+from mtexp.running.measurement import TELEMETRY, Measurement
 from mtexp.spec import BaselineSpec
 from mtexp.telemetry.probes import FAST
 from mtexp.telemetry.table import Table

@@ -131,7 +131,7 @@ def test_a_drifting_baseline_makes_a_run_invalid(workplace: Workplace) -> None:
     """A-B-A: the baseline is measured again after the mix; too far apart, the run is INVALID, finished, and redone
     only when asked for."""
     workplace.patch.setattr("mtexp.metrics.verdict.BASELINE_DRIFT_LIMIT_PCT", -1.0)  # no two are so equal
-    workplace.patch.setattr("mtexp.run.runner.recheck_noise_pct", lambda *_: 0.0)
+    workplace.patch.setattr("mtexp.running.runner.recheck_noise_pct", lambda *_: 0.0)
     point = ("mix=solo", "baseline.recheck=true", "sweep=s")
     ran = workplace.run(*point)
     assert ran.code == 0

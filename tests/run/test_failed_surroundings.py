@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mtexp.launch import CorePlan, ForkserverStarter
-from mtexp.run import measurement, pinning
+from mtexp.running import measurement, pinning
 from mtexp.tracking import upload
 from tests.run.run_helpers import Workplace, kind
 

@@ -11,11 +11,11 @@ import pytest
 
 from mtexp.metrics.crossover_summary import BlockTelemetry
 from mtexp.records.record import RunRecord
-from mtexp.run.bare_record import Origin
-from mtexp.run.evaluation import Comparison, evaluate
-from mtexp.run.impossible import impossible_in_blocks
-from mtexp.run.measurement import Measurement
-from mtexp.run.runner import Job, Runner
+from mtexp.running.bare_record import Origin
+from mtexp.running.evaluation import Comparison, evaluate
+from mtexp.running.impossible import impossible_in_blocks
+from mtexp.running.measurement import Measurement
+from mtexp.running.runner import Job, Runner
 from mtexp.spec import BaselineSpec, ModelSpec, RunSpec, TenantSpec, TrackingSpec
 from tests.metrics.test_crossover_summary import run as rounds
 from tests.metrics.test_crossover_summary import summary
@@ -49,8 +49,8 @@ class Host:
 
 def run(host: Host, folder: Path, monkeypatch: pytest.MonkeyPatch, spec: RunSpec = RUN) -> tuple[RunRecord, list[str]]:
     said: list[str] = []
-    monkeypatch.setattr("mtexp.run.runner.measure", host.measure)
-    monkeypatch.setattr("mtexp.run.baselines.find_baseline", lambda *_, **__: None)
+    monkeypatch.setattr("mtexp.running.runner.measure", host.measure)
+    monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *_, **__: None)
     return Runner().run(Job(spec=spec, folder=folder / "run", progress=said.append)), said
 
 
@@ -89,8 +89,8 @@ def test_baselines_that_lie_far_apart_leave_nothing_sure(tmp_path: Path, monkeyp
 def test_a_later_run_is_compared_with_the_new_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not measured a third time."""
     host = Host(a=[20.0, 9.5], b=[8.0])
-    monkeypatch.setattr("mtexp.run.runner.measure", host.measure)
-    monkeypatch.setattr("mtexp.run.baselines.find_baseline", lambda *_, **__: None)
+    monkeypatch.setattr("mtexp.running.runner.measure", host.measure)
+    monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *_, **__: None)
     runner = Runner()
     for number in range(2):
         record = runner.run(Job(spec=RUN, folder=tmp_path / str(number)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mtexp.run.evaluation import Comparison
+from mtexp.running.evaluation import Comparison
 from mtexp.spec import MpsLimits
 from tests.run.evaluated import ALONE, RUN, codes, measurement, record
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtexp.metrics.crossover import Rounds
-from mtexp.run import crossover, stopping
+from mtexp.running import crossover, stopping
 from mtexp.spec import MeasureSpec
 
 

@@ -16,11 +16,11 @@ from mtexp.records import salvage
 from mtexp.records.files import BEGUN, ITERATIONS
 from mtexp.records.record import NO_FIGURES, load
 from mtexp.records.samples_file import read_samples
-from mtexp.run import evaluation
-from mtexp.run.bare_record import Origin
-from mtexp.run.baselines import alone_of
-from mtexp.run.evaluation import Comparison, begin, keep
-from mtexp.run.measurement import TELEMETRY
+from mtexp.running import evaluation
+from mtexp.running.bare_record import Origin
+from mtexp.running.baselines import alone_of
+from mtexp.running.evaluation import Comparison, begin, keep
+from mtexp.running.measurement import TELEMETRY
 from mtexp.spec import ArrivalSpec
 from mtexp.tenant.buffers import COLUMNS, SampleBuffer
 from tests.run.evaluated import BOTH, RUN, measurement, record

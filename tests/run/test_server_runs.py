@@ -11,7 +11,7 @@ import pytest
 from mtexp.launch.server_guardian import MARK
 from mtexp.metrics.samples import MEASURE, Samples
 from mtexp.records.samples_file import read_samples
-from mtexp.run.servers import server_findings
+from mtexp.running.servers import server_findings
 from mtexp.served import ServerSpec
 from mtexp.spec import ModelSpec, RunSpec, TenantSpec
 from tests.run.run_helpers import Workplace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mtexp.run.sessions import Waiting
+from mtexp.running.sessions import Waiting
 
 
 def test_a_session_is_measured_with_its_last_point() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtexp.metrics.samples import Samples
-from mtexp.run.stopping import CAPTURE_S, enough_of
+from mtexp.running.stopping import CAPTURE_S, enough_of
 from mtexp.spec import MeasureSpec, ProfilerSpec, RunSpec
 from tests.strategies import ar1, closed_loop
 

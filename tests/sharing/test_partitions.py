@@ -9,7 +9,7 @@ import pytest
 from mtexp.config import compose_spec
 from mtexp.errors import ConfigError
 from mtexp.host import Device
-from mtexp.run.baselines import baseline_spec
+from mtexp.running.baselines import baseline_spec
 from mtexp.sharing import proof
 from mtexp.sharing.partitions import partition_sizes
 from mtexp.spec import ModelSpec, TenantSpec

@@ -7,7 +7,7 @@ from sharing_helpers import UUID, facts_of, make_spec
 
 from mtexp.errors import ConfigError, HostError
 from mtexp.host import MigInstance
-from mtexp.run.baselines import baseline_spec
+from mtexp.running.baselines import baseline_spec
 from mtexp.sharing import open_sharing
 from mtexp.sharing.mig import place
 from mtexp.spec import MpsLimits

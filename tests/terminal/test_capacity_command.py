@@ -18,7 +18,7 @@ from mtexp.errors import LeaseBusy
 from mtexp.host import Device
 from mtexp.records.files import fresh
 from mtexp.records.record import RunRecord, TenantRecord, save
-from mtexp.run.runner import Job
+from mtexp.running.runner import Job
 from mtexp.spec import spec_hash, to_json
 from mtexp.terminal import cli, points
 from mtexp.testing.records import example
@@ -87,7 +87,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoadedRu
     fake = LoadedRunner()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("mtexp.run.runner.shared_runner", lambda: fake)
+    monkeypatch.setattr("mtexp.running.runner.shared_runner", lambda: fake)
     monkeypatch.setattr(points, "hardware", _hardware)
     monkeypatch.setattr("mtexp.config.plan.hardware_for", lambda launcher, probe=None: _hardware())
     root = logging.getLogger()

@@ -20,7 +20,7 @@ from mtexp.config.plan import plan
 from mtexp.errors import LeaseBusy
 from mtexp.host import Device
 from mtexp.records.record import RunRecord
-from mtexp.run.runner import Job
+from mtexp.running.runner import Job
 from mtexp.spec import spec_hash, to_json
 from mtexp.terminal import cli, points
 from mtexp.terminal.conclusion import JOB
@@ -79,7 +79,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeRunn
     fake = FakeRunner()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("mtexp.run.runner.shared_runner", lambda: fake)
+    monkeypatch.setattr("mtexp.running.runner.shared_runner", lambda: fake)
     monkeypatch.setattr(points, "hardware", lambda: hardware_of(CPU))
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -17,7 +17,7 @@ NOT_FOR_USERS = {
     "mtexp/testing/mps.py",
     "mtexp/testing/toy_server.py",
     "mtexp/launch/server_guardian.py",
-    "mtexp/run/profile_session.py",
+    "mtexp/running/profile_session.py",
     "mtexp/sharing/guardian.py",
 }
 PROGRAMS = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mtexp.launch import TenantGroup
 from mtexp.metrics.bootstrap import relative_half_width_pct
-from mtexp.run.jobs import protocol
+from mtexp.running.jobs import protocol
 from mtexp.spec import MeasureSpec, RunSpec
 
 CAPTURE_S = 30.0

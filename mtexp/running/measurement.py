@@ -22,11 +22,11 @@ from mtexp.metrics.crossover import Block, mark
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
 from mtexp.records.files import BLOCKS
-from mtexp.run.crossover import Turns, measure_rounds
-from mtexp.run.jobs import jobs_of
-from mtexp.run.pinning import about_cores, keep_off
-from mtexp.run.servers import server_cores, server_findings, start_servers, with_servers
-from mtexp.run.stopping import enough_of
+from mtexp.running.crossover import Turns, measure_rounds
+from mtexp.running.jobs import jobs_of
+from mtexp.running.pinning import about_cores, keep_off
+from mtexp.running.servers import server_cores, server_findings, start_servers, with_servers
+from mtexp.running.stopping import enough_of
 from mtexp.sharing import SharingMode, open_sharing
 from mtexp.spec import RunSpec
 from mtexp.telemetry import GpuProcess, Occupants, Sampler, identify, open_sampler, processes, take_part

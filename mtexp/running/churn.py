@@ -27,9 +27,9 @@ from mtexp.metrics.churn import (
     next_cycle,
     seen,
 )
-from mtexp.run.churn_record import Churned
-from mtexp.run.churn_steady import Steady
-from mtexp.run.measurement import TELEMETRY, Facts, Progress, Silence
+from mtexp.running.churn_record import Churned
+from mtexp.running.churn_steady import Steady
+from mtexp.running.measurement import TELEMETRY, Facts, Progress, Silence
 from mtexp.sharing import SharingMode, open_sharing
 from mtexp.spec import RunSpec
 from mtexp.telemetry import open_sampler

@@ -21,9 +21,9 @@ from mtexp.records import salvage
 from mtexp.records.record import RunRecord, TenantRecord, save_figures
 from mtexp.records.room import save_in_room
 from mtexp.records.salvage import KILLED
-from mtexp.run.bare_record import Origin, bare_tenant, of_failure, record_of, window_of, without_figures
-from mtexp.run.baselines import Alone
-from mtexp.run.crossover_figures import (
+from mtexp.running.bare_record import Origin, bare_tenant, of_failure, record_of, window_of, without_figures
+from mtexp.running.baselines import Alone
+from mtexp.running.crossover_figures import (
     Reference,
     block_figures,
     block_findings,
@@ -31,10 +31,10 @@ from mtexp.run.crossover_figures import (
     block_views,
     own_spans,
 )
-from mtexp.run.impossible import impossible_findings, impossible_in_blocks
-from mtexp.run.measurement import TELEMETRY, Measurement
-from mtexp.run.outputs import output_findings
-from mtexp.run.strangers import foreign_notes, foreign_of
+from mtexp.running.impossible import impossible_findings, impossible_in_blocks
+from mtexp.running.measurement import TELEMETRY, Measurement
+from mtexp.running.outputs import output_findings
+from mtexp.running.strangers import foreign_notes, foreign_of
 from mtexp.served import TEXTS, names_in
 from mtexp.spec import RunSpec, TenantSpec
 from mtexp.telemetry import TelemetrySummary, read

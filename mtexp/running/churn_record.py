@@ -10,9 +10,9 @@ from mtexp.metrics.churn import MIN_EVENTS, Event, KindFigures, Served, figures_
 from mtexp.metrics.finding import Finding
 from mtexp.records.record import RunRecord
 from mtexp.records.room import save_in_room
-from mtexp.run.bare_record import Origin, of_failure, record_of
-from mtexp.run.measurement import TELEMETRY, Measurement
-from mtexp.run.outputs import output_findings
+from mtexp.running.bare_record import Origin, of_failure, record_of
+from mtexp.running.measurement import TELEMETRY, Measurement
+from mtexp.running.outputs import output_findings
 from mtexp.spec import RunSpec
 from mtexp.telemetry import TelemetrySummary, read
 

@@ -11,7 +11,7 @@ from mtexp.metrics.drift import runs_sd
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.impossible import Compared, impossible
 from mtexp.metrics.summary import Metrics, RunSummary
-from mtexp.run.baselines import Alone
+from mtexp.running.baselines import Alone
 
 _ONCE = "Set baseline.max_age_h=0, so that baselines are measured just before the run, and run it on a quiet host."
 _TWICE = (

@@ -20,14 +20,14 @@ from mtexp.metrics.drift import recheck_noise_pct
 from mtexp.metrics.finding import Finding
 from mtexp.records.files import RECORD, fresh
 from mtexp.records.record import RunRecord
-from mtexp.run.bare_record import Origin
-from mtexp.run.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
-from mtexp.run.churn import churn
-from mtexp.run.churn_record import keep_churn
-from mtexp.run.crossover_figures import Reference, no_mode
-from mtexp.run.evaluation import Comparison, begin, doubted, keep
-from mtexp.run.measurement import Measurement, Place, measure, measure_side_by_side, shared_by
-from mtexp.run.profile import profile
+from mtexp.running.bare_record import Origin
+from mtexp.running.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
+from mtexp.running.churn import churn
+from mtexp.running.churn_record import keep_churn
+from mtexp.running.crossover_figures import Reference, no_mode
+from mtexp.running.evaluation import Comparison, begin, doubted, keep
+from mtexp.running.measurement import Measurement, Place, measure, measure_side_by_side, shared_by
+from mtexp.running.profile import profile
 from mtexp.spec import RunSpec
 from mtexp.telemetry import chosen, find_devices
 from mtexp.telemetry import facts as gpu_facts

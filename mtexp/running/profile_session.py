@@ -1,4 +1,4 @@
-"""What a profiler wraps: ``python -m mtexp.run.profile_session SESSION.json`` runs the tenants of one profiling pass.
+"""What a profiler wraps: ``python -m mtexp.running.profile_session SESSION.json`` runs the tenants of one pass.
 
 It leaves its record beside SESSION.json, for the pass to read: it holds times that the profiler has stretched.
 
@@ -23,9 +23,9 @@ from mtexp.errors import RecordError
 from mtexp.host import Device
 from mtexp.launch import InterpreterStarter
 from mtexp.records import record as records
-from mtexp.run.bare_record import Origin
-from mtexp.run.evaluation import Comparison, evaluate
-from mtexp.run.measurement import measure
+from mtexp.running.bare_record import Origin
+from mtexp.running.evaluation import Comparison, evaluate
+from mtexp.running.measurement import measure
 from mtexp.spec import RunSpec, from_json, to_json
 
 

@@ -28,12 +28,12 @@ from mtexp.profiling.ncu_roofline import RooflineRow, kernel_rows, roofline_row
 from mtexp.profiling.result import ProfileResult, collect, collect_torch, write_rooflines
 from mtexp.records import record as records
 from mtexp.records.record import RunRecord
-from mtexp.run.bare_record import Origin, without_figures
-from mtexp.run.baselines import baseline_spec
-from mtexp.run.evaluation import Comparison, evaluate
-from mtexp.run.measurement import Measurement, measure
-from mtexp.run.profile_session import Session
-from mtexp.run.stopping import CAPTURE_S
+from mtexp.running.bare_record import Origin, without_figures
+from mtexp.running.baselines import baseline_spec
+from mtexp.running.evaluation import Comparison, evaluate
+from mtexp.running.measurement import Measurement, measure
+from mtexp.running.profile_session import Session
+from mtexp.running.stopping import CAPTURE_S
 from mtexp.sharing import open_sharing
 from mtexp.spec import BaselineSpec, RunSpec, SharingSpec, TelemetrySpec, TenantSpec, content_hash, spec_hash, to_json
 
@@ -261,7 +261,7 @@ def _session_folder(out: Path) -> Iterator[Path]:
 def _write_session(session: Session, folder: Path) -> list[str]:
     path = folder / "session.json"
     path.write_text(json.dumps(asdict(session)))
-    return [sys.executable, "-m", "mtexp.run.profile_session", str(path)]
+    return [sys.executable, "-m", "mtexp.running.profile_session", str(path)]
 
 
 def _finish(the_pass: _Pass, record: RunRecord, result: ProfileResult) -> RunRecord:

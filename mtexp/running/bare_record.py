@@ -1,6 +1,6 @@
 """The record of a measurement before any figure is computed. May touch: what is in the measurement.
 
-Written to disk first (:func:`mtexp.run.evaluation.keep`), so that an error in a formula costs no sample.
+Written to disk first (:func:`mtexp.running.evaluation.keep`), so that an error in a formula costs no sample.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mtexp.metrics.crossover_summary import real_window
 from mtexp.metrics.verdict import Finding, verdict_of
 from mtexp.metrics.window import Window, common_window
 from mtexp.records.record import NO_FIGURES, RunRecord, TenantRecord
-from mtexp.run.measurement import Measurement
+from mtexp.running.measurement import Measurement
 from mtexp.spec import RunSpec, TenantSpec, spec_hash, to_json
 
 _REPORTED_ONCE = ("torch_version", "transformers_version", "torch_cuda_version")

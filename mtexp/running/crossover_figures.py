@@ -22,7 +22,7 @@ from mtexp.metrics.samples import Samples
 from mtexp.metrics.side_by_side import Side, beside
 from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.window import Window
-from mtexp.run.measurement import TELEMETRY, Measurement
+from mtexp.running.measurement import TELEMETRY, Measurement
 from mtexp.spec import RunSpec
 from mtexp.telemetry import load, over_spans
 
