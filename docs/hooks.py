@@ -11,6 +11,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
+import model_page
 import verdict_codes
 from reference_pages import configuration, keys_of_mlflow
 
@@ -25,6 +26,7 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {
         "reference/configuration.md": configuration(),
         "reference/metrics.md": keys_of_mlflow(),
+        "reference/models.md": model_page.page(),
         "reference/verdicts.md": verdict_codes.page(),
     }
     for source, page in ABOVE.items():

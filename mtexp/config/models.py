@@ -27,12 +27,12 @@ from mtexp.config.weights import not_safetensors
 from mtexp.errors import ConfigError
 from mtexp.spec import CostSpec, ModelSpec, WorkloadSpec
 
-_PASSES = ("forward", "train")
+PASSES = ("forward", "train")
 WORKLOADS = {
     "decoder": ("forward", "prefill", "decode", "generate", "train"),
     "encoder_decoder": ("forward", "generate", "train"),
 }
-"""Workloads of a role; the others have :data:`_PASSES`."""
+"""Workloads of a role; the others have :data:`PASSES`."""
 _FORMULA_ROLES = ("encoder", "decoder", "embedding")
 
 
@@ -189,7 +189,7 @@ def _check_shape(key: str, model: ModelSpec, *, needed: bool) -> None:
 
 
 def _check_workload(config: Config, key: str, tenant: TenantConfig, model: ModelSpec, workload: WorkloadSpec) -> None:
-    allowed = WORKLOADS.get(model.role, _PASSES)
+    allowed = WORKLOADS.get(model.role, PASSES)
     if workload.kind not in allowed:
         own_key, _ = own_or_run(tenant.workload, f"{key}.workload", config.workload.kind, "workload")
         article, role = "an" if model.role[0] in "aeiou" else "a", model.role.replace("_", " ")

@@ -16,11 +16,17 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def pages():
+def modules():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(ROOT / "docs"), *sys.path])
+        import model_page
         import reference_pages
-    return reference_pages
+    return reference_pages, model_page
+
+
+@pytest.fixture(scope="module")
+def pages(modules):
+    return modules[0]
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +68,11 @@ def test_choices_and_cells_survive_markdown(pages):
 def test_every_name_in_mlflow_is_on_its_page(pages):
     text = pages.keys_of_mlflow()
     assert [name for name in (*keys.METRICS, *keys.PARAMS, *keys.TAGS) if f"| `{name}` |" not in text] == []
+
+
+def test_every_model_is_on_its_page_with_its_size(modules):
+    text = modules[1].page()
+    names = Composer().options("models")
+    assert [name for name in names if f"| `{name}` |" not in text] == []
+    row = next(line for line in text.splitlines() if line.startswith("| `llama_3_2_1b` |"))
+    assert [cell.strip() for cell in row.split("|")[3:7]] == ["1,236 M", "2.30 GiB", "16", "2048"]
