@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,7 @@ def compiled_graphs() -> int:
 def _captured(prepared: Prepared) -> Request:
     if prepared.not_capturable:
         raise NotCapturable(_refusal(prepared.not_capturable))
+    _without_host_copies()
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.inference_mode():
@@ -79,7 +81,7 @@ def _captured(prepared: Prepared) -> Request:
             with torch.cuda.graph(graph, stream=captured_on, capture_error_mode="thread_local"):
                 prepared.request()
     except RuntimeError as error:
-        raise NotCapturable(_refusal(str(error).splitlines()[0])) from error
+        raise NotCapturable(_refusal(_said(error))) from error
     replay = graph.replay
     prepared.outputs.static, prepared.outputs.last = prepared.outputs.last, None
 
@@ -88,6 +90,40 @@ def _captured(prepared: Prepared) -> Request:
         return 0
 
     return request
+
+
+_DEBERTA = "transformers.models.deberta_v2.modeling_deberta_v2"
+
+
+def _without_host_copies() -> None:
+    """Make DeBERTa-v2 capturable: it copies one number from the host in each request, which no CUDA graph can hold.
+
+    While a stream is captured, the number is an argument of the kernel. All else stays, and so do eager requests.
+    """
+    module = sys.modules.get(_DEBERTA)
+    if module is None or hasattr(module.make_log_bucket_position, "as_written"):
+        return
+    as_written = module.make_log_bucket_position
+
+    def make_log_bucket_position(relative_pos: torch.Tensor, bucket_size: int, max_position: int) -> torch.Tensor:
+        if not torch.cuda.is_current_stream_capturing():
+            written: torch.Tensor = as_written(relative_pos, bucket_size, max_position)
+            return written
+        sign, mid = torch.sign(relative_pos), bucket_size // 2
+        near = (relative_pos < mid) & (relative_pos > -mid)
+        abs_pos = torch.where(near, mid - 1, torch.abs(relative_pos))
+        most = torch.log(torch.tensor((max_position - 1) / mid))  # stays on the host
+        log_pos = torch.ceil(torch.log(abs_pos / mid) / most * (mid - 1)) + mid
+        return torch.where(abs_pos <= mid, relative_pos.type_as(log_pos), log_pos * sign)
+
+    make_log_bucket_position.as_written = as_written  # type: ignore[attr-defined]
+    module.make_log_bucket_position = make_log_bucket_position  # type: ignore[attr-defined]
+
+
+def _said(error: RuntimeError) -> str:
+    """The reason in one line; TorchScript puts it after a traceback of its own."""
+    lines = str(error).splitlines()
+    return next((line for line in lines if line.startswith("RuntimeError: ")), lines[0])
 
 
 def _refusal(reason: str) -> str:

@@ -81,7 +81,8 @@ def test_a_launch_bound_request_leaves_the_device_idle(gpu: Device) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("bert_base", "forward"), ("llama_3_2_1b", "prefill"), ("llama_3_2_1b", "decode")]
+    ("name", "kind"),
+    [("bert_base", "forward"), ("deberta_v3_base", "forward"), ("llama_3_2_1b", "prefill"), ("llama_3_2_1b", "decode")],
 )
 def test_a_graph_computes_what_the_request_computes(gpu: Device, name: str, kind: str) -> None:
     """Replayed: one launch, and the output of the eager request, to the rounding of half precision."""

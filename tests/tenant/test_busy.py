@@ -125,10 +125,12 @@ def test_the_busy_time_of_a_trace_is_that_of_the_device_events(monkeypatch: pyte
     ],
 )
 def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch, prepared: Prepared, reason: str) -> None:
-    """The workload's own reason, or the first line of CUDA's; with what to use instead."""
+    """The workload's own reason, or CUDA's, also inside that of TorchScript; with what to use instead."""
 
     def refuse(*arguments: object, **options: object) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be ...")
+        script = "The following operation failed in the TorchScript interpreter.\nTraceback of TorchScript\n"
+        said = "RuntimeError: operation not permitted when stream is capturing\nCUDA kernel errors might be ..."
+        raise RuntimeError(script + said)
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
     monkeypatch.setattr(torch.cuda, "current_stream", refuse)

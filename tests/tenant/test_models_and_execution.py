@@ -146,3 +146,33 @@ def test_a_compiled_request_has_compiled_before_it_is_measured(monkeypatch: pyte
         for _ in range(3):
             request()
     assert execution.compiled_graphs() == compiled
+
+
+def test_a_captured_deberta_copies_nothing_from_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph cannot hold such a copy; what is captured computes the same buckets, and eager requests stay."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from transformers.models.deberta_v2 import modeling_deberta_v2
+
+    class Copies(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, call: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+            found = call(*arguments, **(options or {}))
+            left = [one.device.type for one in arguments if isinstance(one, torch.Tensor)]
+            self.count += call.overloadpacket.__name__ == "_to_copy" and left == ["cpu"] and found.is_meta
+            return found
+
+    as_written = modeling_deberta_v2.make_log_bucket_position
+    monkeypatch.setattr(modeling_deberta_v2, "make_log_bucket_position", as_written)
+    execution._without_host_copies()
+    execution._without_host_copies()
+    ids = torch.arange(40)
+    expected = as_written(ids[:, None] - ids[None, :], 16, 64)
+    for capturing, copies in ((False, 1), (True, 0)):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda capturing=capturing: capturing)
+        place = torch.empty(1, 40, 8, device="meta")
+        with Copies() as seen:
+            modeling_deberta_v2.build_relative_position(place, place, bucket_size=16, max_position=64)
+        assert seen.count == copies
+        made = modeling_deberta_v2.make_log_bucket_position(ids[:, None] - ids[None, :], 16, 64)
+        torch.testing.assert_close(made, expected, rtol=0, atol=0)
