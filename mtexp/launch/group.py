@@ -158,12 +158,11 @@ class TenantGroup:
         """
         start_ns = time.monotonic_ns() + _LEAD_NS
         self._send_all(do="measure", start_ns=start_ns)
-        begin = start_ns / 1e9
         measured: set[str] = set()
         open_slots = set(self._buffers)
         while open_slots and len(measured) < len(self._processes):
             measured |= self._messages("measured", "measure").keys()
-            elapsed_s = time.monotonic() - begin
+            elapsed_s = time.monotonic() - start_ns / 1e9
             open_slots = {slot for slot in open_slots if not self._satisfied(slot, enough, elapsed_s)}
             self._check_progress(elapsed_s, measured)
         self._board.stop()
@@ -198,10 +197,13 @@ class TenantGroup:
         for group in (*idle, self):
             group._blocks += 1
             group._board.open_block(group._blocks, start_ns, end_ns, active if group is self else (), cores)
+        gone: set[str] = set()
         while waited := {slot for slot in active if self._board.left(slot) < self._blocks}:
             rest_s = (end_ns - time.monotonic_ns()) / 1e9
-            self._messages("measured", "measure", timeout_s=min(max(rest_s, _GATE_S), _LOOK_S))
+            gone |= self._messages("measured", "measure", timeout_s=min(max(rest_s, _GATE_S), _LOOK_S)).keys()
             self._check_progress(time.monotonic() - self._begun_s, set(), waited)
+        if self._board.stopped:  # by a tenant that fails, or was told to end: all leave the gate, it says why or ends
+            self._collect("measured", "measure", "stall_s", gone)
         return start_ns, end_ns
 
     def end_blocks(self) -> None:

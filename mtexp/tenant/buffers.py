@@ -53,6 +53,11 @@ class Board:
         """Tell every tenant to stop after its current iteration."""
         self.words[0] = 1
 
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody has told the tenants to stop: the parent, or a tenant that fails or is to end."""
+        return bool(self.words[0])
+
     def measured(self, slot: int) -> int:
         """Iterations that the tenant has measured so far."""
         return self.words[_SLOT * (1 + slot)]

@@ -94,6 +94,15 @@ def lead(group: TenantGroup, jobs: Sequence[ProcessJob], iterations: int = 20) -
     return group.finish()
 
 
+def lead_to_gate(group: TenantGroup, jobs: Sequence[ProcessJob]) -> None:
+    """Through all phases before the first block."""
+    group.start(jobs)
+    group.build()
+    group.begin_warm_up()
+    group.warm_up()
+    group.begin_blocks()
+
+
 class SlowExport(ForkserverStarter):
     """Tenants whose torch trace takes seconds to write."""
 

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from mtexp.launch.starters import Child
 from mtexp.spec import DeadlineSpec
 from mtexp.tenant.job import ProcessJob
 from mtexp.testing.faults import BUILD, START, Fault, FaultyStarter
-from tests.launch.launch_helpers import DEADLINES, Exits, group_of, lead, stressor
+from tests.launch.launch_helpers import DEADLINES, MEASURE, Exits, group_of, lead, lead_to_gate, stressor
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("nothing_left")]
 
@@ -201,3 +202,16 @@ def test_an_interrupt_stops_in_order_and_a_second_one_at_once(tmp_path: Path) ->
 def test_exit_codes_are_put_into_words(exit_code: int, words: str) -> None:
     """Signals by name, those without a name by number."""
     assert words in why(exit_code)
+
+
+def test_a_tenant_that_is_told_to_end_at_the_gate_is_named(tmp_path: Path) -> None:
+    """SIGTERM between two blocks: nobody serves the next one, so that nothing but the end of that process tells."""
+    tenants, measure = [stressor("a"), stressor("b")], replace(MEASURE, design="crossover")
+    with group_of(tmp_path, tenants, measure=measure) as (group, jobs):
+        lead_to_gate(group, jobs)
+        group.block((0, 1), 20_000_000, {})
+        os.kill(group.pids[1], signal.SIGTERM)
+        wait([os.pidfd_open(group.pids[1])], 30)
+        with pytest.raises(TenantFailed) as caught:
+            group.block((0,), 20_000_000, {})
+    assert (caught.value.tenant, caught.value.phase, caught.value.exit_code) == ("b", "measure", 128 + signal.SIGTERM)
