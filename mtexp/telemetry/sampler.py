@@ -109,6 +109,9 @@ class Sampler:
         except EOFError:
             self._failure = "cannot be started: the forkserver did not answer, or has ended"
             return self
+        except OSError as error:  # no process, no memory; or it was killed before it had read what it is to do
+            self._failure = f"cannot be started: {error}"
+            return self
         finally:
             theirs.close()
         self._await("ready", READY_S)

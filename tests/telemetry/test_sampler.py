@@ -11,6 +11,7 @@ import pytest
 
 from mtexp.errors import HostError
 from mtexp.spec import TelemetrySpec
+from mtexp.telemetry import sampler
 from mtexp.telemetry.gpu import POLLED, GpuProbe
 from mtexp.telemetry.probes import FAST, GPM, RARE, CpuProbe, Probes
 from mtexp.telemetry.sampler import Sampler, open_sampler, sample
@@ -195,6 +196,19 @@ def test_sampler_that_cannot_start_is_a_finding(tmp_path):
     assert [(f.level, f.code) for f in findings] == [("warning", "telemetry-missing")]
     assert "GPU-nowhere" in findings[0].message
     assert sampler.stop() == findings
+
+
+def test_sampler_that_is_killed_while_it_is_started_is_a_finding(tmp_path, monkeypatch):
+    """Before it has read what it is to do: the pipe to it breaks, and the run goes on."""
+
+    def broken(process):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sampler, "Started", broken)
+    with open_sampler(TelemetrySpec(), "cpu", "", {}, tmp_path / "telemetry.parquet") as opened:
+        (finding,) = opened.stop()
+    assert (finding.level, finding.code) == ("warning", "telemetry-missing")
+    assert "Broken pipe" in finding.message
 
 
 @pytest.mark.process
