@@ -91,7 +91,7 @@ class Means:
     def jain(self, seed: int, level: float) -> Interval:
         """Jain's index of exp(-mean); noise alone makes equal tenants look unequal, and the upper end allows for it."""
         groups = int(self.groups.min())
-        value = float(jain_fairness_rows(np.exp(-self.mean)))
+        value = float(_jain(-self.mean))
         if groups < 2:
             return Interval(value, 0.0, 1.0)
         rng = np.random.Generator(np.random.SFC64(seed))
@@ -99,9 +99,14 @@ class Means:
         scale = np.sqrt((groups - 1) / rng.chisquare(groups - 1, _DRAWS))[:, None]
         noise = signs @ self.errors * scale
         tail = (1 - level) / 2
-        low, high = np.quantile(jain_fairness_rows(np.exp(-self.mean + noise)), [tail, 1 - tail])
-        by_noise = np.quantile(jain_fairness_rows(np.exp(noise)), tail)
+        low, high = np.quantile(_jain(-self.mean + noise), [tail, 1 - tail])
+        by_noise = np.quantile(_jain(noise), tail)
         return Interval(value, min(value, float(low)), min(1.0, max(float(high), value / float(by_noise))))
+
+
+def _jain(logs: Floats) -> Floats:
+    """Jain's index of exp(logs) along the last axis; it does not depend on scale, and two rounds draw huge logs."""
+    return jain_fairness_rows(np.exp(logs - logs.max(axis=-1, keepdims=True)))
 
 
 def _critical(freedom: int, level: float) -> float:

@@ -19,6 +19,7 @@ from mtexp.metrics.crossover import (
     rounds_of,
     split,
 )
+from mtexp.metrics.round_means import Means
 from mtexp.metrics.samples import ALONE, EDGE, MEASURE, WARMUP, Floats, Samples
 from mtexp.testing.two_states import Host
 
@@ -292,3 +293,11 @@ class TestSplit:
         """Old records, and the CPU."""
         assert split(requests((0, 4), gpu_ms=3), requests((0, 5), gpu_ms=3)) is None
         assert split(requests((0, 4), enqueue_ms=3), requests((0, 5), enqueue_ms=4)) is None
+
+
+def test_fairness_of_two_rounds_that_differ_much_is_a_number() -> None:
+    """What a run that was killed early has: as a power of e, the noise between its rounds is no float any more."""
+    means = Means.of(np.array([[0.0, 3.0], [3.0, -4.0]]), np.array([0, 1]))
+    with np.errstate(all="raise", under="ignore"):
+        found = means.jain(0, 0.95)
+    assert 0 <= found.low <= found.value <= found.high <= 1
