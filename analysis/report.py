@@ -16,7 +16,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from mtexp.commands import command_line
-from mtexp.errors import RecordError
+from mtexp.errors import RecordError, TrackingError
 from mtexp.output import enter
 from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
@@ -159,7 +159,7 @@ def log_to_mlflow(results: Results, files: Sequence[Path], *, uri: str | None, e
 
 @refusing
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a report; the exit code is 2 when there is nothing it can be made of."""
+    """Write a report; the exit code is 2 when there is nothing it can be made of, 1 when MLflow does not take it."""
     parser = argparse.ArgumentParser(prog=command_line("report"), description="One HTML report of runs.")
     add_source(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: reports/NAME)")
@@ -180,7 +180,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files.append(options.markdown)
     sys.stdout.write(f"{said(results)}\n{files[0]}\n")
     if options.records is None and not options.no_mlflow:
-        run_id = log_to_mlflow(results, files, uri=options.uri, experiment=options.experiment)
+        try:
+            run_id = log_to_mlflow(results, files, uri=options.uri, experiment=options.experiment)
+        except TrackingError as error:  # another user's store
+            sys.stderr.write(f"The report is written, but not logged to MLflow: {error} --no-mlflow leaves that out\n")
+            return 1
         sys.stdout.write(f"In MLflow: run {run_id}, artifact {REPORT}\n")
     return 0
 

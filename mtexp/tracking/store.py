@@ -92,6 +92,10 @@ def check_store(tracking: TrackingSpec) -> None:
         why = f"{path} is no file"
     elif not (folder.is_dir() and os.access(folder, os.W_OK)):
         why = f"{folder} is not a writable folder"
+    elif theirs := next(
+        (path for path in _written(file) if os.path.exists(path) and not os.access(path, os.W_OK)), None
+    ):
+        why = f"{theirs} may not be written by this user"
     else:
         return
     raise TrackingError(f"tracking.uri={uri}: {why}. Set tracking.uri=sqlite:///FILE to a writable file")
@@ -219,13 +223,24 @@ def _artifacts(uri: str) -> str | None:
     return ((file.absolute().parent if file else Path.cwd()) / ARTIFACTS).as_uri()
 
 
+def _written(file: Path) -> list[Path]:
+    """What a run writes to an SQLite store; after another user's runs, each may be somebody else's."""
+    return [file, file.parent / ARTIFACTS, *(_lock_file(file, purpose) for purpose in ("open", "write"))]
+
+
+def _lock_file(file: Path, purpose: str) -> Path:
+    return file.with_name(f".{file.name}.{purpose}.lock")
+
+
 @contextmanager
 def _lock(file: Path | None, purpose: str | None) -> Iterator[None]:
-    if file is None or purpose is None or not os.access(file.absolute().parent, os.W_OK):
+    lock = _lock_file(file.absolute(), purpose) if file and purpose else None
+    if lock is None or not os.access(lock if os.path.exists(lock) else lock.parent, os.W_OK):  # who only reads
         yield
         return
     try:
-        with filelock.FileLock(file.with_name(f".{file.name}.{purpose}.lock"), timeout=LOCK_S, poll_interval=0.02):
+        # it holds nothing, and the store may be another user's: root's runs must not lock its owner out
+        with filelock.FileLock(lock, timeout=LOCK_S, poll_interval=0.02, mode=0o666):
             yield
     except filelock.Timeout as error:
         raise TrackingError(f"{file} has been written to by others for {LOCK_S:.0f} s") from error

@@ -17,6 +17,7 @@ from analysis.data import load
 from analysis.dataset import Dataset
 from analysis.pooling import Results, pool
 from mtexp.colours import model_colour
+from mtexp.errors import TrackingError
 from mtexp.records.files import find_records
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
@@ -188,6 +189,14 @@ def test_mlflow_gets_the_files_of_the_report_and_nothing_else(
     sent = {artifact.path for artifact in client.list_artifacts(run, "plots")}
     names = plots.draw(pool(load(uri=uri), draws=50))
     assert sent == {f"plots/{name}.{kind}" for name in names for kind in ("png", "svg")}
+
+    def not_taken(*arguments: object, **options: object) -> str:
+        raise TrackingError("attempt to write a readonly database.")
+
+    monkeypatch.setattr(report, "log_to_mlflow", not_taken)  # another user's store
+    assert report.main(["--uri", uri, "--out", "mine", "--no-images"]) == 1
+    assert "--no-mlflow" in capsys.readouterr().err
+    assert (tmp_path / "mine/report.html").is_file()
 
 
 def test_images_of_equal_data_are_equal(tmp_path: Path) -> None:
