@@ -333,6 +333,10 @@ class ChurnSpec:
     """Events of each kind."""
     window_s: float = 5.0
     """Seconds after each event in which the first tenant is looked at."""
+    per_life: int = 1
+    """Events of ``quiet``, ``beside``, ``memory`` and ``oom`` in one life of a neighbour."""
+    limit_s: float = 0.0
+    """No event begins later than this after the first, once the sharing mode is proven; 0 = no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -465,5 +469,7 @@ def _drop_unasked(data: dict[str, Any]) -> None:
     """Take out of a run, in place, what only some runs have, and older records lack."""
     if not data["churn"]["repeats"]:
         del data["churn"]
+    elif data["churn"]["per_life"] == 1 and not data["churn"]["limit_s"]:
+        del data["churn"]["per_life"], data["churn"]["limit_s"]
     if not data["start_order"]:
         del data["start_order"]

@@ -24,6 +24,10 @@ class ChurnConfig:
     """Kinds of events; empty = all that the device can do."""
     window_s: float = 5.0
     """Seconds after each event in which the steady tenant is looked at."""
+    per_life: int = 1
+    """Events of ``quiet``, ``beside``, ``memory`` and ``oom`` in one life of a neighbour: more take less time."""
+    limit_s: float = 0.0
+    """No event begins later than this after the first, once the sharing mode is proven; 0 = no limit."""
 
 
 def churn_spec(config: ChurnConfig, runtime: str, mix: str, tenants: Sequence[TenantSpec]) -> ChurnSpec:
@@ -36,6 +40,8 @@ def churn_spec(config: ChurnConfig, runtime: str, mix: str, tenants: Sequence[Te
     if not config.repeats:
         return ChurnSpec()
     above("churn.window_s", config.window_s, 0)
+    at_least("churn.per_life", config.per_life, 1)
+    at_least("churn.limit_s", config.limit_s, 0)
     if len(tenants) != 2:
         remedy = "The first is steady, the second comes and goes: mix=bert_base+llama_3_2_1b."
         raise ConfigError("mix", mix, "two tenants in a churn run", remedy)
@@ -52,7 +58,13 @@ def churn_spec(config: ChurnConfig, runtime: str, mix: str, tenants: Sequence[Te
         allowed = f"{', '.join(possible)} on the CPU"
         raise ConfigError("churn.events", ",".join(unable), allowed, "Leave it out, or run on a GPU.")
     kinds = tuple(kind for kind in possible if kind in asked) if asked else possible
-    return ChurnSpec(events=kinds, repeats=config.repeats, window_s=config.window_s)
+    return ChurnSpec(
+        events=kinds,
+        repeats=config.repeats,
+        window_s=config.window_s,
+        per_life=config.per_life,
+        limit_s=config.limit_s,
+    )
 
 
 def with_neighbour(tenants: tuple[TenantSpec, ...]) -> tuple[TenantSpec, ...]:

@@ -6,11 +6,14 @@ are drawn anew with replacement: what it says is about further events of the sam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mtexp.metrics.bootstrap import percentile_interval
 
 QUIET, BESIDE = "quiet", "beside"
 STARTS = ("start", "build", "warm_up", "load")
@@ -22,6 +25,7 @@ NEED_GPU = ("oom", "fault")
 MIN_EVENTS = 30
 """Fewest events of a kind for an interval."""
 _DRAWS = 1000
+_Z = 1.96
 _NS_PER_MS, _NS_PER_S = 1e6, 1e9
 
 
@@ -147,6 +151,9 @@ class KindFigures:
     stall_ms: float
     """Mean over events of the longest stall."""
     stall_ci_ms: tuple[float, float] | None = None
+    stall_p50_ms: float = 0.0
+    """Median over events of the longest stall; its interval lies between two of the events."""
+    stall_p50_ci_ms: tuple[float, float] | None = None
     stall_max_ms: float = 0.0
     p99_ms: float | None = None
     """Of the requests of all events."""
@@ -155,6 +162,10 @@ class KindFigures:
     lost: int = 0
     died: Mapping[str, int] = field(default_factory=dict)
     """In how many events a tenant died."""
+    steady_died_pct: float = 0.0
+    """Events in which the steady tenant died."""
+    steady_died_ci_pct: tuple[float, float] | None = None
+    """Of Wilson (JASA 1927), which holds where none or all died."""
     back_s: float | None = None
     """Mean over events."""
     back_max_s: float | None = None
@@ -164,31 +175,51 @@ class KindFigures:
     """Mean time from the event until the neighbour had done it."""
 
 
-def figures_of(events: Sequence[Event], requests: Served, *, seed: int = 0) -> list[KindFigures]:
-    """The figures of each kind that occurred, in the order of :data:`KINDS`."""
+def figures_of(
+    events: Sequence[Event], latencies_ms: Sequence[NDArray[np.float64]], steady: str, *, seed: int = 0
+) -> list[KindFigures]:
+    """The figures of each kind that occurred, in the order of :data:`KINDS`.
+
+    Args:
+        events: Of one run, or of several of the same kind.
+        latencies_ms: Of the requests of each event (:func:`latencies_of`).
+        steady: Id of the steady tenant.
+        seed: Of the draws.
+    """
     found = []
     for kind in KINDS:
-        own = [event for event in events if event.kind == kind]
+        own = [(event, ms) for event, ms in zip(events, latencies_ms, strict=True) if event.kind == kind]
         if own:
-            found.append(_of_a_kind(kind, own, requests, seed))
+            found.append(_of_a_kind(kind, [event for event, _ in own], [ms for _, ms in own], steady, seed))
     return found
 
 
-def _of_a_kind(kind: str, events: Sequence[Event], requests: Served, seed: int) -> KindFigures:
+def latencies_of(events: Sequence[Event], requests: Served) -> list[NDArray[np.float64]]:
+    """Latencies in ms of the requests that were served, of each event."""
     latencies_ms = []
     for event in events:
         first, last = np.searchsorted(requests.arrival_ns, (event.start_ns, event.end_ns))
         rows = slice(int(first), int(last))
         kept = ~requests.lost[rows]
         latencies_ms.append((requests.end_ns[rows][kept] - requests.arrival_ns[rows][kept]) / _NS_PER_MS)
+    return latencies_ms
+
+
+def _of_a_kind(
+    kind: str, events: Sequence[Event], latencies_ms: Sequence[NDArray[np.float64]], steady: str, seed: int
+) -> KindFigures:
     stalls_ms = np.array([event.stall_ms for event in events])
     pooled = np.concatenate(latencies_ms)
     enough = pooled.size >= 100
-    stall_ci_ms = p99_ci_ms = None
+    stall_ci_ms = stall_p50_ci_ms = steady_died_ci_pct = p99_ci_ms = None
+    median = percentile_interval(stalls_ms, 50)
+    died = sum(steady in event.died for event in events)
     if len(events) >= MIN_EVENTS:
         rng = np.random.Generator(np.random.SFC64(seed))
         draws = rng.integers(len(events), size=(_DRAWS, len(events)))
         stall_ci_ms = _middle(stalls_ms[draws].mean(axis=1))
+        stall_p50_ci_ms = (median.low, median.high)
+        steady_died_ci_pct = _wilson_pct(died, len(events))
         if enough:
             p99_ci_ms = _middle([np.percentile(np.concatenate([latencies_ms[i] for i in d]), 99) for d in draws[:400]])
     back_s = [event.back_s for event in events if event.back_s is not None]
@@ -199,12 +230,16 @@ def _of_a_kind(kind: str, events: Sequence[Event], requests: Served, seed: int) 
         events=len(events),
         stall_ms=float(stalls_ms.mean()),
         stall_ci_ms=stall_ci_ms,
+        stall_p50_ms=median.value,
+        stall_p50_ci_ms=stall_p50_ci_ms,
         stall_max_ms=float(stalls_ms.max()),
         p99_ms=float(np.percentile(pooled, 99)) if enough else None,
         p99_ci_ms=p99_ci_ms,
         requests=sum(event.requests for event in events),
         lost=sum(event.lost for event in events),
         died={name: names.count(name) for name in dict.fromkeys(names)},
+        steady_died_pct=100 * died / len(events),
+        steady_died_ci_pct=steady_died_ci_pct,
         back_s=float(np.mean(back_s)) if back_s else None,
         back_max_s=max(back_s) if back_s else None,
         neighbour_back_s=float(np.mean(neighbour_back_s)) if neighbour_back_s else None,
@@ -212,12 +247,22 @@ def _of_a_kind(kind: str, events: Sequence[Event], requests: Served, seed: int) 
     )
 
 
+def _wilson_pct(count: int, of: int) -> tuple[float, float]:
+    """95 % interval of a share, in percent."""
+    z2, share = _Z**2, count / of
+    middle, reach = share + z2 / (2 * of), _Z * math.sqrt(share * (1 - share) / of + z2 / (4 * of**2))
+    low, high = (100 * (middle + sign * reach) / (1 + z2 / of) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 100.0)
+
+
 def _middle(draws: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
     low, high = np.percentile(draws, (2.5, 97.5))
     return float(low), float(high)
 
 
-def next_cycle(wanted: Sequence[str], done: Mapping[str, int], repeats: int) -> list[tuple[str, bool]]:
+def next_cycle(
+    wanted: Sequence[str], done: Mapping[str, int], repeats: int, per_life: int = 1
+) -> list[tuple[str, bool]]:
     """The steps of the next neighbour's life, each with whether it is looked at; empty when all kinds have enough.
 
     A neighbour has to be started to be killed: steps on the way are taken all the same, without waiting for a window.
@@ -226,13 +271,17 @@ def next_cycle(wanted: Sequence[str], done: Mapping[str, int], repeats: int) -> 
         wanted: Kinds to be looked at.
         done: Events of each so far.
         repeats: Events of each kind that are asked for.
+        per_life: Most events of a kind that does not change the neighbour in one life.
     """
+
+    def some(kind: str) -> list[str]:
+        return [kind] * min(per_life, repeats - done.get(kind, 0)) if kind in missing else []
+
     missing = {kind for kind in wanted if done.get(kind, 0) < repeats}
     if not missing:
         return []
     if missing == {QUIET}:
-        return [(QUIET, True)]
+        return [(QUIET, True)] * len(some(QUIET))
     ending = min((kind for kind in ENDINGS if kind in missing), key=lambda kind: done.get(kind, 0), default="end")
-    extra = [kind for kind in (BESIDE, "memory", "oom") if kind in missing]
-    quiet = [QUIET] if QUIET in missing else []
-    return [(kind, kind in missing) for kind in (*quiet, *STARTS, *extra, ending)]
+    extra = [kind for name in (BESIDE, "memory", "oom") for kind in some(name)]
+    return [(kind, kind in missing) for kind in (*some(QUIET), *STARTS, *extra, ending)]

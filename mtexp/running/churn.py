@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,9 @@ class _Story:
         self.steady_spec, self.neighbour_spec = spec.tenants
         self.one_process = len(sharing.groups()) == 1
         self.rows = _rows(spec)
+        self.settle_s = min(_SETTLE_S, spec.churn.window_s)
+        self.until_s = math.inf
+        """No event begins later."""
         self.cycle = 0
         self.took_s: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
@@ -152,10 +156,16 @@ class _Story:
         self.progress("starting the steady tenant")
         self.steady.begin()
         self._wait(time.monotonic() + _SETTLE_S)
+        if churn.limit_s:
+            self.until_s = time.monotonic() + churn.limit_s
         self.churned.measured.cores = self.cores
         most = 2 * churn.repeats * len(ENDINGS) + len(churn.events)
         self.progress(f"{churn.repeats} events of each kind: {', '.join(churn.events)}")
-        while (steps := next_cycle(churn.events, done, churn.repeats)) and self.cycle < most:
+        while (
+            (steps := next_cycle(churn.events, done, churn.repeats, churn.per_life))
+            and self.cycle < most
+            and not self._late()
+        ):
             self._live(steps, done)
             self.cycle += 1
         if self.neighbour.alive:
@@ -168,8 +178,10 @@ class _Story:
         """One life of a neighbour, or as much of it as happens before somebody dies."""
         settled = True
         for kind, looked_at in steps:
+            if self._late():
+                return
             if looked_at and not settled:
-                self._wait(time.monotonic() + _SETTLE_S)
+                self._wait(time.monotonic() + self.settle_s)
             event = self._happen(kind, looked_at)
             settled = looked_at
             if kind == "warm_up" and not event.error:
@@ -187,6 +199,10 @@ class _Story:
             if kind not in (QUIET, *ENDINGS) and not self.neighbour.alive:
                 return
 
+    def _late(self) -> bool:
+        """Whether the time is up; not before the sharing mode is proven."""
+        return time.monotonic() >= self.until_s and bool(self.churned.measured.proof)
+
     def _happen(self, kind: str, looked_at: bool) -> Event:
         """One step, and the window after it."""
         start_ns = time.monotonic_ns()
@@ -198,7 +214,7 @@ class _Story:
         if kind not in (QUIET, "start", "end") and not self.neighbour.alive:
             died.add(self.neighbour_spec.id)
         if self.steady_spec.id in died:  # it is back: what it missed is part of this event
-            self._wait(time.monotonic() + _SETTLE_S)
+            self._wait(time.monotonic() + self.settle_s)
             end_ns = time.monotonic_ns()
         else:
             end_ns = max(start_ns + round(window_s * 1e9), done_ns)
@@ -276,10 +292,10 @@ class _Story:
         self.ending = None
 
     def _keep(self, event: Event) -> None:
+        """On disk at once, with what was seen of the steady tenant so far: whatever ends the run costs no event."""
         self.churned.events.append(event)
         with (self.folder / EVENTS).open("a") as file:
-            line = {"kind": event.kind, "start_ns": event.start_ns, "end_ns": event.end_ns}
-            file.write(json.dumps(line | {"died": event.died, "error": event.error}) + "\n")
+            file.write(json.dumps(asdict(seen(event, self.steady.served(self.rows)))) + "\n")
 
     # the sharing mode
 

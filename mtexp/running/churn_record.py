@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mtexp.metrics.churn import MIN_EVENTS, Event, KindFigures, Served, figures_of
+from mtexp.metrics.churn import MIN_EVENTS, Event, KindFigures, Served, figures_of, latencies_of
 from mtexp.metrics.finding import Finding
 from mtexp.records.record import RunRecord
 from mtexp.records.room import save_in_room
@@ -34,7 +34,8 @@ def keep_churn(spec: RunSpec, churned: Churned, folder: Path, origin: Origin, co
     """
     measured, figures = churned.measured, []
     if churned.served is not None:
-        figures = figures_of(churned.events, churned.served, seed=spec.seed)
+        latencies_ms = latencies_of(churned.events, churned.served)
+        figures = figures_of(churned.events, latencies_ms, spec.tenants[0].id, seed=spec.seed)
     steady = replace(spec, tenants=spec.tenants[:1])
     findings = (
         *measured.findings,
@@ -68,7 +69,8 @@ def _few(spec: RunSpec, figures: list[KindFigures]) -> Iterator[Finding]:
     few = [kind.kind for kind in figures if kind.events < MIN_EVENTS]
     if few:
         what = f"fewer than {MIN_EVENTS} events: no intervals ({', '.join(few)})"
-        yield Finding("note", "few-events", what, f"Set churn.repeats={MIN_EVENTS} or more.")
+        remedy = f"Set churn.repeats={MIN_EVENTS} or more, or more repetitions: mtexp churn FOLDER pools them."
+        yield Finding("note", "few-events", what, remedy)
     found = {kind.kind for kind in figures}
     if missing := [kind for kind in spec.churn.events if kind not in found]:
         yield Finding("warning", "no-events", f"no event was seen of: {', '.join(missing)}", "See the logs.")
@@ -82,6 +84,8 @@ def _metrics(figures: list[KindFigures]) -> Iterator[tuple[str, float]]:
         yield f"{stem}_died", sum(kind.died.values())
         for name, value, interval in (
             ("stall_ms", kind.stall_ms, kind.stall_ci_ms),
+            ("stall_p50_ms", kind.stall_p50_ms, kind.stall_p50_ci_ms),
+            ("steady_died_pct", kind.steady_died_pct, kind.steady_died_ci_pct),
             ("p99_ms", kind.p99_ms, kind.p99_ci_ms),
             ("back_s", kind.back_s, None),
             ("neighbour_back_s", kind.neighbour_back_s, None),

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -196,15 +197,21 @@ class Steady:
         return Samples(**{name: np.concatenate([getattr(life, name) for life in self._lives]) for name in names})
 
     def served(self, rows: int) -> Served:
-        """All requests, with those that were lost while it was dead."""
-        spec = self._tenant("").tenant.arrival
-        offsets_ns = np.array(arrival_instants_ns(spec, 0, rows), dtype=np.int64)
+        """All requests so far, with those that were lost while it was dead."""
+        offsets_ns = self._offsets_ns(rows)
         lives: list[Served] = []
         schedules: list[NDArray[np.int64]] = []
-        for life in (life.measured for life in self._lives):
+        now = [*self._group.samples().values()] if self._thread is not None and self._group is not None else []
+        for life in (life.measured for life in (*self._lives, *now)):
+            if not len(life):
+                continue
             lives.append(Served.of(life.arrival_ns, life.start_ns, life.end_ns))
             schedules.append(life.arrival_ns[0] - offsets_ns[0] + offsets_ns)
         if not lives:
             none = np.zeros(0, dtype=np.int64)
             return Served.of(none, none, none)
-        return joined(lives, schedules, self._ended_ns)
+        return joined(lives, schedules, [*self._ended_ns, time.monotonic_ns()][: len(lives)])
+
+    @cache  # noqa: B019  one a run
+    def _offsets_ns(self, rows: int) -> NDArray[np.int64]:
+        return np.array(arrival_instants_ns(self._tenant("").tenant.arrival, 0, rows), dtype=np.int64)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtexp.metrics.churn import KINDS, Event, Served, figures_of, joined, next_cycle, seen
+from mtexp.metrics.churn import KINDS, Event, Served, figures_of, joined, latencies_of, next_cycle, seen
 
 MS = 1_000_000
 
@@ -71,15 +71,21 @@ def test_thirty_events_have_an_interval_and_fewer_none() -> None:
     """Stalls of 5 to 15 ms: the interval holds their mean, and is narrower than they spread."""
     requests = _life(list(np.arange(0, 40_000, 10.0)), list(np.arange(0, 40_000, 10.0) + 1))
     events = [_event("kill", 1000 * i, 1000 * i + 500, died=("b",), lost=2, stall_ms=5 + i % 11) for i in range(33)]
-    (kill,) = figures_of(events, requests)
+    (kill,) = figures_of(events, latencies_of(events, requests), "a")
     low, high = kill.stall_ci_ms or (0, 0)
     assert low < 10 < high < 13
     assert (kill.events, kill.lost, kill.died) == (33, 66, {"b": 33})
     assert kill.stall_ms == pytest.approx(10)
     assert kill.p99_ms == pytest.approx(1)
     assert kill.p99_ci_ms == pytest.approx((1, 1))
-    (few,) = figures_of(events[:29], requests)
-    assert few.stall_ci_ms is few.p99_ci_ms is None
+    assert kill.stall_p50_ms == pytest.approx(10)
+    low, high = kill.stall_p50_ci_ms or (0, 0)
+    assert 5 <= low < 10 < high <= 15
+    assert kill.steady_died_pct == 0
+    assert kill.steady_died_ci_pct == pytest.approx((0, 10.43), abs=0.01)  # z^2 / (n + z^2)
+    (few,) = figures_of(events[:29], latencies_of(events[:29], requests), "b")
+    assert few.steady_died_pct == 100
+    assert few.stall_ci_ms is few.stall_p50_ci_ms is few.steady_died_ci_pct is few.p99_ci_ms is None
 
 
 def test_a_life_has_what_is_missing_and_the_steps_on_the_way() -> None:
@@ -93,3 +99,6 @@ def test_a_life_has_what_is_missing_and_the_steps_on_the_way() -> None:
     assert [kind for kind, looked_at in next_cycle(KINDS, done | {"fault": 1}, 2) if looked_at] == ["fault"]
     assert next_cycle(KINDS, done | {"quiet": 1}, 2) == [("quiet", True)]
     assert next_cycle(["memory"], {}, 1)[-2:] == [("memory", True), ("end", False)]
+    several = [kind for kind, _ in next_cycle(["quiet", "memory", "kill"], {"memory": 1}, 5, per_life=3)]
+    assert several == ["quiet"] * 3 + ["start", "build", "warm_up", "load"] + ["memory"] * 3 + ["kill"]
+    assert next_cycle(["memory"], {"memory": 4}, 5, per_life=3)[-2:] == [("memory", True), ("end", False)]
