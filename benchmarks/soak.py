@@ -77,7 +77,7 @@ def _usual_s(folder: Path) -> float:
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     (folder / "tmp").mkdir(parents=True)
     environment = os.environ | {MARK: str(folder), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT)}
-    environment["MTEXP_LEASE_DIR"] = str(folder / "lease")
+    environment |= {"MTEXP_LEASE_DIR": str(folder / "lease"), "PYTHONFAULTHANDLER": "1"}
     with (folder / "out").open("wb") as out:
         command = [sys.executable, str(ROOT / "run.py"), *RUN]
         return subprocess.Popen(
@@ -117,8 +117,12 @@ def _one(
         code = run.wait(LONGEST_RUN_S)
     except subprocess.TimeoutExpired:
         found["too slow"] += 1
+        run.send_signal(signal.SIGABRT)  # Python writes where each thread stands
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(GONE_S)
         run.kill()
         code = run.wait()
+        print((folder / "out").read_text(errors="replace")[-8000:])
     found["orphans"] += _orphans(str(folder))
     upload = [sys.executable, "-m", "mtexp.tracking.upload", "outputs"]
     with (folder / "upload").open("wb") as out:
