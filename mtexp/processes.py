@@ -288,4 +288,23 @@ def _kill(pid: int | None) -> None:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
+def _end_helpers() -> None:
+    """End forkserver and resource tracker and wait for it: one that is stopped once nobody looks would stay for ever.
+
+    The tracker ends when nobody has its pipe any more; where somebody else still has, it is left alone.
+    """
+    _kill(_server())
+    tracker: Any = resource_tracker._resource_tracker
+    if (pid := tracker._pid) is None:  # there is none, or it is another process's
+        return
+    os.close(tracker._fd)
+    tracker._fd = tracker._pid = None
+    deadline = time.monotonic() + _TOLD_S
+    while time.monotonic() < deadline and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if is_stopped(pid):
+            _kill(pid)
+        time.sleep(0.005)
+
+
 atexit.register(end_stopped)  # before multiprocessing waits for what it has started
+multiprocessing.util.Finalize(None, _end_helpers, exitpriority=-200)  # after it has

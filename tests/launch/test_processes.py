@@ -135,3 +135,20 @@ def test_a_long_temporary_folder_does_not_keep_processes_from_starting(tmp_path:
     code, place = done.stdout.split()
     assert code == "0"
     assert not Path(place).exists()
+
+
+LAST = """
+import psutil
+def last():
+    print([child.status() for child in psutil.Process().children()])
+multiprocessing.util.Finalize(None, last, exitpriority=-1000)
+"""
+
+
+def test_forkserver_and_resource_tracker_have_ended_before_their_process_does(tmp_path: Path) -> None:
+    """One that is stopped while its process ends would stay for ever: nobody would look at it any more."""
+    (tmp_path / "looking.py").write_text(LOOKING)
+    (tmp_path / "program.py").write_text(PROGRAM.format(root=str(ROOT), folder=str(tmp_path)) + LAST)
+    command = [sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(command, check=True, timeout=120, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.splitlines()[-1] == str([psutil.STATUS_ZOMBIE] * 2)
