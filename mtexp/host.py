@@ -284,6 +284,14 @@ def _lease_directory() -> Path:
     return directory
 
 
+def check_leases() -> None:
+    """Raise HostError, before anything starts, if the lease directory or a lock in it cannot be written."""
+    directory = _lease_directory()
+    for path in (directory, *directory.glob("*.lock")):
+        if not os.access(path, os.W_OK):
+            raise HostError(f"lease {path} may not be written by this user. Remove it, or set MTEXP_LEASE_DIR")
+
+
 _CHOOSING_S = 10.0
 """Longer than any run takes to choose its cores."""
 

@@ -47,7 +47,7 @@ from mtexp.terminal.conclusion import (
     with_swept_keys,
 )
 from mtexp.terminal.estimate import estimate
-from mtexp.terminal.place import can_write, cannot_write
+from mtexp.terminal.place import can_lease, can_write, cannot_write
 from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
 from mtexp.text_tables import counted
 from mtexp.tracking.reach import ask_store
@@ -99,6 +99,8 @@ def _main(argv: Sequence[str] | None) -> int:
         _announce(planned)
         console.say("dry_run=true: nothing was started or written.")
         return OK
+    if planned.serial and not can_lease():
+        return REFUSED
     if not can_write(planned.folder):
         return REFUSED
     for point in find_records(planned.folder, name=JOB):  # left by the part of a sweep that is resumed now

@@ -1,11 +1,27 @@
-"""The folder of the runs: whether it can be written, and the one message that says why not. May touch: that folder."""
+"""The places that a run needs: whether they can be written, and the one message that says why not.
+
+May touch: the folder of the runs, the lease directory.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from mtexp.errors import HostError
+from mtexp.host import check_leases
+
 _PROBE_BYTES = 2**20
+
+
+def can_lease() -> bool:
+    """Whether runs of this process can lease a device; says so if not."""
+    try:
+        check_leases()
+    except HostError as error:
+        sys.stderr.write(f"{error}\n")
+        return False
+    return True
 
 
 def can_write(folder: Path) -> bool:

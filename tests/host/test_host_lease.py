@@ -5,11 +5,15 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from mtexp.errors import HostError, LeaseBusy
 from mtexp.host import Device, lease
+from mtexp.terminal.place import can_lease
+from tests.other_user import an_ordinary_user
 
 ONE = Device("gpu", 0, "GPU-1", "NVIDIA H200", 1)
 TWO = Device("gpu", 1, "GPU-2", "NVIDIA H200", 1)
@@ -102,6 +106,24 @@ def test_unusable_directory_is_named(tmp_path, monkeypatch):
 
     with pytest.raises(HostError, match="MTEXP_LEASE_DIR"), lease([ONE], wait_s=0, label="a"):
         pass
+
+
+@pytest.mark.parametrize("theirs", [".", "GPU-1.lock"])
+def test_a_lease_of_another_user_is_refused_before_anything_starts(monkeypatch, capsys, theirs):
+    """The directory, or a lock in it, that this user may not write: said once, not once for each run."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders may not be entered by another user
+        folder = Path(name)
+        (folder / "GPU-1.lock").touch()
+        (folder / "GPU-1.lock").chmod(0o666)
+        folder.chmod(0o1777)
+        monkeypatch.setenv("MTEXP_LEASE_DIR", name)
+        with an_ordinary_user():
+            assert can_lease()
+        (folder / theirs).chmod(0o555)
+        monkeypatch.setattr(Path, "chmod", lambda *arguments: None)  # root's directory stays as it is
+        with an_ordinary_user():
+            assert not can_lease()
+        assert str(folder / theirs) in capsys.readouterr().err
 
 
 @pytest.mark.process
