@@ -30,7 +30,7 @@ from mtexp.records.time import epoch_ms, iso_ms
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.content import RunContent, evenly, parent_content, tenant_content
 from mtexp.tracking.query import without_gc
-from mtexp.tracking.store import Step, Store, open_store
+from mtexp.tracking.store import Step, Store, may_write, open_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,8 +76,9 @@ def log_record(record_dir: Path, tracking: TrackingSpec, step: Step = nullcontex
     with step():
         record = load(record_dir)
         histories = _Histories(record, record_dir, tracking.max_history)
+    lock = filelock.FileLock(record_dir / LOCK, timeout=600) if may_write(record_dir / LOCK) else nullcontext()
     try:
-        with filelock.FileLock(record_dir / LOCK, timeout=600), open_store(tracking, write=True, step=step) as store:
+        with lock, open_store(tracking, write=True, step=step) as store:
             run_id, complete = _existing(store, record.record_id)
             return run_id if complete else _send(store, record, record_dir, histories)
     except filelock.Timeout as error:

@@ -27,7 +27,18 @@ from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.deadline import bound_calls
 from mtexp.tracking.reach import ASKED_S, answers
-from mtexp.tracking.uri import ALLOWED, bounded, full, is_database, is_server, public, redact, shown, sqlite_path
+from mtexp.tracking.uri import (
+    ALLOWED,
+    bounded,
+    full,
+    is_database,
+    is_server,
+    public,
+    redact,
+    shown,
+    source,
+    sqlite_path,
+)
 from mtexp.tracking.view import experiment_tags
 
 if TYPE_CHECKING:
@@ -84,8 +95,9 @@ def check_store(tracking: TrackingSpec) -> None:
     uri = full(tracking)
     if is_server(uri) or is_database(uri):
         return
+    key = source(tracking)
     if (path := sqlite_path(uri)) is None:
-        raise TrackingError(f"tracking.uri={shown(uri)}: no store that mtexp writes to. Allowed: {ALLOWED}")
+        raise TrackingError(f"{key}={shown(uri)}: no store that mtexp writes to. Allowed: {ALLOWED}")
     file = path.absolute()
     folder = next(parent for parent in file.parents if os.path.exists(parent))
     if os.path.exists(file) and not file.is_file():
@@ -98,7 +110,7 @@ def check_store(tracking: TrackingSpec) -> None:
         why = f"{theirs} may not be written by this user"
     else:
         return
-    raise TrackingError(f"tracking.uri={uri}: {why}. Set tracking.uri=sqlite:///FILE to a writable file")
+    raise TrackingError(f"{key}={uri}: {why}. Set tracking.uri=sqlite:///FILE to a writable file")
 
 
 @contextmanager
@@ -232,10 +244,15 @@ def _lock_file(file: Path, purpose: str) -> Path:
     return file.with_name(f".{file.name}.{purpose}.lock")
 
 
+def may_write(file: Path) -> bool:
+    """Whether this user may write ``file``, or make it where there is none."""
+    return os.access(file if os.path.exists(file) else file.parent, os.W_OK)
+
+
 @contextmanager
 def _lock(file: Path | None, purpose: str | None) -> Iterator[None]:
     lock = _lock_file(file.absolute(), purpose) if file and purpose else None
-    if lock is None or not os.access(lock if os.path.exists(lock) else lock.parent, os.W_OK):  # who only reads
+    if lock is None or not may_write(lock):  # who only reads
         yield
         return
     try:

@@ -63,7 +63,8 @@ def log_or_defer(record_dir: Path, tracking: TrackingSpec, step: Step = nullcont
         return Upload(record_dir)
     try:
         run_id = log_record(record_dir, tracking, step)
-        (record_dir / PENDING).unlink(missing_ok=True)
+        with suppress(OSError):  # another user's folder, or a read-only one: its owner finds it sent
+            (record_dir / PENDING).unlink(missing_ok=True)
     except (MtexpError, OSError) as error:
         return deferred(record_dir, tracking, redact(str(error)))
     except Exception as error:  # one record never keeps the others from being sent

@@ -130,9 +130,13 @@ def full(tracking: TrackingSpec) -> str:
     """
     uri = tracking.uri or _usual()
     if why := problem(uri):
-        name = "tracking.uri" if tracking.uri else _ENVIRONMENT
-        raise TrackingError(f"{name}={shown(uri)}: {why}. Allowed: {ALLOWED}")
+        raise TrackingError(f"{source(tracking)}={shown(uri)}: {why}. Allowed: {ALLOWED}")
     return uri
+
+
+def source(tracking: TrackingSpec) -> str:
+    """Return the name of what says which store is meant, for a message."""
+    return _ENVIRONMENT if os.environ.get(_ENVIRONMENT) and not tracking.uri else "tracking.uri"
 
 
 def pinned(tracking: TrackingSpec) -> TrackingSpec:

@@ -5,28 +5,19 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mtexp.errors import TrackingError
 from mtexp.spec import TrackingSpec
+from mtexp.testing.records import stored
+from mtexp.tracking.mlflow_writer import LOCK
 from mtexp.tracking.store import check_store, open_store, prepare
+from mtexp.tracking.upload import PENDING, log_or_defer, mark_pending
 from mtexp.tracking.uri import sqlite_path
-
-
-@contextmanager
-def an_ordinary_user() -> Iterator[None]:
-    """Root, who may write everything, is nobody within the block; whoever else runs the tests stays who he is."""
-    if root := not os.getuid():
-        os.setresuid(65534, 65534, 0)
-    try:
-        yield
-    finally:
-        if root:
-            os.setresuid(0, 0, 0)
+from tests.other_user import an_ordinary_user
 
 
 @pytest.mark.parametrize("theirs", ["mlflow.db", "mlartifacts", ".mlflow.db.open.lock", ".mlflow.db.write.lock"])
@@ -62,3 +53,24 @@ def test_a_store_of_another_user_can_be_read(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in locks and may(path, mode))
     with open_store(tracking, write=False) as store:
         assert store.experiment_id
+
+
+def test_a_record_of_another_user_can_be_sent(
+    tmp_path: Path, tracking: TrackingSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one on a read-only disk: without a lock in its folder, and its marker stays for its owner."""
+    stored(tmp_path / "run")
+    mark_pending(tmp_path / "run")
+    (tmp_path / "run" / LOCK).mkdir()  # not even root can open it for writing
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: tmp_path / "run" not in Path(path).parents and may(path, mode))
+    remove = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **options: _remove(remove, path, **options))
+    assert log_or_defer(tmp_path / "run", tracking).run_id
+    assert (tmp_path / "run" / PENDING).is_file()
+
+
+def _remove(remove: Callable[..., None], path: Path, **options: bool) -> None:
+    if path.name == PENDING:
+        raise PermissionError(13, "Permission denied", str(path))
+    remove(path, **options)
