@@ -43,6 +43,8 @@ class Alone:
         referred = data.tenants.reindex(columns=["baseline_record_id", "baseline_hash"]).dropna()
         known = dict(zip(referred["baseline_record_id"], referred["baseline_hash"], strict=True))
         own = data.baselines.reindex(columns=["baseline_hash", *data.baselines.columns.drop("baseline_hash", "ignore")])
+        arrival = own.reindex(columns=["arrival"])["arrival"]
+        own = own[arrival.fillna("closed") == "closed"]  # a latency alone at given arrivals has queueing in it
         named = own["record_id"].map(known).astype("string")
         own = own.assign(baseline_hash=own["baseline_hash"].fillna(named).fillna(own["record_id"]))
         runs = pd.concat([own, data.tenants[_measures_alone(data)]], ignore_index=True)

@@ -31,14 +31,16 @@ def closed_loop(
     )
 
 
-def open_loop(arrival_ms: Sequence[float] | np.ndarray, service_ms: float, *, start_ns: int = 10**15) -> Samples:
+def open_loop(
+    arrival_ms: Sequence[float] | np.ndarray, service_ms: float | np.ndarray, *, start_ns: int = 10**15
+) -> Samples:
     """Requests at these instants, served in order; a tenant notices one after 1 us and needs ``service_ms``."""
     arrivals = start_ns + np.rint(np.asarray(arrival_ms, dtype=float) * MS).astype(np.int64)
-    service, free = round(service_ms * MS), 0
+    service, free = np.rint(np.broadcast_to(service_ms, arrivals.shape) * MS).astype(np.int64), 0
     starts = np.empty_like(arrivals)
     for i, arrival in enumerate(arrivals):
         starts[i] = max(int(arrival) + 1000, free)
-        free = int(starts[i]) + service
+        free = int(starts[i] + service[i])
     return Samples(
         phase=np.ones(arrivals.size, dtype=np.uint8),
         arrival_ns=arrivals,

@@ -136,8 +136,8 @@ FIGURES = (
         "latency-load",
         "Latency against load",
         "Open loop: latency counts from the intended arrival, so the wait in the tenant's own queue is in it. Dotted: "
-        "the median; solid: the highest percentile that the requests support. A cross at the top: the tenant could "
-        "not keep up.",
+        "the median; solid: the highest percentile that the requests support. Black: the same requests of the tenant "
+        "alone. A cross at the top: the tenant could not keep up.",
         latency_load,
     ),
     Figure(

@@ -136,10 +136,14 @@ def _curve(
     )
 
 
+_ALONE = "alone at the same arrivals"
+
+
 def latency_load(results: Results) -> go.Figure | None:
     """Median and tail of latency against the rate at which requests come; a panel a model, a colour a sharing mode.
 
-    The service level is a line; a rate that a tenant could not keep up with is a cross at the top.
+    In black the same of the tenant alone at the same arrivals, where that was measured. The service level is a line; a
+    rate that a tenant could not keep up with is a cross at the top.
     """
     frame = tables.load_curve(results)
     kept = frame[frame["latency_p50_ms"].notna()]
@@ -154,11 +158,14 @@ def latency_load(results: Results) -> go.Figure | None:
     for (model, beside), place in zip(panels, theme.positions(len(panels), columns), strict=True):
         own = frame[(frame["model"] == model) & (frame["neighbours"] == beside)].sort_values("offered_rps")
         levels = own["slo_ms"][own["slo_ms"] > 0].unique()
-        values = own[["latency_p50_ms", f"latency_{tail}_ms"]].to_numpy(float)
+        shown_too = [f"{before}latency_{name}_ms" for before in ("", "alone_") for name in ("p50", tail)]
+        values = own.reindex(columns=shown_too).to_numpy(float)
         top = float(np.nanmax([np.nanmax(values), *levels]))
         for sharing in in_order(own["sharing"].unique()):
             for name in dict.fromkeys(("latency_p50_ms", f"latency_{tail}_ms")):
                 _load_line(fig, own[own["sharing"] == sharing].dropna(subset=name), name, place, shown)
+        for name in dict.fromkeys(("alone_latency_p50_ms", f"alone_latency_{tail}_ms")):
+            _load_line(fig, own.assign(sharing=_ALONE).dropna(subset=name), name, place, shown)
             late = own[(own["sharing"] == sharing) & (own["saturated"] == 1)]
             _say_late(fig, late, sharing, top, place, shown)
         for level in levels:
@@ -176,8 +183,8 @@ def _load_line(fig: go.Figure, line: pd.DataFrame, name: str, place: tuple[int, 
     """A percentile against the rate in the colour of the sharing mode: the median dotted and open, the tail solid."""
     if line.empty:
         return
-    sharing, percentile = str(line["sharing"].iloc[0]), name.split("_")[1]
-    colour, symbol, _ = theme.sharing_style(sharing)
+    sharing, percentile = str(line["sharing"].iloc[0]), name.split("_")[-2]
+    colour, symbol, _ = (theme.INK, "circle", "") if sharing == _ALONE else theme.sharing_style(sharing)
     median = percentile == "p50"
     legend = f"{sharing}, {percentile}"
     fig.add_scatter(

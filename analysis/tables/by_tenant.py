@@ -38,6 +38,10 @@ def tenants(results: Results) -> pd.DataFrame:
         *("throughput_rps", "iterations_fewest", "spread_pct", "slowdown_clock", "slowdown_rest", "launch_bound_pct"),
         *(
             "service_slowdown",
+            *("latency_slowdown", "latency_slowdown_p50", "latency_slowdown_p90"),
+            *("latency_slowdown_p95", "latency_slowdown_p99"),
+            *("alone_latency_mean_ms", "alone_latency_p50_ms", "alone_latency_p90_ms"),
+            *("alone_latency_p95_ms", "alone_latency_p99_ms"),
             "slowdown_partitioned",
             "slo_ms",
             "slo_attainment_pct",

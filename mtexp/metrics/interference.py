@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from mtexp.metrics.latency import percentile_ms
 from mtexp.metrics.samples import Floats, Samples
+from mtexp.metrics.window import Series
 
 
 def _checked(name: str, values: ArrayLike) -> Floats:
@@ -133,6 +134,19 @@ def tail_inflation(latency_shared: ArrayLike, latency_alone: ArrayLike, percenti
     """
     tail = percentile_slowdown(latency_shared, latency_alone, percentile)
     return tail / percentile_slowdown(latency_shared, latency_alone, 50.0)
+
+
+def at_same_arrivals(shared: Series, alone: Series) -> tuple[Floats, Floats]:
+    """Latencies of the requests that an open-loop tenant served in both runs, shared and alone; both of shape (n,).
+
+    Args:
+        shared: Of a run with neighbours.
+        alone: Of the tenant alone, with the same arrivals.
+    """
+    if shared.arrival is None or alone.arrival is None:
+        return np.empty(0), np.empty(0)
+    _, own, other = np.intersect1d(shared.arrival, alone.arrival, assume_unique=True, return_indices=True)
+    return shared.latency_ms[own], alone.latency_ms[other]
 
 
 def energy_per_request(energy_j: float, requests: float) -> float:

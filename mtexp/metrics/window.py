@@ -78,6 +78,8 @@ class Series:
     """Shape (n,): the time each iteration took of the tenant. Closed loop: :func:`cycles_ms`, whose mean is the inverse
     of throughput. Open loop: the time since the iteration before it ended."""
     throughput_rps: float
+    arrival: NDArray[np.int64] | None = None
+    """Shape (n,), open loop: which of the tenant's arrivals each is, from 0."""
 
     @classmethod
     def closed(cls, latency_ms: Floats) -> Series:
@@ -97,7 +99,8 @@ class Series:
         if len(kept) and not samples.open_loop:
             return cls.consecutive(kept.start_ns, kept.end_ns)
         cycle_ms = np.diff(kept.end_ns, prepend=window.t0_ns) / 1e6
-        return cls(kept.latency_ms, cycle_ms, len(kept) / window.length_s)
+        arrival = _arrival_numbers(samples.measured, window) if samples.open_loop else None
+        return cls(kept.latency_ms, cycle_ms, len(kept) / window.length_s, arrival)
 
     @classmethod
     def whole(cls, samples: Samples) -> Series:
@@ -110,6 +113,12 @@ class Series:
         if window is None or not window.mask(samples).any():
             raise ValueError("a baseline needs two measured iterations (the first is left out), found fewer")
         return cls.of(samples, window)
+
+
+def _arrival_numbers(measured: Samples, window: Window) -> NDArray[np.int64]:
+    numbers = np.empty(len(measured), dtype=np.int64)
+    numbers[np.argsort(measured.arrival_ns, kind="stable")] = np.arange(len(measured))
+    return numbers[window.mask(measured)]
 
 
 def common_window(tenants: Sequence[Samples]) -> Window | None:

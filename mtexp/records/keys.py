@@ -49,7 +49,10 @@ BASELINE_HASH = "mtexp.baseline_hash"
 INTERVAL_SCOPE = "mtexp.interval_scope"
 WITHIN_RUN = "within_run"
 OVER_ROUNDS = "over_rounds"
-WITHIN_RUN_TEXT = "[ ] hold 95 % within this run; how much fresh runs differ is not in them"
+INTERVAL_TEXTS = {
+    WITHIN_RUN: "[ ] hold 95 % within this run; how much fresh runs differ is not in them",
+    OVER_ROUNDS: "[ ] hold 95 % over rounds on CPU cores drawn anew, so differences between runs too",
+}
 RECORD_ID = "mtexp.record_id"
 RECORD_PATH = "mtexp.record_path"
 FORMAT_VERSION = "mtexp.format_version"
@@ -79,6 +82,8 @@ HISTORY_THINNED = "mtexp.history_thinned"
 BASELINE_RUN_ID = "mtexp.baseline_run_id"
 BASELINE_RECORD_ID = "mtexp.baseline_record_id"
 PARTITIONED_BASELINE_RUN_ID = "mtexp.partitioned_baseline_run_id"
+ARRIVALS_BASELINE_RUN_ID = "mtexp.arrivals_baseline_run_id"
+ARRIVALS_BASELINE_RECORD_ID = "mtexp.arrivals_baseline_record_id"
 
 ENVIRONMENT_TAGS = {
     "host": "mtexp.host",
@@ -133,6 +138,8 @@ _TAGS = (
     (BASELINE_RUN_ID, "MLflow run of the baseline compared with"),
     (BASELINE_RECORD_ID, "record of the baseline compared with"),
     (PARTITIONED_BASELINE_RUN_ID, "MLflow run of the partitioned baseline compared with"),
+    (ARRIVALS_BASELINE_RUN_ID, "MLflow run of the tenant alone at the same arrivals (open loop)"),
+    (ARRIVALS_BASELINE_RECORD_ID, "record of the tenant alone at the same arrivals (open loop)"),
     *((tag, name.replace("_", " ")) for name, tag in ENVIRONMENT_TAGS.items()),
 )
 _INTEGER_TAGS = (REPETITION, ATTEMPT, SWEEP_POSITION, FORMAT_VERSION)
@@ -235,6 +242,11 @@ _TENANT_METRICS = (
         LOWER,
         "open loop: mean service time (start to end) shared / alone in closed loop; no queueing in it",
     ),
+    ("latency_slowdown", "", LOWER, "open loop: mean latency shared / alone at the same arrivals, queueing included"),
+    ("latency_slowdown_p50", "", LOWER, "open loop: p50 latency shared / alone at the same arrivals"),
+    ("latency_slowdown_p90", "", LOWER, "open loop: p90 latency shared / alone at the same arrivals"),
+    ("latency_slowdown_p95", "", LOWER, "open loop: p95 latency shared / alone at the same arrivals"),
+    ("latency_slowdown_p99", "", LOWER, "open loop: p99 latency shared / alone at the same arrivals"),
     ("slowdown_partitioned", "", LOWER, "mean latency shared / alone under the same MPS limits"),
     ("tail_inflation", "", LOWER, "p99 / p50 shared over p99 / p50 alone"),
     ("normalized_progress", "", HIGHER, "throughput shared / alone"),
@@ -253,7 +265,16 @@ _TENANT_METRICS = (
         "tenants of one process: share of the latency spent waiting to enqueue, for Python's lock or a core",
     ),
     ("launch_bound_pct", "%", LOWER, "share of a baseline request in which the GPU waits for launches"),
-    ("alone_latency_mean_ms", "ms", LOWER, "mean latency in the alone blocks (crossover)"),
+    (
+        "alone_latency_mean_ms",
+        "ms",
+        LOWER,
+        "mean latency alone: in the alone blocks; open loop: at the same arrivals",
+    ),
+    ("alone_latency_p50_ms", "ms", LOWER, "p50 latency alone at the same arrivals (open loop)"),
+    ("alone_latency_p90_ms", "ms", LOWER, "p90 latency alone at the same arrivals (open loop)"),
+    ("alone_latency_p95_ms", "ms", LOWER, "p95 latency alone at the same arrivals (open loop)"),
+    ("alone_latency_p99_ms", "ms", LOWER, "p99 latency alone at the same arrivals (open loop)"),
     ("enqueue_ms", "ms", LOWER, "issue of a request to the end of its enqueueing, mean"),
     ("alone_enqueue_ms", "ms", LOWER, "the same in the alone blocks (crossover)"),
     ("host_share_pct", "%", LOWER, "enqueueing / latency in the alone blocks (crossover)"),
@@ -267,7 +288,7 @@ _TENANT_METRICS = (
     ("latency_ratio", "", LOWER, "mean latency shared / the same in the session's reference mode (side by side)"),
     ("throughput_ratio", "", HIGHER, "throughput shared / the same in the session's reference mode (side by side)"),
     ("rounds", "1", NONE, "rounds in which the tenant was measured alone and together (crossover)"),
-    ("iterations_alone", "1", NONE, "iterations that count in alone blocks (crossover)"),
+    ("iterations_alone", "1", NONE, "iterations that count in alone blocks; in open loop at the same arrivals"),
     ("slo_ms", "ms", NONE, "service level"),
     ("slo_attainment_pct", "%", HIGHER, "requests within the service level"),
     ("goodput_rps", "rps", HIGHER, "requests within the service level a second"),

@@ -77,6 +77,8 @@ class TenantRecord:
     facts_after: dict[str, Any] = field(default_factory=dict)
     baseline: BaselineRef | None = None
     partitioned_baseline: BaselineRef | None = None
+    arrivals_baseline: BaselineRef | None = None
+    """Alone at the same arrivals (open loop)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +318,7 @@ def _check(record: RunRecord) -> None:
 def _check_tenant(tenant: TenantRecord) -> None:
     _one_of(f"tenants.{tenant.id[:60]}.status", tenant.status, "FINISHED", "FAILED")
     _check_id(tenant.id)
-    for ref in (tenant.baseline, tenant.partitioned_baseline):
+    for ref in (tenant.baseline, tenant.partitioned_baseline, tenant.arrivals_baseline):
         if ref is not None and ".." in PurePath(ref.path).parts:
             raise RecordError(f"record.tenants.{tenant.id}: baseline path {ref.path[:60]!r} leaves its folder")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from mtexp.errors import ConfigError
 from mtexp.launch import missing_cores
+from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series, Window
@@ -108,7 +109,47 @@ def with_rates(run: RunSpec, alone: Mapping[str, Alone]) -> RunSpec:
     return replace(run, tenants=tuple(tenants))
 
 
-def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False) -> RunSpec:
+def without_arrivals(run: RunSpec) -> bool:
+    """Whether nobody in ``run`` is compared with itself alone at the same arrivals.
+
+    One tenant that shares with nobody is alone already. A capacity search tries another rate with each probe: what it
+    asks is the service level, not what sharing costs.
+    """
+    alone = len(run.tenants) == 1 and run.sharing.mode in ("processes", "mig") and run.sharing.mps_mode == "disabled"
+    return alone or run.kind != "mix" or bool(run.search.name) or run.baseline.mode == "skip"
+
+
+def missing_baselines(
+    run: RunSpec, alone: Mapping[str, Alone], rechecked: Collection[str], at_arrivals: Mapping[str, Alone]
+) -> Iterator[Finding]:
+    """A finding for each baseline that ``run`` asks for and does not have.
+
+    Args:
+        run: The run to compare with.
+        alone: Baselines, by tenant.
+        rechecked: Tenants whose baseline was VALID once more after the mix.
+        at_arrivals: Baselines at their own arrivals of tenants in open loop.
+    """
+    remedy = "See the verdict of that baseline; the next run measures it again."
+    for tenant in run.tenants:
+        name = tenant.id
+        if name not in alone:
+            yield Finding(
+                "warning", "no-baseline", f"{name} has no VALID baseline: nothing to compare with", remedy, name
+            )
+        elif run.baseline.recheck and name not in rechecked:
+            yield Finding("warning", "no-recheck", f"the baseline of {name} was not VALID after the mix", remedy, name)
+        if tenant.arrival.kind != "closed" and name not in at_arrivals and not without_arrivals(run):
+            yield Finding(
+                "note",
+                "no-arrivals-baseline",
+                f"{name} has no VALID baseline at its own arrivals: its latency is compared with nothing",
+                "baseline=auto measures it. If it was measured, see its verdict: alone it may be saturated too.",
+                name,
+            )
+
+
+def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False, at_arrivals: bool = False) -> RunSpec:
     """The run that measures ``tenant`` alone: closed loop, the whole device, no sharing.
 
     On MIG it is alone on an instance like its own: a GPU that is cut into instances cannot be used as a whole. It is
@@ -119,8 +160,10 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
         tenant: One tenant of ``run``.
         run: The run to compare with.
         partitioned: Keep the run's MPS limits (the partitioned baseline).
+        at_arrivals: Keep the tenant's arrivals, instant by instant; its load is a rate by now.
     """
-    alone = replace(tenant, id=tenant.model.name, arrival=ArrivalSpec(), slo_ms=0.0, slo_factor=0.0, seed=run.seed)
+    arrival = replace(tenant.arrival, load=0.0) if at_arrivals else ArrivalSpec()
+    alone = replace(tenant, id=tenant.model.name, arrival=arrival, slo_ms=0.0, slo_factor=0.0, seed=run.seed)
     sharing = run.sharing
     if not partitioned and sharing.mode != "mig":
         alone = replace(alone, mps=MpsLimits(), mig="", sm_count=0, sm_pct=0.0)
@@ -159,24 +202,40 @@ class Baselines:
         """By hash: the baseline, and the repetition for which it was looked up or measured."""
 
     def of(
-        self, run: RunSpec, environment: Mapping[str, Any], measure: MeasureAlone, *, partitioned: bool = False
+        self,
+        run: RunSpec,
+        environment: Mapping[str, Any],
+        measure: MeasureAlone,
+        *,
+        partitioned: bool = False,
+        at_arrivals: bool = False,
     ) -> dict[str, Alone]:
         """The baseline of each tenant of ``run`` that has one, by tenant id.
+
+        Args:
+            run: The run to compare with.
+            environment: Of the host.
+            measure: Measures one that is not there.
+            partitioned: Under the run's MPS limits.
+            at_arrivals: Of tenants in open loop, at their own arrivals; ``baseline=require`` does without.
 
         Raises:
             ConfigError: ``baseline=require`` and one has not been measured.
         """
-        if run.baseline.mode == "skip":
+        if run.baseline.mode == "skip" or (at_arrivals and without_arrivals(run)):
             return {}
         found: dict[str, Alone] = {}
         tried: dict[str, Alone | None] = {}
         for tenant in run.tenants:
-            spec = baseline_spec(tenant, run, partitioned=partitioned)
+            if at_arrivals and tenant.arrival.kind == "closed":
+                continue
+            spec = baseline_spec(tenant, run, partitioned=partitioned, at_arrivals=at_arrivals)
             name = baseline_hash(spec.tenants[0], spec, environment)
             if name not in tried:  # one that failed is tried again by a later run: this one may have been disturbed
                 tried[name] = self._again(name, spec, run, measure)
                 tried[name] = tried[name] or self._young(name, run) or self._stored(name, run)
-                tried[name] = tried[name] or self._measured(name, spec, run, measure)
+                if not (at_arrivals and run.baseline.mode == "require"):
+                    tried[name] = tried[name] or self._measured(name, spec, run, measure)
             if (alone := tried[name]) is not None:
                 found[tenant.id] = alone
                 if name not in self._known or self._known[name][0] is not alone:

@@ -13,16 +13,16 @@ from mtexp.metrics.drift import drift
 from mtexp.metrics.guarded import Attempts, summarise_guarded
 from mtexp.metrics.interference import saturated
 from mtexp.metrics.samples import ALONE, Samples
-from mtexp.metrics.summary import Measured, RunSummary
+from mtexp.metrics.summary import Baseline, Measured, RunSummary
 from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, in_order, judge
 from mtexp.metrics.window import Window, window_share_pct
 from mtexp.profiling.cost_model import launch_bound_pct
 from mtexp.records import salvage
-from mtexp.records.record import RunRecord, TenantRecord, save_figures
+from mtexp.records.record import BaselineRef, RunRecord, TenantRecord, save_figures
 from mtexp.records.room import save_in_room
 from mtexp.records.salvage import KILLED
 from mtexp.running.bare_record import Origin, bare_tenant, of_failure, record_of, window_of, without_figures
-from mtexp.running.baselines import Alone
+from mtexp.running.baselines import Alone, missing_baselines
 from mtexp.running.crossover_figures import (
     Reference,
     block_figures,
@@ -46,6 +46,8 @@ class Comparison:
 
     alone: Mapping[str, Alone] = field(default_factory=dict)
     partitioned: Mapping[str, Alone] = field(default_factory=dict)
+    at_arrivals: Mapping[str, Alone] = field(default_factory=dict)
+    """Of tenants in open loop, alone at the same arrivals."""
     drift_pct: Mapping[str, float] = field(default_factory=dict)
     """Mean latency of the baseline after the mix against before (``baseline.recheck``), in percent."""
     noise_pct: Mapping[str, float] = field(default_factory=dict)
@@ -181,11 +183,12 @@ def _summary(
     for tenant in spec.tenants:
         if tenant.id not in samples:
             continue
-        alone, partitioned = compared.alone.get(tenant.id), compared.partitioned.get(tenant.id)
+        alone = compared.alone.get(tenant.id)
         tenants[tenant.id] = Measured(
             samples=samples[tenant.id],
-            alone=alone.baseline if alone else None,
-            partitioned=partitioned.baseline if partitioned else None,
+            alone=_baseline(compared.alone, tenant),
+            partitioned=_baseline(compared.partitioned, tenant),
+            at_arrivals=_baseline(compared.at_arrivals, tenant),
             slo_ms=_slo_ms(tenant, alone, samples[tenant.id]),
             new_tokens=tenant.workload.new_tokens if tenant.workload.kind == "generate" else 0,
         )
@@ -198,6 +201,14 @@ def _summary(
     return summarise_guarded(
         tenants, window, attempts, energy_j=telemetry.energy_j, sm_clock_mhz=sm_clock_mhz, seed=spec.seed
     )
+
+
+def _baseline(found: Mapping[str, Alone], tenant: TenantSpec) -> Baseline | None:
+    return found[tenant.id].baseline if tenant.id in found else None
+
+
+def _ref(found: Mapping[str, Alone], tenant: TenantSpec) -> BaselineRef | None:
+    return found[tenant.id].ref if tenant.id in found else None
 
 
 def _slo_ms(tenant: TenantSpec, alone: Alone | None, samples: Samples) -> float:
@@ -294,17 +305,7 @@ def _with_baselines(evidence: Evidence, spec: RunSpec, measured: Measurement, co
         )
         for t in evidence.tenants
     )
-    remedy = "See the verdict of that baseline; the next run measures it again."
-    missing = [
-        Finding("warning", "no-baseline", f"{t.id} has no VALID baseline: nothing to compare with", remedy, t.id)
-        for t in spec.tenants
-        if t.id not in compared.alone
-    ]
-    missing += [
-        Finding("warning", "no-recheck", f"the baseline of {t.id} was not VALID after the mix", remedy, t.id)
-        for t in spec.tenants
-        if spec.baseline.recheck and t.id in compared.alone and t.id not in compared.drift_pct
-    ]
+    missing = missing_baselines(spec, compared.alone, compared.drift_pct, compared.at_arrivals)
     return replace(evidence, tenants=tenants, findings=(*evidence.findings, *missing))
 
 
@@ -337,7 +338,6 @@ def _tenant(
     spec: RunSpec,
     attempts: Attempts,
 ) -> TenantRecord:
-    alone, partitioned = compared.alone.get(tenant.id), compared.partitioned.get(tenant.id)
     own = summary.tenants.get(tenant.id, {})
     metrics = attempts.of(
         f"memory, tokens and launch-bound share of {tenant.id}",
@@ -349,8 +349,9 @@ def _tenant(
         bare_tenant(tenant, measured),
         metrics=metrics,
         insufficient=summary.insufficient.get(tenant.id, ()),
-        baseline=alone.ref if alone else None,
-        partitioned_baseline=partitioned.ref if partitioned else None,
+        baseline=_ref(compared.alone, tenant),
+        partitioned_baseline=_ref(compared.partitioned, tenant),
+        arrivals_baseline=_ref(compared.at_arrivals, tenant),
     )
 
 

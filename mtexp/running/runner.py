@@ -159,6 +159,7 @@ class _Point:
         if spec.baseline.partitioned:
             partitioned = self.baselines.of(spec, self.environment, self._measure_alone, partitioned=True)
         spec = with_rates(spec, alone)
+        at_arrivals = self.baselines.of(spec, self.environment, self._measure_alone, at_arrivals=True)
         folder = self.job.folder if attempt == 1 else self.job.folder / f"attempt-{attempt}"
         origin = replace(self.origin, attempt=attempt)
         origin = begin(spec, folder, origin, self.job.config)
@@ -176,9 +177,16 @@ class _Point:
                 self._measure_doubted(spec, measured, folder, alone, before)
             if not measured.hurried:
                 with self.uploads.watched():
-                    alone, partitioned = linked(alone), linked(partitioned)
+                    alone, partitioned, at_arrivals = linked(alone), linked(partitioned), linked(at_arrivals)
         finally:  # an interrupt of these does not cost the run its record
-            compared = Comparison(alone=alone, partitioned=partitioned, drift_pct=drift, noise_pct=noise, before=before)
+            compared = Comparison(
+                alone=alone,
+                partitioned=partitioned,
+                at_arrivals=at_arrivals,
+                drift_pct=drift,
+                noise_pct=noise,
+                before=before,
+            )
             record, _ = self.keep(spec, measured, folder, compared, origin)
         return record
 
@@ -236,7 +244,8 @@ class _Point:
     def _measure_alone(self, spec: RunSpec, baseline_hash: str, place: str = "baselines") -> Alone | None:
         """Measure a baseline; one that fails or comes out INVALID is kept, and not compared with."""
         folder = fresh(self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}")
-        self.job.progress(f"baseline of {spec.mix}")
+        at = "" if spec.tenants[0].arrival.kind == "closed" else " at the same arrivals"
+        self.job.progress(f"baseline of {spec.mix}{at}")
         origin = replace(self.origin, baseline_hash=baseline_hash, swept={})
         origin = begin(spec, folder, origin, self.job.config)
         measured = self._measure(spec, folder)

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mtexp.metrics.churn_rows import churn_rows
-from mtexp.records.keys import WITHIN_RUN_TEXT
+from mtexp.records.keys import INTERVAL_TEXTS, OVER_ROUNDS, WITHIN_RUN
 from mtexp.terminal.live import LiveLine
 from mtexp.text_tables import ABSENT, filled, fitting, plain_table, without
 
@@ -36,6 +36,9 @@ _NUMBERS = {
     "req/s",
     "slowdown",
     "service slowdown",
+    "latency slowdown",
+    "p50 alone",
+    "p99 alone",
     "STP",
     "ANTT",
     "fairness",
@@ -171,7 +174,9 @@ def _above_live_line() -> Iterator[None]:
 
 def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
     metrics, insufficient = tenant["metrics"], tenant["insufficient"]
-    alone = metrics.get("alone_latency_mean_ms") or (tenant.get("baseline") or {}).get("latency_mean_ms")
+    alone = metrics.get("alone_latency_mean_ms")
+    if alone is None and "service_mean_ms" not in metrics:  # a baseline in closed loop says nothing of queueing
+        alone = (tenant.get("baseline") or {}).get("latency_mean_ms")
     row = {
         "tenant": tenant["id"],
         "model": tenant["model"],
@@ -179,10 +184,12 @@ def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
         "alone ms": _number(alone, 4),
         "slowdown": _number(metrics.get("slowdown"), 3),
         "service slowdown": _number(metrics.get("service_slowdown"), 3),
+        "latency slowdown": _number(metrics.get("latency_slowdown"), 3),
     }
     for name in ("p50", "p90", "p99"):
         key = f"latency_{name}_ms"
         row[f"{name} ms"] = ABSENT if key in insufficient else _number(metrics.get(key), 4)
+    row |= {f"{name} alone": _number(metrics.get(f"alone_latency_{name}_ms"), 4) for name in ("p50", "p99")}
     row["req/s"] = _number(metrics.get("throughput_rps"), 4)
     row["launch-bound %"] = _number(metrics.get("launch_bound_pct"), 3)
     if tenant["status"] != "FINISHED":
@@ -207,8 +214,9 @@ def _summary_lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield from _lock_lines(record)
     if record["spec"]["measure"].get("design") == "crossover":
         yield from _crossover_lines(record)
-    elif any("[" in part for part in (stp, *parts)):
-        yield f"  {WITHIN_RUN_TEXT}"
+    if any("[" in part for part in (stp, *parts)):
+        moved = any(block["cores"] for block in record.get("blocks", ()))
+        yield f"  {INTERVAL_TEXTS[OVER_ROUNDS if moved else WITHIN_RUN]}"
 
 
 def _lock_lines(record: Mapping[str, Any]) -> Iterator[str]:

@@ -31,9 +31,14 @@ _TABLE = (
     ("rps", "throughput_rps"),
     ("slowdown", "slowdown"),
     ("service slowdown", "service_slowdown"),
+    ("p50 alone, ms", "alone_latency_p50_ms"),
+    ("p99 alone, ms", "alone_latency_p99_ms"),
+    ("latency slowdown", "latency_slowdown"),
     ("launch-bound %", "launch_bound_pct"),
 )
-_WHERE_MEASURED = ("launch_bound_pct", "service_slowdown")
+_WHERE_MEASURED = (
+    *("launch_bound_pct", "service_slowdown", "latency_slowdown", "alone_latency_p50_ms", "alone_latency_p99_ms"),
+)
 _PROFILE_TABLE = (
     ("busy %", "busy_pct"),
     ("kernel overlap %", "kernel_overlap_pct"),
@@ -108,6 +113,8 @@ def tenant_content(
         keys.REQUEST: own[0].request if own else "",
         **_baseline_tags(tenant.baseline),
         keys.PARTITIONED_BASELINE_RUN_ID: tenant.partitioned_baseline.run_id if tenant.partitioned_baseline else "",
+        keys.ARRIVALS_BASELINE_RUN_ID: tenant.arrivals_baseline.run_id if tenant.arrivals_baseline else "",
+        keys.ARRIVALS_BASELINE_RECORD_ID: tenant.arrivals_baseline.record_id if tenant.arrivals_baseline else "",
         keys.HISTORY_THINNED: _thinned_text(thinned, max_history),
         "mlflow.parentRunId": parent_id,
         "mlflow.source.name": "mtexp",
@@ -156,7 +163,7 @@ def description(record: RunRecord) -> str:
     headline = [_headline(label, key, figures) for label, key in _HEADLINE if key in figures]
     lines = [" · ".join([f"**{record.verdict}**", *headline]), ""]
     if any("[" in text for text in headline):
-        lines += [f"{keys.WITHIN_RUN_TEXT}.", ""]
+        lines += [f"{keys.INTERVAL_TEXTS[_interval_scope(record, record.metrics)]}.", ""]
     if record.failure:
         lines += [f"Failed: {' '.join(record.failure.split())}", ""]
     measured = {key for tenant in record.tenants for key in tenant.metrics}

@@ -57,7 +57,8 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
     """Return a hash of everything that could change the baseline of ``tenant``.
 
     Two tenants of one name may be compared with one baseline. Ids, seeds, the name of the mix and the neighbours do not
-    enter; the GPU or CPU, driver, libraries, model shape, workload, precision, execution and protocol do.
+    enter; the GPU or CPU, driver, libraries, model shape, workload, precision, execution and protocol do. So do the
+    arrivals of an open-loop baseline: their kind, rate or times, and the seed that they are drawn with.
 
     Args:
         tenant: The tenant as it is measured alone: for a baseline without MPS limits, for a partitioned one with them.
@@ -72,7 +73,8 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
         del measure[name]
     if measure["foreign"] == "refuse":  # runs with another rule for foreign processes have separate baselines
         del measure["foreign"]
-    del arrival["seed"]
+    if arrival["kind"] != "poisson":  # only these are drawn with it while a tenant measures
+        del arrival["seed"]
     hardware = DEVICE_KEYS if run.runtime == "gpu" else CPU_KEYS
     data = {
         "model": model,

@@ -227,6 +227,61 @@ def test_queueing_is_no_interference() -> None:
     assert "start_skew_ms" not in found.metrics
 
 
+def test_latency_in_open_loop_is_compared_with_itself_at_the_same_arrivals() -> None:
+    """A queue with Poisson arrivals and constant service, M/D/1: 6 ms a request alone, 8 ms shared, 100 requests/s.
+
+    The mean latency is s (1 + load / (2 (1 - load))), by Pollaczek and Khinchine: 10.5 ms alone, 24 ms shared. Requests
+    that only one of the two runs served count in neither.
+    """
+    arrivals_ms = np.cumsum(np.random.default_rng(5).exponential(10, 40_000))
+    alone = open_loop(arrivals_ms[:30_000], service_ms=6)
+    tenants, window = _run(
+        a=Measured(
+            samples=open_loop(arrivals_ms, service_ms=8),
+            alone=_alone(6),
+            at_arrivals=Baseline(Series.whole(alone)),
+        ),
+        b=Measured(samples=closed_loop(np.full(35_000, 10.0)), alone=_alone(6)),
+    )
+    metrics = summarise_run(tenants, window, draws=DRAWS).tenants["a"]
+    assert metrics["iterations_alone"] == 30_000
+    assert metrics["alone_latency_mean_ms"] == pytest.approx(10.5, rel=0.03)
+    assert metrics["latency_slowdown"] == pytest.approx(24 / 10.5, rel=0.06)
+    assert metrics["service_slowdown"] == pytest.approx(8 / 6, rel=0.02)
+    for name in ("p50", "p90", "p95", "p99"):
+        assert metrics[f"alone_latency_{name}_ms"] == np.percentile(alone.latency_ms, float(name[1:]))
+        shared_ms = open_loop(arrivals_ms[:30_000], service_ms=8).latency_ms
+        slowed = np.percentile(shared_ms, float(name[1:])) / metrics[f"alone_latency_{name}_ms"]
+        assert metrics[f"latency_slowdown_{name}"] == pytest.approx(slowed)
+    assert not [key for key in metrics if key.startswith("slowdown")]
+
+
+def test_the_requests_of_both_runs_are_paired_by_arrival_whatever_the_order_served() -> None:
+    """Also where a run's window leaves out the first requests, and where answers come out of order."""
+    arrivals_ms = np.arange(40) * 20.0
+    slow = open_loop(arrivals_ms, service_ms=np.linspace(10, 14, 40))
+    mixed = slow.select(np.random.default_rng(1).permutation(40))
+    window = Window(T0 + 90 * MS, T0 + 10_000 * MS)
+    tenant = Measured(samples=mixed, alone=_alone(5), at_arrivals=Baseline(Series.whole(open_loop(arrivals_ms, 5))))
+    metrics = summarise_run({"a": tenant}, window, draws=DRAWS).tenants["a"]
+    assert metrics["iterations_alone"] == 35
+    assert metrics["latency_slowdown"] == pytest.approx(np.linspace(10, 14, 40)[5:].mean() / 5, rel=0.001)
+
+
+def test_a_saturated_tenant_has_a_latency_alone_and_nothing_compared_with_it() -> None:
+    """Its latency says how long was measured; percentiles alone need their requests too."""
+    arrivals_ms = np.arange(100) * 5.0
+    at_arrivals = Baseline(Series.whole(open_loop(arrivals_ms, service_ms=4)))
+    tenants, window = _run(
+        a=Measured(samples=open_loop(arrivals_ms, service_ms=10), alone=_alone(4), at_arrivals=at_arrivals)
+    )
+    metrics = summarise_run(tenants, window, draws=DRAWS).tenants["a"]
+    assert metrics["saturated"] == 1
+    assert metrics["alone_latency_p50_ms"] == pytest.approx(4, rel=0.01)
+    assert "alone_latency_p99_ms" not in metrics
+    assert not [key for key in metrics if key.startswith("latency")]
+
+
 def test_a_closed_loop_tenant_beside_open_loop_keeps_its_slowdown() -> None:
     """It is compared with itself alone; a sum over both would be half load."""
     tenants, window = _run(

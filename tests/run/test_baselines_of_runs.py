@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 from mtexp.errors import ConfigError
+from mtexp.metrics.summary import Baseline
+from mtexp.metrics.window import Series
 from mtexp.running.bare_record import Origin
 from mtexp.running.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.running.evaluation import Comparison, evaluate
 from mtexp.running.measurement import Measurement
-from mtexp.spec import ArrivalSpec, BaselineSpec, MpsLimits, RunSpec, spec_hash
+from mtexp.spec import ArrivalSpec, BaselineSpec, MpsLimits, RunSpec, SearchSpec, SharingSpec, spec_hash
 from mtexp.tracking.ledger import baseline_hash
 from mtexp.tracking.upload import Upload
-from tests.run.evaluated import ALONE, RUN
-from tests.strategies import closed_loop
+from tests.run.evaluated import ALONE, BOTH, RUN, codes
+from tests.strategies import closed_loop, open_loop
 
 
 def test_a_load_becomes_a_rate_and_keeps_its_name() -> None:
@@ -55,6 +57,69 @@ def test_a_baseline_is_alone_in_closed_loop_without_limits() -> None:
     assert (alone.arrival.kind, alone.mps, alone.slo_ms) == ("closed", MpsLimits(), 0.0)
     assert whole.measure.min_time_s == RUN.baseline.min_time_s
     assert baseline_spec(limited, RUN, partitioned=True).tenants[0].mps.active_thread_pct == 25
+
+
+OPEN = replace(RUN.tenants[0], arrival=ArrivalSpec(kind="poisson", load=0.4, rate_rps=5, seed=3))
+OPEN_RUN = replace(RUN, tenants=(OPEN, RUN.tenants[1]))
+
+
+def _name_at(arrival: ArrivalSpec) -> str:
+    spec = baseline_spec(replace(OPEN, arrival=arrival), OPEN_RUN, at_arrivals=True)
+    return baseline_hash(spec.tenants[0], spec, {})
+
+
+def test_a_baseline_at_the_same_arrivals_is_named_by_them() -> None:
+    """Kind, rate and seed, so that every request comes at the instant at which it came in the mix; and not the load."""
+    arrival = OPEN.arrival
+    (alone,) = baseline_spec(OPEN, OPEN_RUN, at_arrivals=True).tenants
+    assert (alone.arrival.kind, alone.arrival.rate_rps, alone.arrival.seed) == ("poisson", 5, 3)
+    assert _name_at(arrival) == _name_at(replace(arrival, load=0.5))
+    others = [replace(arrival, seed=4), replace(arrival, rate_rps=6), replace(arrival, kind="constant"), ArrivalSpec()]
+    assert len({_name_at(one) for one in [arrival, *others]}) == 5
+    constant = replace(arrival, kind="constant")
+    assert _name_at(constant) == _name_at(replace(constant, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("run", "measured"),
+    [
+        (OPEN_RUN, ["poisson"]),
+        (RUN, []),
+        (replace(OPEN_RUN, tenants=(OPEN,)), []),
+        (replace(OPEN_RUN, tenants=(OPEN,), sharing=SharingSpec(mps="half", mps_mode="managed")), ["poisson"]),
+        (replace(OPEN_RUN, search=SearchSpec(name="s")), []),
+        (replace(OPEN_RUN, baseline=BaselineSpec(mode="require")), []),
+        (replace(OPEN_RUN, baseline=BaselineSpec(mode="skip")), []),
+    ],
+    ids=["beside another", "closed loop", "alone already", "alone under MPS", "a probe", "require", "skip"],
+)
+def test_who_is_measured_alone_at_its_own_arrivals(
+    run: RunSpec, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant in open loop that shares with somebody, where baselines are measured at all; nothing is refused."""
+    monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *args, **options: None)
+    tried: list[str] = []
+
+    def measure(spec: RunSpec, name: str) -> Alone:
+        tried.append(spec.tenants[0].arrival.kind)
+        return ALONE
+
+    found = Baselines().of(run, {}, measure, at_arrivals=True)
+    assert tried == measured
+    assert list(found) == ["a"] * len(measured)
+
+
+def test_an_open_loop_tenant_without_a_baseline_at_its_arrivals_says_so() -> None:
+    """Its latency is compared with nothing, rather than with a baseline in closed loop."""
+    samples = {"a": open_loop(np.arange(100) * 30.0, 20), "b": closed_loop(np.full(140, 20.0))}
+    measured = Measurement(samples=samples, facts_before={"a": {}, "b": {}}, facts_after={"a": {}, "b": {}})
+    at_arrivals = replace(ALONE, baseline=Baseline(Series.whole(open_loop(np.arange(100) * 30.0, 10))))
+    with_it = Comparison(alone=BOTH.alone, at_arrivals={"a": at_arrivals})
+    without, beside = (evaluate(OPEN_RUN, measured, Path("nowhere"), c, Origin()) for c in (BOTH, with_it))
+    assert "latency_slowdown" not in without.tenants[0].metrics
+    assert beside.tenants[0].metrics["latency_slowdown"] == pytest.approx(2, rel=0.01)
+    assert ["no-arrivals-baseline" in codes(found) for found in (without, beside)] == [True, False]
+    assert [found.tenants[0].arrivals_baseline for found in (without, beside)] == [None, at_arrivals.ref]
 
 
 def test_an_invalid_baseline_is_no_baseline() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mtexp.config.swept import label, swept
+from mtexp.spec import ArrivalSpec
 from mtexp.terminal.estimate import estimate
 from mtexp.testing.records import example
 from mtexp.text_tables import counted, filled, fitting, plain_table
@@ -97,3 +98,14 @@ def test_an_estimate_grows_with_runs_and_measured_time() -> None:
     longer = replace(spec, measure=replace(spec.measure, min_time_s=600.0))
     assert "11 min" in estimate([longer, spec]) or "10 min" in estimate([longer, spec])
     assert estimate([spec] * 56).startswith("56 runs")
+
+
+def test_an_estimate_says_what_baselines_at_the_same_arrivals_cost() -> None:
+    """One for each tenant in open loop, as long as its requests take to arrive, beside that in closed loop."""
+    spec = example()[0].run_spec
+    kept = replace(spec.measure, design="sustained", iterations=600)
+    slow, closed = (replace(spec.tenants[0], id=name, arrival=ArrivalSpec()) for name in "ab")
+    slow = replace(slow, arrival=ArrivalSpec(kind="poisson", rate_rps=1.0))
+    text = estimate([replace(spec, measure=kept, tenants=(slow, closed))])
+    assert text.startswith("1 run and up to 2 baselines (1 at the arrivals of a tenant), about 20 min")
+    assert "arrivals" not in estimate([replace(spec, measure=kept, tenants=(closed, closed))])
