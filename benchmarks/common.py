@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -61,14 +62,19 @@ def repeats_of(options: argparse.Namespace) -> int:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def interleaved(cases: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+def interleaved(
+    cases: Mapping[str, Callable[[], T]], repeats: int, *, within_s: float = math.inf
+) -> dict[str, list[T]]:
     """Run every case ``repeats`` times, taking turns, each round in another order; results by case.
 
-    Figures are noted as they come: what is cut off before its table has not measured for nothing.
+    Figures are noted as they come: what is cut off before its table has not measured for nothing. After two rounds no
+    other is begun that would end later than ``within_s`` from now, if it takes as long as they did.
     """
     results: dict[str, list[T]] = {name: [] for name in cases}
-    names = list(cases)
+    names, began = list(cases), time.perf_counter()
     for repeat in range(repeats):
+        if repeat > 1 and (time.perf_counter() - began) * (repeat + 1) / repeat > within_s:
+            break
         shift = repeat % len(names)
         for name in names[shift:] + names[:shift]:
             note(f"round {repeat + 1} of {repeats}: {name}")

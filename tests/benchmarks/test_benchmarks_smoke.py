@@ -53,6 +53,11 @@ def test_cases_take_turns() -> None:
     assert found == {"a": ["a"] * 3, "b": ["b"] * 3}
 
 
+def test_rounds_end_with_the_time_that_they_were_given() -> None:
+    """Two at least, for a spread; on a GPU that is lent for a minute a benchmark ends with a table."""
+    assert common.interleaved({"a": lambda: 1}, 100, within_s=0) == {"a": [1, 1]}
+
+
 def test_figures_are_told_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
     """A benchmark that ends in its last case has told what the others found."""
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mtexp.metrics.crossover import Block
 from mtexp.metrics.verdict import Finding
 from mtexp.spec import to_json
 from mtexp.terminal import console
 from mtexp.terminal.live import LiveLine
 from mtexp.testing.records import example
+from mtexp.tracking.content import description
 
 
 def _record(**changes: Any) -> dict[str, Any]:
@@ -67,6 +69,31 @@ def test_latency_alone_stands_beside_the_latency_that_the_slowdown_is_of(capsys:
     columns = [text.strip() for text in heading.split("  ") if text.strip()]
     assert columns[2:5] == ["mean ms", "alone ms", "slowdown"]
     assert first.split()[2:5] == ["6.000", "4.000", "1.50"]
+
+
+@pytest.mark.parametrize(("cores", "scope"), [((), "within this run"), ((2, 3), "over rounds on CPU cores drawn anew")])
+def test_an_interval_says_what_it_covers(
+    cores: tuple[int, ...], scope: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of a run in rounds whose tenants stayed where they were: fresh runs differ by more. As MLflow says it."""
+    blocks = (Block(block=0, round=0, group=0, active=("t0", "t1"), start_ns=1, end_ns=2, cores=cores),)
+    record, _ = example(metrics={"stp": 1.2, "stp_ci_low": 1.1, "stp_ci_high": 1.3}, blocks=blocks)
+    console.results(to_json(record))
+    assert scope in capsys.readouterr().out
+    assert scope in description(record)
+
+
+def test_latency_with_queueing_does_not_stand_beside_a_baseline_without(capsys: pytest.CaptureFixture[str]) -> None:
+    """In open loop ``alone ms`` is the latency at the same arrivals, or nothing."""
+    record = _record()
+    for tenant, alone in zip(record["tenants"], ({}, {"alone_latency_mean_ms": 7.0}), strict=False):
+        tenant["metrics"] |= {"latency_mean_ms": 9.0, "service_mean_ms": 5.0, **alone}
+        tenant["baseline"] = {"latency_mean_ms": 4.0}
+    console.results(record)
+    heading, first, second = capsys.readouterr().out.splitlines()[:3]
+    where = heading.index("alone ms")
+    assert first[where : where + 8].strip() == "-"
+    assert second[where : where + 8].strip() == "7.000"
 
 
 def test_how_launch_bound_a_tenant_is_stands_in_its_row(capsys: pytest.CaptureFixture[str]) -> None:
