@@ -70,6 +70,20 @@ def test_latency_against_load_is_a_panel_a_tenant_and_a_colour_a_mode(tmp_path: 
     assert colours == {mode: theme.sharing_style(mode)[0] for mode in ("time slicing", "MPS")}
 
 
+def test_latency_against_load_has_the_tenant_alone_at_the_same_arrivals(tmp_path: Path) -> None:
+    """Where that was measured, beside every neighbour, in a colour that no sharing mode has."""
+    study = Study(tmp_path, iterations=30)
+    for load_share in (0.1, 0.2):
+        study.run(["bert_base", "distilgpt2"], load=load_share)
+    found = pooled(tmp_path)
+    alone = found.tenants.assign(alone_latency_p50_ms=found.tenants["latency_p50_ms"] / 2)
+    drawn = figure(replace(found, tenants=alone), "latency-load")
+    (line,) = [trace for trace in drawn.data if trace.name == "alone at the same arrivals, p50" and trace.showlegend]
+    assert line.line.color == theme.INK
+    together = next(trace for trace in drawn.data if trace.name == "time slicing, p50" and trace.showlegend)
+    assert list(line.y) == [latency_ms / 2 for latency_ms in together.y]
+
+
 def test_what_was_swept_has_an_axis(tmp_path: Path) -> None:
     """Batch size on an axis with each value asked for; a study without a sweep of it has no such figure."""
     study = Study(tmp_path, iterations=40)
