@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from mtexp.host import Device
-    from mtexp.running.measurement import Measurement
+    from mtexp.running.measured import Measurement
     from mtexp.spec import RunSpec
 
 T = TypeVar("T")

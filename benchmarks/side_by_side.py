@@ -183,8 +183,9 @@ def _idle(pair: str, overrides: dict[str, Any]) -> dict[str, Any]:
     from mtexp.config import compose_spec
     from mtexp.host import cpu_device
     from mtexp.launch import ForkserverStarter, leased_cores
-    from mtexp.running.measurement import Place, _Set
+    from mtexp.running.measured import Place
     from mtexp.running.pinning import keep_off
+    from mtexp.running.tenant_set import TenantSet
     from mtexp.sharing import open_sharing
     from mtexp.telemetry import find_devices
 
@@ -198,9 +199,9 @@ def _idle(pair: str, overrides: dict[str, Any]) -> dict[str, Any]:
         cores = opened.enter_context(leased_cores([1] * len(specs[0].tenants)))
         opened.enter_context(keep_off(cores))
 
-        def started(number: int, place: str) -> _Set:
+        def started(number: int, place: str) -> TenantSet:
             folder = Path(f"idle-{overrides['repetition']}-{place}").absolute()
-            own = _Set(Place(specs[number], folder))
+            own = TenantSet([Place(specs[number], folder)])
             (folder / "logs").mkdir(parents=True)
             own.sharing = open_sharing(specs[number], device, work_dir=folder)
             opened.push(own.open)

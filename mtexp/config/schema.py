@@ -41,7 +41,7 @@ Profiler = Enum("Profiler", ["none", "nsys", "ncu", "torch"])
 Baseline = Enum("Baseline", ["auto", "require", "skip"])
 Store = Enum("Store", ["sqlite", "server", "none"])
 SweepOrder = Enum("SweepOrder", ["random", "written"])
-SideBySide = Enum("SideBySide", ["auto", "never", "require"])
+SideBySide = Enum("SideBySide", ["auto", "never", "require", "mixes"])
 SearchBy = Enum("SearchBy", ["load", "rate"])
 
 
@@ -434,7 +434,8 @@ class Config:
     Also spelt ``sweep.order``."""
     side_by_side: SideBySide = SideBySide.auto
     """Points of a sweep that differ only in how tenants share are measured together, block by block in turns, on the
-    same CPU cores (crossover): ``auto`` (where it is possible), ``never`` or ``require`` (refused where it is not)."""
+    same CPU cores (crossover): ``auto`` (where it is possible), ``never`` or ``require`` (refused where it is not).
+    ``mixes``: points that differ in their mix too; each tenant is built once and serves every mix that has it."""
 
 
 def register() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from mtexp.config.hardware import Hardware
 from mtexp.config.memory import run_mib
 from mtexp.config.schema import SideBySide
 from mtexp.errors import ConfigError
-from mtexp.spec import MpsLimits, RunSpec, SharingSpec
+from mtexp.spec import RunSpec
+from mtexp.united import by_set, unite, without_mix, without_sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +20,22 @@ class Sessions:
     groups: tuple[tuple[int, ...], ...] = ()
     apart: dict[int, str] = field(default_factory=dict)
     """By point: why it is not measured beside the other sharing modes of its mix."""
+    mixes_apart: str = ""
+    """Why one set of processes does not serve all mixes (``side_by_side=mixes``)."""
 
     @property
     def notes(self) -> list[str]:
         """What to say of it before the first run."""
-        return [f"sharing modes of a mix run one after the other, because {why}" for why in set(self.apart.values())]
+        found = [f"sharing modes of a mix run one after the other, because {why}" for why in set(self.apart.values())]
+        if self.mixes_apart:
+            found.append(f"mixes run one after the other, because {self.mixes_apart}")
+        return found
 
 
 def sessions_of(specs: Sequence[RunSpec], asked: SideBySide, hardware: Hardware, *, serial: bool) -> Sessions:
     """Put points together that only ``sharing`` and ``mps_settings`` tell apart, and that are crossover runs.
+
+    With ``side_by_side=mixes`` their mix may differ too, where there is room for all tenants at once.
 
     Args:
         specs: The points.
@@ -40,28 +48,47 @@ def sessions_of(specs: Sequence[RunSpec], asked: SideBySide, hardware: Hardware,
     """
     if asked is SideBySide.never:
         return Sessions()
-    alike: dict[str, list[int]] = {}
-    for number, spec in enumerate(specs):
-        if spec.measure.design == "crossover":
-            alike.setdefault(_without_sharing(spec), []).append(number)
     groups: list[tuple[int, ...]] = []
     apart: dict[int, str] = {}
-    for numbers in alike.values():
-        together = [number for number in numbers if not _obstacle(specs[number])]
-        why = "" if serial else "the launcher spreads the points of the sweep"
-        why = why or _no_room([specs[number] for number in together], hardware)
-        apart |= {n: why or _obstacle(specs[n]) for n in numbers if len(numbers) > 1 and (why or n not in together)}
-        if not why and len(together) > 1:
-            groups.append(tuple(together))
+    mixes_apart = ""
+    in_turns = [number for number, spec in enumerate(specs) if spec.measure.design == "crossover"]
+    for candidates in _alike(specs, in_turns, without_mix) if asked is SideBySide.mixes else [in_turns]:
+        of_mixes = _alike(specs, candidates, without_sharing)
+        if asked is SideBySide.mixes and len(of_mixes) > 1:
+            mixes_apart = _why_not([specs[number] for number in candidates], hardware, serial=serial, mixes=True)
+            if not mixes_apart:
+                groups.append(tuple(candidates))
+                continue
+        for numbers in of_mixes:
+            together = [number for number in numbers if not _obstacle(specs[number])]
+            why = _why_not([specs[number] for number in together], hardware, serial=serial, mixes=False)
+            apart |= {n: why or _obstacle(specs[n]) for n in numbers if len(numbers) > 1 and (why or n not in together)}
+            if not why and len(together) > 1:
+                groups.append(tuple(together))
     if asked is SideBySide.require:
         _refuse(specs, groups, apart)
-    return Sessions(tuple(groups), apart)
+    return Sessions(tuple(groups), apart, mixes_apart)
 
 
-def _without_sharing(spec: RunSpec) -> str:
-    """Names everything of a point but how its tenants share."""
-    tenants = tuple(replace(t, mps=MpsLimits(), sm_count=0, sm_pct=0.0, mig="") for t in spec.tenants)
-    return repr(replace(spec, sharing=SharingSpec(), tenants=tenants))
+def _alike(specs: Sequence[RunSpec], numbers: Sequence[int], name: Callable[[RunSpec], str]) -> list[list[int]]:
+    """Group points by their name."""
+    found: dict[str, list[int]] = {}
+    for number in numbers:
+        found.setdefault(name(specs[number]), []).append(number)
+    return list(found.values())
+
+
+def _why_not(specs: Sequence[RunSpec], hardware: Hardware, *, serial: bool, mixes: bool) -> str:
+    """Why these points cannot be measured together; empty if they can."""
+    if not serial:
+        return "the launcher spreads the points of the sweep"
+    if mixes:
+        for spec in specs:
+            if spec.sharing.one_process:
+                return f"tenants of several mixes cannot share one process (sharing={spec.sharing.mode})"
+            if found := _obstacle(spec):
+                return found
+    return _no_room(specs, hardware)
 
 
 def _obstacle(spec: RunSpec) -> str:
@@ -81,7 +108,8 @@ def _no_room(specs: Sequence[RunSpec], hardware: Hardware) -> str:
     if len(specs) < 2:
         return ""
     gpu = specs[0].runtime == "gpu"
-    needed = sum(run_mib(spec.tenants, one_process=spec.sharing.one_process, gpu=gpu) for spec in specs)
+    sets = [unite([specs[i] for i in own]).spec for own in by_set(specs)]
+    needed = sum(run_mib(spec.tenants, one_process=spec.sharing.one_process, gpu=gpu) for spec in sets)
     there = min(device.memory_mib for device in hardware.gpus) if gpu else hardware.cpu.memory_mib
     if needed <= there:
         return ""

@@ -230,7 +230,17 @@ class TenantGroup:
 
     def full(self) -> list[str]:
         """Tenants whose sample buffer has no room left."""
-        return [self._tenants[s] for s, b in self._buffers.items() if b.header[0] >= b.capacity]
+        return [self._tenants[slot] for slot in self._buffers if self.is_full(slot)]
+
+    def is_full(self, slot: int) -> bool:
+        """Whether the sample buffer of one tenant has no room left."""
+        buffer = self._buffers[slot]
+        return buffer.header[0] >= buffer.capacity
+
+    @property
+    def gone(self) -> bool:
+        """True once its processes have been stopped."""
+        return not self._processes
 
     @property
     def pids(self) -> list[int]:

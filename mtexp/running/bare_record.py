@@ -15,7 +15,7 @@ from mtexp.metrics.crossover_summary import real_window
 from mtexp.metrics.verdict import Finding, verdict_of
 from mtexp.metrics.window import Window, common_window
 from mtexp.records.record import NO_FIGURES, RunRecord, TenantRecord
-from mtexp.running.measurement import Measurement
+from mtexp.running.measured import Measurement
 from mtexp.spec import RunSpec, TenantSpec, spec_hash, to_json
 
 _REPORTED_ONCE = ("torch_version", "transformers_version", "torch_cuda_version")

@@ -30,7 +30,8 @@ from mtexp.metrics.churn import (
 )
 from mtexp.running.churn_record import Churned
 from mtexp.running.churn_steady import Steady
-from mtexp.running.measurement import TELEMETRY, Facts, Progress, Silence
+from mtexp.running.measured import TELEMETRY, Facts
+from mtexp.running.measurement import Progress, Silence
 from mtexp.sharing import SharingMode, open_sharing
 from mtexp.spec import RunSpec
 from mtexp.telemetry import open_sampler

@@ -11,7 +11,7 @@ from mtexp.metrics.finding import Finding
 from mtexp.records.record import RunRecord
 from mtexp.records.room import save_in_room
 from mtexp.running.bare_record import Origin, of_failure, record_of
-from mtexp.running.measurement import TELEMETRY, Measurement
+from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.running.outputs import output_findings
 from mtexp.spec import RunSpec
 from mtexp.telemetry import TelemetrySummary, read

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.special  # noqa: F401  loaded here, because mtexp.metrics.round_means would load it between two rounds
 
 from mtexp.errors import ConfigError, TenantFailed
-from mtexp.launch import CorePlan, TenantGroup
+from mtexp.launch import CorePlan, Part
 from mtexp.metrics.crossover import MIN_REQUESTS, Block, Rounds, compare, enough, mark, rounds_of
 from mtexp.metrics.samples import MEASURE, WARMUP, Samples
 from mtexp.metrics.side_by_side import Side, beside
@@ -43,7 +43,7 @@ class Turns:
     """A set of tenants that takes turns: alone, together, and with the sets of other sharing modes of its session."""
 
     spec: RunSpec
-    tenants: TenantGroup
+    tenants: Part
     blocks: list[Block]
     """Gets each block of this set as it ends; numbered within the set, in rounds that all sets have in common."""
     kept: Path
@@ -52,32 +52,57 @@ class Turns:
     """Called with the failure of a tenant to take this set away, where the others may go on; None = they may not."""
 
 
-def measure_rounds(sets: Sequence[Turns], cores: CorePlan, status: Callable[[str], None] | None = None) -> None:
-    """Measure round after round until it is enough for every set.
+def measure_rounds(
+    mixes: Sequence[Sequence[Turns]], cores: CorePlan, status: Callable[[str], None] | None = None
+) -> None:
+    """Measure round after round until it is enough for every set of every mix.
 
     Enough is: every tenant has ``measure.iterations`` requests in blocks of all, ``measure.min_time_s`` has passed, and
     the intervals (those of the ratios of STP of several sets too) are as narrow as ``measure.target_pct``, or
-    ``measure.max_time_s`` of each set has passed. A full sample buffer ends the rounds too.
+    ``measure.max_time_s`` of each set has passed. A full sample buffer ends the rounds too. Several mixes have a round
+    each in turn, in an order drawn anew; the seconds of a mix are those of its own rounds.
+
+    Args:
+        mixes: Of each mix, its sets, one a sharing mode.
+        cores: For the largest mix.
+        status: Called about once a second with what was measured so far.
 
     Raises:
         ConfigError: ``measure.block_ms`` is too short for a tenant.
         TenantFailed: A tenant failed, and no set is left.
     """
-    rounds = _Rounds(sets, cores)
-    for own in rounds.sets:
-        own.turns.tenants.begin_blocks()
-    begin_s = said_s = time.monotonic()
-    while True:
-        rounds.measure()
-        if rounds.enough(time.monotonic() - begin_s) or rounds.full():
-            break
-        if status is not None and time.monotonic() - said_s >= STATUS_EVERY_S:
-            said_s = time.monotonic()
-            left_s = rounds.max_time_s - (said_s - begin_s)
-            status(so_far(rounds.number, [own.latency for own in rounds.sets], rounds.rule, left_s))
-    for own in list(rounds.sets):
-        with rounds.guarded(own):
-            own.turns.tenants.end_blocks()
+    by_group = {own.tenants.group: own for sets in mixes for own in sets}
+    several = len(mixes) > 1
+    going = [_Rounds(sets, cores, fixed=several) for sets in mixes]
+    for group in by_group:
+        group.begin_blocks()
+    rng = np.random.default_rng(mixes[0][0].spec.seed)
+    said_s = time.monotonic()
+    while going:
+        for rounds in [going[i] for i in rng.permutation(len(going))]:
+            rounds.measure()
+            if rounds.enough() or rounds.full():
+                going.remove(rounds)
+            elif status is not None and time.monotonic() - said_s >= STATUS_EVERY_S:
+                said_s = time.monotonic()
+                left_s = sum(max(0.0, one.max_time_s - one.elapsed_s) for one in going)
+                said = so_far(rounds.number, [own.latency for own in rounds.sets], rounds.rule, left_s)
+                status(f"{said}, {len(mixes) - len(going)} of {len(mixes)} mixes done" if several else said)
+    for group, own in by_group.items():
+        if not group.gone:
+            with guarded(own):
+                group.end_blocks()
+
+
+@contextmanager
+def guarded(own: Turns) -> Iterator[None]:
+    """Take a set away whose tenant fails, where others may go on."""
+    try:
+        yield
+    except TenantFailed as failure:
+        if own.drop is None:
+            raise
+        own.drop(failure)
 
 
 def so_far(number: int, latencies: Sequence[Rounds], rule: MeasureSpec, left_s: float) -> str:
@@ -105,10 +130,16 @@ def together_requests(samples: Sequence[Samples]) -> int:
 
 
 class _Rounds:
-    """Draws and measures one round after another; all sets have the same tenants."""
+    """Draws and measures one round after another of a mix; all sets have the same tenants.
 
-    def __init__(self, sets: Sequence[Turns], cores: CorePlan) -> None:
-        self.sets = [_Set(turns) for turns in sets]
+    Args:
+        sets: One a sharing mode.
+        cores: For as many tenants.
+        fixed: Without spare cores, the tenants go to those that were planned for the mix.
+    """
+
+    def __init__(self, sets: Sequence[Turns], cores: CorePlan, *, fixed: bool = False) -> None:
+        self._all = [_Set(turns) for turns in sets]
         spec = sets[0].spec
         self.rule = spec.measure
         self.max_time_s = sum(turns.spec.measure.max_time_s for turns in sets)
@@ -116,11 +147,20 @@ class _Rounds:
         self.tenants, self.pool = len(spec.tenants), cores.pool
         self.rng = np.random.default_rng([spec.seed, spec.repetition])
         self.number = 0
+        self.elapsed_s = 0.0
+        """Spent in its rounds so far."""
+        self._fixed = [core for own in cores.processes for core in own] if fixed else []
         self._turns: list[int] = []
         self._on: dict[int, int] = {}
 
+    @property
+    def sets(self) -> list[_Set]:
+        """Those that are still there."""
+        return [own for own in self._all if not own.turns.tenants.group.gone]
+
     def measure(self) -> None:
         """One round, in an order drawn from the seed."""
+        begin_s = time.monotonic()
         everyone = tuple(range(self.tenants))
         cores = self._cores() if self.number % ROUNDS_A_GROUP == 0 else {}
         actives = [everyone, *((slot,) for slot in self._alone())]
@@ -130,12 +170,13 @@ class _Rounds:
             if self.full():
                 break
             if own in self.sets:
-                with self.guarded(own):
+                with guarded(own.turns):
                     self._block(own, active, cores)
                     cores = {}
         for own in self.sets:
             write_blocks(own.turns.kept, own.turns.blocks[before[id(own)] :])
         self.number += 1
+        self.elapsed_s += time.monotonic() - begin_s
 
     def _block(self, own: _Set, active: tuple[int, ...], cores: dict[int, int]) -> None:
         idle = [other.turns.tenants for other in self.sets if other is not own]
@@ -153,27 +194,16 @@ class _Rounds:
             )
         )
 
-    @contextmanager
-    def guarded(self, own: _Set) -> Iterator[None]:
-        """Take a set away whose tenant fails, and go on with the others."""
-        try:
-            yield
-        except TenantFailed as failure:
-            if own.turns.drop is None or len(self.sets) == 1:
-                raise
-            self.sets.remove(own)
-            own.turns.drop(failure)
-
     def full(self) -> bool:
         """Whether a sample buffer has no room left."""
         return any(own.turns.tenants.full() for own in self.sets)
 
-    def enough(self, elapsed_s: float) -> bool:
+    def enough(self) -> bool:
         """Whether the rounds may stop, asked after each."""
         requests = [own.learn(self.number) for own in self.sets]
-        if min(requests) < self.rule.iterations or elapsed_s < self.min_time_s:
+        if min(requests) < self.rule.iterations or self.elapsed_s < self.min_time_s:
             return False
-        if elapsed_s >= self.max_time_s:
+        if self.elapsed_s >= self.max_time_s:
             return all(int(own.latency.complete.min()) >= LEAST_ROUNDS for own in self.sets)
         target_pct = self.rule.target_pct
         if not all(enough(own.latency, target_pct) for own in self.sets):
@@ -191,9 +221,9 @@ class _Rounds:
         return chosen
 
     def _cores(self) -> dict[int, int]:
-        """The core of each slot in this round, the same for all sets, drawn anew; empty without any to draw from."""
+        """The core of each tenant in this round, for all sets: drawn anew, or fixed; empty = none of its own."""
         if not self.pool:
-            return {}
+            return dict(enumerate(self._fixed))
         drawn = self.rng.choice(self.pool, self.tenants, replace=False)
         self._on = {slot: int(core) for slot, core in enumerate(drawn)}
         return self._on

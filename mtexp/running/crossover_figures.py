@@ -22,7 +22,7 @@ from mtexp.metrics.samples import Samples
 from mtexp.metrics.side_by_side import Side, beside
 from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.window import Window
-from mtexp.running.measurement import TELEMETRY, Measurement
+from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.spec import RunSpec
 from mtexp.telemetry import load, over_spans
 
@@ -113,7 +113,7 @@ def block_telemetry(measured: Measurement, folder: Path) -> BlockTelemetry:
 
 def own_spans(measured: Measurement) -> NDArray[np.int64] | None:
     """Of a run with others beside it: when its own blocks were; None = it had all the time."""
-    if measured.sets == 1:
+    if measured.runs == 1:
         return None
     return np.array([(block.start_ns, block.end_ns) for block in measured.blocks], dtype=np.int64).reshape(-1, 2)
 

@@ -32,7 +32,7 @@ from mtexp.running.crossover_figures import (
     own_spans,
 )
 from mtexp.running.impossible import impossible_findings, impossible_in_blocks
-from mtexp.running.measurement import TELEMETRY, Measurement
+from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.running.outputs import output_findings
 from mtexp.running.strangers import foreign_notes, foreign_of
 from mtexp.served import TEXTS, names_in

@@ -6,83 +6,31 @@ Lives here: the order of design section 4, steps 4 to 6. May touch: launch, shar
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from mtexp.errors import HostError, MtexpError, TenantFailed, interrupted_twice
+from mtexp.errors import MtexpError
 from mtexp.host import Device
-from mtexp.launch import CorePlan, Servers, Starter, TenantGroup, leased_cores
-from mtexp.metrics.crossover import Block, mark
-from mtexp.metrics.finding import Finding
-from mtexp.metrics.samples import Samples
+from mtexp.launch import CorePlan, Starter, leased_cores
 from mtexp.records.files import BLOCKS
 from mtexp.running.crossover import Turns, measure_rounds
-from mtexp.running.jobs import jobs_of
+from mtexp.running.measured import TELEMETRY, Measurement, Place
 from mtexp.running.pinning import about_cores, keep_off
-from mtexp.running.servers import server_cores, server_findings, start_servers, with_servers
+from mtexp.running.servers import server_cores, start_servers
 from mtexp.running.stopping import enough_of
-from mtexp.sharing import SharingMode, open_sharing
+from mtexp.running.tenant_set import TenantSet
+from mtexp.sharing import open_sharing
 from mtexp.spec import RunSpec
-from mtexp.telemetry import GpuProcess, Occupants, Sampler, identify, open_sampler, processes, take_part
-from mtexp.tenant.job import ProcessJob
+from mtexp.telemetry import GpuProcess, Sampler, identify, open_sampler, processes, take_part
+from mtexp.united import by_set, without_sharing
 
-Facts = dict[str, dict[str, Any]]
 Progress = Callable[[str], None]
 Silence = Callable[[], contextlib.AbstractContextManager[None]]
 """Entered while tenants warm up and measure: this process does nothing else meanwhile."""
 
-TELEMETRY = "telemetry.parquet"
 _OF_ALL = "telemetry-of-all.parquet"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-
-
-@dataclass(slots=True)
-class Measurement:
-    """Everything one run produced, also when it failed half way."""
-
-    samples: dict[str, Samples] = field(default_factory=dict)
-    """By tenant; of a crossover run with the block, round and phase of each request."""
-    blocks: list[Block] = field(default_factory=list)
-    """Of a crossover run, those that ended."""
-    facts_before: Facts = field(default_factory=dict)
-    facts_after: Facts = field(default_factory=dict)
-    proof: dict[str, Any] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    full: list[str] = field(default_factory=list)
-    occupants: Occupants = field(default_factory=Occupants)
-    """Who was on the device while the tenants were."""
-    clock: list[tuple[int, int]] = field(default_factory=lambda: [_clock_pair()])
-    """(monotonic ns, realtime ns) pairs, at the start and at the end."""
-    cores: CorePlan | None = None
-    failure: MtexpError | None = None
-    stop: KeyboardInterrupt | None = None
-    """Somebody wants the run to end (Ctrl-C, SIGTERM): to be raised again once the record is safe."""
-    sets: int = 1
-    """How many sharing modes were measured side by side, this one among them."""
-
-    @property
-    def failed_tenant(self) -> str:
-        """Id of the tenant that failed, or empty."""
-        return self.failure.tenant if isinstance(self.failure, TenantFailed) else ""
-
-    @property
-    def hurried(self) -> bool:
-        """True after a second Ctrl-C or signal while the tenants were being stopped."""
-        return interrupted_twice(self.stop)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What to measure, and the folder of its samples, logs and telemetry."""
-
-    spec: RunSpec
-    folder: Path
 
 
 def measure(
@@ -114,70 +62,12 @@ def measure_side_by_side(
     silence: Silence = contextlib.nullcontext,
     status: Progress | None = None,
 ) -> list[Measurement]:
-    """Measure crossover runs that differ in how tenants share, all resident at once, block by block in turns.
+    """Measure crossover runs that differ in how tenants share, or in their mix, all resident at once, block by block.
 
-    As :func:`measure`; one that fails is taken away and the others go on. One without any block may fit by itself.
+    Runs that differ in their mix only have one set of processes. As :func:`measure`; a set that fails is taken away and
+    the others go on. A run without any block may fit by itself.
     """
     return _Session(places, device, starter, progress, "", silence, status).measure()
-
-
-class _Set:
-    """One run of a session: its sharing mode, its tenants, and what came of it."""
-
-    def __init__(self, place: Place) -> None:
-        self.spec, self.folder = place.spec, place.folder
-        self.result = Measurement()
-        self.open = contextlib.ExitStack()
-        """What has to be taken down again."""
-        self.sharing: SharingMode
-        self.servers: Servers
-        self.tenants: TenantGroup
-        self.observed: dict[str, Any] = {}
-        self.listed: list[GpuProcess] = []
-
-    def begin(self, starter: Starter) -> None:
-        """Bring the sharing mode up; the group of tenants is still empty."""
-        self.open.enter_context(self.sharing)
-        _clear(self.folder)
-        self.open.callback(self._end)
-        servers = Servers(self.folder, self.spec.deadlines, self.sharing.release)
-        self.servers = self.open.enter_context(servers)
-        group = TenantGroup(starter, self.spec.deadlines, self.folder, release=self.sharing.release)
-        self.tenants = self.open.enter_context(group)
-        self.open.callback(self._take)
-
-    def _take(self) -> None:
-        """Before the tenants are stopped."""
-        self.result.samples = mark(self.tenants.samples(), self.result.blocks)
-        self.result.full = self.tenants.full()
-        self.result.findings += server_findings(self.spec, self.result.samples, self.result.facts_after)
-
-    def _end(self) -> None:
-        """Once they have gone."""
-        # the samples of a profiling pass are not used; those of other runs stay until their record is on disk
-        if self.spec.kind == "profile":
-            _clear(self.folder, "*.bin")
-        self.result.clock.append(_clock_pair())
-
-    def fail(self, error: MtexpError | OSError, stop: KeyboardInterrupt | None = None) -> None:
-        """Remember why it ended, unless it had ended before."""
-        if self.result.failure is not None:
-            return
-        if isinstance(error, TenantFailed):
-            error = self.servers.blamed(error)
-            error.remedy = self.sharing.explain(f"{error.cause}\n{error.log_tail}") or ""
-        failure = HostError(_explain(error, self.folder)) if isinstance(error, OSError) else error
-        self.result.failure, self.result.stop = failure, stop
-
-    def jobs(self, cores: CorePlan, trace_folder: str) -> list[ProcessJob]:
-        """What its processes are to do."""
-        return jobs_of(self.spec, self.folder, self.sharing, cores, self.tenants, self.servers, trace_folder)
-
-    @property
-    def pids(self) -> dict[str, int]:
-        """Process of each tenant."""
-        groups = zip(self.sharing.groups(), self.tenants.pids, strict=True)
-        return {tenant: pid for group, pid in groups for tenant in group} | self.servers.main_pids()
 
 
 class _Session:
@@ -193,7 +83,8 @@ class _Session:
         silence: Silence,
         status: Progress | None,
     ) -> None:
-        self.all = [_Set(place) for place in places]
+        self.places = places
+        self.all = [TenantSet([places[i] for i in own]) for own in by_set([place.spec for place in places])]
         self.going = list(self.all)
         """Those that have not failed."""
         self.device, self.starter, self.progress, self.status = device, starter, progress, status
@@ -212,15 +103,16 @@ class _Session:
         except KeyboardInterrupt as stop:
             self._fail(MtexpError(f"interrupted: {str(stop) or 'Ctrl-C'}"), stop)
             _let_go(stop)
-        for own in self.all:
-            own.result.sets = len(self.all)
-        return [own.result for own in self.all]
+        results = {run.place.folder: run.result for own in self.all for run in own.runs}
+        for result in results.values():
+            result.runs = len(self.places)
+        return [results[place.folder] for place in self.places]
 
     def _fail(self, error: MtexpError | OSError, stop: KeyboardInterrupt | None = None) -> None:
         for own in self.going:
             own.fail(error, stop)
 
-    def _each(self, action: Callable[[_Set], object]) -> None:
+    def _each(self, action: Callable[[TenantSet], object]) -> None:
         """Do something for every set; one for which it fails is taken away, unless it is the last."""
         for own in list(self.going):
             try:
@@ -228,7 +120,7 @@ class _Session:
             except (MtexpError, OSError) as error:
                 self._drop(own, error)
 
-    def _drop(self, own: _Set, error: MtexpError | OSError) -> None:
+    def _drop(self, own: TenantSet, error: MtexpError | OSError) -> None:
         if len(self.going) == 1:
             raise error
         own.fail(error)
@@ -239,22 +131,26 @@ class _Session:
     def _measure(self, opened: contextlib.ExitStack) -> None:
         self._each(self._choose)
         spec = self.going[0].spec
-        crossover, tenants = spec.measure.design == "crossover", len(spec.tenants)
-        sizes = [len(group) for group in self.going[0].sharing.groups()]
+        crossover, tenants = spec.measure.design == "crossover", max(map(len, self.going[0].slots))
+        mixes = len(self.going[0].runs)
+        sizes = [len(group) for group in self.going[0].sharing.groups()] if mixes == 1 else [1] * tenants
         servers = server_cores(spec, self.going[0].sharing)
         leased = leased_cores(sizes, pin=spec.measure.pin_cores, spare=crossover, servers=servers)
         cores = opened.enter_context(leased)
         opened.enter_context(keep_off(cores))
         for own in self.going:
-            own.result.cores = cores
-            own.result.findings += about_cores(cores, tenants)
+            for result in own.results:
+                result.cores = cores
+                result.findings += about_cores(cores, tenants)
             opened.push(own.open)
         self._each(lambda own: own.begin(self.starter))
         self._each(lambda own: start_servers(own.spec, own.sharing, cores, own.servers, self.progress))
         modes = f" under each of {len(self.going)} sharing modes" if len(self.going) > 1 else ""
-        self.progress(("starting 1 tenant" if tenants == 1 else f"starting {tenants} tenants") + modes)
+        count = len(spec.tenants)
+        of_mixes = f" of {mixes} mixes" if mixes > 1 else ""
+        self.progress(("starting 1 tenant" if count == 1 else f"starting {count} tenants") + of_mixes + modes)
         self._each(lambda own: own.tenants.start(own.jobs(cores, self.trace_folder)))
-        if len(self.all) > 1:
+        if len(self.places) > 1:
             opened.callback(self._part_telemetry)
         with self._sampler(cores) as sampler:
             self.progress("building models")
@@ -264,41 +160,47 @@ class _Session:
                 self._each(self._warm_up)
                 self.progress("measuring")
                 if crossover:
-                    measure_rounds([self._turns(own) for own in self.going], cores, self.status)
+                    measure_rounds(self._mixes(), cores, self.status)
                 else:
                     (only,) = self.going
                     only.tenants.measure(enough_of(spec, only.tenants, self.status))
                 self._each(lambda own: self._finish(own, sampler))
 
-    def _choose(self, own: _Set) -> None:
+    def _choose(self, own: TenantSet) -> None:
         (own.folder / "logs").mkdir(parents=True, exist_ok=True)
         if not self.listed_before:
             self.listed_before = _listed(self.device)
         own.sharing = open_sharing(own.spec, self.device, work_dir=own.folder)
 
-    def _warm_up(self, own: _Set) -> None:
+    def _warm_up(self, own: TenantSet) -> None:
         """One set after the other, so that each finds the device as its blocks do."""
         own.tenants.begin_warm_up()
         own.observed = own.sharing.observe()  # meanwhile: a device that waits for it would cool down
         self._look(own)
-        own.result.facts_before = with_servers(own.tenants.warm_up(), own.servers, own.listed)
+        own.warmed_up(own.tenants.warm_up())
 
-    def _turns(self, own: _Set) -> Turns:
-        drop = (lambda failure: self._drop(own, failure)) if len(self.all) > 1 else None
-        return Turns(own.spec, own.tenants, own.result.blocks, own.folder / BLOCKS, drop)
+    def _mixes(self) -> list[list[Turns]]:
+        """Of each mix, who takes turns: one set a sharing mode."""
+        mixes: dict[str, list[Turns]] = {}
+        for own in self.going:
+            drop = (lambda failure, own=own: self._drop(own, failure)) if len(self.all) > 1 else None
+            for run in own.runs:
+                place, blocks = run.place, run.result.blocks
+                turns = Turns(place.spec, run.part, blocks, place.folder / BLOCKS, drop)
+                mixes.setdefault(without_sharing(place.spec), []).append(turns)
+        return list(mixes.values())
 
-    def _finish(self, own: _Set, sampler: Sampler) -> None:
+    def _finish(self, own: TenantSet, sampler: Sampler) -> None:
         observed_after = own.sharing.observe()
         self._look(own)
         own.servers.check()
         own.tenants.begin_finish()
-        own.result.findings += sampler.stop()
-        own.result.facts_after = with_servers(own.tenants.finish(), own.servers, own.listed)
-        facts = own.result.facts_before, own.result.facts_after
-        own.result.proof, findings = own.sharing.prove(*facts, own.observed, observed_after)
-        own.result.findings += findings
+        found = sampler.stop()
+        for result in own.results:
+            result.findings += found
+        own.finished(own.tenants.finish(), observed_after)
 
-    def _look(self, own: _Set) -> None:
+    def _look(self, own: TenantSet) -> None:
         """Note whose the processes on the device are."""
         if self.device.kind != "gpu":
             return
@@ -306,10 +208,12 @@ class _Session:
         tenants = [pid for each in self.going for pid in (*each.tenants.pids, *each.servers.pids())]
         others = (os.getpid(), *(pid for each in self.going for pid in each.sharing.pids()))
         external = own.spec.sharing.mps_mode == "external"
-        own.result.occupants = identify(self.listed_before, own.listed, tenants, others, external_mps=external)
+        occupants = identify(self.listed_before, own.listed, tenants, others, external_mps=external)
+        for result in own.results:
+            result.occupants = occupants
 
     def _sampler(self, cores: CorePlan) -> Sampler:
-        several = len(self.all) > 1
+        several = len(self.places) > 1
         pids = {
             f"{number}:{tenant}" if several else tenant: pid
             for number, own in enumerate(self.all)
@@ -328,30 +232,20 @@ class _Session:
         )
 
     def _part_telemetry(self) -> None:
-        """Give each run the samples of the device, and those of its own tenants."""
+        """Give each run the samples of the device, and those of its own tenants; of several mixes, in its blocks."""
         if self.telemetry.is_file():
             for number, own in enumerate(self.all):
-                take_part(self.telemetry, f"{number}:", own.folder / TELEMETRY)
+                for run in own.runs:
+                    names = {f"{number}:{name}": tenant for name, tenant in run.ids.items()}
+                    spans = [(block.start_ns, block.end_ns) for block in run.result.blocks]
+                    to = run.place.folder / TELEMETRY
+                    take_part(self.telemetry, names, to, spans if len(own.runs) > 1 else None)
             self.telemetry.unlink()
 
 
 def shared_by(spec: RunSpec) -> str:
     """How tenants share, as the command line has it."""
     return f"mps_settings={spec.mps_settings}" if spec.sharing.mode == "processes" else f"sharing={spec.sharing.mode}"
-
-
-def _clear(folder: Path, *patterns: str) -> None:
-    """Remove what a run of this folder that was killed has left, or only the sample buffers."""
-    for pattern in patterns or ("*.bin", BLOCKS, TELEMETRY):
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
-def _explain(error: OSError, folder: Path) -> str:
-    text = f"{error.filename or folder}: {error.strerror or error}"
-    if error.errno in _NO_ROOM:
-        text += ". Make room, or choose another place with hydra.run.dir (hydra.sweep.dir in a sweep)"
-    return text
 
 
 def _listed(device: Device) -> list[GpuProcess]:
@@ -363,7 +257,3 @@ def _let_go(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
-
-
-def _clock_pair() -> tuple[int, int]:
-    return time.monotonic_ns(), time.time_ns()

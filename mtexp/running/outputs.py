@@ -12,7 +12,7 @@ from typing import Any
 from mtexp.metrics.finding import Finding
 from mtexp.records.computed import computed_with, differs
 from mtexp.running.baselines import Alone
-from mtexp.running.measurement import Measurement
+from mtexp.running.measured import Measurement
 from mtexp.sharing.known_numerics import known_of
 from mtexp.spec import RunSpec, TenantSpec
 

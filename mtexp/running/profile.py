@@ -31,7 +31,8 @@ from mtexp.records.record import RunRecord
 from mtexp.running.bare_record import Origin, without_figures
 from mtexp.running.baselines import baseline_spec
 from mtexp.running.evaluation import Comparison, evaluate
-from mtexp.running.measurement import Measurement, measure
+from mtexp.running.measured import Measurement
+from mtexp.running.measurement import measure
 from mtexp.running.profile_session import Session
 from mtexp.running.stopping import CAPTURE_S
 from mtexp.sharing import open_sharing

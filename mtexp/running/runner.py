@@ -26,7 +26,8 @@ from mtexp.running.churn import churn
 from mtexp.running.churn_record import keep_churn
 from mtexp.running.crossover_figures import Reference, no_mode
 from mtexp.running.evaluation import Comparison, begin, doubted, keep
-from mtexp.running.measurement import Measurement, Place, measure, measure_side_by_side, shared_by
+from mtexp.running.measured import Measurement, Place
+from mtexp.running.measurement import measure, measure_side_by_side, shared_by
 from mtexp.running.profile import profile
 from mtexp.spec import RunSpec
 from mtexp.telemetry import chosen, find_devices
@@ -35,6 +36,7 @@ from mtexp.tracking.background import Uploads
 from mtexp.tracking.store import warm as import_mlflow
 from mtexp.tracking.upload import Upload
 from mtexp.tracking.upload_process import UploadsApart
+from mtexp.united import without_sharing
 
 Progress = Callable[[str], None]
 
@@ -307,8 +309,10 @@ def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
         origin = replace(point.origin, session=session)
         origins.append(begin(point.job.spec, point.job.folder, origin, point.job.config))
     first = points[0]
-    modes = ", ".join(shared_by(point.job.spec) for point in points)
-    first.job.progress(f"{first.job.spec.mix} on {first.device}, side by side: {modes}")
+    modes = ", ".join(dict.fromkeys(shared_by(point.job.spec) for point in points))
+    mixes = list(dict.fromkeys(without_sharing(point.job.spec) for point in points))
+    what = first.job.spec.mix if len(mixes) == 1 else f"{len(mixes)} mixes"
+    first.job.progress(f"{what} on {first.device}, side by side: {modes}")
     found = measure_side_by_side(
         [Place(point.job.spec, point.job.folder) for point in points],
         first.device,
@@ -317,7 +321,7 @@ def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
         silence=first.uploads.silence,
         status=first.job.status,
     )
-    reference = _reference(points, found, origins)
+    references = {mix: _reference(mix, points, found, origins) for mix in mixes}
     records: list[RunRecord | None] = []
     stop: KeyboardInterrupt | None = None
     for point, measured, origin, baselines in zip(points, found, origins, alone, strict=True):
@@ -328,6 +332,7 @@ def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
             point.job = replace(point.job, apart=f"side by side it failed before its first block: {reason}")
             records.append(None)
             continue
+        reference = references[without_sharing(point.job.spec)]
         other = reference if reference is not None and reference.measured is not measured else None
         compared = Comparison(alone=linked(baselines), reference=other)
         if other is not None:
@@ -341,12 +346,14 @@ def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
     return records
 
 
-def _reference(points: Sequence[_Point], found: Sequence[Measurement], origins: Sequence[Origin]) -> Reference | None:
-    """Time slicing, else the first mode; None where too few went well."""
+def _reference(
+    mix: str, points: Sequence[_Point], found: Sequence[Measurement], origins: Sequence[Origin]
+) -> Reference | None:
+    """Of one mix, time slicing, else the first mode; None where too few went well."""
     there = [
         Reference(point.job.spec, measured, origin.record_id)
         for point, measured, origin in zip(points, found, origins, strict=True)
-        if measured.failure is None or measured.stop is not None
+        if without_sharing(point.job.spec) == mix and (measured.failure is None or measured.stop is not None)
     ]
     return next((one for one in there if no_mode(one.spec)), there[0]) if len(there) > 1 else None
 

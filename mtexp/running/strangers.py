@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mtexp.metrics.foreign import Foreign, Stranger
-from mtexp.running.measurement import Measurement
+from mtexp.running.measured import Measurement
 from mtexp.spec import RunSpec
 from mtexp.telemetry import TelemetrySummary
 

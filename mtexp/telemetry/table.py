@@ -107,19 +107,34 @@ def load(path: Path) -> Samples:
     return Samples(times_ns, columns, notes)
 
 
-def take_part(path: Path, prefix: str, to: Path) -> None:
-    """Write to ``to`` what a file has of the device, of the host, and of the tenants whose names begin with ``prefix``.
+def take_part(path: Path, names: Mapping[str, str], to: Path, spans: Sequence[tuple[int, int]] | None = None) -> None:
+    """Write to ``to`` what a file has of the device, of the host, and of some of its tenants, under other names.
 
-    The prefix is taken off (``tenant_memory_mib/0:a+0:b`` becomes ``tenant_memory_mib/a+b``).
+    Args:
+        path: The file.
+        names: By the name of a tenant in it, its name in ``to`` (``tenant_memory_mib/0:a+0:b`` becomes
+            ``tenant_memory_mib/a+b``).
+        to: The file to write.
+        spans: Start and end of the times to keep, ascending, on the monotonic clock in ns; each with the samples just
+            before and after it. None = all.
     """
     import pyarrow.parquet as pq
 
     table = pq.read_table(path, partitioning=None)
-    names = {}
+    found = {}
     for name in table.column_names:
         key, _, tenants = name.partition("/")
+        parts = tenants.split("+")
         if not tenants:
-            names[name] = name
-        elif tenants.startswith(prefix):
-            names[name] = f"{key}/{'+'.join(part.removeprefix(prefix) for part in tenants.split('+'))}"
-    pq.write_table(table.select(list(names)).rename_columns(list(names.values())), to)
+            found[name] = name
+        elif all(part in names for part in parts):
+            found[name] = f"{key}/{'+'.join(names[part] for part in parts)}"
+    kept = table.select(list(found)).rename_columns(list(found.values()))
+    if spans is not None:
+        times_ns = table.column(TIME).to_numpy()
+        mask = np.zeros(times_ns.size, dtype=bool)
+        for start_ns, end_ns in spans:
+            first, last = np.searchsorted(times_ns, [start_ns, end_ns])
+            mask[max(0, first - 1) : last + 1] = True
+        kept = kept.filter(mask)
+    pq.write_table(kept, to)

@@ -117,7 +117,7 @@ def run(points: Sequence[Point], *, waits: bool) -> None:
     from mtexp.running.runner import shared_runner
 
     if waits:
-        console.phase("waits, to be measured side by side with the other sharing modes of its mix")
+        console.phase("waits, to be measured side by side with the others of its session")
     jobs = [point.job for point in points if point.job is not None]
     if not jobs:
         return
@@ -126,7 +126,7 @@ def run(points: Sequence[Point], *, waits: bool) -> None:
     for point, record in zip(points, records, strict=True):
         data = to_json(record)
         if len(jobs) > 1:
-            console.say(shared_by(record.run_spec))
+            console.say(f"{record.run_spec.mix}, {shared_by(record.run_spec)}")
         console.results(data, verbose=point.verbose)
         point.outcome = {"status": record.status, "unsent": 0, "row": console.sweep_row(data)}
     for line in beside_lines(records):

@@ -13,7 +13,7 @@ from mtexp.records.record import BaselineRef, RunRecord
 from mtexp.running.bare_record import Origin
 from mtexp.running.baselines import Alone
 from mtexp.running.evaluation import Comparison, evaluate
-from mtexp.running.measurement import TELEMETRY, Measurement
+from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.spec import ModelSpec, RunSpec, TenantSpec
 from mtexp.telemetry.probes import FAST
 from mtexp.telemetry.table import Table

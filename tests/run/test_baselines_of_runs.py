@@ -16,7 +16,7 @@ from mtexp.metrics.window import Series
 from mtexp.running.bare_record import Origin
 from mtexp.running.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.running.evaluation import Comparison, evaluate
-from mtexp.running.measurement import Measurement
+from mtexp.running.measured import Measurement
 from mtexp.spec import ArrivalSpec, BaselineSpec, MpsLimits, RunSpec, SearchSpec, SharingSpec, spec_hash
 from mtexp.tracking.ledger import baseline_hash
 from mtexp.tracking.upload import Upload

@@ -12,7 +12,7 @@ from mtexp.errors import HostError, MtexpError, TenantFailed, interrupted_twice
 from mtexp.records import keys
 from mtexp.records.record import load, save
 from mtexp.running.evaluation import Comparison
-from mtexp.running.measurement import TELEMETRY, Measurement
+from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.spec import BaselineSpec
 from mtexp.telemetry.probes import FAST
 from mtexp.telemetry.table import Table

@@ -14,7 +14,7 @@ from mtexp.records.record import RunRecord
 from mtexp.running.bare_record import Origin
 from mtexp.running.evaluation import Comparison, evaluate
 from mtexp.running.impossible import impossible_in_blocks
-from mtexp.running.measurement import Measurement
+from mtexp.running.measured import Measurement
 from mtexp.running.runner import Job, Runner
 from mtexp.spec import BaselineSpec, ModelSpec, RunSpec, TenantSpec, TrackingSpec
 from tests.metrics.test_crossover_summary import run as rounds

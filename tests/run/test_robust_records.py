@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mtexp.run import evaluation
 
 from mtexp.metrics.guarded import FAILED
 from mtexp.metrics.samples import Samples
@@ -16,11 +17,10 @@ from mtexp.records import salvage
 from mtexp.records.files import BEGUN, ITERATIONS
 from mtexp.records.record import NO_FIGURES, load
 from mtexp.records.samples_file import read_samples
-from mtexp.running import evaluation
 from mtexp.running.bare_record import Origin
 from mtexp.running.baselines import alone_of
 from mtexp.running.evaluation import Comparison, begin, keep
-from mtexp.running.measurement import TELEMETRY
+from mtexp.running.measured import TELEMETRY
 from mtexp.spec import ArrivalSpec
 from mtexp.tenant.buffers import COLUMNS, SampleBuffer
 from tests.run.evaluated import BOTH, RUN, measurement, record

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mtexp.running.measurement import Measurement
+from mtexp.running.measured import Measurement
 from mtexp.telemetry import GpuProcess, Occupants
 from tests.run.evaluated import RUN, codes, measurement, record, write_telemetry
 from tests.strategies import MS
