@@ -78,3 +78,30 @@ def test_required_with_nothing_beside_is_refused() -> None:
     for arguments in (("workload.batch_size=1,2",), ("mps_settings=disabled,default,half",)):
         with pytest.raises(Refused, match="side_by_side=require"):
             planned(*arguments, "side_by_side=require")
+
+
+MIXES = ("-m", "mix=bert_base*2,bert_base+distilgpt2", "mps_settings=disabled,default", "side_by_side=mixes")
+
+
+def mixes(*arguments: str, memory_mib: int = 140_000) -> Plan:
+    hardware = hardware_of(replace(GPU, memory_mib=memory_mib))
+    return plan([*MIXES, *arguments, "tracking=none"], hardware=lambda: hardware)
+
+
+def test_mixes_are_put_together_where_that_is_asked_for() -> None:
+    """All of one regime: eager mode and graphs are sessions of their own."""
+    assert mixes().sessions.groups == ((0, 1, 2, 3),)
+    found = mixes("execution=eager,cuda_graph")
+    assert [len(group) for group in found.sessions.groups] == [4, 4]
+    for group in found.sessions.groups:
+        assert len({found.points[number].spec.tenants[0].execution for number in group}) == 1
+
+
+def test_mixes_that_cannot_be_together_are_measured_one_after_another() -> None:
+    """Their sharing modes are still side by side where that is possible; a note says why."""
+    short = mixes(memory_mib=4600)
+    assert short.sessions.groups == ((0, 1), (2, 3))
+    assert any("mixes run one after the other" in note and "MiB" in note for note in short.notes)
+    streams = mixes("sharing=processes,streams", "mps_settings=disabled")
+    assert any("cannot share one process" in note for note in streams.notes)
+    assert all(len(group) == 2 for group in streams.sessions.groups)

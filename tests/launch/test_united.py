@@ -1,0 +1,42 @@
+"""Which runs one set of tenant processes can serve, and what such a set has in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mtexp.config import compose_spec
+from mtexp.spec import RunSpec
+from mtexp.united import by_set, unite
+
+
+def specs(*mixes: str, mode: str = "disabled") -> list[RunSpec]:
+    return [compose_spec([f"mix={mix}", "runtime=cpu", f"mps_settings={mode}"]) for mix in mixes]
+
+
+def test_a_tenant_that_mixes_have_in_common_is_there_once() -> None:
+    """Where its seed is the same too: the first of one mix and the second of another have other weights."""
+    united = unite(specs("bert_base*2", "bert_base+distilgpt2", "distilgpt2+bert_base"))
+    assert [tenant.model.name for tenant in united.spec.tenants] == ["bert_base"] * 2 + ["distilgpt2"] * 2
+    assert united.slots == ((0, 1), (0, 2), (3, 1))
+    assert len({tenant.id for tenant in united.spec.tenants}) == 4
+
+
+def test_alike_tenants_of_one_mix_stay_two() -> None:
+    """They are active at the same time."""
+    (spec,) = specs("bert_base*2")
+    same = replace(spec, tenants=tuple(replace(tenant, seed=0) for tenant in spec.tenants))
+    united = unite([same, *specs("bert_base+distilgpt2")])
+    assert united.slots[0] == (0, 1)
+
+
+def test_one_mix_stays_as_it_is() -> None:
+    """Names, deadlines and all."""
+    (spec,) = specs("bert_base*2")
+    assert unite([spec]).spec is spec
+
+
+def test_a_mode_written_twice_is_two_sets() -> None:
+    """An A/A check compares processes of its own."""
+    runs = specs("bert_base*2", "bert_base+distilgpt2", "bert_base*2", "bert_base+distilgpt2")
+    assert by_set(runs) == [[0, 1], [2, 3]]
+    assert by_set([*runs[:2], *specs("bert_base*2", mode="default")]) == [[0, 1], [2]]
