@@ -5,6 +5,7 @@ May touch: MLflow's artifacts (reading).
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -41,14 +42,14 @@ def artifact(store: Store, run: Run, name: str, scratch: Path) -> Path | None:
 
 def _local(store: Store, path: Path) -> Path | None:
     """The file where MLflow says, or beside the store, where it is after both were moved; None if it is in neither."""
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     file = sqlite_path(store.uri)
     if file is None or ARTIFACTS not in path.parts:
         return None
     below = path.parts[len(path.parts) - path.parts[::-1].index(ARTIFACTS) :]
     beside = file.absolute().parent.joinpath(ARTIFACTS, *below)
-    return beside if beside.is_file() else None
+    return beside if os.path.isfile(beside) else None
 
 
 def blocks_table(path: Path) -> pa.Table:

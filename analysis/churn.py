@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="records of churn runs, at or below it")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write churn.html and churn.json there")
     options = parser.parse_args(arguments)
-    if not options.folder.is_dir():
+    if not os.path.isdir(options.folder):
         raise DataError(f"{options.folder}: no such folder; it holds records of churn runs")
     runs = found_below(options.folder)
     rows = compared(runs)

@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import math
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -324,7 +325,7 @@ def side(name: str, what: str, options: Mapping[str, Any]) -> Dataset:
     try:
         if not what.strip():
             raise DataError("empty. Give a sweep, a query or a folder of records")
-        if Path(what).is_dir():
+        if os.path.isdir(what):
             return load(records=Path(what))
         if any(sign in what for sign in "=<>'\" "):
             return load(what, **options)

@@ -5,6 +5,7 @@ May touch: MLflow through :mod:`analysis.fetch`, records and exports on disk (re
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -152,7 +153,7 @@ def _shown(value: Any) -> str:
 
 
 def _from_disk(folder: Path) -> Dataset:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"--records {folder}: no such folder; it holds an export or records (output folders of runs)")
     exports = [read_export(path.parent) for path in sorted(folder.rglob(MANIFEST))]
     if exports and (beside := next(find_records(folder), None)):
@@ -175,7 +176,7 @@ def from_records(folder: Path) -> Dataset:
         raise DataError(f"no record.json at or below {folder}: it is in the output folder of a run that ended")
     for record, _ in list(found.values()):
         for reference in (tenant.baseline for tenant in record.tenants):
-            if reference is None or reference.record_id in found or not Path(reference.path).is_dir():
+            if reference is None or reference.record_id in found or not os.path.isdir(reference.path):
                 continue
             found[reference.record_id] = (load_record(Path(reference.path)), Path(reference.path))
     return from_contents([record for record, _ in found.values()], {r.record_id: p for r, p in found.values()}, folder)
@@ -194,7 +195,7 @@ def from_contents(records: Sequence[RunRecord], paths: dict[str, Path], source: 
         frames = [_NOTHING[name]]
         for record_id in record_ids:
             path = paths.get(record_id, source) / name
-            if path.is_file():
+            if os.path.isfile(path):
                 columns = list(SAMPLE_COLUMNS)
                 rows = read_iterations(path, columns) if name == ITERATIONS else read_telemetry(path)
                 frames.append(rows.assign(record_id=record_id))

@@ -41,7 +41,13 @@ def write_images(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
         drawn = [figure for figure in figures.values() for _ in IMAGES]
         heights = [figure.layout.height for figure in drawn]
         plotly.io.write_images(drawn, paths, width=WIDTH_PX, height=heights)
-    except (ChromeNotFoundError, BrowserFailedError, KaleidoError, RuntimeError) as error:
+    except (
+        ChromeNotFoundError,
+        BrowserFailedError,
+        KaleidoError,
+        RuntimeError,
+        OSError,
+    ) as error:  # HOME of another user
         log.warning(
             "No images: %s. They need Chrome or Chromium: install one, or name it with BROWSER_PATH, or leave images "
             "out with --no-images. The HTML report is complete.",

@@ -8,6 +8,7 @@ green contexts always probe, others with ``measure.probe_sms=true``. Under a CUD
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="records, at or below it")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write sms.html there")
     options = parser.parse_args(arguments)
-    if not options.folder.is_dir():
+    if not os.path.isdir(options.folder):
         raise DataError(f"{options.folder}: no such folder; it holds records")
     found = seen([load(path) for path in find_records(options.folder)])
     if not found:

@@ -7,6 +7,7 @@ plan.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ def composer_of(args: argparse.Namespace) -> Composer:
         ConfigError: One of the folders does not exist, or ``hydra.searchpath`` is not a list.
     """
     for option, folder in (("--config-dir", args.config_dir), ("--config-path", args.config_path)):
-        if folder is not None and not Path(folder).is_dir():
+        if folder is not None and not os.path.isdir(folder):
             raise ConfigError(option, folder, "a folder with groups such as mix/NAME.yaml", "There is no such folder.")
     composer = Composer(args.config_path or CONF_DIR, args.config_name or CONFIG_NAME, args.config_dir)
     for text in args.overrides:

@@ -4,6 +4,7 @@ the folder or hub id that a configuration names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -153,7 +154,7 @@ def _pretrained(key: str, source: str, architecture: str, shape: dict[str, Any])
     if not source:
         raise ConfigError(f"{key}.source", "(empty)", allowed, f"Set {key}.source, or weights=random.")
     folder = Path(source).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         if source.count("/") == 1 and source[0] not in "./~":  # organisation/name: the hub's to resolve
             return architecture, shape
         raise ConfigError(f"{key}.source", source, allowed, "There is no such folder: correct the path.")

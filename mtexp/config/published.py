@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -72,7 +73,7 @@ def of_folder(key: str, value: str, folder: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigError: There is no such folder, it holds an adapter, or no configuration that can be read.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ConfigError(key, value, "a folder with config.json", "There is no such folder: correct the path.")
     refuse_adapter(key, value, folder)
     return _read(key, value, folder / "config.json")
@@ -80,7 +81,7 @@ def of_folder(key: str, value: str, folder: Path) -> tuple[str, dict[str, Any]]:
 
 def refuse_adapter(key: str, value: str, folder: Path) -> None:
     """Refuse a folder that holds an adapter (LoRA) rather than a model."""
-    if (folder / "adapter_config.json").is_file():
+    if os.path.isfile(folder / "adapter_config.json"):
         remedy = "It is an adapter: merge it first (peft: model.merge_and_unload()) and save the whole model."
         raise ConfigError(key, value, "a folder with a whole model", remedy)
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import ipaddress
 import json
+import os
 import re
 import shlex
 import shutil
@@ -270,10 +271,10 @@ def _named(command: tuple[str, ...]) -> dict[str, Any]:
             found = _module(word)
             files |= {word: found["source"]} if found else {}
             packages |= found.get("packages", {})
-        elif path.is_file():
+        elif os.path.isfile(path):
             files[word] = _hash(path)
             packages |= _packages(path)
-        elif path.is_dir():
+        elif os.path.isdir(path):
             inside = sorted(file for file in path.iterdir() if file.is_file())
             files |= {f"{word}/{file.name}": _hash(file) for file in inside}
     return {"files": files, "packages": packages}

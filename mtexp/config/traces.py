@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import random
 from collections.abc import Sequence
 from itertools import pairwise
@@ -46,7 +47,7 @@ def read_trace(key: str, path: str, scale: str = "none", rate_rps: float = 0.0, 
             that the trace cannot be thinned to.
     """
     file = Path(path).expanduser()
-    if not path or not file.is_file():
+    if not path or not os.path.isfile(file):
         raise ConfigError(key, path or "(empty)", _FORM, "Name an existing file.")
     if file.stat().st_size > MAX_BYTES:
         raise ConfigError(key, path, _FORM, f"The file is larger than {MAX_BYTES // 2**20} MiB: cut it.")

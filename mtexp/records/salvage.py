@@ -80,7 +80,7 @@ def begin(record: RunRecord, directory: Path, *, config: str = "") -> None:
 def is_running(directory: Path) -> bool:
     """Whether a run is writing to ``directory`` now, or one of another host might be."""
     try:
-        return (directory / BEGUN).is_file() and _life(_read(directory)[0]) != "dead"
+        return os.path.isfile(directory / BEGUN) and _life(_read(directory)[0]) != "dead"
     except RecordError:
         return False
 

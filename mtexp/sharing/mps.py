@@ -253,7 +253,7 @@ class ExternalMps(_Mps):
             or os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
             or commands.DEFAULT_PIPE_DIRECTORY
         )
-        if not Path(pipe).is_dir():
+        if not os.path.isdir(pipe):
             raise HostError(
                 f"mps_settings=external: there is no MPS pipe directory {pipe}. Start the daemon, name its directory "
                 "with mps_settings.pipe_directory, or use mps_settings=default for a private daemon"

@@ -166,7 +166,7 @@ def _saver(path: Path) -> Callable[[Report], None]:
         aside.write_text(json.dumps(report.to_json()) + "\n", encoding="utf-8")
         aside.replace(path)
 
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise MtexpError(f"--json {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise MtexpError(f"--json {path}: the folder {path.parent} cannot be written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -49,7 +50,7 @@ class TimeSlicing(base.SharingMode):
     def _look(self) -> dict[str, Any]:
         return {
             "pipe_directory": str(self._pipe),
-            "daemon": self._pipe.exists(),
+            "daemon": os.path.exists(self._pipe),
             **({} if self._time_slice is None else {"time_slice": self._time_slice}),
             **self._compute_mode(),
         }

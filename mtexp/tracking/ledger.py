@@ -6,6 +6,7 @@ Lives here: :func:`baseline_hash`, :func:`find_baseline`, :func:`finished`. May 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -188,7 +189,7 @@ def _baseline(store: Store, run: Run, name: str) -> StoredBaseline | None:
     """The baseline of an MLflow run, from its folder on this host or from its artifacts; None if neither is valid."""
     record_id = run.data.tags.get(keys.RECORD_ID, "")
     folder = Path(run.data.tags.get(keys.RECORD_PATH, ""))
-    if folder.is_absolute() and (folder / RECORD).is_file():
+    if folder.is_absolute() and os.path.isfile(folder / RECORD):
         try:
             return _stored_baseline(folder, folder, run, record_id, name)
         except RecordError as error:

@@ -73,7 +73,7 @@ def answers(uri: str, experiment: str, within_s: float = ASKED_S) -> str:
     if is_database(uri):
         return _in_time(lambda: _ask_database(uri, within_s), uri, within_s)
     file = sqlite_path(uri)
-    if file is None or not file.exists() or (file.is_file() and not file.stat().st_size):
+    if file is None or not os.path.exists(file) or (file.is_file() and not file.stat().st_size):
         return ""
     return _ask_file(uri, str(file), experiment)
 

@@ -215,11 +215,11 @@ def _follow(file: Path, experiment_id: str) -> None:
         there = Path(unquote(parts.path))
         if parts.scheme not in ("", "file") or there.name != ARTIFACTS or there.resolve() == here.resolve():
             return
-        if there.exists() and not (there.parent / file.name).exists():  # no project that was copied: chosen
+        if os.path.exists(there) and not os.path.exists(there.parent / file.name):  # no project that was copied: chosen
             return
         uri = here.as_uri()
         database.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (uri, experiment_id))
-        if not there.exists():
+        if not os.path.exists(there):
             database.execute(
                 "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
                 "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",

@@ -7,6 +7,7 @@ them and their artifacts. Records in the output folders of runs stay where they 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections import Counter
@@ -68,9 +69,9 @@ def _bytes(uri: str) -> int:
     """Size of the files of an artifact folder on this host."""
     parts = urlsplit(uri)
     folder = Path(unquote(parts.path))
-    if parts.scheme not in ("", "file") or not folder.is_dir():
+    if parts.scheme not in ("", "file") or not os.path.isdir(folder):
         return 0
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(path.lstat().st_size for path in folder.rglob("*") if os.path.isfile(path) and not path.is_symlink())
 
 
 def delete(store: Store, sweep: Sweep) -> None:

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_server(uri):
             sys.stdout.write(f"The runs are on the server: {resolve_uri(tracking).rstrip('/')}/{_page(tracking)}\n")
             return 0
-        if (file := sqlite_path(uri)) is not None and not file.is_file():
+        if (file := sqlite_path(uri)) is not None and not os.path.isfile(file):
             _page(tracking)  # raises: there is nothing to show, and MLflow would make an empty store
         if taken := _taken(options.host, options.port):
             sys.stderr.write(f"{taken}\n")

@@ -227,6 +227,20 @@ def test_without_a_browser_the_report_is_there(
     assert "--no-images" in caplog.text
 
 
+def test_where_the_browser_cannot_be_looked_for_the_report_is_there(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is looked for in HOME, which after ``sudo -E`` or ``su`` is a folder of another user."""
+
+    def denied(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", "/root/.local/share/choreographer")
+
+    monkeypatch.setattr("plotly.io.write_images", denied)
+    (page,) = report.write(results, tmp_path)
+    assert page.is_file()
+    assert "Permission denied" in caplog.text
+
+
 def test_bad_questions_get_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No store, no folder: exit code 2, what was found and what to do, no traceback."""
     nowhere = f"sqlite:///{tmp_path / 'none.db'}"
