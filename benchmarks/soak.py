@@ -31,7 +31,8 @@ RUN = (
     *("measure.iterations=300", "measure.warmup=2", "deadlines.stop_s=5", "deadlines.stall_s=15"),
 )
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP, signal.SIGINT, signal.SIGTERM)
-LONGEST_RUN_S = 180.0
+LONGEST_RUN_S = 600.0
+"""One that hangs never ends; on a host with much else to do, an undisturbed one has taken three minutes."""
 GONE_S = 20.0
 FOUND = ("orphans", "lost samples", "RUNNING", "files", "too slow")
 
