@@ -11,8 +11,8 @@ from mtexp.records.samples_file import read_samples
 from tests.run.run_helpers import Workplace
 
 MIX = (
-    *("mix=bert_base+distilgpt2", "arrival=poisson", "arrival.rate=10", "mix.tenants.distilgpt2.arrival.kind=closed"),
-    *("measure.iterations=15", "baseline.min_time_s=0.2", "sweep=s"),
+    *("mix=bert_base+distilgpt2", "arrival=poisson", "arrival.rate=5", "mix.tenants.distilgpt2.arrival.kind=closed"),
+    *("measure.iterations=12", "baseline.min_time_s=0.2", "sweep=s"),
 )
 
 
@@ -35,7 +35,7 @@ def test_latency_alone_at_the_same_arrivals_is_measured_and_shown(workplace: Wor
         for place in (".", at_arrivals)
     )
     both = min(len(first), len(alone))
-    assert both >= 15
+    assert both >= 12
     assert (first[:both] - first[0] == alone[:both] - alone[0]).all()
     metrics = tenant.metrics
     assert metrics["latency_slowdown"] > 0
