@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -30,11 +31,11 @@ from mtexp.metrics.churn import (
 )
 from mtexp.running.churn_record import Churned
 from mtexp.running.churn_steady import Steady
-from mtexp.running.measured import TELEMETRY, Facts
-from mtexp.running.measurement import Progress, Silence
+from mtexp.running.measured import TELEMETRY, Facts, Place
+from mtexp.running.measurement import Progress, Silence, listed
 from mtexp.sharing import SharingMode, open_sharing
 from mtexp.spec import RunSpec
-from mtexp.telemetry import open_sampler
+from mtexp.telemetry import identify, open_sampler
 from mtexp.tenant.job import ProcessJob, TenantJob
 
 EVENTS = "events.jsonl"
@@ -69,7 +70,7 @@ def churn(
         with (
             open_sharing(spec, device, work_dir=folder) as sharing,
             leased_cores([len(group) for group in sharing.groups()], pin=spec.measure.pin_cores) as cores,
-            _Story(spec, folder, starter, sharing, cores, churned, progress, status) as story,
+            _Story(Place(spec, folder), device, starter, sharing, cores, churned, progress, status) as story,
             silence(),
         ):
             core = cores.sampler[0] if cores.sampler else None
@@ -93,8 +94,8 @@ class _Story:
 
     def __init__(
         self,
-        spec: RunSpec,
-        folder: Path,
+        place: Place,
+        device: Device,
         starter: Starter,
         sharing: SharingMode,
         cores: CorePlan,
@@ -102,7 +103,11 @@ class _Story:
         progress: Progress,
         status: Progress,
     ) -> None:
-        self.spec, self.folder, self.sharing, self.cores = spec, folder, sharing, cores
+        self.spec, self.folder = spec, folder = place.spec, place.folder
+        self.device, self.sharing, self.cores = device, sharing, cores
+        self.listed_before = listed(device)
+        self.pids: set[int] = set()
+        """Of all processes of both tenants so far."""
         self.churned, self.progress, self.status = churned, progress, status
         self.steady_spec, self.neighbour_spec = spec.tenants
         self.one_process = len(sharing.groups()) == 1
@@ -195,8 +200,10 @@ class _Story:
                 )
             if kind in ENDINGS and looked_at:
                 self.ending = len(self.churned.events) - 1
-            if kind == "load" and not event.died and not self.churned.measured.proof:
-                self._prove()
+            if kind == "load" and not event.died:
+                if not self.churned.measured.proof:
+                    self._prove()
+                self._look()
             if kind not in (QUIET, *ENDINGS) and not self.neighbour.alive:
                 return
 
@@ -307,6 +314,22 @@ class _Story:
         measured.proof, findings = self.sharing.prove(facts, facts, observed, observed)
         measured.facts_before = facts
         measured.findings += findings
+
+    def _look(self) -> None:
+        """Note whose the processes on the device are, while both tenants are there."""
+        if self.device.kind != "gpu":
+            return
+        self.pids |= {self.steady.pid, self.neighbour.pid} - {0}
+        self.sharing.observe()  # the MPS server may be another one after a fault
+        seen = identify(
+            self.listed_before,
+            listed(self.device),
+            self.pids,
+            (os.getpid(), *self.sharing.pids()),
+            external_mps=self.spec.sharing.mps_mode == "external",
+        )
+        measured = self.churned.measured
+        measured.occupants = measured.occupants.joined(seen)
 
     def _prove_last(self) -> None:
         if not self.churned.measured.proof:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from mtexp.metrics.churn import MIN_EVENTS, Event, KindFigures, Served, figures_of, latencies_of
 from mtexp.metrics.finding import Finding
+from mtexp.metrics.foreign import foreign_findings
 from mtexp.records.record import RunRecord
 from mtexp.records.room import save_in_room
 from mtexp.running.bare_record import Origin, of_failure, record_of
 from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.running.outputs import output_findings
+from mtexp.running.strangers import foreign_notes, foreign_of
 from mtexp.spec import RunSpec
 from mtexp.telemetry import TelemetrySummary, read
 
@@ -32,27 +34,29 @@ def keep_churn(spec: RunSpec, churned: Churned, folder: Path, origin: Origin, co
     Raises:
         RecordError: The directory cannot be written.
     """
-    measured, figures = churned.measured, []
+    measured = churned.measured
+    figures: list[KindFigures] = []
     if churned.served is not None:
         latencies_ms = latencies_of(churned.events, churned.served)
         figures = figures_of(churned.events, latencies_ms, spec.tenants[0].id, seed=spec.seed)
+    path = folder / TELEMETRY
+    first_ns, last_ns = measured.clock[0][0], measured.clock[-1][0]
+    telemetry = read(path, first_ns, last_ns) if path.is_file() else TelemetrySummary()
     steady = replace(spec, tenants=spec.tenants[:1])
     findings = (
         *measured.findings,
         *output_findings(steady, measured, {}),
         *of_failure(measured),
         *_failed(measured),
+        *foreign_findings(foreign_of(spec, measured, telemetry)),
         *_few(spec, figures),
     )
-    path = folder / TELEMETRY
-    first_ns, last_ns = measured.clock[0][0], measured.clock[-1][0]
-    telemetry = read(path, first_ns, last_ns) if path.is_file() else TelemetrySummary()
     record = replace(
         record_of(spec, measured, origin, findings=findings),
         events=tuple(churned.events),
         metrics=dict(_metrics(figures)) | {"wall_s": (last_ns - first_ns) / 1e9},
         telemetry=telemetry.values,
-        telemetry_notes=telemetry.notes,
+        telemetry_notes=telemetry.notes | foreign_notes(spec, measured, telemetry),
     )
     return save_in_room(record, folder, measured.samples, config=config)
 

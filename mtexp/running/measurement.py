@@ -169,7 +169,7 @@ class _Session:
     def _choose(self, own: TenantSet) -> None:
         (own.folder / "logs").mkdir(parents=True, exist_ok=True)
         if not self.listed_before:
-            self.listed_before = _listed(self.device)
+            self.listed_before = listed(self.device)
         own.sharing = open_sharing(own.spec, self.device, work_dir=own.folder)
 
     def _warm_up(self, own: TenantSet) -> None:
@@ -204,7 +204,7 @@ class _Session:
         """Note whose the processes on the device are."""
         if self.device.kind != "gpu":
             return
-        own.listed += _listed(self.device)
+        own.listed += listed(self.device)
         tenants = [pid for each in self.going for pid in (*each.tenants.pids, *each.servers.pids())]
         others = (os.getpid(), *(pid for each in self.going for pid in each.sharing.pids()))
         external = own.spec.sharing.mps_mode == "external"
@@ -248,7 +248,8 @@ def shared_by(spec: RunSpec) -> str:
     return f"mps_settings={spec.mps_settings}" if spec.sharing.mode == "processes" else f"sharing={spec.sharing.mode}"
 
 
-def _listed(device: Device) -> list[GpuProcess]:
+def listed(device: Device) -> list[GpuProcess]:
+    """Return the processes that are on the device; none on the CPU."""
     return processes(device.uuid) if device.kind == "gpu" else []
 
 

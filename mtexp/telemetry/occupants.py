@@ -30,6 +30,17 @@ class Occupants:
     unlisted: bool = False
     """NVML lists none of the run's processes, nor anything that came with them."""
 
+    def joined(self, later: Occupants) -> Occupants:
+        """What was found now or ``later``, of a run whose processes come and go."""
+        own = self.own | later.own
+        strangers = {process.pid: process for process in (*self.strangers, *later.strangers)}
+        return replace(
+            later,
+            strangers=tuple(process for pid, process in strangers.items() if pid not in own),
+            own=own,
+            not_attributable=max(self.not_attributable, later.not_attributable, key=len),
+        )
+
 
 def identify(
     before: Sequence[GpuProcess],

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mtexp.running.bare_record import Origin
+from mtexp.running.churn_record import Churned, keep_churn
 from mtexp.running.measured import Measurement
 from mtexp.telemetry import GpuProcess, Occupants
 from tests.run.evaluated import RUN, codes, measurement, record, write_telemetry
@@ -61,3 +63,19 @@ def test_the_rule_about_strangers_is_the_runs(tmp_path: Path) -> None:
     spec = replace(RUN, measure=replace(RUN.measure, foreign="warn"))
     found = record(measurement(occupants=Occupants(strangers=(GpuProcess(7, "compute", "", None),))), spec=spec)
     assert (found.verdict, codes(found)) == ("VALID", {"foreign-process"})
+
+
+def test_a_churn_run_knows_strangers_from_neighbours_that_have_gone(tmp_path: Path) -> None:
+    """Every look adds: a pid that was the run's once stays so, and a stranger who left has been there."""
+    stranger = GpuProcess(7, "compute", "python of mallory", 512.0)
+    first = Occupants(strangers=(stranger,), own=frozenset({1, 2}), same_pids=True)
+    gone = GpuProcess(2, "compute", "python", 512.0)
+    seen = first.joined(Occupants(strangers=(gone,), own=frozenset({1, 3}), same_pids=True))
+    assert (seen.strangers, seen.own) == ((stranger,), frozenset({1, 2, 3}))
+    measured = measurement(occupants=seen)
+    _util(tmp_path, measured, (1, 50.0), (2, 40.0), (7, 60.0))
+    spec = replace(RUN, runtime="gpu", kind="churn")
+    found = keep_churn(spec, Churned(measured=measured), tmp_path, Origin(), "")
+    assert found.verdict == "INVALID"
+    assert [finding.message.count("pid 7") for finding in found.findings if finding.code == "foreign-process"] == [1]
+    assert found.telemetry_notes["foreign"]["processes"][0]["pid"] == 7
