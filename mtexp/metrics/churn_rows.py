@@ -1,14 +1,41 @@
-"""The events of a churn run as rows of a table, from the data of its ``record.json``. Pure."""
+"""The figures of a churn run under their keys, and as rows of a table, from the data of its ``record.json``. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mtexp.metrics.churn import KINDS
+from mtexp.metrics.churn import KINDS, KindFigures
 
 ABSENT = "-"
+
+
+def metrics_of(figures: Sequence[KindFigures]) -> dict[str, float]:
+    """The figures of a churn run under their keys."""
+    return dict(_metrics(figures))
+
+
+def _metrics(figures: Sequence[KindFigures]) -> Iterator[tuple[str, float]]:
+    for kind in figures:
+        stem = f"churn_{kind.kind}"
+        yield f"{stem}_events", kind.events
+        yield f"{stem}_lost", kind.lost
+        yield f"{stem}_died", sum(kind.died.values())
+        for name, value, interval in (
+            ("stall_ms", kind.stall_ms, kind.stall_ci_ms),
+            ("stall_p50_ms", kind.stall_p50_ms, kind.stall_p50_ci_ms),
+            ("steady_died_pct", kind.steady_died_pct, kind.steady_died_ci_pct),
+            ("p99_ms", kind.p99_ms, kind.p99_ci_ms),
+            ("back_s", kind.back_s, None),
+            ("neighbour_back_s", kind.neighbour_back_s, None),
+            ("took_s", kind.took_s, None),
+        ):
+            if value is not None:
+                yield f"{stem}_{name}", value
+            if interval is not None:
+                yield f"{stem}_{name}_ci_low", interval[0]
+                yield f"{stem}_{name}_ci_high", interval[1]
 
 
 def churn_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:

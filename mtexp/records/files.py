@@ -6,6 +6,7 @@ Lives here: names, :func:`write_aside`, :func:`fresh`, :func:`find_records`. May
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ RECORD, ITERATIONS, TELEMETRY = "record.json", "iterations.parquet", "telemetry.
 ENVIRONMENT, CONFIG = "environment.json", "config.yaml"
 _COPIES = ("mlartifacts", "mlruns")
 BEGUN = "begun.json"
+EVENTS, STEADY = "events.jsonl", "steady"
+"""Of a churn run: its events, and folders of its steady tenant's processes (``steady-0`` ...) while it lives."""
 BLOCKS = "blocks.jsonl"
 """Of a crossover run, while it lives (:mod:`mtexp.records.blocks_file`)."""
 
@@ -70,6 +73,8 @@ def remove_leftovers(directory: Path) -> None:
     """Remove what only a run without a record needs: its buffers, its blocks, and the note that it has begun."""
     for path in directory.glob("*.bin"):
         path.unlink(missing_ok=True)
+    for path in directory.glob(f"{STEADY}-*"):
+        shutil.rmtree(path, ignore_errors=True)
     for name in (BLOCKS, BEGUN):
         (directory / name).unlink(missing_ok=True)
 

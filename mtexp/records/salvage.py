@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 
 from mtexp.errors import RecordError
+from mtexp.metrics.churn import Event, figures_of
+from mtexp.metrics.churn_rows import metrics_of
 from mtexp.metrics.crossover import mark
 from mtexp.metrics.crossover_summary import BlockTelemetry, real_window, summarise_crossover
 from mtexp.metrics.guarded import Attempts, summarise_guarded
@@ -30,11 +33,13 @@ from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.verdict import Finding, in_order
 from mtexp.metrics.window import common_window
 from mtexp.records.blocks_file import read_blocks
+from mtexp.records.events_file import read_events
 from mtexp.records.files import (
     BEGUN,
     BLOCKS,
     ITERATIONS,
     RECORD,
+    STEADY,
     find_records,
     fresh,
     remove_leftovers,
@@ -135,10 +140,21 @@ def _salvaged(directory: Path) -> Salvage:
             return Salvage(directory, "its record was complete", made=True)
     blocks = tuple(read_blocks(directory / BLOCKS)) or (own.blocks if own is not None else ())
     samples = mark(dict(_samples(record, directory)), blocks) or _saved_samples(place)
-    save_in_room(_as_far_as_it_came(replace(record, blocks=blocks), samples), place, samples, config=config)
+    made = _as_far_as_it_came(replace(record, blocks=blocks), samples)
+    if record.kind == "churn":
+        made = _with_events(made, read_events(directory))
+    save_in_room(made, place, samples, config=config)
     remove_leftovers(directory)
     count = sum(len(rows.measured) for rows in samples.values())
-    return Salvage(place, f"was killed; now a FAILED record with {count} measured iterations", made=True)
+    events = f"{len(made.events)} events and " if made.events else ""
+    return Salvage(place, f"was killed; now a FAILED record with {events}{count} measured iterations", made=True)
+
+
+def _with_events(record: RunRecord, events: tuple[Event, ...]) -> RunRecord:
+    """The record of a churn run: figures of what was seen at each event; p99 needs requests of processes now gone."""
+    none = [np.zeros(0)] * len(events)
+    metrics = metrics_of(figures_of(events, none, record.tenants[0].id, seed=record.run_spec.seed))
+    return replace(record, events=events, window=None, metrics=metrics)
 
 
 def _own_record(directory: Path, begun: RunRecord) -> RunRecord | None:
@@ -159,7 +175,10 @@ def _saved_samples(directory: Path) -> dict[str, Samples]:
 def _samples(record: RunRecord, directory: Path) -> Iterator[tuple[str, Samples]]:
     """What each tenant had written, by its id."""
     for slot, tenant in enumerate(record.tenants):
-        path = directory / f"samples-{slot}.bin"
+        folder = directory
+        if record.kind == "churn":  # its last process: what others had measured died with the run
+            folder = max(directory.glob(f"{STEADY}-[0-9]*"), key=lambda path: path.stat().st_mtime, default=directory)
+        path = folder / f"samples-{slot}.bin"
         if not path.is_file():
             continue
         if path.is_symlink():

@@ -8,12 +8,11 @@ who dies is started again.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import time
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from mtexp.metrics.churn import (
     next_cycle,
     seen,
 )
+from mtexp.records.events_file import append_event
+from mtexp.records.files import EVENTS
 from mtexp.running.churn_record import Churned
 from mtexp.running.churn_steady import Steady
 from mtexp.running.measured import TELEMETRY, Facts, Place
@@ -38,8 +39,6 @@ from mtexp.spec import RunSpec
 from mtexp.telemetry import identify, open_sampler
 from mtexp.tenant.job import ProcessJob, TenantJob
 
-EVENTS = "events.jsonl"
-"""One line an event, as it happens; the record has them with their figures."""
 _SETTLE_S = 0.5
 """After steps that are not looked at, before one that is."""
 _LOOK_S = 0.01
@@ -59,7 +58,7 @@ def churn(
     silence: Silence = contextlib.nullcontext,
     status: Progress = lambda text: None,
 ) -> Churned:
-    """Run the events of ``spec``; logs, telemetry and :data:`EVENTS` go to ``folder``.
+    """Run the events of ``spec``; logs, telemetry and :mod:`mtexp.records.events_file` go to ``folder``.
 
     What ends the run early is in the result, with all that had been seen.
     """
@@ -302,8 +301,7 @@ class _Story:
     def _keep(self, event: Event) -> None:
         """On disk at once, with what was seen of the steady tenant so far: whatever ends the run costs no event."""
         self.churned.events.append(event)
-        with (self.folder / EVENTS).open("a") as file:
-            file.write(json.dumps(asdict(seen(event, self.steady.served(self.rows)))) + "\n")
+        append_event(self.folder, seen(event, self.steady.served(self.rows)))
 
     # the sharing mode
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mtexp.metrics.churn import MIN_EVENTS, Event, KindFigures, Served, figures_of, latencies_of
+from mtexp.metrics.churn_rows import metrics_of
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.foreign import foreign_findings
 from mtexp.records.record import RunRecord
@@ -54,7 +55,7 @@ def keep_churn(spec: RunSpec, churned: Churned, folder: Path, origin: Origin, co
     record = replace(
         record_of(spec, measured, origin, findings=findings),
         events=tuple(churned.events),
-        metrics=dict(_metrics(figures)) | {"wall_s": (last_ns - first_ns) / 1e9},
+        metrics=metrics_of(figures) | {"wall_s": (last_ns - first_ns) / 1e9},
         telemetry=telemetry.values,
         telemetry_notes=telemetry.notes | foreign_notes(spec, measured, telemetry),
     )
@@ -78,25 +79,3 @@ def _few(spec: RunSpec, figures: list[KindFigures]) -> Iterator[Finding]:
     found = {kind.kind for kind in figures}
     if missing := [kind for kind in spec.churn.events if kind not in found]:
         yield Finding("warning", "no-events", f"no event was seen of: {', '.join(missing)}", "See the logs.")
-
-
-def _metrics(figures: list[KindFigures]) -> Iterator[tuple[str, float]]:
-    for kind in figures:
-        stem = f"churn_{kind.kind}"
-        yield f"{stem}_events", kind.events
-        yield f"{stem}_lost", kind.lost
-        yield f"{stem}_died", sum(kind.died.values())
-        for name, value, interval in (
-            ("stall_ms", kind.stall_ms, kind.stall_ci_ms),
-            ("stall_p50_ms", kind.stall_p50_ms, kind.stall_p50_ci_ms),
-            ("steady_died_pct", kind.steady_died_pct, kind.steady_died_ci_pct),
-            ("p99_ms", kind.p99_ms, kind.p99_ci_ms),
-            ("back_s", kind.back_s, None),
-            ("neighbour_back_s", kind.neighbour_back_s, None),
-            ("took_s", kind.took_s, None),
-        ):
-            if value is not None:
-                yield f"{stem}_{name}", value
-            if interval is not None:
-                yield f"{stem}_{name}_ci_low", interval[0]
-                yield f"{stem}_{name}_ci_high", interval[1]

@@ -23,6 +23,7 @@ from mtexp.errors import HostError, MtexpError, TenantFailed
 from mtexp.launch import Starter, TenantGroup
 from mtexp.metrics.churn import Served, joined
 from mtexp.metrics.samples import Samples
+from mtexp.records.files import STEADY
 from mtexp.spec import DeadlineSpec
 from mtexp.tenant.arrivals import arrival_instants_ns
 from mtexp.tenant.job import ProcessJob, TenantJob
@@ -84,7 +85,7 @@ class Steady:
 
     @property
     def _place(self) -> Path:
-        return self._folder / f"steady-{len(self._lives)}"
+        return self._folder / f"{STEADY}-{len(self._lives)}"
 
     def begin(self) -> None:
         """Start a process, build, warm up, and measure from now on.

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 
 from analysis import fetch
 from mtexp.errors import RecordError
+from mtexp.metrics.churn import Event
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
 from mtexp.records import salvage
-from mtexp.records.files import BEGUN, ITERATIONS
+from mtexp.records.events_file import append_event
+from mtexp.records.files import BEGUN, EVENTS, ITERATIONS
 from mtexp.records.record import RunRecord, load
 from mtexp.records.samples_file import read_iterations, read_samples
 from mtexp.spec import TrackingSpec
@@ -257,6 +259,32 @@ def test_a_burst_is_salvaged(tmp_path: Path) -> None:
     record = load(tmp_path / "run")
     assert all("offered_rps" not in tenant.metrics for tenant in record.tenants)
     assert "no-offered-rate" in {finding.code for finding in record.findings}
+
+
+def test_the_events_of_a_churn_run_are_salvaged(tmp_path: Path) -> None:
+    """With their figures, as they were seen; a line that was cut off is left out, the folders of processes go."""
+    folder = tmp_path / "run"
+    _, samples = _begun(folder, kind="churn")
+    (folder / "steady-0").mkdir()
+    for slot in range(2):
+        (folder / f"samples-{slot}.bin").unlink()
+    _fill(folder / "steady-0" / "samples-0.bin", samples["t0"])
+    for number in range(31):
+        kill = Event(kind="kill", cycle=number, start_ns=number, done_ns=number, end_ns=number + 1, died=("t1",))
+        append_event(folder, replace(kill, stall_ms=number + 1.0, lost=2, requests=9))
+    with (folder / EVENTS).open("a") as file:
+        file.write('{"kind": "kill", "cyc')
+    (found,) = salvage.salvage(tmp_path)
+    assert "31 events and 20 measured" in found.said
+    record = load(folder)
+    assert (record.status, len(record.events), record.events[0].died) == ("FAILED", 31, ("t1",))
+    assert record.metrics["churn_kill_stall_p50_ms"] == 16
+    assert record.metrics["churn_kill_stall_p50_ms_ci_low"] < 16
+    assert record.metrics["churn_kill_steady_died_pct"] == 0
+    assert record.metrics["churn_kill_lost"] == 62
+    assert "churn_kill_p99_ms" not in record.metrics
+    assert set(read_samples(folder / ITERATIONS)) == {"t0"}
+    assert not (folder / "steady-0").exists()
 
 
 _JSON = st.recursive(
