@@ -1,6 +1,7 @@
 """Churn runs side by side: ``python -m analysis.churn FOLDER [--out DIR]``, a table, a figure and ``churn.json``.
 
-Lives here: :func:`compared`, :func:`drawn` and the command. May touch: records on disk, the folder it is given.
+Lives here: :func:`compared` and the command. May touch: records on disk, the folder it is given. Runs of the same mix
+and mode are pooled: three runs of ten events have thirty.
 """
 
 from __future__ import annotations
@@ -14,90 +15,46 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
-
 from mtexp.commands import command_line
 from mtexp.metrics.churn import KINDS
 from mtexp.metrics.churn_rows import churn_rows
 from mtexp.output import enter
 from mtexp.records.files import find_records
-from mtexp.records.record import RunRecord, load
+from mtexp.records.record import load
 
+from .churn_runs import Pooled, pooled
 from .dataset import DataError
 from .options import refusing
-from .plots.theme import error_bars_of, figure, legend_once, sharing_style
-
-MODES = {"time_slicing": "time slicing", "mps": "MPS", "green_contexts": "green contexts", "mig": "MIG", "cpu": "CPU"}
-_PANELS = (("stall_ms", "longest stall, ms"), ("p99_ms", "p99, ms"), ("back_s", "until it serves again, s"))
+from .plots.churn import drawn
 
 
-def mode_of(record: RunRecord) -> str:
-    """The sharing mode of a run, in words."""
-    mode = str(record.sharing.get("mode", "")) or record.run_spec.sharing.mode
-    name = MODES.get(mode, mode.replace("_", " "))
-    setting = record.run_spec.mps_settings
-    if mode == "cpu" and record.run_spec.sharing.mode != "processes":
-        return f"{name}, {record.run_spec.sharing.mode}"
-    return f"{name} {setting}" if mode == "mps" and setting not in ("default", "external") else name
-
-
-def found_below(folder: Path) -> list[RunRecord]:
-    """The churn runs at or below ``folder``, by mix and mode.
+def found_below(folder: Path) -> list[Pooled]:
+    """The churn runs at or below ``folder``, by mix and mode, runs of the same together.
 
     Raises:
         DataError: There is none.
     """
-    records = [load(path) for path in find_records(folder)]
-    runs = [record for record in records if record.kind == "churn"]
+    records = [(load(path), path) for path in find_records(folder)]
+    runs = [(record, path) for record, path in records if record.kind == "churn" and record.events]
     if not runs:
         remedy = f"Measure some: {command_line('run')} -m +experiment=churn"
         raise DataError(f"{folder}: {len(records)} records, none of a churn run. {remedy}")
-    return sorted(runs, key=lambda record: (record.run_spec.mix, mode_of(record), record.started_at))
+    return pooled(runs)
 
 
-def compared(runs: Sequence[RunRecord]) -> list[dict[str, str]]:
-    """One row a kind of event and run, kinds in the order of a neighbour's life, modes beside each other."""
+def compared(runs: Sequence[Pooled]) -> list[dict[str, str]]:
+    """One row a kind of event and mode, kinds in the order of a neighbour's life, modes beside each other."""
     rows = [
-        {"mix": record.run_spec.mix, "mode": mode_of(record), **row, "verdict": record.verdict}
-        for record in runs
-        for row in churn_rows(asdict(record))
+        {
+            "mix": run.mix,
+            "mode": run.mode,
+            **row,
+            "verdict": ", ".join(dict.fromkeys(record.verdict for record in run.records)),
+        }
+        for run in runs
+        for row in churn_rows({"metrics": run.metrics, "events": [asdict(event) for event in run.events]})
     ]
     return sorted(rows, key=lambda row: (row["mix"], KINDS.index(row["event"])))
-
-
-def drawn(runs: Sequence[RunRecord]) -> go.Figure:
-    """Stall, p99 and time until the steady tenant serves again, by event, a colour a mode; logarithmic."""
-    fig = make_subplots(rows=1, cols=len(_PANELS), subplot_titles=[title for _, title in _PANELS], shared_yaxes=True)
-    shown: set[str] = set()
-    several = len({record.run_spec.mix for record in runs}) > 1
-    for record in runs:
-        mode = mode_of(record)
-        colour, symbol, _ = sharing_style(mode)
-        name = f"{mode}, {record.run_spec.mix}" if several else mode
-        for place, (stem, _) in enumerate(_PANELS, 1):
-            points = [(kind, record.metrics, f"churn_{kind}_{stem}") for kind in KINDS]
-            points = [(kind, metrics, key) for kind, metrics, key in points if key in metrics]
-            fig.add_scatter(
-                x=[metrics[key] for _, metrics, key in points],
-                y=[kind for kind, _, _ in points],
-                error_x=error_bars_of([_ends(metrics, key) for _, metrics, key in points]),
-                mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 9},
-                name=name,
-                legendgroup=name,
-                showlegend=legend_once(shown, name),
-                row=1,
-                col=place,
-            )
-    fig = figure(fig, height=120 + 34 * len(KINDS))
-    fig.update_xaxes(type="log")
-    fig.update_yaxes(categoryorder="array", categoryarray=list(reversed(KINDS)))
-    return fig
-
-
-def _ends(metrics: Mapping[str, float], key: str) -> tuple[float, float | None, float | None]:
-    return metrics[key], metrics.get(f"{key}_ci_low"), metrics.get(f"{key}_ci_high")
 
 
 @refusing
@@ -119,19 +76,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _data(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Each run with its figures and its events."""
+def _data(runs: Sequence[Pooled]) -> list[dict[str, Any]]:
+    """Each mode with its figures and its events."""
     return [
         {
-            "record_id": record.record_id,
-            "mix": record.run_spec.mix,
-            "mode": mode_of(record),
-            "verdict": record.verdict,
-            "window_s": record.run_spec.churn.window_s,
-            "metrics": {key: value for key, value in record.metrics.items() if key.startswith("churn_")},
-            "events": [asdict(event) for event in record.events],
+            "record_ids": [record.record_id for record in run.records],
+            "mix": run.mix,
+            "mode": run.mode,
+            "verdicts": [record.verdict for record in run.records],
+            "window_s": run.window_s,
+            "metrics": dict(run.metrics),
+            "events": [asdict(event) for event in run.events],
         }
-        for record in runs
+        for run in runs
     ]
 
 

@@ -41,6 +41,7 @@ def load(
     uri: str | None = None,
     experiment: str = "mtexp",
     include_invalid: bool = False,
+    churn_alone: bool = False,
 ) -> Dataset:
     """Read what is to be analysed.
 
@@ -51,6 +52,7 @@ def load(
         uri: MLflow's; default MLFLOW_TRACKING_URI, else ``mlflow.db`` in the current directory.
         experiment: MLflow experiment.
         include_invalid: Keep INVALID runs in.
+        churn_alone: Churn runs will do, without any run of a mix.
 
     Raises:
         QueryError: The query has an error, or nothing matches.
@@ -76,16 +78,21 @@ def load(
             raise
         of_sweep = f"sweep {name}" if name else "MLflow"
         found = replace(found, source=f"{of_sweep}{f' (query: {query.strip()})' if query.strip() else ''}")
-    return select(found, include_invalid=include_invalid)
+    return select(found, include_invalid=include_invalid, churn_alone=churn_alone)
 
 
-def select(dataset: Dataset, *, include_invalid: bool = False) -> Dataset:
+def select(dataset: Dataset, *, include_invalid: bool = False, churn_alone: bool = False) -> Dataset:
     """Keep what one analysis may put together.
 
     Raises:
         DataError: Nothing is left, or the runs come from different devices, drivers or torch versions.
     """
-    dataset = marked(dataset)
+    churn = dataset.churn
+    if len(churn) and not include_invalid:
+        churn = churn[churn["verdict"] == VALID]
+    if churn_alone and dataset.runs.empty and len(churn):
+        return replace(dataset, churn=churn)
+    dataset = marked(replace(dataset, churn=churn))
     runs = dataset.runs
     bad = runs["verdict"] != VALID
     if runs.empty:
@@ -210,6 +217,7 @@ def from_contents(records: Sequence[RunRecord], paths: dict[str, Path], source: 
         source=f"the records in {source}",
         read_iterations=lambda record_ids: read(record_ids, ITERATIONS),
         read_telemetry=lambda record_ids: read(record_ids, TELEMETRY),
+        churn=runs[runs["kind"] == "churn"],
     )
 
 

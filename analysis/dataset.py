@@ -7,7 +7,7 @@ an export: those of :mod:`mtexp.records.keys`, tags without ``mtexp.``. ``record
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class Dataset:
     """record_ids -> samples with ``record_id`` and :data:`SAMPLE_COLUMNS`."""
     read_telemetry: Callable[[Collection[str]], pd.DataFrame]
     """record_ids -> telemetry with ``record_id`` and ``monotonic_ns``; empty where there is none."""
+    churn: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row per churn run, with its figures; an export has none."""
 
     @cached_property
     def iterations(self) -> pd.DataFrame:

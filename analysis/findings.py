@@ -15,12 +15,21 @@ from mtexp.metrics.repeats import discoveries_limit
 
 from .answers import Answer, Judge
 from .caveats import does_power_limit, how_well_does_it_repeat, is_event_timer_right
+from .churn_runs import of_frame, sentence
 from .costs import does_sharing_save_energy, how_does_load_cost
 from .mixes import do_kinds_mix, does_number_matter, which_pay, who_pays
 from .modes import is_mps_efficient, is_sharing_fair
 from .pooling import Results
 
 _MOST_NAMED = 3
+
+
+def what_events_do(results: Results, judge: Judge) -> Iterable[Answer]:
+    """The worst event of a neighbour, by sharing mode; nothing where there is no churn run."""
+    text, firm = sentence(of_frame(results.data.churn))
+    if text:
+        yield Answer("What does a neighbour's life do to a steady tenant?", text, firm)
+
 
 QUESTIONS: tuple[Callable[[Results, Judge], Iterable[Answer]], ...] = (
     which_pay,
@@ -34,6 +43,7 @@ QUESTIONS: tuple[Callable[[Results, Judge], Iterable[Answer]], ...] = (
     is_event_timer_right,
     how_well_does_it_repeat,
     does_power_limit,
+    what_events_do,
 )
 
 

@@ -76,6 +76,7 @@ def from_mlflow(query: str, uri: str | None, experiment: str) -> Dataset:
         source="MLflow",
         read_iterations=lambda record_ids: read(fetch.iterations, record_ids, columns=list(SAMPLE_COLUMNS)),
         read_telemetry=telemetry,
+        churn=runs[runs["kind"] == "churn"],
     )
 
 

@@ -32,7 +32,7 @@ def add_source(parser: argparse.ArgumentParser, *, positional: bool = True) -> N
     parser.add_argument("--experiment", default="mtexp", help="MLflow experiment (default: mtexp)")
 
 
-def read(options: argparse.Namespace, *, include_invalid: bool) -> Dataset:
+def read(options: argparse.Namespace, *, include_invalid: bool, churn_alone: bool = False) -> Dataset:
     """Return the runs that the arguments of :func:`add_source` choose; raises like :func:`analysis.data.load`."""
     return load(
         options.query,
@@ -41,6 +41,7 @@ def read(options: argparse.Namespace, *, include_invalid: bool) -> Dataset:
         uri=options.uri,
         experiment=options.experiment,
         include_invalid=include_invalid,
+        churn_alone=churn_alone,
     )
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from mtexp.commands import command_line
@@ -22,19 +23,22 @@ from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
 
 from . import markdown
+from .answers import Judge
 from .dataset import Dataset
-from .findings import findings, paragraph
+from .findings import findings, paragraph, what_events_do
 from .images import IMAGES, write_images
 from .options import add_source, read, refusing
 from .page import render
 from .plots import FIGURES, draw
+from .plots.churn import churn
 from .pooling import Results, pool
-from .sections import appendix, distinct, questions
-from .summary import counted, summary
+from .sections import Section, appendix, distinct, facts, questions
+from .summary import Summary, counted, summary
 
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
+CHURN = "churn"
 PLOTS = "plots"
 
 
@@ -108,6 +112,33 @@ def write(results: Results, folder: Path, *, images: bool = True, title: str = "
     return [path, *drawn]
 
 
+def write_churn(data: Dataset, folder: Path, *, title: str = "") -> tuple[Path, str]:
+    """Write the report of churn runs alone: their sentence, figure and runs; returns the file and the sentence.
+
+    Raises:
+        RecordError: The folder cannot be written.
+    """
+    results = Results(data, pd.DataFrame(), pd.DataFrame())
+    answers = list(what_events_do(results, Judge(0.0)))
+    text = answers[0].text if answers else "No event was seen."
+    figures = {CHURN: figure} if (figure := churn(results)) else {}
+    page = render(
+        title=title or "What a neighbour's life does to a steady tenant",
+        lead=f"{counted(len(data.churn), 'churn run')} from {data.source}.",
+        caveats=(),
+        summary=Summary(text, (), (), (), ()),
+        questions=questions(answers, figures, ()),
+        appendix=[Section("What was run, on what", facts=facts(data.churn))],
+    )
+    path = folder / REPORT
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"could not write {path}: {error.strerror or error}. Choose a place with --out") from error
+    return path, text
+
+
 def write_markdown(results: Results, path: Path, images: Sequence[Path], *, title: str, made_by: str) -> None:
     """Write the findings to ``path``, with those ``images`` (:func:`write_images`) that are SVG.
 
@@ -171,9 +202,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-mlflow", action="store_true", help="do not log the report to MLflow")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    data = read(options, include_invalid=options.include_invalid)
-    results = pool(data)
+    data = read(options, include_invalid=options.include_invalid, churn_alone=True)
     folder = options.out or Path("reports") / _name(data)
+    if data.runs.empty:
+        path, text = write_churn(data, folder, title=options.title)
+        sys.stdout.write(f"{text}\n{path}\n")
+        return 0
+    results = pool(data)
     files = write(results, folder, images=not options.no_images, title=options.title)
     if options.markdown is not None:
         write_markdown(results, options.markdown, files[1:], title=options.title, made_by=options.made_by)
@@ -190,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _name(data: Dataset) -> str:
-    sweeps = distinct(data.runs, "sweep")
+    sweeps = distinct(data.churn if data.runs.empty else data.runs, "sweep")
     return sweeps[0] if len(sweeps) == 1 and SWEEP_NAME.fullmatch(sweeps[0]) else "all"
 
 

@@ -84,6 +84,8 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("How much of the device does a tenant need?", (), "shares"),
     ("How many SMs does a model need?", (), "sm-curve"),
     ("What is each sharing mode worth at equal SMs?", (), "one-axis"),
+    ("What does a neighbour's life do to a steady tenant?", ("What does a neighbour's life do to a steady tenant?",),
+     "churn"),
     ("Do encoders mix better with decoders than with each other?",
      ("Do encoders mix better with decoders than with each other?",), "kinds"),
     ("What do batch size and sequence length change?", (), "settings"),

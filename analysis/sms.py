@@ -22,7 +22,7 @@ from mtexp.output import enter
 from mtexp.records.files import find_records
 from mtexp.records.record import RunRecord, load
 
-from .churn import mode_of
+from .churn_runs import mode_of
 from .dataset import DataError
 from .options import refusing
 from .plots.theme import figure, legend_once, rows_height

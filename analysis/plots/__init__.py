@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from ..pooling import Results
+from .churn import churn
 from .combinations import combinations, shares
 from .partitions import one_axis, sm_curve
 from .rounds import rounds
@@ -99,6 +100,13 @@ FIGURES = (
         "Slowdown under MPS percentages, against the tenant alone on the whole device and, where it was measured "
         "(baseline.partitioned=true), alone under the same percentage. Bars, of the former, are 95 % intervals.",
         shares,
+    ),
+    Figure(
+        "churn",
+        "Events of a neighbour",
+        "What happens to a tenant that serves requests at a fixed rate while a neighbour starts, works, misbehaves and "
+        "goes, by event. Bars are 95 % intervals over events; runs with fewer than 30 events of a kind have none.",
+        churn,
     ),
     Figure(
         "sm-curve",
