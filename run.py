@@ -5,7 +5,7 @@ import sys
 
 def main() -> int:
     """Run the command line; the imports of it take seconds."""
-    from mtexp.terminal.cli import main
+    from mtexp.terminal.early import main
 
     return main()
 

@@ -23,7 +23,7 @@ class Command:
 
 
 COMMANDS = {
-    "run": Command("mtexp.terminal.cli", "python run.py", "measure a mix, or with -m sweep over several"),
+    "run": Command("mtexp.terminal.early", "python run.py", "measure a mix, or with -m sweep over several"),
     "report": Command("mtexp.analysis.report", "python -m analysis.report", "write an HTML report of runs"),
     "fetch": Command("mtexp.analysis.fetch", "python -m analysis.fetch", "print runs as a table"),
     "tables": Command("mtexp.analysis.tables_command", "python -m analysis.tables_command", "print a table of a study"),

@@ -238,6 +238,7 @@ def lease(
     label: str,
     poll_s: float = 0.5,
     sleep: Callable[[float], None] = time.sleep,
+    tell: Callable[[str], None] = log.warning,
 ) -> Iterator[Device]:
     """Hold the first free one of ``devices`` for one run; nobody else on this host gets it meanwhile.
 
@@ -250,6 +251,7 @@ def lease(
         label: What the others are told that it is held for: the run's name.
         poll_s: Seconds between two tries.
         sleep: Waits; replaced in tests.
+        tell: Is told who holds the devices, while it waits for one.
 
     Yields:
         The device that was free.
@@ -261,7 +263,7 @@ def lease(
     if not devices:
         raise HostError("no device to measure on: nvidia-smi -L lists the GPUs; runtime=cpu runs on the CPU")
     directory = _lease_directory()
-    lock, device = _wait_for_one(devices, directory, wait_s=wait_s, label=label, poll_s=poll_s, sleep=sleep)
+    lock, device = _wait_for_one(devices, directory, wait_s=wait_s, label=label, poll_s=poll_s, sleep=sleep, tell=tell)
     note = _note_path(directory, device)
     try:
         _write_note(note, label)
@@ -338,6 +340,7 @@ def _wait_for_one(
     label: str,
     poll_s: float,
     sleep: Callable[[float], None],
+    tell: Callable[[str], None],
 ) -> tuple[filelock.BaseFileLock, Device]:
     deadline_s = time.monotonic() + wait_s
     told = ""
@@ -359,7 +362,7 @@ def _wait_for_one(
                 f"no free device for {label} after {wait_s:g} s: {holders}. Wait for it, or raise lease.wait"
             )
         if holders != told:
-            log.warning("waiting up to %g s for a device: %s", wait_s, holders)
+            tell(f"waiting up to {wait_s:g} s for a device: {holders}")
             told = holders
         sleep(min(poll_s, max(0.0, deadline_s - time.monotonic())))
 

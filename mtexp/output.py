@@ -1,4 +1,5 @@
-"""Output that never decides what becomes of a run. Lives here: :func:`protect`, :func:`enter`. May touch: fds 0 to 2.
+"""Output that never decides what becomes of a run. Lives here: :func:`protect`, :func:`enter`, :func:`say`. May touch:
+fds 0 to 2.
 
 A reader that ends first (``| head``), a terminal that is closed, a full disk behind ``>``: each costs the lines that
 could not be written, and nothing else. Every command of mtexp starts with :func:`enter`.
@@ -7,11 +8,14 @@ could not be written, and nothing else. Every command of mtexp starts with :func
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import select
+import shutil
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +25,7 @@ from typing import Any, TextIO
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 _MAY_RECOVER = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_COMMANDS = ("python ", "mtexp ", "make ")
 _PATIENCE_S = 1.0
 """How long a pipe that does not block may stay full before a piece of output is dropped."""
 
@@ -49,6 +54,28 @@ def enter(main: Callable[[], int]) -> int:
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        gc.freeze()  # else the interpreter, as it ends, goes through everything for half a second
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print prose: on a terminal it is broken between words (:func:`folded`); in a file or a pipe it stays as it is."""
+    stream = sys.stderr if error else sys.stdout
+    width = shutil.get_terminal_size().columns if stream.isatty() else 0
+    stream.write(folded(text, width) if width else text)
+    stream.flush()
+
+
+def folded(text: str, width: int) -> str:
+    """``text`` in lines of at most ``width`` characters, broken between words; a command to copy stays whole."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        start = line[: len(line) - len(line.lstrip())]
+        if len(line) <= width or line.lstrip().startswith(_COMMANDS):
+            lines.append(line)
+        else:
+            more = f"{start}  " if start else ""
+            lines += textwrap.wrap(line, width, subsequent_indent=more, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def _warn_only() -> None:

@@ -1,7 +1,7 @@
 """How processes are started: what they inherit, and no wait for the forkserver that could last for ever.
 
-Lives here: :func:`shielded`, :func:`importing_alike`, :class:`Started`. May touch: multiprocessing, signals, the
-environment while a process is started, files under /proc.
+Lives here: :func:`shielded`, :func:`importing_alike`, :class:`Started`, :func:`start_forkserver`. May touch:
+multiprocessing, signals, the environment while a process is started, files under /proc.
 
 A forkserver may be stopped (SIGSTOP) or hang. Then it neither starts processes nor tells that one has ended. So a
 start has a deadline, after which the server is killed (the next start gets a new one), and the end of a process is
@@ -11,6 +11,7 @@ seen through a file descriptor that the kernel keeps (pidfd).
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing.forkserver
 import multiprocessing.process
 import multiprocessing.util
@@ -33,6 +34,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+PRELOADED = ["mtexp.tenant.preload"]
+"""What a forkserver imports, so that a tenant imports nothing."""
 START_S = 120.0
 """Seconds in which a forkserver has started a process; the first one waits for its imports."""
 UNKNOWN = 255
@@ -257,6 +260,18 @@ class _Watch:
             if seen >= _STOPPED_LOOKS or time.monotonic() > self._deadline:
                 _kill(_server())
                 return
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Import much: meanwhile the garbage collector would look again and again at what is there to stay."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def end_stopped() -> None:

@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from mtexp.processes import Started, importing_alike, start_forkserver
+from mtexp.processes import PRELOADED, Started, importing_alike, start_forkserver
 from mtexp.spec import to_json
 from mtexp.tenant.job import ProcessJob
 
@@ -60,7 +60,7 @@ class ForkserverStarter:
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["mtexp.tenant.preload"])
+        self.context.set_forkserver_preload(PRELOADED)
 
     def warm(self) -> None:
         """Start the server; its imports run in parallel with the caller.

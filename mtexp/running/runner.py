@@ -18,6 +18,7 @@ from mtexp.host import Device, cpu_device, environment, lease
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
 from mtexp.metrics.drift import recheck_noise_pct
 from mtexp.metrics.finding import Finding
+from mtexp.processes import collector_off
 from mtexp.records.files import RECORD, fresh
 from mtexp.records.record import RunRecord
 from mtexp.running.bare_record import Origin
@@ -33,7 +34,6 @@ from mtexp.spec import RunSpec
 from mtexp.telemetry import chosen, find_devices
 from mtexp.telemetry import facts as gpu_facts
 from mtexp.tracking.background import Uploads
-from mtexp.tracking.store import warm as import_mlflow
 from mtexp.tracking.upload import Upload
 from mtexp.tracking.upload_process import UploadsApart
 from mtexp.united import without_sharing
@@ -77,10 +77,11 @@ class Runner:
         """True if the command line waits for ``uploads`` at its end; otherwise each job waits for its own."""
 
     def warm(self, *, tracked: bool = True) -> None:
-        """Import torch, in the forkserver, and for runs that are tracked MLflow, here, side by side."""
+        """Import torch, in the forkserver, and for runs that are tracked what sends records, here, side by side."""
         self._forkserver.warm()
         if tracked:
-            import_mlflow()
+            with collector_off():
+                self.uploads.prepare()
 
     def send_apart(self) -> None:
         """Upload from a separate process from now on; it takes seconds to start and then costs the runs nothing."""
@@ -98,7 +99,8 @@ class Runner:
             KeyboardInterrupt: Somebody interrupted; what had been measured is on disk and, unless twice, being sent.
         """
         spec = job.spec
-        with lease(_candidates(spec), wait_s=spec.lease_wait_s, label=f"{spec.mix} {spec.mps_settings}") as device:
+        label = f"{spec.mix} {spec.mps_settings}"
+        with lease(_candidates(spec), wait_s=spec.lease_wait_s, label=label, tell=job.progress) as device:
             starter = self._forkserver if spec.launcher == "forkserver" else InterpreterStarter()
             return self._run(_Point(job, device, starter, self._baselines, self.uploads))
 
@@ -108,7 +110,8 @@ class Runner:
         One that fails before its first block is run again by itself: perhaps there was no room for all.
         """
         first = jobs[0].spec
-        with lease(_candidates(first), wait_s=first.lease_wait_s, label=f"{first.mix} side by side") as device:
+        label = f"{first.mix} side by side"
+        with lease(_candidates(first), wait_s=first.lease_wait_s, label=label, tell=jobs[0].progress) as device:
             starter = self._forkserver if first.launcher == "forkserver" else InterpreterStarter()
             points = [_Point(job, device, starter, self._baselines, self.uploads) for job in jobs]
             found = side_by_side(points)

@@ -71,8 +71,15 @@ class Uploads:
         """Send a record that has its marker to a store that is pinned, however many wait."""
         return self._pool.submit(self._send, record_dir, tracking, draw)
 
+    def prepare(self) -> None:
+        """Import, at once, what sending takes: seconds."""
+        import_mlflow()
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
+        import pyarrow.parquet  # noqa: F401
+
     def warm(self) -> None:
-        """Import, as the first step, what sending takes: seconds."""
+        """The same as the first step."""
         self._pool.submit(self._import)
 
     @contextmanager
@@ -131,9 +138,7 @@ class Uploads:
 
     def _import(self) -> None:
         with suppress(TrackingError), self._step():
-            import_mlflow()
-            import matplotlib.backends.backend_agg  # noqa: F401
-            import pyarrow.parquet  # noqa: F401
+            self.prepare()
 
     @contextmanager
     def _step(self) -> Iterator[None]:

@@ -297,6 +297,10 @@ def _quiet() -> None:
 def warm() -> None:
     """Import MLflow now. It takes seconds, and two threads that import it at once see an incomplete module."""
     _errors()
+    from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
+    from sqlalchemy.orm import configure_mappers
+
+    configure_mappers()  # its first call of a database would do it
 
 
 def _errors() -> tuple[type[Exception], ...]:

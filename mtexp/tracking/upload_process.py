@@ -26,6 +26,7 @@ from typing import Any
 from mtexp.processes import is_stopped, shielded, signals_postponed
 from mtexp.spec import TrackingSpec, from_json, to_json
 from mtexp.tracking.background import GIVING_UP_S, NOBODY_WAITS, Uploads
+from mtexp.tracking.store import warm as import_mlflow
 from mtexp.tracking.upload import Upload, deferred
 
 NO_NEWS_S = 600.0
@@ -51,6 +52,10 @@ class UploadsApart(Uploads):
     def pid(self) -> int:
         """Of the process that sends."""
         return self._process.pid or 0
+
+    def prepare(self) -> None:
+        """Import what the look-up of a baseline takes; the other process imports the rest."""
+        import_mlflow()
 
     def begin(self, record_dir: Path, tracking: TrackingSpec, draw: bool) -> Future[Upload]:
         """Hand a record over; if the process that sends has been killed, to a new one."""
