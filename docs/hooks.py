@@ -18,7 +18,7 @@ from reference_pages import configuration, keys_of_mlflow
 ROOT = Path(__file__).parents[1]
 ABOVE = {"README.md": "first-run.md", "CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md"}
 """File of the repository -> page."""
-_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)]*)?\)")
+_LINK = re.compile(r"\[([^\]]+)\]\(([^)#:\s]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -74,5 +74,6 @@ def test_every_model_is_on_its_page_with_its_size(modules):
     text = modules[1].page()
     names = Composer().options("models")
     assert [name for name in names if f"| `{name}` |" not in text] == []
+    assert [name for name in names if name not in (ROOT / "README.md").read_text(encoding="utf-8")] == []
     row = next(line for line in text.splitlines() if line.startswith("| `llama_3_2_1b` |"))
     assert [cell.strip() for cell in row.split("|")[3:7]] == ["1,236 M", "2.30 GiB", "16", "2048"]
