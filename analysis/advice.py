@@ -123,7 +123,7 @@ class Advice:
             each = ", ".join(f"{o.label} ~{o.predicted_ms:.3g} ms against {o.slo_ms:g}" for o in one.levels)
             lines.append(f"    {name}: {each}; {one.rests_on}")
         if (overrides := self.confirm) is not None:
-            lines.append(f"Confirm it with: {command_line('run')} -m {' '.join(overrides)}")
+            lines.append(f"Confirm it with:\n{command_line('run')} -m {' '.join(overrides)}")
         if self.unmeasured:
             lines.append("Not measured:")
             lines += [f"  {text}" for text in self.unmeasured]

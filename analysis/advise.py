@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from mtexp.commands import COMMANDS, command_line
-from mtexp.output import enter
+from mtexp.output import enter, say
 
 from .advice import Advice, advise
 from .dataset import DataError
@@ -90,8 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         percentile = number(f"--percentile {options.percentile}", options.percentile, "a number, e.g. 99")
     data = read(options, include_invalid=options.include_invalid)
     advice = advise(pool(data, draws=FEW_DRAWS), models, levels, percentile=percentile, objective=objective)
-    sys.stdout.write(formatted(candidates_frame(advice), options.format) if options.format else f"{advice}\n")
-    sys.stdout.flush()
+    if options.format:
+        sys.stdout.write(formatted(candidates_frame(advice), options.format))
+        sys.stdout.flush()
+    else:
+        say(f"{advice}\n")
     if options.confirm:
         return _confirm(advice)
     return 0 if advice.best else 1

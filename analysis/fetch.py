@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -33,7 +33,7 @@ from mtexp.tracking.store import NoStoreError, Store, open_store
 
 from .artifacts import artifact, blocks_table, constant
 from .columns import QueryError, frame_of, mlflow_names, require
-from .formats import add_formats, formatted
+from .formats import add_formats, cells, formatted, numeric
 
 __all__ = ["QueryError", "blocks", "iterations", "main", "runs", "telemetry", "tenants"]
 
@@ -259,11 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.format:
         sys.stdout.write(formatted(frame, options.format))
         return 0
-    rows = [dict(zip(frame.columns, map(_cell, row), strict=True)) for row in frame.itertuples(index=False)]
+    rows = cells(frame)
     if sys.stdout.isatty():
         rows = fitting(rows, shutil.get_terminal_size().columns, _DROPPED_FIRST)
-    numbers = [name for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
-    sys.stdout.write(f"{plain_table(rows, numbers)}\nruns: {len(frame)}\n")
+    sys.stdout.write(f"{plain_table(rows, numeric(frame))}\nruns: {len(frame)}\n")
     return 0
 
 
@@ -282,14 +281,6 @@ def _with_swept_keys(frame: pd.DataFrame) -> pd.DataFrame:
 def _swept(text: str) -> dict[str, str]:
     pairs = (part.partition("=") for part in text.split(keys.SWEPT_GAP))
     return {name: value for name, _, value in pairs}
-
-
-def _cell(value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    if isinstance(value, pd.Timestamp):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
-"""A table for other programs: CSV, JSON or LaTeX on standard output.
+"""A table for other programs (CSV, JSON or LaTeX), or for a person at a terminal.
 
-Lives here: :func:`add_formats`, :func:`formatted`. May touch: nothing outside its arguments.
+Lives here: :func:`add_formats`, :func:`formatted`, :func:`shown`. May touch: the width of the terminal.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
+from typing import Any
 
 import pandas as pd
+
+from mtexp.text_tables import fitting, plain_table
 
 FORMATS = ("csv", "json", "latex")
 
@@ -17,6 +22,35 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     for name, what in zip(FORMATS, ("comma-separated values", "JSON, a list of rows", "a LaTeX tabular"), strict=True):
         group.add_argument(f"--{name}", action="store_const", dest="format", const=name, help=f"print {what}")
+
+
+def shown(frame: pd.DataFrame, kind: str | None) -> str:
+    """``frame`` as text of ``kind``; without one CSV, and on a terminal a table of the columns that fit its width."""
+    if kind or not sys.stdout.isatty():
+        return formatted(frame, kind or "csv")
+    rows = fitting(cells(frame), shutil.get_terminal_size().columns, list(map(str, reversed(frame.columns[1:]))))
+    return f"{plain_table(rows, numeric(frame))}\n"
+
+
+def cells(frame: pd.DataFrame) -> list[dict[str, str]]:
+    """The rows of ``frame`` as a person reads them: four digits, nothing where there is no value."""
+    names = list(map(str, frame.columns))
+    return [dict(zip(names, map(_cell, row), strict=True)) for row in frame.itertuples(index=False)]
+
+
+def numeric(frame: pd.DataFrame) -> list[str]:
+    """The columns of ``frame`` that hold numbers."""
+    return [str(name) for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    if pd.isna(value):
+        return ""
+    if isinstance(value, pd.Timestamp):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def formatted(frame: pd.DataFrame, kind: str) -> str:

@@ -22,7 +22,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from mtexp.commands import command_line
 from mtexp.metrics.latency import percentile_ms, percentile_name
-from mtexp.output import enter
+from mtexp.output import enter, say
 
 from .advice import plain
 from .dataset import DataError
@@ -212,7 +212,8 @@ def text(found: Packing, demand: Mapping[str, float], gpus: int, percentile: flo
             f"{model} {'~' if at.kind == PREDICTED else ''}{rate:.4g}/s" for model, rate in at.rates.items()
         )
         how = "alone" if at.kind == ALONE else f"under {at.sharing}, {at.kind}"
-        risk = f", risk of missing a level at most {100 * at.risk:.0f} %" if at.kind == PREDICTED else ""
+        most = f"at most {100 * at.risk:.0f} %" if at.risk >= 0.005 else "below 1 %"
+        risk = f", risk of missing a level {most}" if at.kind == PREDICTED else ""
         lines.append(f"  {one.count} x {at.mix} {how}: {rates}{risk}")
     lines.append("Demand and what is served: " + ", ".join(
         f"{model} {wanted:.4g} of {found.served[model]:.4g}/s" for model, wanted in demand.items()) + ".")  # fmt: skip
@@ -305,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         sys.stdout.write(json.dumps(as_json(found, demand, options.gpus), indent=1) + "\n")
     else:
-        sys.stdout.write(text(found, demand, options.gpus, percentile, headroom / 100))
+        say(text(found, demand, options.gpus, percentile, headroom / 100))
     return 0 if found.gpus <= options.gpus else 1
 
 

@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 
 from mtexp.commands import COMMANDS, command_line
-from mtexp.output import enter
+from mtexp.output import enter, say
 
 from .dataset import DataError, Dataset
-from .formats import add_formats, formatted
+from .formats import add_formats, shown
 from .frames import rows_of
 from .options import add_source, numbers, read, refusing
 from .pooling import sharing_name
@@ -219,14 +219,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     splits = best_splits(curves, counts, levels, options.sms, beside=beside, p99=options.p99)
     if not splits:
         raise DataError(f"{options.mix} does not fit {options.sms} SMs in the sizes that the curves have")
-    sys.stdout.write(formatted(table(splits, found, levels), options.format or "csv"))
+    sys.stdout.write(shown(table(splits, found, levels), options.format))
     best = splits[: options.measure or 3]
     if options.measure:
         run = importlib.import_module(COMMANDS["run"].module).main
         return max(int(run(argv)) for argv in commands(options.mix, best))
     if not options.format:
         said = ", ".join(f"{model} {factor:.2f}" for model, factor in beside.items()) or "1 (no split was measured)"
-        sys.stdout.write(f"Latency beside neighbours / alone on the same SMs: {said}. To measure the best:\n")
+        say(f"Latency beside neighbours / alone on the same SMs: {said}. To measure the best:\n")
         sys.stdout.writelines(f"{command_line('run')} {' '.join(argv)}\n" for argv in commands(options.mix, best))
     return 0 if splits[0].kept else 1
 

@@ -16,7 +16,7 @@ from mtexp.output import enter
 
 from . import tables
 from .costs import energy_against_turns
-from .formats import add_formats, formatted
+from .formats import add_formats, shown
 from .options import add_source, read, refusing
 from .pooling import Results, pool
 from .sm_curve import sm_curve_table, sm_curves
@@ -43,14 +43,14 @@ TABLES: Mapping[str, Callable[[Results], pd.DataFrame]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one table; exit code 2 when there is nothing it can be made of."""
     parser = argparse.ArgumentParser(prog=command_line("tables"), description="One table of a study, as text.")
-    parser.add_argument("table", choices=list(TABLES), help="which one")
+    parser.add_argument("table", choices=list(TABLES), metavar="TABLE", help=f"one of {', '.join(TABLES)}")
     add_source(parser, positional=False)
     add_formats(parser)
     parser.add_argument("--include-invalid", action="store_true", help="also INVALID runs")
     options = parser.parse_args(arguments)
     frame = TABLES[options.table](pool(read(options, include_invalid=options.include_invalid)))
     frame = frame.drop(columns=["point", "position", "compared", "ids"], errors="ignore").dropna(axis=1, how="all")
-    sys.stdout.write(formatted(frame, options.format or "csv"))
+    sys.stdout.write(shown(frame, options.format))
     return 0
 
 

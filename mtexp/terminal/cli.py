@@ -32,7 +32,7 @@ from mtexp.config.composer import (
 )
 from mtexp.config.plan import Plan, is_serial, plan
 from mtexp.errors import MtexpError
-from mtexp.output import protect
+from mtexp.output import protect, say
 from mtexp.records.files import find_records
 from mtexp.running import capacity_search
 from mtexp.running.sessions import Waiting
@@ -93,7 +93,7 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         planned = plan(arguments, hardware=points.hardware, ask=ask_store)
     except MtexpError as error:
-        sys.stderr.write(f"{error}\n")
+        say(f"{error}\n", error=True)
         return REFUSED
     if planned.dry_run:
         _announce(planned)

@@ -87,21 +87,21 @@ def conclude(
     if failed or missing:
         console.say(f"{failed} of {counted(expected, 'run')} failed, {missing} did not run")
     if planned.multirun and (failed or missing or ended_by()):
-        console.say(f"To run what is missing: {_resume_command(planned, arguments)}")
+        console.say(f"To run what is missing:\n{_resume_command(planned, arguments)}")
     tracking = planned.points[0].spec.tracking
     if not tracking.enabled:
         report = f"{command_line('report')} --records {shlex.quote(str(planned.folder))}"
-        console.say(f"Runs are in {planned.folder} (tracking=none). To look at them: {report}")
+        console.say(f"Runs are in {planned.folder} (tracking=none). To look at them:\n{report}")
         return
     uri = resolve_uri(tracking)
     if unsent:
         command = f"{command_line('upload')} {shlex.quote(str(planned.folder))}{option(tracking)}"
         what = "1 record is" if unsent == 1 else f"{unsent} records are"
-        console.say(f"{what} not in MLflow. To send {'it' if unsent == 1 else 'them'}: {command}")
+        console.say(f"{what} not in MLflow. To send {'it' if unsent == 1 else 'them'}:\n{command}")
     if sqlite_path(uri) is None:
-        where = f"MLflow at {uri}"
+        where = f" MLflow at {uri}"
     elif not tracking.uri and Path("Makefile").is_file() and sqlite_path(uri) == Path.cwd() / "mlflow.db":
-        where = "make ui"
+        where = " make ui"
     else:
-        where = f"{command_line('ui')} --uri {shlex.quote(uri)}"
-    console.say(f"Runs are in {planned.folder}. To look at them: {where}")
+        where = f"\n{command_line('ui')} --uri {shlex.quote(uri)}"
+    console.say(f"Runs are in {planned.folder}. To look at them:{where}")

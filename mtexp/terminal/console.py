@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from mtexp import output
 from mtexp.metrics.churn_rows import churn_rows
 from mtexp.records.keys import INTERVAL_TEXTS, OVER_ROUNDS, WITHIN_RUN
 from mtexp.terminal.live import LiveLine
@@ -62,12 +64,8 @@ def _console() -> Console:
 
 def say(text: str) -> None:
     """Print one line."""
-    if not sys.stdout.isatty():
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-        return
     with _above_live_line():
-        _console().print(text, markup=False)
+        output.say(f"{text}\n")
 
 
 def phase(text: str) -> None:
@@ -200,23 +198,34 @@ def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
 def _summary_lines(record: Mapping[str, Any]) -> Iterator[str]:
     metrics, tenants = record["metrics"], len(record["tenants"])
     stp = _with_interval("STP", "stp", metrics) if "stp" in metrics else ""
-    if stp and tenants > 1:
-        yield f"{stp} of {tenants}: 1 = taking turns, {tenants} = no interference"
     parts = [stp] if stp and tenants == 1 else []
+    if stp and tenants > 1:
+        yield f"{stp} of {tenants} (1 = in turns, {tenants} = undisturbed)"
     if "antt" in metrics:
         parts.append(f"{_with_interval('ANTT', 'antt', metrics)} (mean slowdown)")
     if "fairness" in metrics:
         parts.append(f"{_with_interval('fairness', 'fairness', metrics)} (1 = all slowed alike)")
     if "overlap_pct" in metrics:
         parts.append(f"overlap {metrics['overlap_pct']:.1f} %")
-    if parts:
-        yield "  ".join(parts)
+    yield from _joined(parts)
     yield from _lock_lines(record)
     if record["spec"]["measure"].get("design") == "crossover":
         yield from _crossover_lines(record)
     if any("[" in part for part in (stp, *parts)):
         moved = any(block["cores"] for block in record.get("blocks", ()))
         yield f"  {INTERVAL_TEXTS[OVER_ROUNDS if moved else WITHIN_RUN]}"
+
+
+def _joined(parts: Sequence[str]) -> Iterator[str]:
+    """``parts`` in as few lines as the terminal is wide for; in a file or a pipe in one line."""
+    most, line = _console().width if sys.stdout.isatty() else math.inf, ""
+    for part in parts:
+        if line and len(line) + 2 + len(part) > most:
+            yield line
+            line = ""
+        line = f"{line}  {part}" if line else part
+    if line:
+        yield line
 
 
 def _lock_lines(record: Mapping[str, Any]) -> Iterator[str]:

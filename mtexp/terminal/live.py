@@ -72,7 +72,11 @@ class LiveLine:
                 per_run_s = (self.run_s - self.begun_s) / self.done
                 left_s = per_run_s * (self.total - self.done) - (now_s - self.run_s)
                 times += f", {clock(max(left_s, 0))} left"
-        return (head + self.now[: max(width - len(head) - len(times), 0)] + times)[:width]
+        now, room = self.now, max(width - len(head) - len(times), 0)
+        if len(now) > room:  # without its last parts, if it has parts
+            end = max(now.rfind(mark, 0, room + 2) for mark in ("; ", ", "))
+            now = now[: end if end > 0 else room]
+        return (head + now + times)[:width]
 
     def draw(self) -> None:
         """Draw the line, cut to the width of the terminal."""

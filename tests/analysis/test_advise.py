@@ -268,11 +268,11 @@ def test_without_launch_bound_shares_nothing_is_predicted(results: Results) -> N
 def test_confirm_runs_the_command_that_is_shown(pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """As a sweep of its own; where nothing keeps every level there is nothing to run."""
     ran: list[list[str]] = []
-    monkeypatch.setattr("mtexp.terminal.cli.main", lambda overrides: ran.append(overrides) or 3)
+    monkeypatch.setattr("mtexp.terminal.early.main", lambda overrides: ran.append(overrides) or 3)
     arguments = ["--models", "bert_base,llama_3_2_1b", "--records", str(pairs), "--confirm"]
     assert advise.main([*arguments, "--slo-ms", "bert_base=100,llama_3_2_1b=100"]) == 3
-    shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Confirm it with:"))
-    assert shown.endswith(" ".join(ran[0]))
+    said = capsys.readouterr().out.splitlines()
+    assert said[said.index("Confirm it with:") + 1].endswith(" ".join(ran[0]))
     assert ran[0][0] == "-m"
     assert advise.main([*arguments, "--slo-ms", "bert_base=1,llama_3_2_1b=1"]) == 2
     assert "nothing to confirm" in capsys.readouterr().err

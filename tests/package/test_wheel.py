@@ -101,7 +101,7 @@ def test_mtexp_runs_from_an_empty_folder(commands, tmp_path):
     run = (commands / "mtexp", "run", "mix=bert_base", "baseline=skip", *SMALL)
     out = _run(*run, cwd=tmp_path)
     assert "VALID" in out
-    assert "To look at them: mtexp ui --uri" in out
+    assert "To look at them:\nmtexp ui --uri" in out
     assert len(list(tmp_path.glob("outputs/*/record.json"))) == 1
     assert "bert_base" in _run(commands / "mtexp", "fetch", cwd=tmp_path)
     (tmp_path / "other").mkdir()

@@ -103,7 +103,7 @@ def test_an_unreachable_mlflow_loses_nothing(workplace: Workplace, capsys: pytes
     workplace.patch.setattr("mtexp.terminal.cli.ask_store", lambda tracking: None)  # it answers, and goes away
     ran = workplace.run(*POINT, f"tracking.uri={uri}")
     assert ran.code == 1
-    assert f"1 record is not in MLflow. To send it: python -m mtexp.tracking.upload {Path('outputs/s')}" in ran.out
+    assert f"1 record is not in MLflow. To send it:\npython -m mtexp.tracking.upload {Path('outputs/s')}" in ran.out
     assert "Traceback" not in ran.err + ran.out
     assert workplace.jobs("outputs/s") == ["FINISHED"]
     assert (workplace.folder / "outputs/s/upload.pending").is_file()

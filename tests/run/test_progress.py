@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -36,3 +39,17 @@ def test_iterations_come_with_the_time_left(iterations: int, elapsed_s: float, r
     text = stopping.so_far(iterations, elapsed_s, rule)
     assert f"{iterations} of 100 iterations" in text
     assert text.endswith(left) or left in text
+
+
+def test_medians_come_with_their_interval_once_there_are_requests() -> None:
+    """Of the requests that count, 2 to 201 ms; a tenant with too few of them is left out."""
+    latency = {0: np.arange(201.0) + 1, 1: np.arange(5.0)}
+    tenants: Any = SimpleNamespace(
+        sample=lambda slot: SimpleNamespace(measured=SimpleNamespace(latency_ms=latency[slot]))
+    )
+    spec: Any = SimpleNamespace(tenants=[SimpleNamespace(id="x"), SimpleNamespace(id="y")])
+    text = stopping.medians(spec, tenants)
+    assert text.startswith("; p50 ms x 101.5 +- ")
+    assert "y" not in text
+    latency[0] = np.arange(2.0)
+    assert stopping.medians(spec, tenants) == ""

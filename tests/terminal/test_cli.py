@@ -167,7 +167,7 @@ def test_after_an_interrupt_the_command_that_resumes_is_shown(
     runner.error = KeyboardInterrupt()
     cli.main(["-m", "mix=solo,bert_base*2", "tracking=none"])
     (line,) = [text for text in capsys.readouterr().out.splitlines() if "resume=true" in text]
-    command = shlex.split(line.partition(": ")[2])
+    command = shlex.split(line)
     runner.error = None
     assert cli.main(command[command.index("-m") :]) == 0
     assert len(list(Path("multirun").iterdir())) == 1
@@ -253,7 +253,7 @@ def test_what_did_not_reach_mlflow_is_said(
     assert cli.main(["mix=solo", "tracking.uri=http://127.0.0.1:9", "retries=2"]) == 1
     out = capsys.readouterr().out
     assert "NOT sent: unreachable" in out
-    assert "1 record is not in MLflow. To send it: python -m mtexp.tracking.upload" in out
+    assert "1 record is not in MLflow. To send it:\npython -m mtexp.tracking.upload" in out
     assert "MLflow at http://127.0.0.1:9" in out
     assert runner.jobs[0].retries == 2
 

@@ -32,7 +32,7 @@ def test_a_run_is_a_row_a_tenant_a_line_of_metrics_and_a_verdict(capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("  ")[0] == "tenant"
     assert [line.split()[:2] for line in lines[1:3]] == [["t0", "bert_base"], ["t1", "gpt2"]]
-    assert lines[3].startswith("STP 1.23 [1.20, 1.30] of 2: 1 = taking turns")
+    assert lines[3].startswith("STP 1.23 [1.20, 1.30] of 2 (1 = in turns, 2 = undisturbed)")
     assert [part.split()[:2] for part in lines[4].split("  ")] == [
         ["ANTT", "1.75"],
         ["fairness", "0.50"],

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mtexp.output import folded
+
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "run.py"
 NOT_FOR_USERS = {
@@ -149,3 +151,15 @@ def test_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:
     ran = _run(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert ran.returncode == 7
     assert ran.stdout.splitlines()[0] == rb"0 ms \xb1 1 \xb5s"
+
+
+def test_prose_breaks_between_words_and_commands_stay_whole():
+    command = "python run.py -m mix=bert_base*2+mistral_7b mps_settings=default repetitions=3"
+    text = (
+        "Serve them as mix bert_base+mistral_7b under MPS.\n"
+        f"  bert_base: p90 4.9 ms [4.7, 5.7] against 20 ms\n{command}\n"
+    )
+    assert folded(text, 40) == (
+        "Serve them as mix bert_base+mistral_7b\nunder MPS.\n"
+        f"  bert_base: p90 4.9 ms [4.7, 5.7]\n    against 20 ms\n{command}\n"
+    )
