@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from mtexp.commands import COMMANDS, command_line
 from mtexp.output import enter, say
 
-from .dataset import DataError, Dataset
+from .dataset import DataError, Dataset, column
 from .formats import add_formats, shown
 from .frames import rows_of
 from .options import add_source, numbers, read, refusing
@@ -32,7 +33,7 @@ from .sm_curve import GREEN, SmCurve, sm_curves
 STEP = 8
 """SMs: partitions are multiples of it."""
 _WHOLE_STEP = 16
-_H200_SMS = 132
+_ORDER_SEED = 0
 _MOST_MODELS = 6
 _SHOWN = 12
 
@@ -141,6 +142,41 @@ def cost_beside(found: pd.DataFrame, curves: Mapping[str, SmCurve]) -> dict[str,
     return factors
 
 
+def repeated(found: pd.DataFrame) -> pd.DataFrame:
+    """Runs of the same sharing mode and SMs as one row: means over runs, ``runs``, and the interval of STP over them.
+
+    The interval is Student's, of the logarithm; a single run has none.
+    """
+    if found.empty:
+        return found
+    sizes = [name for name in found.columns if name.endswith(" SMs")]
+    rows = []
+    for key, own in found.groupby(["sharing", *sizes], dropna=False, sort=False):
+        row = dict(zip(["sharing", *sizes], key, strict=True))
+        row |= {name: own[name].mean() for name in own.columns if name.endswith((" ms", " mean"))}
+        stp = own["stp"].dropna().to_numpy(np.float64)
+        row |= {"stp": own["stp"].mean(), "stp_ci_low": math.nan, "stp_ci_high": math.nan, "runs": len(own)}
+        if len(stp) > 1:
+            logs = np.log(stp)
+            reach = float(stdtrit(len(stp) - 1, 0.975)) * float(logs.std(ddof=1)) / math.sqrt(len(stp))
+            row |= {f"stp_ci_{end}": math.exp(logs.mean() + sign * reach) for end, sign in (("low", -1), ("high", 1))}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def sms_of(data: Dataset) -> int:
+    """SMs of the device that ``data`` was measured on.
+
+    Raises:
+        DataError: No run says, or they say different numbers.
+    """
+    known = column(data.runs, "gpu_sm_count").dropna().unique()
+    if len(known) != 1:
+        said = ", ".join(map(str, known)) or "nothing"
+        raise DataError(f"{data.source}: its runs say {said} of the device's number of SMs. Name it: --sms 132")
+    return int(known[0])
+
+
 def table(splits: Sequence[Split], found: pd.DataFrame, levels: Mapping[str, float]) -> pd.DataFrame:
     """The best splits, then everything that was measured of the mix, both by levels kept and STP."""
     rows = [
@@ -191,6 +227,19 @@ def commands(mix: str, splits: Sequence[Split]) -> list[list[str]]:
     return [[*common, *arguments] for arguments in (*own, *others)]
 
 
+def in_turns(runs: Sequence[list[str]], repetitions: int) -> list[list[str]]:
+    """Every run once a repetition, each repetition in an order of its own: a host that drifts favours none.
+
+    Partitions are limits, which blocks alone would have too, so these runs are not measured in blocks.
+    """
+    order = np.random.default_rng(_ORDER_SEED)
+    return [
+        [*runs[place], f"repetition={number}"]
+        for number in range(repetitions)
+        for place in order.permutation(len(runs))
+    ]
+
+
 @refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the best splits of a mix; exit code 1 when none keeps every level."""
@@ -198,9 +247,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("mix", help="models, e.g. bert_base+mistral_7b; their SM curves must have been measured")
     parser.add_argument("--level", default="", metavar="MODEL=MS,...", help="highest mean latency of a model")
     parser.add_argument("--p99", action="store_true", help="levels are of the p99 latency")
-    parser.add_argument("--sms", type=int, default=_H200_SMS, help="SMs of the device (default: %(default)s)")
+    parser.add_argument("--sms", type=int, help="SMs of the device (default: as its runs say)")
     parser.add_argument("--execution", default="cuda_graph", help="of the curves (default: %(default)s)")
     parser.add_argument("--measure", type=int, default=0, metavar="N", help="measure the best N; needs the GPU")
+    parser.add_argument(
+        "--repetitions", type=int, default=3, help="how often, each time in another order (default: %(default)s)"
+    )
     add_source(parser, positional=False)
     add_formats(parser)
     options = parser.parse_args(arguments)
@@ -214,16 +266,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if lacking := [model for model in counts if model not in curves]:
         remedy = f"Measure them: {command_line('run')} -m +experiment=sm_curve mix={','.join(lacking)}"
         raise DataError(f"no SM curve ({options.execution}) of {', '.join(lacking)} in {data.source}. {remedy}")
-    found = measured(data, counts, p99=options.p99)
+    found = repeated(measured(data, counts, p99=options.p99))
+    total = options.sms or sms_of(data)
     beside = cost_beside(found, curves)
-    splits = best_splits(curves, counts, levels, options.sms, beside=beside, p99=options.p99)
+    splits = best_splits(curves, counts, levels, total, beside=beside, p99=options.p99)
     if not splits:
-        raise DataError(f"{options.mix} does not fit {options.sms} SMs in the sizes that the curves have")
+        raise DataError(f"{options.mix} does not fit {total} SMs in the sizes that the curves have")
     sys.stdout.write(shown(table(splits, found, levels), options.format))
     best = splits[: options.measure or 3]
     if options.measure:
         run = importlib.import_module(COMMANDS["run"].module).main
-        return max(int(run(argv)) for argv in commands(options.mix, best))
+        code = max(int(run(argv)) for argv in in_turns(commands(options.mix, best), options.repetitions))
+        found = repeated(measured(read(options, include_invalid=False), counts, p99=options.p99))
+        sys.stdout.write(shown(table([], found, levels), options.format))
+        return code
     if not options.format:
         said = ", ".join(f"{model} {factor:.2f}" for model, factor in beside.items()) or "1 (no split was measured)"
         say(f"Latency beside neighbours / alone on the same SMs: {said}. To measure the best:\n")

@@ -97,6 +97,7 @@ ENVIRONMENT_TAGS = {
     "git_commit": "mtexp.git_commit",
     "git_dirty": "mtexp.git_dirty",
     "cpu_model": "mtexp.cpu",
+    "gpu_sm_count": "mtexp.gpu_sm_count",
 }
 """Key of a record's environment -> tag."""
 

@@ -6,11 +6,13 @@ import json
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from analysis_study import ALONE_MS, Study
 
 from analysis import plots, sms, split, tables, tables_command
 from analysis.data import load
+from analysis.dataset import DataError
 from analysis.pooling import pool
 from analysis.sm_curve import GREEN, CurvePoint, SmCurve, knee, sm_curves
 
@@ -130,16 +132,45 @@ def test_the_command_says_what_was_measured_and_what_to_measure(
     (record,) = study.run(["bert_base", "distilgpt2"], "default")  # 30 % for the neighbour
     _green(tmp_path / "mix", record.record_id, [64, 64])
     study.run(["bert_base", "distilgpt2"])
-    code = split.main(["bert_base+distilgpt2", "--level", "bert_base=3", "--records", str(tmp_path)])
+    of_132 = ["--sms", "132", "--records", str(tmp_path)]
+    code = split.main(["bert_base+distilgpt2", "--level", "bert_base=3", *of_132])
     out = capsys.readouterr().out
     assert code == 0
     assert "bert_base 1.30, distilgpt2 1.30" in out
     assert "time slicing" in out
     assert "mix.tenants.bert_base.sm_count=64" in out
-    assert split.main(["bert_base+distilgpt2", "--level", "bert_base=0.1", "--records", str(tmp_path)]) == 1
+    assert split.main(["bert_base+distilgpt2", "--level", "bert_base=0.1", *of_132]) == 1
     capsys.readouterr()
     assert split.main(["bert_base+mistral_7b", "--records", str(tmp_path)]) == 2
     assert "no SM curve (cuda_graph) of mistral_7b" in capsys.readouterr().err
+
+
+def test_splits_are_measured_in_turns() -> None:
+    """Every run once a repetition, in several orders; runs of the same are one row with the interval of their STP."""
+    runs = [["a"], ["b"], ["c"], ["d"]]
+    order = split.in_turns(runs, 3)
+    assert sorted(order) == sorted([name, f"repetition={number}"] for (name,) in runs for number in range(3))
+    assert len({tuple(name for name, _ in order[first : first + 4]) for first in (0, 4, 8)}) > 1
+    rows = [{"sharing": GREEN, "a SMs": 64, "a ms": 2.0, "stp": stp} for stp in (1.0, 1.1, 1.2)]
+    rows.append({"sharing": "streams", "a SMs": pd.NA, "a ms": 3.0, "stp": 1.0})
+    green, streams = split.repeated(pd.DataFrame(rows)).to_dict("records")
+    assert (green["runs"], green["stp"]) == (3, pytest.approx(1.1))
+    assert green["stp_ci_low"] < 1.0 < 1.2 < green["stp_ci_high"]  # Student's t of two degrees
+    assert streams["runs"] == 1
+    assert math.isnan(streams["stp_ci_low"])
+
+
+def test_the_number_of_sms_is_that_of_the_runs(tmp_path: Path) -> None:
+    """What their records say; where none does it has to be named."""
+    study = Study(tmp_path, iterations=40)
+    study.run(["bert_base", "distilgpt2"])
+    with pytest.raises(DataError, match="--sms"):
+        split.sms_of(load(records=tmp_path))
+    for path in tmp_path.rglob("record.json"):
+        data = json.loads(path.read_text())
+        data["environment"]["gpu_sm_count"] = 114
+        path.write_text(json.dumps(data))
+    assert split.sms_of(load(records=tmp_path)) == 114
 
 
 def test_one_axis_has_the_modes_that_share_equally(tmp_path: Path) -> None:

@@ -135,6 +135,13 @@ def test_every_experiment_plans_on_gpu_and_cpu(name: str) -> None:
         assert {point.spec.shrunk for point in planned.points} == {device is None}
 
 
+@pytest.mark.parametrize("name", ["sm_curve", "one_axis"])
+def test_presets_of_partitions_run_eager_too(name: str) -> None:
+    """As their pages say: with CUDA graphs or without."""
+    planned = plan([f"+experiment={name}", "execution=eager"], hardware=lambda: hardware_of(GPU))
+    assert {tenant.execution for point in planned.points for tenant in point.spec.tenants} == {"eager"}
+
+
 def _measured(name: str) -> set[tuple[str, tuple[str, ...]]]:
     """What the points of a preset measure, whatever their mixes are called: how tenants share, and their models."""
     return {
