@@ -56,10 +56,11 @@ def claim_limit(results: Results) -> tuple[float, int]:
     return discoveries_limit(judge.asked), len(judge.asked)
 
 
-def findings(results: Results) -> list[Answer]:
+@lru_cache(maxsize=2)
+def findings(results: Results) -> tuple[Answer, ...]:
     """Answer every question of the study that the data have something for; the others say what is missing."""
     judge = Judge(claim_limit(results)[0])
-    return [answer for question in QUESTIONS for answer in question(results, judge)]
+    return tuple(answer for question in QUESTIONS for answer in question(results, judge))
 
 
 def paragraph(answers: Sequence[Answer]) -> str:

@@ -10,5 +10,4 @@ import pandas as pd
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Every row of ``frame``, whose columns have names, as a mapping from column to value."""
     names = [str(name) for name in frame.columns]
-    columns = [frame.iloc[:, position].tolist() for position in range(len(names))]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    return [dict(zip(names, values, strict=True)) for values in frame.astype(object).to_numpy().tolist()]

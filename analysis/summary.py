@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class Summary:
     other_maps: tuple[HeatMap, ...]
 
 
+@lru_cache(maxsize=2)  # a report asks for it several times, and it takes seconds
 def summary(results: Results) -> Summary:
     """Return the first screen of the report of ``results``."""
     judge = Judge(claim_limit(results)[0])
