@@ -20,6 +20,7 @@ from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
@@ -205,14 +206,16 @@ def quoted(text: str) -> str:
 
 
 def trust_plan() -> None:
-    """Stop Hydra's sweeper from composing all points again before the first run; the plan has done that.
+    """Stop Hydra from composing what the plan has composed: once to learn its mode, and every point before the first.
 
-    Patches the base class: Hydra re-executes plugin modules at start, so BasicSweeper is then a different class.
+    The plan passes ``--multirun`` for a sweep, from which Hydra knows the mode. Patches base classes: Hydra re-executes
+    plugin modules at start, so BasicSweeper is then a different class.
     """
+    Hydra.get_mode = lambda self, config_name, overrides: None  # type: ignore[method-assign]
     Sweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
 
 
-class Forget(Callback):
+class DropJobConfigs(Callback):
     """Frees the two copies of each job's configuration that Hydra's launchers keep until the sweep ends."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
