@@ -184,7 +184,7 @@ def _idle(pair: str, overrides: dict[str, Any]) -> dict[str, Any]:
     from mtexp.host import cpu_device
     from mtexp.launch import ForkserverStarter, leased_cores
     from mtexp.running.measured import Place
-    from mtexp.running.pinning import keep_off
+    from mtexp.running.pinning import parent_off_tenant_cores
     from mtexp.running.tenant_set import TenantSet
     from mtexp.sharing import open_sharing
     from mtexp.telemetry import find_devices
@@ -197,7 +197,7 @@ def _idle(pair: str, overrides: dict[str, Any]) -> dict[str, Any]:
     starter = ForkserverStarter()
     with ExitStack() as opened:
         cores = opened.enter_context(leased_cores([1] * len(specs[0].tenants)))
-        opened.enter_context(keep_off(cores))
+        opened.enter_context(parent_off_tenant_cores(cores))
 
         def started(number: int, place: str) -> TenantSet:
             folder = Path(f"idle-{overrides['repetition']}-{place}").absolute()

@@ -323,10 +323,10 @@ class TenantGroup:
             for job in process.job.tenants:
                 if active is not None and job.slot not in active:
                     continue
-                signs = self._board.signs(job.slot)
-                last_signs, since = process.progress.get(job.slot, (-1, now))
-                if signs != last_signs:
-                    process.progress[job.slot] = (signs, now)
+                heartbeat = self._board.heartbeat(job.slot)
+                last_heartbeat, since = process.progress.get(job.slot, (-1, now))
+                if heartbeat != last_heartbeat:
+                    process.progress[job.slot] = (heartbeat, now)
                 elif now - since > self._deadlines.stall_s and not self._board.done(job.slot):
                     count = self._board.measured(job.slot)
                     cause = f"no iteration for {self._deadlines.stall_s:g} s (deadlines.stall_s) after {count}"

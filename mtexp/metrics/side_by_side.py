@@ -35,7 +35,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class ModeRatios:
     """Figures of a mode against the reference of its session, with 95 % intervals."""
 
     run: dict[str, Interval]
@@ -58,7 +58,7 @@ def _metrics(intervals: Mapping[str, Interval]) -> Metrics:
     return {key: interval.value for key, interval in intervals.items()} | ends(intervals)
 
 
-def beside(own: Side, reference: Side, *, whole: bool, level: float = LEVEL) -> Beside:
+def mode_ratios(own: Side, reference: Side, *, whole: bool, level: float = LEVEL) -> ModeRatios:
     """Compare a mode with the reference of its session, over the rounds that both have.
 
     Args:
@@ -95,7 +95,7 @@ def beside(own: Side, reference: Side, *, whole: bool, level: float = LEVEL) -> 
             run["stp_whole"] = progress.total(-1.0, level)
             run["antt_whole"] = Means.of(together - ref_alone, group).total(1.0, level, mean=True)
             run["stp_whole_ratio"] = progress.ratio(ref_progress, -1.0, level)
-    return Beside(run, tenants)
+    return ModeRatios(run, tenants)
 
 
 def _logs(rounds: Rounds, count: int) -> tuple[Floats, Floats]:

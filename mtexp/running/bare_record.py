@@ -22,7 +22,7 @@ _REPORTED_ONCE = ("torch_version", "transformers_version", "torch_cuda_version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class RecordContext:
     """Where a record belongs; nothing of it changes a figure."""
 
     sweep: str = ""
@@ -41,7 +41,7 @@ class Origin:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 
-def without_figures(spec: RunSpec, measured: Measurement, origin: Origin) -> RunRecord:
+def without_figures(spec: RunSpec, measured: Measurement, origin: RecordContext) -> RunRecord:
     """The record of a measurement before any figure is computed: what it was, how it ended, and no figure at all.
 
     It is INVALID until it has been judged. :func:`evaluate` makes the record that takes its place.
@@ -51,7 +51,9 @@ def without_figures(spec: RunSpec, measured: Measurement, origin: Origin) -> Run
     return record_of(spec, measured, origin, findings=(*of_failure(measured), pending))
 
 
-def record_of(spec: RunSpec, measured: Measurement, origin: Origin, *, findings: tuple[Finding, ...]) -> RunRecord:
+def record_of(
+    spec: RunSpec, measured: Measurement, origin: RecordContext, *, findings: tuple[Finding, ...]
+) -> RunRecord:
     """The record with its findings and without any figure."""
     window = window_of(spec, measured)
     return RunRecord(
@@ -111,7 +113,7 @@ def bare_tenant(tenant: TenantSpec, measured: Measurement) -> TenantRecord:
     )
 
 
-def _environment(origin: Origin, measured: Measurement) -> dict[str, Any]:
+def _environment(origin: RecordContext, measured: Measurement) -> dict[str, Any]:
     facts = next(iter((measured.facts_after or measured.facts_before).values()), {})
     found = {key: facts[key] for key in _REPORTED_ONCE if facts.get(key)} | dict(origin.environment)
     if measured.cores is not None:

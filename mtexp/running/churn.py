@@ -33,7 +33,7 @@ from mtexp.records.files import EVENTS
 from mtexp.running.churn_record import Churned
 from mtexp.running.churn_steady import Steady
 from mtexp.running.measured import TELEMETRY, Facts, Place
-from mtexp.running.measurement import Progress, Silence, listed
+from mtexp.running.measurement import Progress, UploadsPaused, listed
 from mtexp.sharing import SharingMode, open_sharing
 from mtexp.spec import RunSpec
 from mtexp.telemetry import identify, open_sampler
@@ -55,7 +55,7 @@ def churn(
     starter: Starter,
     progress: Progress,
     *,
-    silence: Silence = contextlib.nullcontext,
+    uploads_paused: UploadsPaused = contextlib.nullcontext,
     status: Progress = lambda text: None,
 ) -> Churned:
     """Run the events of ``spec``; logs, telemetry and :mod:`mtexp.records.events_file` go to ``folder``.
@@ -70,7 +70,7 @@ def churn(
             open_sharing(spec, device, work_dir=folder) as sharing,
             leased_cores([len(group) for group in sharing.groups()], pin=spec.measure.pin_cores) as cores,
             _Story(Place(spec, folder), device, starter, sharing, cores, churned, progress, status) as story,
-            silence(),
+            uploads_paused(),
         ):
             core = cores.sampler[0] if cores.sampler else None
             path, mps = folder / TELEMETRY, spec.sharing.mps_mode != "disabled"

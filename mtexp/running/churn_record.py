@@ -12,7 +12,7 @@ from mtexp.metrics.finding import Finding
 from mtexp.metrics.foreign import foreign_findings
 from mtexp.records.record import RunRecord
 from mtexp.records.room import save_in_room
-from mtexp.running.bare_record import Origin, of_failure, record_of
+from mtexp.running.bare_record import RecordContext, of_failure, record_of
 from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.running.outputs import output_findings
 from mtexp.running.strangers import foreign_notes, foreign_of
@@ -29,7 +29,7 @@ class Churned:
     served: Served | None = None
 
 
-def keep_churn(spec: RunSpec, churned: Churned, folder: Path, origin: Origin, config: str) -> RunRecord:
+def keep_churn(spec: RunSpec, churned: Churned, folder: Path, origin: RecordContext, config: str) -> RunRecord:
     """Write the record of a churn run.
 
     Raises:

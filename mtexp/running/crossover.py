@@ -18,7 +18,7 @@ from mtexp.errors import ConfigError, TenantFailed
 from mtexp.launch import CorePlan, Part
 from mtexp.metrics.crossover import MIN_REQUESTS, Block, Rounds, compare, enough, mark, rounds_of
 from mtexp.metrics.samples import MEASURE, WARMUP, Samples
-from mtexp.metrics.side_by_side import Side, beside
+from mtexp.metrics.side_by_side import Side, mode_ratios
 from mtexp.records.blocks_file import write_blocks
 from mtexp.spec import MeasureSpec, RunSpec
 
@@ -209,7 +209,7 @@ class _Rounds:
         if not all(enough(own.latency, target_pct) for own in self.sets):
             return False
         reference, *others = (Side(own.latency, own.latency) for own in self.sets)
-        ratios = [beside(other, reference, whole=True).run.values() for other in others]
+        ratios = [mode_ratios(other, reference, whole=True).run.values() for other in others]
         return all(ratio.half_width_pct <= target_pct for figures in ratios for ratio in figures)
 
     def _alone(self) -> list[int]:

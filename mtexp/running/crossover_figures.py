@@ -19,7 +19,7 @@ from mtexp.metrics.crossover_summary import (
 )
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
-from mtexp.metrics.side_by_side import Side, beside
+from mtexp.metrics.side_by_side import Side, mode_ratios
 from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.window import Window
 from mtexp.running.measured import TELEMETRY, Measurement
@@ -59,7 +59,7 @@ def block_figures(
         return summary
     there = reference.measured
     sides = Side.of(measured.samples, measured.blocks), Side.of(there.samples, there.blocks)
-    found = beside(*sides, whole=reference.whole)
+    found = mode_ratios(*sides, whole=reference.whole)
     own = {name: metrics | found.tenant_metrics(name) for name, metrics in summary.tenants.items()}
     return replace(summary, metrics=summary.metrics | found.run_metrics, tenants=own)
 

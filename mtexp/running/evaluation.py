@@ -21,7 +21,7 @@ from mtexp.records import salvage
 from mtexp.records.record import BaselineRef, RunRecord, TenantRecord, save_figures
 from mtexp.records.room import save_in_room
 from mtexp.records.salvage import KILLED
-from mtexp.running.bare_record import Origin, bare_tenant, of_failure, record_of, window_of, without_figures
+from mtexp.running.bare_record import RecordContext, bare_tenant, of_failure, record_of, window_of, without_figures
 from mtexp.running.baselines import Alone, missing_baselines
 from mtexp.running.crossover_figures import (
     Reference,
@@ -58,7 +58,7 @@ class Comparison:
     """The run beside it, of another sharing mode, whose blocks took turns with its own."""
 
 
-def begin(spec: RunSpec, folder: Path, origin: Origin, config: str = "") -> Origin:
+def begin(spec: RunSpec, folder: Path, origin: RecordContext, config: str = "") -> RecordContext:
     """Leave in ``folder`` what a run needs to be recorded should it be killed; returns ``origin`` with its record's id.
 
     See :mod:`mtexp.records.salvage`.
@@ -68,7 +68,9 @@ def begin(spec: RunSpec, folder: Path, origin: Origin, config: str = "") -> Orig
     return replace(origin, record_id=killed.record_id)
 
 
-def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin) -> RunRecord:
+def evaluate(
+    spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: RecordContext
+) -> RunRecord:
     """Judge a measurement.
 
     Args:
@@ -117,7 +119,7 @@ def evaluate(spec: RunSpec, measured: Measurement, folder: Path, compared: Compa
 
 
 def keep(
-    spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin, config: str
+    spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: RecordContext, config: str
 ) -> RunRecord:
     """Write the record: first what was measured, then, in its place, the record with figures and verdict.
 
@@ -255,7 +257,7 @@ def _evidence(
     )
 
 
-def _clock(origin: Origin, telemetry: TelemetrySummary, compared: Comparison) -> ClockLoss | None:
+def _clock(origin: RecordContext, telemetry: TelemetrySummary, compared: Comparison) -> ClockLoss | None:
     """What the run lacks of its baselines' clock: the highest of them, where one is slower by its own power."""
     baselines_mhz = [a.baseline.sm_clock_mhz for a in compared.alone.values() if a.baseline.sm_clock_mhz is not None]
     set_to = (origin.environment.get(key) for key in ("application_sm_clock_mhz", "max_sm_clock_mhz"))

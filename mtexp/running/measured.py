@@ -50,7 +50,7 @@ class Measurement:
         return self.failure.tenant if isinstance(self.failure, TenantFailed) else ""
 
     @property
-    def hurried(self) -> bool:
+    def stop_now(self) -> bool:
         """True after a second Ctrl-C or signal while the tenants were being stopped."""
         return interrupted_twice(self.stop)
 

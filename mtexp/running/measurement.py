@@ -17,7 +17,7 @@ from mtexp.launch import CorePlan, Starter, leased_cores
 from mtexp.records.files import BLOCKS
 from mtexp.running.crossover import Turns, measure_rounds
 from mtexp.running.measured import TELEMETRY, Measurement, Place
-from mtexp.running.pinning import about_cores, keep_off
+from mtexp.running.pinning import core_findings, parent_off_tenant_cores
 from mtexp.running.servers import server_cores, start_servers
 from mtexp.running.stopping import enough_of
 from mtexp.running.tenant_set import TenantSet
@@ -27,7 +27,7 @@ from mtexp.telemetry import GpuProcess, Sampler, identify, open_sampler, process
 from mtexp.united import by_set, without_sharing
 
 Progress = Callable[[str], None]
-Silence = Callable[[], contextlib.AbstractContextManager[None]]
+UploadsPaused = Callable[[], contextlib.AbstractContextManager[None]]
 """Entered while tenants warm up and measure: this process does nothing else meanwhile."""
 
 _OF_ALL = "telemetry-of-all.parquet"
@@ -41,7 +41,7 @@ def measure(
     progress: Progress,
     *,
     trace_folder: str = "",
-    silence: Silence = contextlib.nullcontext,
+    uploads_paused: UploadsPaused = contextlib.nullcontext,
     status: Progress | None = None,
 ) -> Measurement:
     """Bring the sharing mode up and measure ``spec`` on ``device``; samples, logs and telemetry go to ``folder``.
@@ -49,7 +49,7 @@ def measure(
     A failure of a tenant or of the host, and Ctrl-C, end the run and are returned in the measurement with all that was
     measured; the tenants are gone, the sharing mode is down, nothing is left behind.
     """
-    session = _Session([Place(spec, folder)], device, starter, progress, trace_folder, silence, status)
+    session = _Session([Place(spec, folder)], device, starter, progress, trace_folder, uploads_paused, status)
     return session.measure()[0]
 
 
@@ -59,7 +59,7 @@ def measure_side_by_side(
     starter: Starter,
     progress: Progress,
     *,
-    silence: Silence = contextlib.nullcontext,
+    uploads_paused: UploadsPaused = contextlib.nullcontext,
     status: Progress | None = None,
 ) -> list[Measurement]:
     """Measure crossover runs that differ in how tenants share, or in their mix, all resident at once, block by block.
@@ -67,7 +67,7 @@ def measure_side_by_side(
     Runs that differ in their mix only have one set of processes. As :func:`measure`; a set that fails is taken away and
     the others go on. A run without any block may fit by itself.
     """
-    return _Session(places, device, starter, progress, "", silence, status).measure()
+    return _Session(places, device, starter, progress, "", uploads_paused, status).measure()
 
 
 class _Session:
@@ -80,7 +80,7 @@ class _Session:
         starter: Starter,
         progress: Progress,
         trace_folder: str,
-        silence: Silence,
+        uploads_paused: UploadsPaused,
         status: Progress | None,
     ) -> None:
         self.places = places
@@ -88,7 +88,7 @@ class _Session:
         self.going = list(self.all)
         """Those that have not failed."""
         self.device, self.starter, self.progress, self.status = device, starter, progress, status
-        self.trace_folder, self.silence = trace_folder, silence
+        self.trace_folder, self.uploads_paused = trace_folder, uploads_paused
         self.listed_before: list[GpuProcess] = []
         """Processes on the device before the run started anything."""
         self.telemetry = places[0].folder / (TELEMETRY if len(places) == 1 else _OF_ALL)
@@ -137,11 +137,11 @@ class _Session:
         servers = server_cores(spec, self.going[0].sharing)
         leased = leased_cores(sizes, pin=spec.measure.pin_cores, spare=crossover, servers=servers)
         cores = opened.enter_context(leased)
-        opened.enter_context(keep_off(cores))
+        opened.enter_context(parent_off_tenant_cores(cores))
         for own in self.going:
             for result in own.results:
                 result.cores = cores
-                result.findings += about_cores(cores, tenants)
+                result.findings += core_findings(cores, tenants)
             opened.push(own.open)
         self._each(lambda own: own.begin(self.starter))
         self._each(lambda own: start_servers(own.spec, own.sharing, cores, own.servers, self.progress))
@@ -155,7 +155,7 @@ class _Session:
         with self._sampler(cores) as sampler:
             self.progress("building models")
             self._each(lambda own: own.tenants.build())
-            with self.silence():  # from here on: waiting for it between warm-up and window would cool them down
+            with self.uploads_paused():  # from here on: waiting for it between warm-up and window would cool them down
                 self.progress("warming up")
                 self._each(self._warm_up)
                 self.progress("measuring")

@@ -14,7 +14,7 @@ from mtexp.launch import CorePlan
 from mtexp.metrics.finding import Finding
 
 
-def about_cores(cores: CorePlan, tenants: int) -> list[Finding]:
+def core_findings(cores: CorePlan, tenants: int) -> list[Finding]:
     """What to say where tenants are not pinned for want of cores, or pinned to threads of one physical core."""
     if cores.held_by_others:
         found = (
@@ -47,7 +47,7 @@ def about_cores(cores: CorePlan, tenants: int) -> list[Finding]:
 
 
 @contextlib.contextmanager
-def keep_off(cores: CorePlan) -> Iterator[None]:
+def parent_off_tenant_cores(cores: CorePlan) -> Iterator[None]:
     """Keep this process off the tenants' cores while they run."""
     before = os.sched_getaffinity(0)
     if cores.pinned:

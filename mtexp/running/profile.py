@@ -28,7 +28,7 @@ from mtexp.profiling.ncu_roofline import RooflineRow, kernel_rows, roofline_row
 from mtexp.profiling.result import ProfileResult, collect, collect_torch, write_rooflines
 from mtexp.records import record as records
 from mtexp.records.record import RunRecord
-from mtexp.running.bare_record import Origin, without_figures
+from mtexp.running.bare_record import RecordContext, without_figures
 from mtexp.running.baselines import baseline_spec
 from mtexp.running.evaluation import Comparison, evaluate
 from mtexp.running.measured import Measurement
@@ -58,11 +58,11 @@ class _Pass:
     timed: RunRecord
     out: Path
     """Its folder: record, logs, artifacts."""
-    origin: Origin
+    origin: RecordContext
 
 
 def profile(
-    timed: RunRecord, device: Device, starter: Starter, folder: Path, origin: Origin, progress: Progress
+    timed: RunRecord, device: Device, starter: Starter, folder: Path, origin: RecordContext, progress: Progress
 ) -> Path | None:
     """Profile what ``timed`` measured; return the folder of the record of the pass, ``folder/profile-<kind>``.
 

@@ -23,7 +23,7 @@ from mtexp.errors import RecordError
 from mtexp.host import Device
 from mtexp.launch import InterpreterStarter
 from mtexp.records import record as records
-from mtexp.running.bare_record import Origin
+from mtexp.running.bare_record import RecordContext
 from mtexp.running.evaluation import Comparison, evaluate
 from mtexp.running.measurement import measure
 from mtexp.spec import RunSpec, from_json, to_json
@@ -44,7 +44,9 @@ class Session:
     """Pid of the run that this pass belongs to: when it is gone, the session ends."""
 
     @classmethod
-    def of(cls, spec: RunSpec, device: Device, folder: Path, origin: Origin, pipe_directory: str = "") -> Session:
+    def of(
+        cls, spec: RunSpec, device: Device, folder: Path, origin: RecordContext, pipe_directory: str = ""
+    ) -> Session:
         """The session of ``spec`` on ``device``."""
         return cls(
             spec=to_json(spec),
@@ -68,7 +70,7 @@ def main(path: Path) -> int:
         run = replace(spec, sharing=external)
     device = from_json(Device, session.device)
     measured = measure(run, device, folder, InterpreterStarter(), lambda text: None)
-    record = evaluate(spec, measured, folder, Comparison(), Origin(**session.origin))
+    record = evaluate(spec, measured, folder, Comparison(), RecordContext(**session.origin))
     failure = measured.failure
     try:
         records.save(record, path.parent, {})

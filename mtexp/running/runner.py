@@ -21,7 +21,7 @@ from mtexp.metrics.finding import Finding
 from mtexp.processes import collector_off
 from mtexp.records.files import RECORD, fresh
 from mtexp.records.record import RunRecord
-from mtexp.running.bare_record import Origin
+from mtexp.running.bare_record import RecordContext
 from mtexp.running.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.running.churn import churn
 from mtexp.running.churn_record import keep_churn
@@ -35,7 +35,6 @@ from mtexp.telemetry import chosen, find_devices
 from mtexp.telemetry import facts as gpu_facts
 from mtexp.tracking.background import Uploads
 from mtexp.tracking.upload import Upload
-from mtexp.tracking.upload_process import UploadsApart
 from mtexp.united import without_sharing
 
 Progress = Callable[[str], None]
@@ -72,8 +71,8 @@ class Runner:
     def __init__(self, forkserver: ForkserverStarter | None = None) -> None:
         self._forkserver = forkserver or ForkserverStarter()
         self._baselines = Baselines()
-        self.uploads: Uploads = Uploads()
-        self.behind = False
+        self.uploads = Uploads()
+        self.waits_at_end = False
         """True if the command line waits for ``uploads`` at its end; otherwise each job waits for its own."""
 
     def warm(self, *, tracked: bool = True) -> None:
@@ -82,10 +81,6 @@ class Runner:
         if tracked:
             with collector_off():
                 self.uploads.prepare()
-
-    def send_apart(self) -> None:
-        """Upload from a separate process from now on; it takes seconds to start and then costs the runs nothing."""
-        self.uploads = UploadsApart()
 
     def run(self, job: Job) -> RunRecord:
         """Run one job to its record on disk and on its way to MLflow (``uploads``).
@@ -147,7 +142,9 @@ class _Point:
         self.device, self.starter, self.baselines, self.uploads = device, starter, baselines, uploads
         self.job = replace(job, folder=fresh(job.folder))
         self.environment = environment(device) | (gpu_facts(device.uuid) if device.kind == "gpu" else {})
-        self.origin = Origin(sweep=job.sweep, position=job.position, swept=job.swept, environment=self.environment)
+        self.origin = RecordContext(
+            sweep=job.sweep, position=job.position, swept=job.swept, environment=self.environment
+        )
 
     def alone(self) -> dict[str, Alone]:
         """The baselines that the run is compared with, measured where they are missing."""
@@ -179,10 +176,9 @@ class _Point:
             if spec.baseline.recheck and measured.failure is None:
                 self._recheck(spec, alone, drift, noise)
             if spec.baseline.mode == "auto" and alone and measured.failure is None:
-                self._measure_doubted(spec, measured, folder, alone, before)
-            if not measured.hurried:
-                with self.uploads.watched():
-                    alone, partitioned, at_arrivals = linked(alone), linked(partitioned), linked(at_arrivals)
+                self._remeasure_doubted(spec, measured, folder, alone, before)
+            if not measured.stop_now:
+                alone, partitioned, at_arrivals = linked(alone), linked(partitioned), linked(at_arrivals)
         finally:  # an interrupt of these does not cost the run its record
             compared = Comparison(
                 alone=alone,
@@ -206,7 +202,7 @@ class _Point:
         self.job.progress(f"churn of {spec.mix} on {self.device}, {shared_by(spec)}")
         churned = churn(
             spec, self.device, folder, self.starter, self.job.progress,
-            silence=self.uploads.silence, status=self.job.status or (lambda text: None),
+            uploads_paused=self.uploads.paused, status=self.job.status or (lambda text: None),
         )  # fmt: skip
         record = keep_churn(spec, churned, folder, origin, self.job.config)
         self.uploads.send(folder, spec.tracking)
@@ -221,7 +217,7 @@ class _Point:
             folder,
             self.starter,
             self.job.progress,
-            silence=self.uploads.silence,
+            uploads_paused=self.uploads.paused,
             status=self.job.status,
         )
 
@@ -234,12 +230,12 @@ class _Point:
             self.uploads.send(folder, self.job.spec.tracking)
 
     def keep(
-        self, spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: Origin
+        self, spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: RecordContext
     ) -> tuple[RunRecord, Future[Upload]]:
         """Write what was measured, judge it, write that, have it sent; then let an interrupt go on."""
         record = keep(spec, measured, folder, compared, origin, self.job.config)
         self.job.progress("tracking")
-        if measured.hurried:
+        if measured.stop_now:
             self.uploads.abandon()
         sent = self.uploads.send(folder, spec.tracking, draw=True)
         if measured.stop is not None:
@@ -257,7 +253,7 @@ class _Point:
         record, sent = self.keep(spec, measured, folder, Comparison(), origin)
         return alone_of(record, measured.samples, folder, sent)
 
-    def _measure_doubted(
+    def _remeasure_doubted(
         self, spec: RunSpec, measured: Measurement, folder: Path, alone: dict[str, Alone], before: dict[str, Alone]
     ) -> None:
         """Measure baselines once more, at once, where figures against them are impossible.
@@ -321,7 +317,7 @@ def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
         first.device,
         first.starter,
         first.job.progress,
-        silence=first.uploads.silence,
+        uploads_paused=first.uploads.paused,
         status=first.job.status,
     )
     references = {mix: _reference(mix, points, found, origins) for mix in mixes}
@@ -350,7 +346,7 @@ def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
 
 
 def _reference(
-    mix: str, points: Sequence[_Point], found: Sequence[Measurement], origins: Sequence[Origin]
+    mix: str, points: Sequence[_Point], found: Sequence[Measurement], origins: Sequence[RecordContext]
 ) -> Reference | None:
     """Of one mix, time slicing, else the first mode; None where too few went well."""
     there = [

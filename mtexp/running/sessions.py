@@ -20,7 +20,7 @@ class Waiting(Generic[T]):
         self._turned: set[int] = set()
         self._there: dict[int, T] = {}
 
-    def has_company(self, number: int) -> bool:
+    def shares_session(self, number: int) -> bool:
         """Whether a point is one of a session."""
         return number in self._groups
 

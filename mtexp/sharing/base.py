@@ -85,7 +85,7 @@ class SharingMode:
         moments = {"before": (before, observed_before), "after": (after, observed_after)}
         notes = proof.Notes()
         for moment, (facts, observed) in moments.items():
-            notes.at(moment)
+            notes.set_phase(moment)
             for tenant in self.spec.tenants:
                 known = facts.get(tenant.id)
                 if not known:
@@ -95,7 +95,7 @@ class SharingMode:
                 else:
                     self._check_tenant(notes, tenant, known, observed)
             self._check_run(notes, facts, observed)
-        notes.at("")
+        notes.set_phase("")
         self._check_change(notes, observed_before, observed_after)
         findings = notes.findings()
         result = {

@@ -24,7 +24,7 @@ class Notes:
         self._moment = ""
         self._found: dict[tuple[str, str, str, str, str], list[str]] = {}
 
-    def at(self, moment: str) -> None:
+    def set_phase(self, moment: str) -> None:
         """Set when the next findings were made: ``before`` or ``after`` the window; empty = over the whole run."""
         self._moment = moment
 

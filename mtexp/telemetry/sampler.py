@@ -228,9 +228,9 @@ def sample(
     missed = 0
     while True:
         now_ns = clock_ns()
-        ripe = [group for group in groups if now_ns >= due_ns[group]]
-        table.append(now_ns, {group: probe.read(group) for group in ripe})
-        for group in ripe:
+        due = [group for group in groups if now_ns >= due_ns[group]]
+        table.append(now_ns, {group: probe.read(group) for group in due})
+        for group in due:
             late = (now_ns - due_ns[group]) // periods_ns[group]
             due_ns[group] += (late + 1) * periods_ns[group]
             missed += late if group == groups[0] else 0

@@ -62,7 +62,7 @@ class Board:
         """Iterations that the tenant has measured so far."""
         return self.words[_SLOT * (1 + slot)]
 
-    def signs(self, slot: int) -> int:
+    def heartbeat(self, slot: int) -> int:
         """Grows as long as the tenant is alive: iterations, and looks for an arrival or a block while there is none."""
         own = _SLOT * (1 + slot)
         return self.words[own] + self.words[own + 2]

@@ -42,9 +42,9 @@ from mtexp.terminal.conclusion import (
     announce_point,
     conclude,
     jobs_below,
-    leave_points,
     unsent_below,
     with_swept_keys,
+    write_points,
 )
 from mtexp.terminal.estimate import estimate
 from mtexp.terminal.place import can_lease, can_write, cannot_write
@@ -55,8 +55,6 @@ from mtexp.tracking.reach import ask_store
 OK, FAILED, REFUSED = 0, 1, 2
 """Exit codes; ended by a signal it is 128 and the signal's number."""
 
-RUNS_APART = 8
-"""Minimum number of runs for which a separate upload process pays off."""
 _HYDRA_FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
@@ -109,7 +107,7 @@ def _main(argv: Sequence[str] | None) -> int:
     _prepare(planned)
     trust_plan()
     code = _launched(planned)
-    late = points.say_unsent()
+    late = points.report_failed_uploads()
     jobs = jobs_below(planned.folder)
     expected = len(jobs) if planned.search else len(planned.points)
     if planned.search:
@@ -128,7 +126,7 @@ def _launched(planned: Plan) -> int:
     """Let Hydra run the points, then send every record; returns the exit code so far."""
     known = len(planned.points) if not planned.search else 0
     if planned.multirun and known:
-        leave_points(planned)
+        write_points(planned)
     points.SWEEP.waiting, points.SWEEP.apart = Waiting(planned.sessions.groups), planned.sessions.apart
     points.SWEEP.order = planned.order
     try:
@@ -139,7 +137,6 @@ def _launched(planned: Plan) -> int:
                 return code
             finally:
                 points.drain()
-                points.uploads().close()
     except KeyboardInterrupt as stop:
         return _interrupted(stop)
     except OSError as error:  # Hydra could not write the folder of a point: none after it can run
@@ -225,10 +222,8 @@ def _prepare(planned: Plan) -> None:
     if planned.serial:
         from mtexp.running.runner import shared_runner
 
-        shared_runner().behind = True
+        shared_runner().waits_at_end = True
         tracked = any(spec.tracking.enabled for spec in specs)
-        if len(specs) >= RUNS_APART and tracked:
-            shared_runner().send_apart()
         if any(spec.launcher == "forkserver" for spec in specs):
             shared_runner().warm(tracked=tracked)
 
@@ -267,10 +262,10 @@ def _job(composed: Any) -> str:
         sys.stderr.write(f"{config.mix.name}: {error}\n")
     finally:  # also when interrupted: the summary lists it
         for ended in [*runs, *([point] if point is not None and done else [])]:
-            points.leave(ended.folder, {"num": ended.number, **ended.outcome})
-        if not shared_runner().behind:  # a process other than main's: nothing waits at its end
+            points.write_outcome(ended.folder, {"num": ended.number, **ended.outcome})
+        if not shared_runner().waits_at_end:  # a process other than main's: nothing waits at its end
             points.drain()
-            points.say_unsent()
+            points.report_failed_uploads()
         console.end_point()
     return "FAILED" if point is None else str(point.outcome["status"])
 

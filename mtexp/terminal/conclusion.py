@@ -25,7 +25,7 @@ _OWN_COLUMN = {"mix", "precision", "mps_settings", "sharing", "repetition"}
 """Keys that the summary shows in columns of its own."""
 
 
-def leave_points(planned: Plan) -> None:
+def write_points(planned: Plan) -> None:
     """Write what differs between the points where every launcher's workers find it; without it they do not say it."""
     own = swept([point.overrides for point in planned.points])
     with suppress(OSError):

@@ -20,8 +20,8 @@ from mtexp.config.schema import Config, SideBySide
 from mtexp.running.sessions import Waiting
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
-from mtexp.terminal.beside import beside_lines
 from mtexp.terminal.conclusion import JOB
+from mtexp.terminal.side_by_side import side_by_side_lines
 from mtexp.text_tables import counted
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Sweep:
     def turn(self, index: int, point: Point | None) -> list[Point]:
         """Points to be measured now that this one has had its turn; None = it is not to be measured."""
         runs = self.waiting.turn(index, point)
-        if len(runs) == 1 and self.waiting.has_company(index) and runs[0].job is not None:
+        if len(runs) == 1 and self.waiting.shares_session(index) and runs[0].job is not None:
             runs[0].job = replace(runs[0].job, apart="the others had been measured before (resume=true)")
         return runs
 
@@ -129,12 +129,12 @@ def run(points: Sequence[Point], *, waits: bool) -> None:
             console.say(f"{record.run_spec.mix}, {shared_by(record.run_spec)}")
         console.results(data, verbose=point.verbose)
         point.outcome = {"status": record.status, "unsent": 0, "row": console.sweep_row(data)}
-    for line in beside_lines(records):
+    for line in side_by_side_lines(records):
         console.say(line)
-    points[0].outcome["unsent"] = say_unsent()
+    points[0].outcome["unsent"] = report_failed_uploads()
 
 
-def leave(folder: Path, outcome: dict[str, Any]) -> None:
+def write_outcome(folder: Path, outcome: dict[str, Any]) -> None:
     """Leave what became of a point in its folder; a point without counts as not run."""
     try:
         (folder / JOB).write_text(json.dumps(outcome), encoding="utf-8")
@@ -148,7 +148,7 @@ def without_record(spec: RunSpec, status: str) -> dict[str, Any]:
     return {"status": status, "unsent": 0, "row": row}
 
 
-def say_unsent() -> int:
+def report_failed_uploads() -> int:
     """Print uploads that have failed since the last call; return their number."""
     unsent = [upload for upload in uploads().results() if upload.reason]
     for upload in unsent:

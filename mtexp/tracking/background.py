@@ -1,10 +1,9 @@
-"""Records sent behind the runs that follow, and never while tenants measure.
+"""Uploads records in a background thread that pauses while a run is measuring.
 
-Lives here: :class:`Uploads`, sent by a thread of this process (:mod:`mtexp.tracking.upload_process` uses a process).
-May touch: that thread, what :mod:`mtexp.tracking.upload` may.
+Lives here: :class:`Uploads`. May touch: that thread, what :mod:`mtexp.tracking.upload` may.
 
 The thread sends one record after another, in steps: one call of the store, one picture drawn. A measurement takes
-:meth:`Uploads.silence`, which waits for the step that is going on (tenths of a second) and lets no other begin. Every
+:meth:`Uploads.paused`, which waits for the step that is going on (tenths of a second) and lets no other begin. Every
 record is on disk, with the marker that it is to be sent, before it is handed over: however the process ends, nothing is
 lost.
 """
@@ -16,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mtexp.errors import TrackingError
@@ -35,7 +34,7 @@ GIVING_UP_S = 5.0
 SILENCE_S = 30.0
 """How long a measurement waits for the call of the store that is going on: one that hangs (a database that answers
 nothing any more) waits for the network, and takes nothing from tenants that measure."""
-NOBODY_WAITS = "Interrupted: nobody wanted to wait until it was sent."
+INTERRUPTED = "Interrupted: nobody wanted to wait until it was sent."
 
 
 class Uploads:
@@ -60,16 +59,11 @@ class Uploads:
             mark_pending(record_dir)
             with suppress(TrackingError):  # no URI: sending it says so
                 tracking = pinned(tracking)
-        sent = self.begin(record_dir, tracking, draw)
+        sent = self._pool.submit(self._send, record_dir, tracking, draw)
         self._waiting.append(sent)
         if len(self._waiting) > WAITING:
-            with self.watched():
-                wait([self._waiting[-WAITING - 1]])
+            wait([self._waiting[-WAITING - 1]])
         return sent
-
-    def begin(self, record_dir: Path, tracking: TrackingSpec, draw: bool) -> Future[Upload]:
-        """Send a record that has its marker to a store that is pinned, however many wait."""
-        return self._pool.submit(self._send, record_dir, tracking, draw)
 
     def prepare(self) -> None:
         """Import, at once, what sending takes: seconds."""
@@ -78,12 +72,8 @@ class Uploads:
         import matplotlib.figure  # noqa: F401
         import pyarrow.parquet  # noqa: F401
 
-    def warm(self) -> None:
-        """The same as the first step."""
-        self._pool.submit(self._import)
-
     @contextmanager
-    def silence(self) -> Iterator[None]:
+    def paused(self) -> Iterator[None]:
         """Let nothing be sent until the block ends; enter it when the step that is going on has ended."""
         with self._turn:
             self._silent = True
@@ -97,15 +87,10 @@ class Uploads:
                 self._silent = False
                 self._turn.notify_all()
 
-    def watched(self) -> AbstractContextManager[None]:
-        """Enter it to wait for a record: whatever sends it is given up if it does nothing for too long."""
-        return nullcontext()  # a thread of this process: each call of the store has its deadline
-
     def drain(self) -> None:
         """Wait until every record is sent or has failed to be; an interrupt leaves those for later that are not."""
         try:
-            with self.watched():
-                wait(self._waiting, GIVING_UP_S if self._abandoned else None)
+            wait(self._waiting, GIVING_UP_S if self._abandoned else None)
         except KeyboardInterrupt:
             self.abandon()
             raise
@@ -122,9 +107,6 @@ class Uploads:
             self._turn.notify_all()
         wait(self._waiting, GIVING_UP_S)
 
-    def close(self) -> None:
-        """Nothing more is to be sent for now."""
-
     def results(self) -> Iterator[Upload]:
         """Yield what became of records, in their order and each once, up to the first that is still to be sent."""
         while self._waiting and self._waiting[0].done():
@@ -136,16 +118,12 @@ class Uploads:
                 draw_run(record_dir)
         return log_or_defer(record_dir, tracking, self._step)
 
-    def _import(self) -> None:
-        with suppress(TrackingError), self._step():
-            self.prepare()
-
     @contextmanager
     def _step(self) -> Iterator[None]:
         with self._turn:
             self._turn.wait_for(lambda: self._abandoned or not self._silent)
             if self._abandoned:
-                raise TrackingError(NOBODY_WAITS)
+                raise TrackingError(INTERRUPTED)
             self._steps += 1
         try:
             yield

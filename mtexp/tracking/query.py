@@ -37,7 +37,7 @@ def search(store: Store, query: str, names: Collection[str] | None = None) -> It
     """
     token: str | None = None
     while True:
-        with without_gc(), _only(names, query):
+        with without_gc(), _load_only(names, query):
             page = store.client.search_runs([store.experiment_id], query, max_results=PAGE, page_token=token)
         yield from page
         token = page.token
@@ -63,7 +63,7 @@ def without_gc() -> Iterator[None]:
 
 
 @contextmanager
-def _only(names: Collection[str] | None, query: str) -> Iterator[None]:
+def _load_only(names: Collection[str] | None, query: str) -> Iterator[None]:
     """Make MLflow's store load only ``names`` and the keys in ``query``."""
     if names is None:
         yield

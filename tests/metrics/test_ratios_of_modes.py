@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 from mtexp.metrics.crossover import Rounds
-from mtexp.metrics.side_by_side import Side, beside
+from mtexp.metrics.side_by_side import Side, mode_ratios
 from mtexp.testing.two_states import Host
 
 
@@ -21,7 +21,7 @@ def side(alone_ms: ArrayLike, together_ms: ArrayLike) -> Side:
 def test_figures_without_noise() -> None:
     """Time slicing: 1 and 2 ms alone, 2 and 4 together. The mode: 1.1 and 2.2 alone, 1.5 and 3 together."""
     sliced = side([[1.0, 2.0]] * 4, [[2.0, 4.0]] * 4)
-    found = beside(side([[1.1, 2.2]] * 4, [[1.5, 3.0]] * 4), sliced, whole=True)
+    found = mode_ratios(side([[1.1, 2.2]] * 4, [[1.5, 3.0]] * 4), sliced, whole=True)
     for figures in found.tenants.values():
         values = {key: interval.value for key, interval in figures.items()}
         assert values == pytest.approx(
@@ -42,7 +42,7 @@ def test_figures_without_noise() -> None:
 
 def test_without_time_slicing_nothing_is_said_of_the_whole_device() -> None:
     """Two MPS settings: ratios only."""
-    found = beside(side([[1.0, 1.0]] * 3, [[2.0, 2.0]] * 3), side([[1.0, 1.0]] * 3, [[1.0, 1.0]] * 3), whole=False)
+    found = mode_ratios(side([[1.0, 1.0]] * 3, [[2.0, 2.0]] * 3), side([[1.0, 1.0]] * 3, [[1.0, 1.0]] * 3), whole=False)
     assert set(found.run) == {"stp_ratio"}
     assert set(found.tenants["a"]) == {"latency_ratio", "throughput_ratio"}
 
@@ -50,7 +50,7 @@ def test_without_time_slicing_nothing_is_said_of_the_whole_device() -> None:
 def test_rounds_are_paired() -> None:
     """What moves both modes of a round is in no interval; a side that ended earlier is compared over its rounds."""
     drift = np.exp(np.random.default_rng(0).standard_normal((20, 2)))
-    found = beside(side(drift, 3 * drift), side(drift[:12], 2 * drift[:12]), whole=True)
+    found = mode_ratios(side(drift, 3 * drift), side(drift[:12], 2 * drift[:12]), whole=True)
     assert found.run["stp_ratio"].half_width_pct == pytest.approx(0, abs=1e-9)
     assert found.tenants["a"]["latency_ratio"].low == pytest.approx(1.5)
 
@@ -58,7 +58,7 @@ def test_rounds_are_paired() -> None:
 def test_a_tenant_without_rounds_has_no_figures() -> None:
     """And the run no STP."""
     nothing = side([[1.0, np.nan]] * 3, [[1.0, np.nan]] * 3)
-    found = beside(nothing, side([[1.0, 1.0]] * 3, [[1.0, 1.0]] * 3), whole=True)
+    found = mode_ratios(nothing, side([[1.0, 1.0]] * 3, [[1.0, 1.0]] * 3), whole=True)
     assert not found.run
     assert not found.tenants["b"]
 
@@ -70,7 +70,7 @@ def _claims(modes: list[tuple[float, float]], runs: int = 200) -> tuple[float, f
     for seed in range(runs):
         host = Host(np.random.default_rng([7, seed]), seconds=30.0, spell_s=(0.1, 10.0))
         first, second = (Side(rounds, rounds) for rounds in host.side_by_side(modes, 40))
-        found = beside(second, first, whole=True).run["stp_whole_ratio"]
+        found = mode_ratios(second, first, whole=True).run["stp_whole_ratio"]
         different += not found.low <= 1 <= found.high
         held += found.low <= truth <= found.high
     return different / runs, held / runs

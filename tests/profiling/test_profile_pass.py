@@ -19,7 +19,7 @@ from mtexp.launch import ForkserverStarter
 from mtexp.records import record as records
 from mtexp.records.files import ITERATIONS, find_records
 from mtexp.running import profile
-from mtexp.running.bare_record import Origin
+from mtexp.running.bare_record import RecordContext
 from mtexp.running.profile_session import Session
 from mtexp.spec import (
     ArrivalSpec,
@@ -66,7 +66,7 @@ def timed_run(spec: RunSpec) -> records.RunRecord:
 
 def pass_of(spec: RunSpec, folder: Path) -> tuple[records.RunRecord, Path]:
     """The pass on a CPU, which a command line is refused; the only record that it leaves, and where."""
-    out = profile.profile(timed_run(spec), DEVICE, ForkserverStarter(), folder, Origin(), lambda text: None)
+    out = profile.profile(timed_run(spec), DEVICE, ForkserverStarter(), folder, RecordContext(), lambda text: None)
     assert out == folder / f"profile-{spec.profiler.kind}"
     assert list(find_records(folder)) == [out]
     return records.load(out), out
@@ -232,7 +232,7 @@ def test_a_pass_that_cannot_be_written_is_said(tmp_path, caplog):
     """A file where its folder should be: no record, no traceback."""
     (tmp_path / "profile-torch").write_text("mine")
     spec = spec_of("torch")
-    made = profile.profile(timed_run(spec), DEVICE, ForkserverStarter(), tmp_path, Origin(), lambda text: None)
+    made = profile.profile(timed_run(spec), DEVICE, ForkserverStarter(), tmp_path, RecordContext(), lambda text: None)
     assert made is None
     (said,) = (r for r in caplog.records if r.levelno == logging.WARNING)
     assert "the timed results stand" in said.message
@@ -244,7 +244,7 @@ def test_a_session_ends_with_the_run_that_it_belongs_to(tmp_path):
     """Also when that was killed: a profiler stands between the two, and would trace on for minutes."""
     with subprocess.Popen(["sleep", "60"]) as owner:
         spec = spec_of(measure=MeasureSpec(iterations=10**6, warmup=1), kind="profile")
-        session = replace(Session.of(spec, DEVICE, tmp_path, Origin()), owner=owner.pid)
+        session = replace(Session.of(spec, DEVICE, tmp_path, RecordContext()), owner=owner.pid)
         path = tmp_path / "session.json"
         path.write_text(json.dumps(asdict(session)))
         argv = [sys.executable, "-m", "mtexp.running.profile_session", str(path)]

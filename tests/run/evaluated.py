@@ -10,7 +10,7 @@ import numpy as np
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
 from mtexp.records.record import BaselineRef, RunRecord
-from mtexp.running.bare_record import Origin
+from mtexp.running.bare_record import RecordContext
 from mtexp.running.baselines import Alone
 from mtexp.running.evaluation import Comparison, evaluate
 from mtexp.running.measured import TELEMETRY, Measurement
@@ -46,7 +46,7 @@ def measurement(**changes: Any) -> Measurement:
 def record(
     measured: Measurement, compared: Comparison = BOTH, spec: RunSpec = RUN, folder: Path = Path("nowhere")
 ) -> RunRecord:
-    return evaluate(spec, measured, folder, compared, Origin())
+    return evaluate(spec, measured, folder, compared, RecordContext())
 
 
 def write_telemetry(

@@ -13,7 +13,7 @@ import pytest
 from mtexp.errors import ConfigError
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
-from mtexp.running.bare_record import Origin
+from mtexp.running.bare_record import RecordContext
 from mtexp.running.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.running.evaluation import Comparison, evaluate
 from mtexp.running.measured import Measurement
@@ -115,7 +115,7 @@ def test_an_open_loop_tenant_without_a_baseline_at_its_arrivals_says_so() -> Non
     measured = Measurement(samples=samples, facts_before={"a": {}, "b": {}}, facts_after={"a": {}, "b": {}})
     at_arrivals = replace(ALONE, baseline=Baseline(Series.whole(open_loop(np.arange(100) * 30.0, 10))))
     with_it = Comparison(alone=BOTH.alone, at_arrivals={"a": at_arrivals})
-    without, beside = (evaluate(OPEN_RUN, measured, Path("nowhere"), c, Origin()) for c in (BOTH, with_it))
+    without, beside = (evaluate(OPEN_RUN, measured, Path("nowhere"), c, RecordContext()) for c in (BOTH, with_it))
     assert "latency_slowdown" not in without.tenants[0].metrics
     assert beside.tenants[0].metrics["latency_slowdown"] == pytest.approx(2, rel=0.01)
     assert ["no-arrivals-baseline" in codes(found) for found in (without, beside)] == [True, False]
@@ -126,7 +126,7 @@ def test_an_invalid_baseline_is_no_baseline() -> None:
     """Kept, and not compared with."""
     spec = baseline_spec(RUN.tenants[0], RUN)
     measured = Measurement(samples={"bert_base": closed_loop(np.full(100, 20.0))}, facts_after={"bert_base": {}})
-    good = evaluate(spec, measured, Path("nowhere"), Comparison(), Origin(baseline_hash="h"))
+    good = evaluate(spec, measured, Path("nowhere"), Comparison(), RecordContext(baseline_hash="h"))
     sent: Future[Upload] = Future()
     alone = alone_of(good, measured.samples, Path("x"), sent)
     assert alone is not None

@@ -145,10 +145,10 @@ def test_a_second_interrupt_is_told_from_the_first() -> None:
     first, second = KeyboardInterrupt(), KeyboardInterrupt()
     between = OSError()
     second.__context__, between.__context__ = between, first
-    assert Measurement(stop=second).hurried
+    assert Measurement(stop=second).stop_now
     second.__context__ = OSError()
-    assert not Measurement(stop=second).hurried
-    assert not Measurement().hurried
+    assert not Measurement(stop=second).stop_now
+    assert not Measurement().stop_now
     assert not interrupted_twice(between)
 
 

@@ -70,7 +70,7 @@ def test_a_quota_of_cpu_time_that_tenants_use_up_is_told(
     """A container with 64 cores in its list and the time of 1.5: nothing else shows that tenants will be stopped."""
     monkeypatch.setattr(pinning, "cpu_limit", lambda: limit)
     cores = CorePlan(processes=((4,), (5,)), sampler=(3,), parent=(0, 1, 2))
-    assert [finding.code for finding in pinning.about_cores(cores, 2)] == codes
+    assert [finding.code for finding in pinning.core_findings(cores, 2)] == codes
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing to be confined to")

@@ -11,7 +11,7 @@ import pytest
 
 from mtexp.metrics.crossover_summary import BlockTelemetry
 from mtexp.records.record import RunRecord
-from mtexp.running.bare_record import Origin
+from mtexp.running.bare_record import RecordContext
 from mtexp.running.evaluation import Comparison, evaluate
 from mtexp.running.impossible import impossible_in_blocks
 from mtexp.running.measured import Measurement
@@ -114,7 +114,7 @@ def test_a_crossover_run_is_held_to_the_same_limits(tmp_path: Path, together_ms:
     samples, blocks = rounds({"t_a": 10.0, "t_b": 10.0}, {"t_a": together_ms, "t_b": 15.0}, noise=0.01)
     spec = replace(RUN, measure=replace(RUN.measure, design="crossover", iterations=20, target_pct=50.0))
     measured = Measurement(samples=samples, blocks=blocks)
-    record = evaluate(spec, measured, tmp_path, Comparison(), Origin(environment={}))
+    record = evaluate(spec, measured, tmp_path, Comparison(), RecordContext(environment={}))
     assert [tenant for _, tenant in codes(record)] == (["t_a", ""] if verdict == "INVALID" else [])
     assert record.verdict == verdict, record.findings
 

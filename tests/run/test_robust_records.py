@@ -17,7 +17,7 @@ from mtexp.records import salvage
 from mtexp.records.files import BEGUN, ITERATIONS
 from mtexp.records.record import NO_FIGURES, load
 from mtexp.records.samples_file import read_samples
-from mtexp.running.bare_record import Origin
+from mtexp.running.bare_record import RecordContext
 from mtexp.running.baselines import alone_of
 from mtexp.running.evaluation import Comparison, begin, keep
 from mtexp.running.measured import TELEMETRY
@@ -102,7 +102,7 @@ def _buffers(folder: Path, samples: dict[str, Samples]) -> None:
 def test_the_samples_are_on_disk_before_a_figure_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while figures are computed: an INVALID record without any, all samples, and the way to salvage it."""
     folder, measured = tmp_path / "run", measurement()
-    origin = begin(RUN, folder, Origin())
+    origin = begin(RUN, folder, RecordContext())
     _buffers(folder, measured.samples)
 
     def killed(*args: Any) -> Any:
@@ -129,7 +129,7 @@ def test_the_samples_are_on_disk_before_a_figure_is_computed(tmp_path: Path, mon
 def test_a_record_with_figures_takes_the_place_of_the_one_without(tmp_path: Path) -> None:
     """One record, with its figures and its own id; note and buffers are gone."""
     measured = measurement()
-    origin = begin(RUN, tmp_path / "run", Origin())
+    origin = begin(RUN, tmp_path / "run", RecordContext())
     _buffers(tmp_path / "run", measured.samples)
     made = keep(RUN, measured, tmp_path / "run", BOTH, origin, "")
     assert load(tmp_path / "run") == made
@@ -141,7 +141,7 @@ def test_the_note_of_a_run_that_begins_computes_nothing(tmp_path: Path, monkeypa
     """Nothing of the metrics runs before anything is measured."""
     monkeypatch.setattr(evaluation, "evaluate", _broken)
     monkeypatch.setattr(evaluation, "summarise_guarded", _broken)
-    begin(RUN, tmp_path / "run", Origin())
+    begin(RUN, tmp_path / "run", RecordContext())
     monkeypatch.setattr(salvage, "_life", lambda run: "dead")
     (found,) = salvage.salvage(tmp_path)
     assert found.ok

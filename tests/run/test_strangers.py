@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mtexp.running.bare_record import Origin
+from mtexp.running.bare_record import RecordContext
 from mtexp.running.churn_record import Churned, keep_churn
 from mtexp.running.measured import Measurement
 from mtexp.telemetry import GpuProcess, Occupants
@@ -75,7 +75,7 @@ def test_a_churn_run_knows_strangers_from_neighbours_that_have_gone(tmp_path: Pa
     measured = measurement(occupants=seen)
     _util(tmp_path, measured, (1, 50.0), (2, 40.0), (7, 60.0))
     spec = replace(RUN, runtime="gpu", kind="churn")
-    found = keep_churn(spec, Churned(measured=measured), tmp_path, Origin(), "")
+    found = keep_churn(spec, Churned(measured=measured), tmp_path, RecordContext(), "")
     assert found.verdict == "INVALID"
     assert [finding.message.count("pid 7") for finding in found.findings if finding.code == "foreign-process"] == [1]
     assert found.telemetry_notes["foreign"]["processes"][0]["pid"] == 7

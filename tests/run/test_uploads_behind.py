@@ -12,7 +12,6 @@ import pytest
 
 from mtexp.host import cpu_device, lease
 from mtexp.records import keys
-from mtexp.terminal import cli
 from mtexp.tracking import background, mlflow_writer
 from mtexp.tracking.upload import PENDING
 from tests.run.run_helpers import Workplace, kind
@@ -70,10 +69,8 @@ def test_the_store_is_silent_in_every_window(workplace: Workplace) -> None:
     assert beside, "nothing was sent while the next point started"
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_order_and_completeness(workplace: Workplace, apart: bool) -> None:
-    """Runs are in MLflow in the order of the points, each complete, before the command ends, by either way."""
-    workplace.patch.setattr(cli, "RUNS_APART", 3 if apart else 99)
+def test_order_and_completeness(workplace: Workplace) -> None:
+    """Runs are in MLflow in the order of the points, each complete, before the command ends."""
     assert workplace.run(*SWEEP).code == 0
     runs = workplace.mlflow_runs(kind("mix"))
     assert [run.data.tags[keys.UPLOAD] for run in runs] == [keys.UPLOAD_COMPLETE] * 3

@@ -72,7 +72,7 @@ def test_tenants_have_words_of_their_own_on_the_board(tmp_path: Path) -> None:
     child.slot(2)[2] = 4
     assert [parent.measured(i) for i in range(3)] == [0, 5, 0]
     assert [parent.done(i) for i in range(3)] == [False, True, False]
-    assert [parent.signs(i) for i in range(3)] == [0, 5, 4]
+    assert [parent.heartbeat(i) for i in range(3)] == [0, 5, 4]
     assert not child.words[0]
     parent.stop()
     assert child.words[0]

@@ -172,7 +172,7 @@ def test_the_stop_flag_ends_the_wait_for_an_arrival(bench: Bench) -> None:
 def test_an_idle_tenant_shows_signs_of_life(bench: Bench) -> None:
     """While nothing arrives the count of signs grows: idle is not stuck."""
     signs = []
-    bench.on_request = lambda number: signs.append(bench.board.signs(0))
+    bench.on_request = lambda number: signs.append(bench.board.heartbeat(0))
     bench.loop().measure_open(arrivals(500, 1000))
     assert signs[0] >= 40
     assert signs[1] >= signs[0] + 40

@@ -73,7 +73,7 @@ def test_nothing_begins_in_silence_and_silence_waits_for_the_step_that_goes_on(
     sent = uploads.send(tmp_path, TrackingSpec(), draw=True)
     assert begun.wait(SOON_S)
     threading.Timer(0.05, go_on.set).start()
-    with uploads.silence():
+    with uploads.paused():
         order.append("measured from here")
         time.sleep(0.05)  # in which it would begin, if it did
         order.append("to here")
@@ -98,7 +98,7 @@ def test_a_call_that_hangs_holds_no_measurement_up(
     monkeypatch.setattr(background, "log_or_defer", send)
     sent = uploads.send(tmp_path, TrackingSpec())
     assert hanging.wait(SOON_S)
-    with uploads.silence():
+    with uploads.paused():
         assert not sent.done()
         over.set()
     assert "has not answered" in caplog.text
@@ -108,7 +108,7 @@ def test_a_call_that_hangs_holds_no_measurement_up(
 def test_the_marker_is_there_before_the_turn_comes(uploads: Uploads, tmp_path: Path) -> None:
     """Killed while a record waits, the process leaves what finds it again."""
     stored(tmp_path / "run")
-    with uploads.silence():
+    with uploads.paused():
         uploads.send(tmp_path / "run", TrackingSpec())
         assert list(pending(tmp_path)) == [tmp_path / "run"]
         assert uploads.left == 1
@@ -120,7 +120,7 @@ def test_abandoned_records_are_deferred_and_can_be_sent_later(tmp_path: Path, tr
     uploads = Uploads()
     for name in ("a", "b"):
         stored(tmp_path / name, seed=ord(name))
-    with uploads.silence():
+    with uploads.paused():
         for name in ("a", "b"):
             uploads.send(tmp_path / name, tracking)
         uploads.abandon()

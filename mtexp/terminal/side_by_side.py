@@ -9,7 +9,7 @@ from mtexp.records.record import RunRecord
 _MOST_TENANTS = 8
 
 
-def beside_lines(records: Sequence[RunRecord]) -> Iterator[str]:
+def side_by_side_lines(records: Sequence[RunRecord]) -> Iterator[str]:
     """For each mode of a session its STP against the reference, and what each tenant gains and pays; else nothing.
 
     Args:
