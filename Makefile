@@ -28,10 +28,10 @@ demo: setup  ## three mixes, on the GPU if there is one
 	$(BIN)/python run.py -m mix=enc_only,dec_only,mixed
 
 test: setup  ## the tests that need no GPU, with the coverage of the packages
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 quick: setup  ## the developer's loop: the tests of some seconds
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: lint type docs  ## everything that is checked without running a test: CI runs it first
 

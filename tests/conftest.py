@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 hypothesis.settings.register_profile("quick", max_examples=20)
+hypothesis.settings.register_profile("full", max_examples=50)
+hypothesis.settings.load_profile("full")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Before torch and numpy are imported: on a busy host threads that wait for each other cost small models ten times."""
@@ -74,9 +78,23 @@ SLOW = (
     "tests/tracking/test_server.py",
     "tests/tracking/test_store.py::test_a_file_that_another",
     "tests/tracking/test_store.py::test_eight_processes",
-    "tests/tracking/test_upload_process.py",
 )
 """Beginnings of the names of other tests that take more than about a second; ``--durations=50`` finds more."""
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An SQLite store that MLflow has just made, one for all workers: making it takes seconds, copying it none."""
+    from mtexp.spec import TrackingSpec
+    from mtexp.tracking.store import prepare
+
+    own = tmp_path_factory.getbasetemp()
+    path = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made.db"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            prepare(TrackingSpec(uri=f"sqlite:///{own / 'mlflow.db'}", experiment="other"))
+            (own / "mlflow.db").rename(path)
+    return path.read_bytes()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,4 +112,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item for item in items if any(item.get_closest_marker(name) for name in ON_REQUEST if name not in asked)
     ]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    kept = [item for item in items if item not in set(left_out)]
+    items[:] = sorted(kept, key=lambda item: item.path not in slow_files)  # the last file a worker gets is a short one
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # with torch and MLflow imported, the collector takes a quarter of what composing a configuration takes

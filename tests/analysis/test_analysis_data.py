@@ -104,12 +104,13 @@ def test_a_missing_file_of_an_export_is_called_missing(study: Dataset, tmp_path:
         load(records=tmp_path)
 
 
-def test_mlflow_gives_the_same_figures(tmp_path: Path) -> None:
+def test_mlflow_gives_the_same_figures(tmp_path: Path, made_store: bytes) -> None:
     """A dataset from MLflow equals that of the records, baselines of an earlier sweep included."""
     study = Study(tmp_path / "records", iterations=30, sweep="first")
     study.run(["bert_base", "distilgpt2"])
     study.sweep = "second"
     study.run(["bert_base", "distilgpt2"], "default", repetitions=2)
+    (tmp_path / "mlflow.db").write_bytes(made_store)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for path in find_records(tmp_path / "records"):
         log_record(path, TrackingSpec(uri=uri))
@@ -123,12 +124,13 @@ def test_mlflow_gives_the_same_figures(tmp_path: Path) -> None:
     assert len(stored.telemetry)
 
 
-def test_a_sweep_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+def test_a_sweep_that_is_not_there_is_named_with_those_that_are(tmp_path: Path, made_store: bytes) -> None:
     """Newest first, and nothing of how MLflow is asked; a quote never reaches it."""
     study = Study(tmp_path / "records", iterations=20, sweep="first")
     study.run(["bert_base"])
     study.sweep = "second"
     study.run(["distilgpt2"])
+    (tmp_path / "mlflow.db").write_bytes(made_store)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for path in find_records(tmp_path / "records"):
         log_record(path, TrackingSpec(uri=uri))

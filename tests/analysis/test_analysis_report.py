@@ -170,10 +170,11 @@ def test_figures_of_another_study_are_not_passed_off(
 
 
 def test_mlflow_gets_the_files_of_the_report_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, made_store: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``--out .`` in a folder with a store, a secret and another report sends none of them."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(made_store)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     Study(tmp_path / "records", iterations=20).run(["bert_base", "distilgpt2"])
     for path in find_records(tmp_path / "records"):

@@ -18,9 +18,10 @@ from mtexp.tracking.store import open_store
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(tmp_path_factory: pytest.TempPathFactory, made_store: bytes) -> str:
     """A store with two mixes, a baseline and an upload that was cut off."""
     folder = tmp_path_factory.mktemp("fetch")
+    (folder / "mlflow.db").write_bytes(made_store)
     tracking = TrackingSpec(uri=f"sqlite:///{folder / 'mlflow.db'}")
     stored(folder / "a", mix="mixed", seed=1)
     stored(folder / "b", mix="dec_only", seed=2, models=["gpt2", "llama", "gpt2"], metrics={"stp": 2.5, "antt": 2.0})
@@ -69,10 +70,11 @@ def test_a_query_is_mlflows_filter(uri: str, query: str, mixes: list[str]) -> No
     assert sorted(fetch.runs(query, uri=uri, columns=["mix"])["mix"]) == mixes
 
 
-def test_a_store_that_was_moved_still_has_its_samples(tmp_path: Path) -> None:
+def test_a_store_that_was_moved_still_has_its_samples(tmp_path: Path, made_store: bytes) -> None:
     """MLflow keeps the absolute place of artifacts; without them there, the message says where they should be."""
     before, after = tmp_path / "before", tmp_path / "after"
     stored(before / "a", seed=1)
+    (before / "mlflow.db").write_bytes(made_store)
     log_record(before / "a", TrackingSpec(uri=f"sqlite:///{before / 'mlflow.db'}"))
     before.rename(after)
     uri = f"sqlite:///{after / 'mlflow.db'}"
@@ -188,8 +190,8 @@ def test_no_store_says_what_to_do(tmp_path: Path, uri: str) -> None:
     with pytest.raises(TrackingError, match=r"no MLflow store at .* Run something first"):
         fetch.runs(uri=f"sqlite:///{tmp_path / 'none.db'}")
     assert not (tmp_path / "none.db").exists()
-    with pytest.raises(TrackingError, match="no experiment other in"):
-        fetch.runs(uri=uri, experiment="other")
+    with pytest.raises(TrackingError, match="no experiment elsewhere in"):
+        fetch.runs(uri=uri, experiment="elsewhere")
 
 
 def test_what_is_not_asked_for_is_not_loaded(uri: str) -> None:
@@ -234,9 +236,12 @@ def test_the_table_fits_the_terminal(
     assert {"run_name", "verdict", "stp"} <= {*lines[0].split()}
 
 
-def test_swept_keys_are_columns_of_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_swept_keys_are_columns_of_the_table(
+    tmp_path: Path, made_store: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A key that some runs lack is empty there."""
     record, samples = example(seed=4)
+    (tmp_path / "mlflow.db").write_bytes(made_store)
     tracking = TrackingSpec(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     for number, own in enumerate(({"a.batch_size": "4", "load": "0.3"}, {"load": "0.6"})):
         one = replace(record, record_id=f"{number:032x}", swept=own)
@@ -250,8 +255,9 @@ def test_swept_keys_are_columns_of_the_table(tmp_path: Path, capsys: pytest.Capt
     assert "swept" not in names
 
 
-def test_older_runs_in_open_loop_show_no_interference(tmp_path: Path) -> None:
+def test_older_runs_in_open_loop_show_no_interference(tmp_path: Path, made_store: bytes) -> None:
     """Their STP was load, their slowdown a queue; asked for by name or not, it is not there."""
+    (tmp_path / "mlflow.db").write_bytes(made_store)
     tracking = TrackingSpec(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     with open_store(tracking, write=True) as store:
         tags = {keys.RECORD_ID: "old", keys.KIND: "mix", keys.UPLOAD: keys.UPLOAD_COMPLETE, keys.RUN_KIND: "mix"}

@@ -13,10 +13,10 @@ from mtexp.config.problems import Refused
 from mtexp.errors import RunFailed
 from mtexp.running.runner import Runner
 from mtexp.testing.faults import BUILD, Fault, FaultyStarter
-from tests.run.conftest import empty_store, nothing_left, workplace
+from tests.run.conftest import nothing_left, workplace
 from tests.run.run_helpers import Workplace
 
-__all__ = ["empty_store", "nothing_left", "workplace"]
+__all__ = ["nothing_left", "workplace"]
 
 SMALL = {
     "runtime": "cpu",

@@ -50,10 +50,6 @@ def test_the_page_runs_from_stdin(tmp_path):
     assert (tmp_path / "mlflow.db").is_file()
 
 
-def test_a_script_without_a_guard_runs_once(tmp_path):
+def test_a_script_without_a_guard_runs_once_also_in_a_thread_beside_an_event_loop_and_without_mlflow(tmp_path):
     (tmp_path / "script.py").write_text(f"print('imported')\n{UNDER_A_LOOP}")
     assert _python("script.py", code="", folder=tmp_path).count("imported") == 1
-
-
-def test_beside_an_event_loop_in_a_thread_of_python_c_and_without_mlflow(tmp_path):
-    _python("-c", UNDER_A_LOOP, code="", folder=tmp_path)

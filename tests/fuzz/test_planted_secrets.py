@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.run.conftest import empty_store, nothing_left, workplace
+from tests.run.conftest import nothing_left, workplace
 from tests.run.run_helpers import Ran, Workplace
 
-__all__ = ["empty_store", "nothing_left", "workplace"]
+__all__ = ["nothing_left", "workplace"]
 
 pytestmark = pytest.mark.process
 

@@ -67,22 +67,12 @@ def wheel(sdist, tmp_path_factory) -> Path:
 def commands(wheel, tmp_path_factory) -> Path:
     """The bin/ of an environment with the wheel; other packages are those of the environment of the tests."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
-    _run(sys.executable, "-m", "venv", folder, cwd=ROOT.parent)
+    _run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=ROOT.parent)
     python = folder / "bin" / "python"
     site = _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
     Path(site, "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    _run(
-        python,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--no-index",
-        "--disable-pip-version-check",
-        wheel,
-        cwd=folder,
-    )
+    quietly = ("-q", "--no-deps", "--no-index", "--disable-pip-version-check")
+    _run(sys.executable, "-m", "pip", "--python", python, "install", *quietly, wheel, cwd=folder)
     return folder / "bin"
 
 

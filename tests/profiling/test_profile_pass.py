@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -250,7 +250,7 @@ def test_a_session_ends_with_the_run_that_it_belongs_to(tmp_path):
         argv = [sys.executable, "-m", "mtexp.running.profile_session", str(path)]
         with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as running:
             while not list(tmp_path.glob("*.bin")) and running.poll() is None:
-                os.sched_yield()
+                time.sleep(0.02)
             owner.send_signal(signal.SIGKILL)
             said = running.communicate(timeout=60)[1]
     assert running.returncode == 1

@@ -22,8 +22,10 @@ CROSSOVER = ("measure.design=crossover", "measure.max_time_s=0.5", "measure.iter
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    with Workplace.at(tmp_path_factory.mktemp("crossover")) as place:
+def place(tmp_path_factory: pytest.TempPathFactory, made_store: bytes) -> Iterator[Workplace]:
+    folder = tmp_path_factory.mktemp("crossover")
+    (folder / "mlflow.db").write_bytes(made_store)
+    with Workplace.at(folder) as place:
         yield place
 
 
@@ -107,19 +109,26 @@ class TestRun:
 
 
 def test_streams_take_turns_in_one_process(place: Workplace) -> None:
-    """Threads at the gate."""
+    """One process, a thread each, at the gate; what they wait for Python's lock is said."""
     ran = place.run("mix=pair", "sharing=streams", *CROSSOVER, "sweep=streams")
     assert ran.code == 0, ran.err
     (record,) = place.records("outputs/streams").values()
-    assert len({tenant.facts_after["pid"] for tenant in record.tenants}) == 1
-    assert all("slowdown" in tenant.metrics for tenant in record.tenants)
+    assert "thread_id-shared" not in {finding.code for finding in record.findings}
+    facts = [tenant.facts_after for tenant in record.tenants]
+    assert len({known["pid"] for known in facts}) == 1
+    assert len({known["thread_id"] for known in facts}) == 2
+    for tenant in record.tenants:
+        assert "slowdown" in tenant.metrics
+        assert 0 <= tenant.metrics["lock_wait_pct"] <= 100
+    assert "interpreter lock" in ran.out
 
 
+@pytest.mark.usefixtures("ran")
 def test_the_seed_decides_the_order(place: Workplace) -> None:
     """The same one again."""
+    assert place.run("mix=pair", *CROSSOVER, "sweep=again").code == 0
     orders = []
-    for sweep in ("seed-1", "seed-2"):
-        assert place.run("mix=pair", *CROSSOVER, "seed=7", f"sweep={sweep}").code == 0
+    for sweep in ("one", "again"):
         (record,) = place.records(f"outputs/{sweep}").values()
         orders.append([block.active for block in record.blocks][:9])
     assert orders[0] == orders[1]
@@ -127,24 +136,23 @@ def test_the_seed_decides_the_order(place: Workplace) -> None:
 
 def test_many_tenants_have_alone_blocks_in_turns(place: Workplace) -> None:
     """Eight a round, and each tenant its share."""
-    ran = place.run("mix=bert_base*10", *CROSSOVER, "measure.iterations=4", "sweep=many")
+    ran = place.run("mix=bert_base*9", *CROSSOVER, "measure.iterations=4", "sweep=many")
     assert ran.code == 0, ran.err
     (record,) = place.records("outputs/many").values()
     alone = [[b.active[0] for b in record.blocks if b.round == r and len(b.active) == 1] for r in (0, 1)]
     assert [len(names) for names in alone] == [8, 8]
-    assert len({*alone[0], *alone[1]}) == 10
+    assert len({*alone[0], *alone[1]}) == 9
     assert all(tenant.metrics["rounds"] >= 4 for tenant in record.tenants)
 
 
 def test_a_baseline_that_is_asked_for_gives_the_cost_of_the_mode(place: Workplace) -> None:
     """``baseline=require``: slowdowns stay those of the blocks, the baseline says what the mode costs."""
-    alone = ("-m", "mix=bert_base,llama_3_2_1b", "measure.iterations=20", "sweep=alone")
+    alone = ("mix=bert_base", "measure.iterations=20", "sweep=alone")
     for again in ((), *[("resume=true", "rerun_invalid=true")] * 3):  # a busy host stops one of a few milliseconds
         assert place.run(*alone, *again).code == 0
-        valid = {r.run_spec.mix for r in place.records("multirun/alone").values() if r.verdict == "VALID"}
-        if len(valid) == 2:
+        if "VALID" in {record.verdict for record in place.records("outputs/alone").values()}:
             break
-    ran = place.run("mix=pair", *CROSSOVER, "measure.iterations=20", "baseline=require", "sweep=required")
+    ran = place.run("mix=bert_base*2", *CROSSOVER, "measure.iterations=20", "baseline=require", "sweep=required")
     assert ran.code == 0, ran.err
     record = place.records("outputs/required")["."]
     for tenant in record.tenants:
@@ -161,7 +169,7 @@ def test_a_block_too_short_is_refused_with_a_length_that_is_enough(place: Workpl
     assert record.failure.startswith("measure.block_ms=0.5: allowed: at least 3 requests")
 
 
-@pytest.mark.parametrize("fault", ["kill", "raise", "stop"])
+@pytest.mark.parametrize("fault", ["kill", "stop"])
 def test_a_tenant_that_fails_ends_the_run(place: Workplace, fault: str) -> None:
     """In a block; what had been measured is in the record."""
     ran = place.run(

@@ -46,21 +46,24 @@ def test_a_sampler_that_dies_costs_the_telemetry_only(workplace: Workplace, monk
     assert record.telemetry == {}
 
 
+def test_tenants_without_cores_of_their_own_are_told(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning in the record, and in the terminal: what slows them there is not the GPU."""
+    found = CorePlan(processes=((), ()), sampler=(), parent=(), missing=3)
+    monkeypatch.setattr(measurement, "leased_cores", lambda *args, **options: nullcontext(found))
+    ran = workplace.run("mix=pair", "baseline=skip", "sweep=s")
+    assert ran.code == 0
+    (finding,) = [f for f in workplace.records("outputs/s")["."].findings if f.code == "cores-few"]
+    assert finding.message in ran.out + ran.err
+
+
 @pytest.mark.parametrize(
     ("code", "plan"),
     [("cores-held", {"held_by_others": 3}), ("cores-shared", {"on_shared_cores": 2}), ("cores-few", {"missing": 3})],
 )
-def test_tenants_without_cores_of_their_own_are_told(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, code: str, plan: dict[str, int]
-) -> None:
-    """A warning in the record, and in the terminal: what slows them there is not the GPU."""
-    found = CorePlan(processes=((), ()), sampler=(), parent=(), **plan)
-    monkeypatch.setattr(measurement, "leased_cores", lambda *args, **options: nullcontext(found))
-    ran = workplace.run("mix=pair", "baseline=skip", "sweep=s")
-    assert ran.code == 0
-    (finding,) = [f for f in workplace.records("outputs/s")["."].findings if f.code == code]
+def test_a_warning_says_how_many_cores_are_wanting(code: str, plan: dict[str, int]) -> None:
+    (finding,) = pinning.core_findings(CorePlan(processes=((), ()), sampler=(), parent=(), **plan), 2)
+    assert (finding.level, finding.code) == ("warning", code)
     assert f"{next(iter(plan.values()))} " in finding.message
-    assert finding.message in ran.out + ran.err
 
 
 @pytest.mark.parametrize(("limit", "codes"), [(1.5, ["cpu-limit"]), (3.0, []), (None, [])])

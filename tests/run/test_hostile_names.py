@@ -21,7 +21,7 @@ MIX = "tags.mtexp.kind = 'mix'"
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_goes_through_the_whole_story(
-    tmp_path: Path, empty_store: bytes, nothing_left: None, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, made_store: bytes, nothing_left: None, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A run is measured, found, exported, reported and sent to a second, new store; one that was killed is salvaged.
 
@@ -29,7 +29,7 @@ def test_a_name_goes_through_the_whole_story(
     """
     place, experiment = tmp_path / name, " ".join(name.split())
     (place / "temporary" / name).mkdir(parents=True)
-    (place / "mlflow.db").write_bytes(empty_store)
+    (place / "mlflow.db").write_bytes(made_store)
     (place / f"{name}.csv").write_text("arrival_s\n" + "\n".join(f"{i / 100}" for i in range(30)))
     monkeypatch.setenv("TMPDIR", str(place / "temporary" / name))
     monkeypatch.setattr(tempfile, "tempdir", None)

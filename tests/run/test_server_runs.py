@@ -100,7 +100,6 @@ def test_a_server_in_open_loop_is_compared_with_its_baseline(workplace: Workplac
         ("--fault error --after 9", "failed in measure: its server answered 500: "),
         ("--fault die --after 9", r"failed in measure: its server ended \(exit code 3\)"),
         ("--fault hang --after 9", "its server did not answer a request within 1.6 s"),
-        ("--fork", "failed in start: its server's command ended .*forked away"),
         ("--ready-after 99", "failed in start: its server was not ready within 1 s .*answered 503"),
     ],
 )

@@ -28,8 +28,10 @@ TWO = (*SESSION, "mps_settings=disabled,default")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    with Workplace.at(tmp_path_factory.mktemp("beside")) as place:
+def place(tmp_path_factory: pytest.TempPathFactory, made_store: bytes) -> Iterator[Workplace]:
+    folder = tmp_path_factory.mktemp("beside")
+    (folder / "mlflow.db").write_bytes(made_store)
+    with Workplace.at(folder) as place:
         yield place
 
 

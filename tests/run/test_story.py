@@ -172,6 +172,20 @@ class TestRecord:
         assert record.verdict == "VALID"
         assert record.clock[0] < record.clock[-1]
 
+    def test_outputs_are_checked_and_results_named_by_their_weights(self, place: Workplace) -> None:
+        """The same model has the same weights in every run, and a baseline says which it had."""
+        records = place.records("multirun/first")
+        for tenant in records["1"].tenants:
+            known = tenant.facts_after
+            assert known["layers_check"]["kinds"] >= 5
+            assert known["outputs_check"]["kept"] >= 2
+            assert tenant.baseline is not None
+            assert tenant.baseline.computed_with == f"0:{known['weights_checksum']}:{known['inputs_checksum']}"
+        checksums = [records[number].tenants[0].facts_after["weights_checksum"] for number in "01"]
+        assert checksums[0] == checksums[1]
+        codes = {finding.code for finding in records["1"].findings}
+        assert not codes & {"wrong-output", "other-weights", "output-unchecked"}
+
     def test_samples_hold_warm_up_window_and_tail(self, place: Workplace) -> None:
         """Two warm-ups each, at least 70 measured, those in the window marked."""
         frame = read_iterations(place.folder / "multirun/first/1/iterations.parquet")

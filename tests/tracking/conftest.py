@@ -7,16 +7,6 @@ import pytest
 from mtexp.spec import TrackingSpec
 
 
-@pytest.fixture(scope="session")
-def made_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """An SQLite store that MLflow has just made: making one takes seconds, copying it none."""
-    from mtexp.tracking.store import prepare
-
-    folder = tmp_path_factory.mktemp("made")
-    prepare(TrackingSpec(uri=f"sqlite:///{folder / 'mlflow.db'}", experiment="other"))
-    return (folder / "mlflow.db").read_bytes()
-
-
 @pytest.fixture
 def tracking(made_store: bytes, tmp_path: Path) -> TrackingSpec:
     """A store of the test's own, without the experiment."""

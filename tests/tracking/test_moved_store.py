@@ -16,10 +16,11 @@ from mtexp.tracking.store import open_store
 
 
 @pytest.mark.parametrize("copied", [False, True])
-def test_a_project_that_was_moved_keeps_its_artifacts_together(tmp_path: Path, copied: bool) -> None:
+def test_a_project_that_was_moved_keeps_its_artifacts_together(tmp_path: Path, made_store: bytes, copied: bool) -> None:
     """New artifacts lie beside the store, and MLflow finds the old ones: moved in the new place, copied in the old."""
     old, new = tmp_path / "old", tmp_path / "new"
     stored(old / "a", seed=1)
+    (old / "mlflow.db").write_bytes(made_store)
     before = TrackingSpec(uri=f"sqlite:///{old / 'mlflow.db'}")
     first = log_record(old / "a", before)
     if copied:
@@ -38,11 +39,10 @@ def test_a_project_that_was_moved_keeps_its_artifacts_together(tmp_path: Path, c
     assert all((place / "record.json").is_file() for place in places.values())
 
 
-def test_a_place_of_artifacts_that_was_chosen_stays(tmp_path: Path) -> None:
+def test_a_place_of_artifacts_that_was_chosen_stays(tmp_path: Path, tracking: TrackingSpec) -> None:
     """A folder of that name elsewhere, with no store beside it, is no sign of a move."""
     chosen = tmp_path / "shared" / "mlartifacts"
     chosen.mkdir(parents=True)
-    tracking = TrackingSpec(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     MlflowClient(tracking.uri).create_experiment(tracking.experiment, chosen.as_uri())
     stored(tmp_path / "a", seed=1)
     log_record(tmp_path / "a", tracking)

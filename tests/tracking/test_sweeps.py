@@ -14,8 +14,9 @@ from mtexp.tracking.store import open_store
 
 
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
+def uri(tmp_path: Path, made_store: bytes) -> str:
     """A store with the sweeps ``first`` (a mix, a baseline) and ``second`` (an INVALID mix)."""
+    (tmp_path / "mlflow.db").write_bytes(made_store)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     rows = (("first", "mix", "VALID"), ("first", "baseline", "VALID"), ("second", "mix", "INVALID"))
     for number, (sweep, kind, verdict) in enumerate(rows):

@@ -55,10 +55,10 @@ def started(monkeypatch):
     return Server.started
 
 
-def test_it_listens_on_loopback_and_opens_the_shared_view(tmp_path, capsys, started):
+def test_it_listens_on_loopback_and_opens_the_shared_view(tracking, capsys, started):
     """The address printed leads to the runs with mtexp's columns, which an older experiment gets here."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with open_store(TrackingSpec(uri=uri), write=True) as store:
+    uri = tracking.uri
+    with open_store(tracking, write=True) as store:
         store.client.set_experiment_tag(store.experiment_id, f"mlflow.sharedViewState.{VIEW}", "{}")
         store.client.set_experiment_tag(store.experiment_id, ui.NOTE, "my own words")
 
@@ -76,17 +76,16 @@ def test_it_listens_on_loopback_and_opens_the_shared_view(tmp_path, capsys, star
     assert tags[ui.NOTE] == "my own words"
 
 
-def test_a_port_in_use_is_refused_before_anything_starts(tmp_path, capsys, monkeypatch):
+def test_a_port_in_use_is_refused_before_anything_starts(tracking, capsys, monkeypatch):
     """Exit code 2, and a port that is free; no address of somebody else's server is printed."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with open_store(TrackingSpec(uri=uri), write=True):
+    with open_store(tracking, write=True):
         pass
     monkeypatch.setattr(ui.subprocess, "Popen", None)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert ui.main(["--uri", uri, "--port", str(port)]) == 2
+        assert ui.main(["--uri", tracking.uri, "--port", str(port)]) == 2
     said = capsys.readouterr()
     assert not said.out
     free = int(said.err.rsplit(" ", 1)[1])
