@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mtexp.run import evaluation
 
 from mtexp.metrics.guarded import FAILED
 from mtexp.metrics.samples import Samples
@@ -17,6 +16,7 @@ from mtexp.records import salvage
 from mtexp.records.files import BEGUN, ITERATIONS
 from mtexp.records.record import NO_FIGURES, load
 from mtexp.records.samples_file import read_samples
+from mtexp.running import evaluation
 from mtexp.running.bare_record import RecordContext
 from mtexp.running.baselines import alone_of
 from mtexp.running.evaluation import Comparison, begin, keep
