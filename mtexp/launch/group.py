@@ -224,6 +224,10 @@ class TenantGroup:
         """Everything measured so far, by tenant id, also of tenants that have failed."""
         return {self._tenants[slot]: buffer.samples() for slot, buffer in self._buffers.items()}
 
+    def has_buffer(self, slot: int) -> bool:
+        """Whether there is a place for what a tenant measures: not where the disk had no room for it."""
+        return slot in self._buffers
+
     def sample(self, slot: int) -> Samples:
         """What one tenant has measured so far."""
         return self._buffers[slot].samples()

@@ -48,7 +48,8 @@ class Part:
 
     def samples(self) -> dict[str, Samples]:
         """The warm-up, and what was measured in blocks of this mix so far, by tenant."""
-        return {name: self._own(self.group.sample(slot)) for name, slot in zip(self._names, self.slots, strict=True)}
+        own = [(name, slot) for name, slot in zip(self._names, self.slots, strict=True) if self.group.has_buffer(slot)]
+        return {name: self._own(self.group.sample(slot)) for name, slot in own}
 
     def _own(self, samples: Samples) -> Samples:
         mine = np.array([part is self for _, part in self._log], dtype=bool)
