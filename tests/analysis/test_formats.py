@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis import tables_command
-from analysis.formats import formatted
+from analysis.formats import formatted, shown
 
 
 def test_csv_and_json_can_be_read_back_and_latex_compiles_in_form() -> None:
@@ -28,3 +28,15 @@ def test_a_table_of_a_study_is_printed(study_folder: Path, capsys: pytest.Captur
     assert tables_command.main(["overview", "--records", str(study_folder), "--csv"]) == 0
     frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert {"mix", "sharing", "stp", "stp_ci_low"} <= set(frame)
+
+
+def test_a_terminal_gets_the_columns_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first columns, aligned; a pipe gets everything as CSV."""
+    row = {"mix": "bert_base+mistral_7b", "stp": 1.23456, "levels": "kept", "sharing": "green contexts"}
+    frame = pd.DataFrame([row])
+    assert shown(frame, None) == formatted(frame, "csv")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "44")
+    heading, first = shown(frame, None).splitlines()
+    assert heading.split() == ["mix", "stp", "levels"]
+    assert first.split() == ["bert_base+mistral_7b", "1.235", "kept"]
