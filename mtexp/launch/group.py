@@ -238,8 +238,8 @@ class TenantGroup:
 
     def is_full(self, slot: int) -> bool:
         """Whether the sample buffer of one tenant has no room left."""
-        buffer = self._buffers[slot]
-        return buffer.header[0] >= buffer.capacity
+        buffer = self._buffers.get(slot)
+        return buffer is not None and buffer.header[0] >= buffer.capacity
 
     @property
     def gone(self) -> bool:
