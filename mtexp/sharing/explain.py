@@ -106,6 +106,13 @@ def _memory(state: Observed) -> str | None:
     )
 
 
+def _forked(state: Observed) -> str:
+    return (
+        "A package that transformers imports where it is installed has started CUDA in the process that tenants are "
+        "forked from. Use launcher=interpreter, or remove that package from this environment."
+    )
+
+
 def _hang(state: Observed) -> str | None:
     if state.get("mode") != "mps":
         return None
@@ -139,6 +146,7 @@ _TABLE: tuple[tuple[int, str, Callable[[Observed], str | None]], ...] = (
     (915, r"INVALID_RESOURCE_CONFIGURATION|invalid resource configuration", _partition),
     (100, r"no CUDA-capable device is detected|No CUDA GPUs are available", _no_device),
     (101, r"invalid device ordinal", _no_device),
+    (0, r"re-initialize CUDA in forked subprocess", _forked),
     (0, r"out of memory", _memory),
     (0, r"within [\d.]+ s\b|timed out|in time|deadlines\.", _hang),
 )

@@ -23,6 +23,7 @@ MPS = {"mode": "mps", "uid": 1000, "tenants": 49, "client_limit": 48, "pipe_dire
         ("cuCtxCreate: status 915", "no partition"),
         ("RuntimeError: No CUDA GPUs are available", "nvidia-smi -L"),
         ("invalid device ordinal", "nvidia-smi -L"),
+        ("RuntimeError: Cannot re-initialize CUDA in forked subprocess. To use CUDA", "launcher=interpreter"),
     ],
 )
 def test_table(text, says):
