@@ -1,7 +1,7 @@
 """What every answer of an analysis has: a question, a text, whether it is claimed; and the figures answers compare.
 
-Lives here: :class:`Answer`, :class:`Judge`, :func:`comparable`, :func:`matched`. May touch: nothing outside its
-arguments.
+Lives here: :class:`Answer`, :class:`Judge`, :func:`comparable`, :func:`matched`, :func:`gains`. May touch: nothing
+outside its arguments.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
 from mtexp.commands import command_line
 from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.repeats import Estimate
@@ -17,7 +19,7 @@ from mtexp.metrics.repeats import Estimate
 from .frames import rows_of
 from .pooling import Results
 
-TURNS, MPS = "time slicing", "MPS"
+TURNS, MPS, STREAMS = "time slicing", "MPS", "streams"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,14 @@ class Answer:
 
     @property
     def headline(self) -> str:
-        """The first clause of the text."""
+        """The first clause of the text: the sentence that answers the question."""
         return f"{self.text.rstrip('.').partition(';')[0]}."
+
+    @property
+    def rest(self) -> str:
+        """What the other clauses of the text add; empty for nothing."""
+        rest = self.text.partition("; ")[2]
+        return rest[:1].upper() + rest[1:]
 
 
 @dataclass
@@ -74,6 +82,30 @@ def matched(results: Results, sharing: str, other: str, key: str) -> list[tuple[
     turns = {tuple(sorted(point["labels"])): figure for point, _, figure in comparable(results, other, key)}
     found = ((tuple(sorted(point["labels"])), mix, figure) for point, mix, figure in comparable(results, sharing, key))
     return [(mix, figure, turns[labels]) for labels, mix, figure in found if labels in turns]
+
+
+def gains(results: Results, sharing: str) -> tuple[list[tuple[str, Estimate]], bool]:
+    """STP under a sharing mode / under time slicing, mix by mix; and whether what the mode costs is in all of them.
+
+    Runs of both modes side by side measured it themselves, against alone on the whole device. Where there are such,
+    only they count: in other runs in turns, alone is alone under the mode.
+    """
+    points = results.points[(results.points["sharing"] == sharing) & (results.points["num_tenants"] > 1)]
+    direct = [(str(p["mix"]), results.figure(p, "stp_whole_ratio")) for p in rows_of(points)]
+    if sharing.startswith("CPU"):
+        return [], True  # the modes are nominal there
+    if known := [(mix, ratio) for mix, ratio in direct if ratio is not None]:
+        return known, True
+    return [(mix, a / b) for mix, a, b in matched(results, sharing, TURNS, "stp")], (
+        sharing == STREAMS or not _in_turns(results, points)
+    )
+
+
+def _in_turns(results: Results, points: pd.DataFrame) -> bool:
+    """Whether some of the points have crossover runs, which compare with alone in the same mode."""
+    records = {name for names in points["records"] for name in names}
+    runs = results.data.runs.reindex(columns=["record_id", "design"])
+    return bool(((runs["design"] == "crossover") & runs["record_id"].isin(records)).any())
 
 
 def over(pairs: Sequence[Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.latency import percentile_name
 from mtexp.metrics.repeats import Estimate, geometric_mean
 
@@ -101,21 +102,26 @@ def how_does_load_cost(results: Results, judge: Judge) -> Iterable[Answer]:
     if frame.empty:
         yield missing(question, "requests in open loop", "mix=pair arrival=poisson arrival.load=0.3,0.6")
         return
-    for (model, sharing, neighbours), own in frame.groupby(["model", "sharing", "neighbours"], observed=True):
-        beside = neighbours if neighbours == "alone" else f"beside {neighbours}"
-        yield Answer(question, f"{model} {beside} under {sharing}: {_course(own.sort_values('offered_rps'))}.", False)
+    for (model, neighbours), both in frame.groupby(["model", "neighbours"], observed=True):
+        beside, name = neighbours if neighbours == "alone" else f"beside {neighbours}", tail_of(both)
+        for sharing, own in both.groupby("sharing", observed=True):
+            course = _course(own.sort_values("offered_rps"), name)
+            yield Answer(question, f"{model} {beside} under {sharing}: {course}.", False)
 
 
-def _course(own: pd.DataFrame) -> str:
-    """What a tenant's tail does from the lowest to the highest load, in words."""
+def tail_of(rows: pd.DataFrame) -> str:
+    """The highest percentile that all rows support of those that keep up with their load: ``p99`` ... ``p50``."""
+    kept = rows[rows["saturated"] != 1]
+    names = [percentile_name(percent) for percent in _TAILS]
+    return next((name for name in names if len(kept) and kept[f"latency_{name}_ms"].notna().all()), "p50")
+
+
+def _course(own: pd.DataFrame, name: str) -> str:
+    """What a tenant's latency does from the lowest to the highest load, in words."""
     late = own[own["saturated"] == 1]
     kept = own[own["saturated"] != 1]
-    names = [percentile_name(percent) for percent in _TAILS]
-    name = next((n for n in names if len(kept) and kept[f"latency_{n}_ms"].notna().all()), "p50")
     known = rows_of(kept.dropna(subset=f"latency_{name}_ms"))
-    parts = [f"{name} {_at(known[0], name)}"] if known else []
-    parts += [_at(known[-1], name)] if len(known) > 1 else []
-    said = ", ".join(parts)
+    said = " to ".join(_at(row, name) for row in (known[:1] + known[1:][-1:]))
     if len(late):
         lost = f"it cannot keep up with {late['offered_rps'].min():.3g} requests/s"
         said = f"{said}; {lost}" if said else lost
@@ -125,4 +131,6 @@ def _course(own: pd.DataFrame) -> str:
 def _at(row: Mapping[str, Any], name: str) -> str:
     level = row.get("slo_ms")
     against = f" (level {level:g} ms)" if level is not None and pd.notna(level) and level > 0 else ""
-    return f"{row[f'latency_{name}_ms']:.1f} ms at {row['offered_rps']:.3g} requests/s{against}"
+    mean = Interval(*(row.get(key, np.nan) for key in tables.with_intervals(("latency_mean_ms",))))
+    means = f"mean {text(mean)} ms, " if np.isfinite([mean.value, mean.low, mean.high]).all() else ""
+    return f"{means}{name} {row[f'latency_{name}_ms']:.1f} ms at {row['offered_rps']:.3g} requests/s{against}"

@@ -21,7 +21,7 @@ from .baseline_runs import Alone, Measured
 from .dataset import Dataset
 from .fairness import Progress, true_fairness
 from .frames import rows_of
-from .rounds import InRounds, in_rounds, measured_in_rounds
+from .rounds import InRounds, in_rounds, measured_in_rounds, whole_figures, whole_of
 from .spread import ALONE, Known, Readings, Repeated, learn
 
 RUN = -1
@@ -83,11 +83,14 @@ class Study:
     sides: dict[tuple[Measured, ...], Side | None] = field(default_factory=dict)
     in_rounds: Mapping[Measured, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     """What crossover runs measured themselves."""
+    whole: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    """What runs measured side by side with time slicing say of the whole device, by record."""
 
     @classmethod
     def of(cls, data: Dataset, alone: Alone, points: pd.DataFrame, tenants: pd.DataFrame, throws: Throws) -> Study:
         """Points (:attr:`analysis.pooling.Results.points`) and their tenants; how runs differ is not learnt yet."""
-        study = cls(data, throws, _alone_rows(alone), in_rounds=measured_in_rounds(data.tenants))
+        measured = {"in_rounds": measured_in_rounds(data.tenants), "whole": whole_of(data.runs)}
+        study = cls(data, throws, _alone_rows(alone), **measured)
         modes = dict(zip(points["point"], points["sharing"], strict=True)) if len(points) else {}
         for tenant in rows_of(tenants.reindex(columns=["point", "position", "records", "ids", "compared", *_LIKE])):
             number = int(tenant["point"])
@@ -274,7 +277,8 @@ def _together(
     progress = Progress(
         np.array([pair.log("throughput") for pair in pairs]), np.array([pair.error("throughput") for pair in pairs])
     )
-    return found | {(RUN, key): figure for key, figure in _of_all(pairs, progress).items()}, progress
+    of_all = _of_all(pairs, progress) | whole_figures([study.whole[own] for own in rows[0]["records"]], study.throws)
+    return found | {(RUN, key): figure for key, figure in of_all.items()}, progress
 
 
 def _totals(study: Study, shared: Side, point: Mapping[str, Any]) -> dict[str, Estimate]:

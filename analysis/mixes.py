@@ -69,10 +69,10 @@ def which_pay(results: Results, judge: Judge) -> Iterable[Answer]:
 def _many(found: pd.DataFrame, states: dict[str, list[dict[str, Any]]]) -> str:
     """How many combinations pay, and which most and least."""
     claim = (
-        f"Of {len(found)} combinations of a mix and a sharing mode {len(states['yes'])} surely get more done than "
-        f"taking turns (STP above 1), {len(states['no'])} surely less, {len(states['open'])} are open"
+        f"{len(states['yes'])} of {len(found)} combinations of a mix and a sharing mode surely get more done than "
+        f"taking turns, {len(states['no'])} surely less, {len(states['open'])} are open: most, by the lower end, by "
+        f"{_named(rows_of(found)[:1], 'stp')}"
     )
-    claim += f"; most, by the lower end of its interval: {_named(rows_of(found)[:1], 'stp')}"
     return claim + (f"; less: {_named(states['no'], 'stp')}" if states["no"] else "")
 
 
@@ -163,20 +163,22 @@ def do_kinds_mix(results: Results, judge: Judge) -> Iterable[Answer]:
             continue
         answered = True
         mixed = means.pop("mixed")
-        parts, figures, claimed = [], [], []
+        parts, ratios, figures, claimed = [], [], [], []
         for kind, alike in sorted(means.items()):
             against = mixed / alike
             sized = _of_one_size(pairs, kind)
-            said = f"against {_KINDS[kind]} with {text(alike.interval)} the ratio is {text(against.interval)}"
+            ratios.append(f"{text(against.interval)} times that of {_KINDS[kind]}")
+            said = f"{_KINDS[kind]} reach {text(alike.interval)}"
             if sized is None:
                 said += ", the size of the models not taken into account"
             else:
                 claimed.append(judge.differs(sized))
                 word = "a difference of kind" if claimed[-1] else "no clear difference of kind"
-                said += f", and {text(sized.interval)} between pairs of one size: {word}"
+                said += f", between pairs of one size the ratio is {text(sized.interval)}: {word}"
             parts.append(said)
             figures.append((sized or against).interval)
-        claim = f"Under {sharing} {_KINDS['mixed']} reach an STP of {text(mixed.interval)}; {'; '.join(parts)}"
+        reached = f"an STP of {text(mixed.interval)}, {' and '.join(ratios)}"
+        claim = f"Under {sharing} {_KINDS['mixed']} reach {reached}; {'; '.join(parts)}"
         yield Answer(question, f"{claim}.", any(claimed), figures[0])
     if not answered:
         yield missing(question, "pairs of two encoders or decoders and pairs of one each", "+experiment=pairs")

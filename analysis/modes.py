@@ -7,13 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
-from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.repeats import geometric_mean
-from mtexp.records import keys
 
-from .answers import MPS, TURNS, Answer, Judge, comparable, matched, missing, over
+from .answers import MPS, TURNS, Answer, Judge, comparable, gains, matched, missing, over
 from .fairness import Progress, true_fairness
 from .frames import rows_of
 from .intervals import text
@@ -25,11 +21,11 @@ def is_mps_efficient(results: Results, judge: Judge) -> Iterable[Answer]:
     question = "Is MPS efficient?"
     answered = False
     for sharing in (s for s in results.sharings if s != TURNS):
-        pairs = matched(results, sharing, TURNS, "stp")
+        pairs, priced = gains(results, sharing)
         if not pairs:
             continue
         answered = True
-        each = sorted(((a / b, mix) for mix, a, b in pairs), key=lambda pair: pair[0].value)
+        each = sorted(((ratio, mix) for mix, ratio in pairs), key=lambda pair: pair[0].value)
         average = geometric_mean([figure for figure, _ in each])
         overall, claimed = average.interval, judge.differs(average)
         (least, least_mix), (most, most_mix) = [(figure.interval, mix) for figure, mix in (each[0], each[-1])]
@@ -40,44 +36,29 @@ def is_mps_efficient(results: Results, judge: Judge) -> Iterable[Answer]:
             claim = f"{sharing} and time slicing do not clearly differ in STP: ratio {text(overall)} {over(pairs)}"
         if len(each) > 1:
             claim += f"; most in {most_mix} ({text(most)}), least in {least_mix} ({text(least)})"
+        claim += _price(results, sharing, priced)
         beside = matched(results, sharing, MPS, "stp") if sharing != MPS else []
         if beside:
             ratio = geometric_mean([a / b for _, a, b in beside]).interval
             claim += f"; against plain MPS on the same mixes {text(ratio)} {over(beside)}"
         if left_out := _missing_invalid(results, sharing):
             claim += f"; without {left_out} measured only in runs that are INVALID, so not a fair sample of mixes"
-        if sharing != "streams" and _in_turns(results, sharing):
-            claim += "; measured in turns, so what the mode costs a tenant without neighbours (mode_cost) is not in it"
-            claim += with_its_price(results, sharing)
         yield Answer(question, f"{claim}.", claimed, overall)
     if not answered:
         yield missing(question, "the same mix under time slicing and under MPS", "mps_settings=disabled,default")
 
 
-def with_its_price(results: Results, sharing: str) -> str:
-    """What runs say that were measured side by side with time slicing: their STP with that price; else nothing."""
-    names = ["stp_whole_ratio", *keys.interval("stp_whole_ratio")]
-    found = [
-        [float(run.get(name, np.nan)) for name in names]
-        for run in rows_of(results.data.runs)
-        if sharing_name(run) == sharing
-    ]
-    found = [ratio for ratio in found if np.isfinite(ratio).all()]
-    if not found:
+def _price(results: Results, sharing: str, priced: bool) -> str:
+    """What a sharing mode costs a tenant without neighbours, where it was measured; that it is missing, where it is."""
+    if not priced:
+        return "; measured in turns, so what the mode costs a tenant without neighbours (mode_cost) is not in it"
+    points = set(results.points.loc[results.points["sharing"] == sharing, "point"])
+    own = rows_of(results.tenants[results.tenants["point"].isin(points)])
+    costs = [cost for tenant in own if (cost := results.figure(tenant, "mode_cost")) is not None]
+    if not costs:
         return ""
-    if len(found) == 1:
-        return f" (side by side, with it: {text(Interval(*found[0]))} times the STP)"
-    values = [ratio[0] for ratio in found]
-    mean = float(np.exp(np.log(values).mean()))
-    spread = f"{min(values):.3f} to {max(values):.3f} in {len(found)} runs"
-    return f" (side by side, with it: {mean:.3f} times the STP, {spread})"
-
-
-def _in_turns(results: Results, sharing: str) -> bool:
-    """Whether a point of this sharing mode has crossover runs, which compare with alone in the same mode."""
-    records = {name for names in results.points.loc[results.points["sharing"] == sharing, "records"] for name in names}
-    runs = results.data.runs.reindex(columns=["record_id", "design"])
-    return bool(((runs["design"] == "crossover") & runs["record_id"].isin(records)).any())
+    cost = geometric_mean(costs).interval
+    return f"; alone under {sharing} a request takes {text(cost)} times as long as without, which is in it"
 
 
 def _missing_invalid(results: Results, sharing: str) -> str:

@@ -50,7 +50,8 @@ _KEPT = (
 )
 """Parameters of a tenant that its point has too."""
 _MPS = {"default": "MPS", "equal_share": "MPS equal share", "half": "MPS 50 %", "quarter": "MPS 25 %"}
-SHARING_ORDER = ("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 25 %", "streams", "green contexts", "MIG")
+_GPU_MODES = ("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 25 %", "streams", "green contexts", "MIG")
+SHARING_ORDER = (*_GPU_MODES, "CPU (disabled)")
 
 
 @dataclass(frozen=True, eq=False)

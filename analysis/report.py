@@ -32,7 +32,7 @@ from .page import render
 from .plots import FIGURES, draw
 from .plots.churn import churn
 from .pooling import Results, pool
-from .sections import Section, appendix, distinct, facts, questions
+from .sections import Section, appendix, distinct, facts, questions, who_slows_whom
 from .summary import Summary, counted, summary
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ def build(results: Results, figures: Mapping[str, go.Figure], *, title: str = ""
         lead=_lead(results),
         caveats=first.caveats,
         summary=first,
-        questions=questions(answers, figures, first.other_maps),
+        pairs=who_slows_whom(answers, first.maps),
+        questions=questions(results, answers, figures),
         appendix=appendix(results, answers, figures),
     )
 

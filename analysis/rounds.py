@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mtexp.metrics.repeats import Estimate, Throws
 from mtexp.metrics.samples import Floats
+from mtexp.records import keys
 
 from .baseline_runs import Measured
 from .frames import rows_of
 
 _Z = 1.96
 _KEYS = ("slowdown", "normalized_progress")
+_WHOLE = ("slowdown_whole", "mode_cost")
+"""Of a mode measured side by side with time slicing: against the tenant alone on the whole device."""
+_OF_RUN = ("stp_whole", "antt_whole", "stp_whole_ratio")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +32,7 @@ class InRounds:
     """A tenant of a point whose runs were crossover runs."""
 
     logs: Mapping[str, float]
-    """Mean over runs of the log of ``slowdown`` and ``normalized_progress``."""
+    """Mean over runs of the log of ``slowdown``, ``normalized_progress`` and what else all runs have."""
     errors: Mapping[str, Floats]
     """Draws of its error, shape (draws,)."""
 
@@ -40,8 +45,8 @@ class InRounds:
         return self.errors["normalized_progress" if name == "throughput" else "slowdown"]
 
     def figures(self) -> dict[str, Estimate]:
-        """Slowdown and progress of the tenant."""
-        return {key: Estimate(float(np.exp(self.logs[key])), self.errors[key]) for key in _KEYS}
+        """Slowdown and progress of the tenant; what its runs say of it on the whole device."""
+        return {key: Estimate(float(np.exp(log)), self.errors[key]) for key, log in self.logs.items()}
 
 
 def measured_in_rounds(tenants: pd.DataFrame) -> dict[Measured, dict[str, tuple[float, float]]]:
@@ -50,18 +55,39 @@ def measured_in_rounds(tenants: pd.DataFrame) -> dict[Measured, dict[str, tuple[
     Args:
         tenants: One row per tenant of a run, with ``design``.
     """
-    names = [f"{key}{end}" for key in _KEYS for end in ("", "_ci_low", "_ci_high")]
     found = {}
-    for row in rows_of(tenants.reindex(columns=["record_id", "tenant", "design", *names])):
-        if row["design"] != "crossover" or any(not float(row[name] or np.nan) > 0 for name in names):
-            continue
-        found[str(row["record_id"]), str(row["tenant"])] = {
-            key: (
-                float(np.log(row[key])),
-                float(np.log(row[f"{key}_ci_high"] / row[f"{key}_ci_low"])) / (2 * _Z),
-            )
-            for key in _KEYS
-        }
+    for row in rows_of(tenants):
+        known = _known(row, (*_KEYS, *_WHOLE)) if row.get("design") == "crossover" else {}
+        if all(key in known for key in _KEYS):
+            found[str(row["record_id"]), str(row["tenant"])] = known
+    return found
+
+
+def whole_of(runs: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
+    """The same of each run that was measured side by side with time slicing: STP and ANTT on the whole device."""
+    return {str(row["record_id"]): _known(row, _OF_RUN) for row in rows_of(runs)}
+
+
+def _known(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Log and standard error of the figures of a row that have an interval."""
+    found = {}
+    for name in names:
+        ends = [row.get(key) for key in (name, *keys.interval(name))]
+        if all(pd.notna(end) and float(end) > 0 for end in ends):
+            value, low, high = map(float, ends)
+            found[name] = float(np.log(value)), float(np.log(high / low)) / (2 * _Z)
+    return found
+
+
+def whole_figures(runs: Sequence[Mapping[str, tuple[float, float]]], throws: Throws) -> dict[str, Estimate]:
+    """Figures of a point on the whole device, of its runs; without those that a run does not have."""
+    there = [key for key in _OF_RUN if all(key in run for run in runs)]
+    if not there:
+        return {}
+    draws, found = throws.normal(()), {}
+    for key in there:
+        log, error = mean_over_runs([run[key] for run in runs])
+        found[key] = Estimate(float(np.exp(log)), (error if key == "antt_whole" else -error) * draws)
     return found
 
 
@@ -76,7 +102,7 @@ def in_rounds(runs: Sequence[Mapping[str, tuple[float, float]] | None], throws: 
         return None
     draws = throws.normal(())
     logs, errors = {}, {}
-    for key in _KEYS:
+    for key in (key for key in known[0] if all(key in run for run in known)):
         logs[key], error = mean_over_runs([run[key] for run in known])
         sign = -1.0 if key == "normalized_progress" else 1.0  # in closed loop it is the inverse of the slowdown
         errors[key] = sign * error * draws

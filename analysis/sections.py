@@ -1,7 +1,7 @@
 """The sections of a report: questions, each with one sentence and one figure, then the appendix with tables and method.
 
-Lives here: :func:`questions`, :func:`appendix`. May touch: nothing outside its arguments. What was not measured is no
-section: it is one list at the end of the appendix.
+Lives here: :func:`questions`, :func:`who_slows_whom`, :func:`appendix`. May touch: nothing outside its arguments. What
+was not measured is no section: it is one list at the end of the appendix.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .findings import claim_limit
 from .page import Table, figure_html, table_view
 from .plots import FIGURES
 from .pooling import Results
+from .sentences import SENTENCES
 from .summary import HeatMap, counted
 
 _FACTS = {
@@ -64,6 +65,7 @@ class Section:
     more: Sequence[str] = ()
     figures: Sequence[Shown] = ()
     maps: Sequence[HeatMap] = ()
+    """The first two are shown, others are folded away."""
     text: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     tables: Sequence[Table] = ()
@@ -77,8 +79,7 @@ class Section:
 QUESTIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("Which combinations pay?", ("Which combinations pay?",), "combinations"),
     ("Is MPS efficient?", ("Is MPS efficient?",), "stp-by-mix"),
-    ("Who pays in a pair?", ("Who pays in a pair?",), ""),
-    ("Who pays in a larger mix?", (), "slowdown-by-tenant"),
+    ("Who pays, tenant by tenant?", (), "slowdown-by-tenant"),
     ("Is sharing fair?", ("Is MPS fair?", "Is time slicing fair?"), "fairness"),
     ("Does the number of processes matter?", ("Does the number of processes matter?",), "scaling"),
     ("How much of the device does a tenant need?", (), "shares"),
@@ -96,9 +97,10 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("How long do tokens take?", (), "tokens"),
     ("What does a model depend on?", (), "sensitivity"),
     ("Does sharing save energy?", ("Does sharing save energy?",), "energy"),
-    ("How well does a run repeat?", ("How well does a run repeat?",), ""),
+    ("How well does a run repeat?", ("How well does a run repeat?",), "repeats"),
 )  # fmt: skip
 """Title of a section, the questions of :mod:`analysis.findings` that it answers, and its figure."""
+PAIRS = "Who pays in a pair?"
 METHOD = (
     "event-timer",
     "rounds",
@@ -111,22 +113,34 @@ METHOD = (
 """Figures of the appendix."""
 
 
-def questions(
-    answers: Sequence[Answer], figures: Mapping[str, go.Figure], other_maps: Sequence[HeatMap]
-) -> list[Section]:
-    """One section a question that the data have something for."""
+def questions(results: Results, answers: Sequence[Answer], figures: Mapping[str, go.Figure]) -> list[Section]:
+    """One section a question that the data have something for: one sentence, one figure; more is folded away."""
     found = []
     for title, asked, name in QUESTIONS:
         own = [a for question in asked for a in answers if a.question == question and a.measured]
-        shown = [_shown(name, figures)] if name in figures else []
-        maps = other_maps if title == "Who pays in a pair?" else ()
-        if not own and not shown:
-            continue
-        first = next((a for a in own if a.claimed), own[0] if own else None)
-        more = [a.text for a in own if a is not first]
-        section = Section(title, first.text if first else "", bool(first and first.claimed), more, shown, maps)
-        found.append(section)
+        section = _answered(title, own)
+        if name in figures:
+            section.figures = [_shown(name, figures)]
+            section.answer = section.answer or SENTENCES[name](results)
+        if section.answer:
+            found.append(section)
     return found
+
+
+def who_slows_whom(answers: Sequence[Answer], maps: Sequence[HeatMap]) -> Section:
+    """The maps of pairs with their sentence; those behind the first two are folded away."""
+    section = _answered("Who slows whom", [a for a in answers if a.question == PAIRS and a.measured])
+    section.maps = maps
+    return section
+
+
+def _answered(title: str, own: Sequence[Answer]) -> Section:
+    """A section whose sentence is the first answer that is claimed, else the first."""
+    first = next((a for a in own if a.claimed), own[0] if own else None)
+    if first is None:
+        return Section(title)
+    more = [first.rest, *(a.text for a in own if a is not first)]
+    return Section(title, first.headline, first.claimed, [text for text in more if text])
 
 
 def _shown(name: str, figures: Mapping[str, go.Figure]) -> Shown:
@@ -148,14 +162,16 @@ def appendix(results: Results, answers: Sequence[Answer], figures: Mapping[str, 
         *_impossible(results),
         *_verdicts(results),
         Section("Tenants", tables=[_folded(tables.tenants(results), "every tenant")]),
-        Section(
-            "Baselines",
-            text="Each model alone on the whole device, in all its runs: what every slowdown compares with.",
-            tables=[table_view(tables.baselines(results))],
-        ),
+        *_baselines(results),
         *_method(results, answers, figures),
         *_not_measured(answers),
     ]
+
+
+def _baselines(results: Results) -> list[Section]:
+    found = tables.baselines(results)
+    said = "Each model alone on the whole device, in all its runs: what every slowdown compares with."
+    return [] if found.empty else [Section("Baselines", text=said, tables=[table_view(found)])]
 
 
 def _every_mix(results: Results) -> pd.DataFrame:
@@ -207,17 +223,16 @@ def _method(results: Results, answers: Sequence[Answer], figures: Mapping[str, g
     timer = [a for a in answers if a.question == "Is the CUDA-event timer right?" and a.measured]
     if timer:
         table = tables.event_timer(results).drop(columns=["point", "model", "position"])
-        shown = [_shown("event-timer", figures)] if "event-timer" in figures else []
-        first = next((a for a in timer if a.claimed), timer[0])
-        more = [a.text for a in timer if a is not first]
-        found.append(
-            Section(
-                timer[0].question, first.text, first.claimed, more, shown,
-                tables=[table_view(table, folded="event timer, tenant by tenant")],
-            )
-        )  # fmt: skip
+        section = _answered(timer[0].question, timer)
+        section.figures = [_shown("event-timer", figures)] if "event-timer" in figures else []
+        section.tables = [table_view(table, folded="event timer, tenant by tenant")]
+        found.append(section)
     drawn = [figure for figure in FIGURES if figure.name in METHOD[1:] and figure.name in figures]
-    return [*found, *(Section(figure.title, figures=[_shown(figure.name, figures)]) for figure in drawn)]
+    inside = [
+        Section(figure.title, SENTENCES[figure.name](results), figures=[_shown(figure.name, figures)])
+        for figure in drawn
+    ]
+    return [*found, *inside]
 
 
 def _not_measured(answers: Sequence[Answer]) -> list[Section]:

@@ -20,7 +20,7 @@ from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.repeats import Estimate, geometric_mean
 
 from . import tables
-from .answers import MPS, TURNS, Judge, matched
+from .answers import MPS, TURNS, Judge, gains
 from .findings import claim_limit
 from .frames import rows_of
 from .intervals import text
@@ -30,7 +30,6 @@ from .pooling import Results, in_order
 _LOUD_PCT, _QUIET_PCT = 10.0, 5.0
 """Runs of the same thing that lie further apart (median) make trust low; nearer, high."""
 _MANY_INVALID = 0.1
-_MOST_MAPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,7 @@ class Summary:
     caveats: tuple[str, ...]
     tiles: tuple[Tile, ...]
     maps: tuple[HeatMap, ...]
-    """Of the two sharing modes with most pairs."""
-    other_maps: tuple[HeatMap, ...]
+    """One a sharing mode, those with most pairs first."""
 
 
 @lru_cache(maxsize=2)  # a report asks for it several times, and it takes seconds
@@ -81,16 +79,15 @@ def summary(results: Results) -> Summary:
     """Return the first screen of the report of ``results``."""
     judge = Judge(claim_limit(results)[0])
     found = tables.combinations(results, judge.limit)
-    maps = heat_maps(results)
     cpu = bool((results.data.runs["runtime"] == "cpu").any())
     advice = _advice(results, judge, found)
-    pairs = (_best_and_worst(results, found[found["num_tenants"] == 2]), _gain(results, judge, found))
+    alone = _alone(results) if found.empty else []
+    pairs = alone or _best_and_worst(results, found[found["num_tenants"] == 2])
     return Summary(
         advice=f"On this CPU (sharing modes are nominal): {advice}" if cpu else advice,
         caveats=tuple(caveats(results)),
-        tiles=(pairs[1], *pairs[0], _trust(results)),
-        maps=tuple(maps[:_MOST_MAPS]),
-        other_maps=tuple(maps[_MOST_MAPS:]),
+        tiles=(_gain(results, judge, found), *pairs, _trust(results)),
+        maps=tuple(heat_maps(results)),
     )
 
 
@@ -98,9 +95,9 @@ def summary(results: Results) -> Summary:
 
 
 def _advice(results: Results, judge: Judge, found: pd.DataFrame) -> str:
-    gains = [gain for sharing in results.sharings if (gain := mode_gain(results, sharing)) is not None]
-    if gains:
-        return _mode_advice(gains, judge)
+    known = [gain for sharing in results.sharings if (gain := mode_gain(results, sharing)) is not None]
+    if known:
+        return _mode_advice(known, judge)
     if len(found):
         return _mix_advice(rows_of(found)[0])
     load = tables.load_curve(results)
@@ -120,28 +117,32 @@ class Gain:
     sharing: str
     ratio: Estimate
     mixes: int
+    priced: bool
+    """What the mode itself costs is in it."""
 
 
 def mode_gain(results: Results, sharing: str) -> Gain | None:
     """STP against time slicing, geometric mean over the mixes measured both ways; None where there are none."""
-    pairs = matched(results, sharing, TURNS, "stp") if sharing != TURNS else []
+    pairs, priced = gains(results, sharing) if sharing != TURNS else ([], True)
     if not pairs:
         return None
-    return Gain(sharing, geometric_mean([a / b for _, a, b in pairs]), len(pairs))
+    return Gain(sharing, geometric_mean([ratio for _, ratio in pairs]), len(pairs), priced)
 
 
-def _mode_advice(gains: Sequence[Gain], judge: Judge) -> str:
+def _mode_advice(found: Sequence[Gain], judge: Judge) -> str:
     """Advice between sharing modes: that with most mixes decides, so that no mode wins by a lucky few."""
-    gain = max(gains, key=lambda own: (own.mixes, own.sharing == MPS))
-    ratio, mixes = text(gain.ratio.interval), f"{gain.mixes} mixes" if gain.mixes > 1 else "one mix"
+    gain = max(found, key=lambda own: (own.mixes, own.sharing == MPS))
+    over = f"(over {gain.mixes} mixes{'' if gain.priced else ', without what the mode itself costs'})"
+    over = over.replace("over 1 mixes", "one mix")
+    times = f"{text(gain.ratio.interval)} times as much done as time slicing {over}"
     if not judge.differs(gain.ratio):
         return (
-            f"{gain.sharing} or time slicing: neither clearly gets more done here "
-            f"({ratio} times the STP over {mixes}), so choose by who may be slowed."
+            f"{gain.sharing} or time slicing: neither clearly gets more done here; {gain.sharing} gets {times}, so "
+            "choose by who may be slowed."
         )
     if gain.ratio.value > 1:
-        return f"Share with {gain.sharing}: it gets {ratio} times as much done as time slicing (over {mixes})."
-    return f"Do not share with {gain.sharing}: it gets only {ratio} times as much done as time slicing (over {mixes})."
+        return f"Share with {gain.sharing}: it gets {times}."
+    return f"Do not share with {gain.sharing}: it gets only {times}."
 
 
 def _mix_advice(best: dict[str, Any]) -> str:
@@ -238,6 +239,7 @@ def _gain(results: Results, judge: Judge, found: pd.DataFrame) -> Tile:
         sure = judge.differs(gain.ratio)
         tone = ("good" if gain.ratio.value > 1 else "bad") if sure else ""
         note = f"times the STP of time slicing, over {counted(gain.mixes, 'mix').replace('mixs', 'mixes')}"
+        note += "" if gain.priced else "; without what the mode itself costs"
         return Tile("What MPS gains", f"×{interval.value:.2f}", _ends(interval), note, tone)
     if found.empty:
         how = f"{command_line('run')} -m mix=pair mps_settings=disabled,default"
@@ -265,6 +267,18 @@ def _best_and_worst(results: Results, pairs: pd.DataFrame) -> tuple[Tile, Tile]:
     best = rows_of(pairs)[0]
     worst = rows_of(pairs.sort_values("stp_ci_high"))[0]
     return _pair_tile("Best pair", best, "good"), _pair_tile("Worst pair", worst, "bad")
+
+
+def _alone(results: Results) -> list[Tile]:
+    """The first two models alone, where nothing was measured together."""
+    rows = rows_of(tables.baselines(results))[:2]
+    names = tables.with_intervals(("latency_mean_ms",))
+    tiles = []
+    for row in rows:
+        ends = Interval(*(row[name] for name in names))
+        note = f"a request, on average; {row['throughput_rps']:.3g} requests/s"
+        tiles.append(Tile(f"{row['model']} alone", f"{ends.value:.3g} ms", _ends(ends), note))
+    return tiles
 
 
 def _pair_tile(title: str, row: dict[str, Any], tone: str) -> Tile:

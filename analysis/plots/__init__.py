@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from ..pooling import Results
 from .churn import churn
 from .combinations import combinations, shares
+from .method import event_timer, repeats
 from .partitions import one_axis, sm_curve
 from .rounds import rounds
 from .samples import (
@@ -25,7 +26,6 @@ from .samples import (
 )
 from .sharing import (
     energy,
-    event_timer,
     fairness,
     interference_matrix,
     kinds,
@@ -67,24 +67,24 @@ FIGURES = (
     Figure(
         "stp-by-mix",
         "What sharing is worth",
-        "STP is the work done together in units of what each does alone: 1 = no better than taking turns, the number "
-        "of tenants = no interference. Open symbols have more than that, which only baselines that did not repeat can "
-        "give. Bars are 95 % intervals.",
+        "STP is the work done together in units of what each does alone on the whole device (where the runs know it): "
+        "1 = no better than taking turns, the number of tenants = no interference. Open symbols have more than that, "
+        "which only baselines that did not repeat can give. Bars are 95 % intervals; the widest leave the figure.",
         stp_by_mix,
     ),
     Figure(
         "slowdown-by-tenant",
         "Slowdown and tail by tenant",
         "How many times as long a request takes as alone, for the mean latency and for the highest percentile that the "
-        "iterations support, tenant by tenant, in the largest mixes of different models. Bars are 95 % intervals; not "
-        "bounded: runs have too few requests for that percentile.",
+        "iterations support, tenant by tenant, in the largest mixes of different models. Bars are 95 % intervals, the "
+        "widest leave the figure; not bounded: runs have too few requests for that percentile.",
         slowdown_by_tenant,
     ),
     Figure(
         "fairness",
         "Fairness",
         "Progress of the tenant that gets least, as a share of that of the one that gets most, each against itself "
-        "alone. The noise of measuring is taken off. Bars are 95 % intervals.",
+        "alone. The noise of measuring is taken off. Bars are 95 % intervals; the widest leave the figure.",
         fairness,
     ),
     Figure(
@@ -176,8 +176,15 @@ FIGURES = (
         "energy",
         "Energy against taking turns",
         "Energy of the whole device for the requests of a mix, against the same requests served one tenant at a time. "
-        "Left of 1 sharing saves energy. Bars are 95 % intervals.",
+        "Left of 1 sharing saves energy. Bars are 95 % intervals; the widest leave the figure.",
         energy,
+    ),
+    Figure(
+        "repeats",
+        "How runs repeat",
+        "Each point is a tenant that was measured more than once: how far its runs lie apart. A box holds the middle "
+        "half, the line is the median.",
+        repeats,
     ),
     Figure(
         "event-timer",

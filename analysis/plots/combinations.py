@@ -70,11 +70,11 @@ def combinations(results: Results) -> go.Figure | None:
 def _name_frontier(fig: go.Figure, best: pd.DataFrame) -> None:
     """Number the points on the frontier; what they are stands below the axis."""
     for number, row in enumerate(rows_of(best), 1):
-        left = number % 2 == 1
+        left, below = number % 2 == 1, number % 4 in (1, 2)  # neighbours on the frontier have different corners
         fig.add_annotation(
             x=float(np.log10(row["stp"])), y=float(np.log10(row["worst_slowdown"])), text=f"<b>{number}</b>",
-            showarrow=False, xanchor="right" if left else "left", xshift=-7 if left else 7, yanchor="top", yshift=-3,
-            font={"size": 13},
+            showarrow=False, xanchor="right" if left else "left", xshift=-7 if left else 7,
+            yanchor="top" if below else "bottom", yshift=-3 if below else 3, font={"size": 13},
         )  # fmt: skip
     names = [f"<b>{number}</b> {row['mix']}, {row['sharing']}" for number, row in enumerate(rows_of(best), 1)]
     fig.add_annotation(

@@ -134,13 +134,11 @@ def latency_by_clock(results: Results) -> go.Figure | None:
     return fig
 
 
-def latency_by_neighbours(results: Results) -> go.Figure | None:
-    """Latency of each tenant by how many neighbours had a request in flight at its start; a panel a point.
-
-    Of points in open loop, whose neighbours come and go: in closed loop every tenant has a request in flight always.
-    Without the wait in the tenant's own queue, which says more of its own arrivals than of its neighbours.
+def by_neighbours(results: Results) -> list[tuple[str, pd.DataFrame]]:
+    """Name of each point in open loop and its requests: ``label``, ``neighbours`` (in flight at their start),
+    ``service_ms``. Rare numbers of neighbours, and tenants with one number only, are left out.
     """
-    points = results.points[~results.points["closed"] & (results.points["num_tenants"] > 1)]
+    points = results.points[~results.points["closed"].astype(bool) & (results.points["num_tenants"] > 1)]
     panels = []
     for point in rows_of(points):
         samples = with_telemetry(_of_point(results, point, point["records"][0]), results.data.telemetry.iloc[:0])
@@ -150,9 +148,18 @@ def latency_by_neighbours(results: Results) -> go.Figure | None:
         varied = kept.groupby("label")["neighbours"].transform("nunique") > 1
         if varied.any():
             panels.append((f"{point['mix']}, {point['sharing']}", kept[varied]))
+    return panels[:_MOST_PANELS]
+
+
+def latency_by_neighbours(results: Results) -> go.Figure | None:
+    """Latency of each tenant by how many neighbours had a request in flight at its start; a panel a point.
+
+    Of points in open loop: in closed loop every tenant has a request in flight always. Without the wait in the tenant's
+    own queue, which says more of its own arrivals than of its neighbours.
+    """
+    panels = by_neighbours(results)
     if not panels:
         return None
-    panels = panels[:_MOST_PANELS]
     fig = make_subplots(len(panels), 1, subplot_titles=[title for title, _ in panels], vertical_spacing=0.13)
     shown: set[str] = set()
     for row, (_, samples) in enumerate(panels, 1):

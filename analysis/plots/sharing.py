@@ -1,4 +1,4 @@
-"""Who pays and what it is worth: matrix, slowdowns, STP, fairness, energy, kinds of pairs, the event timer.
+"""Who pays and what it is worth: matrix, slowdowns, STP, fairness, energy, kinds of pairs.
 
 Lives here: figures of points. May touch: plotly. Each function takes :class:`analysis.pooling.Results` and returns a
 figure, or None where the data have nothing for it: one row is a sentence, not a figure.
@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mtexp.colours import FAINT, model_colour
+from mtexp.colours import FAINT
 from mtexp.records import keys
 
 from .. import tables
@@ -32,7 +32,7 @@ _FAINT_INK = "#52606D"
 
 def stp_by_mix(results: Results) -> go.Figure | None:
     """STP of each pair, and of each larger mix by tenant, by sharing mode."""
-    frame = _crowded(results)
+    frame = crowded(results)
     frame = frame.dropna(subset="stp") if "stp" in frame else frame.iloc[:0]
     if frame["mix"].nunique() < 2 and frame["sharing"].nunique() < 2:
         return None
@@ -45,7 +45,7 @@ def stp_by_mix(results: Results) -> go.Figure | None:
     rows = sum(len(order) for order in orders)
     heights = [len(order) + 1.0 for order in orders]
     height = _height(rows, 90 + 75 * len(parts))
-    fig = make_subplots(len(parts), 1, row_heights=heights, vertical_spacing=84 / height)
+    fig = make_subplots(len(parts), 1, row_heights=heights, vertical_spacing=min(0.5, 84 / height))
     shown: set[str] = set()
     for row, ((title, name, own), order) in enumerate(zip(parts, orders, strict=True), 1):
         if name == "stp_each":
@@ -56,11 +56,10 @@ def stp_by_mix(results: Results) -> go.Figure | None:
             )  # fmt: skip
         _mode_dots(fig, own, name, (row, 1), shown)
         fig.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.7, len(order) - 0.3], row=row, col=1)
-        fig.update_xaxes(title_text=title, row=row, col=1)
-        for line, said in (
-            ((1.0, "taking turns"), (2.0, "no interference")) if name == "stp" else ((1.0, "no interference"),)
-        ):
+        lines = {1.0: "taking turns", 2.0: "no interference"} if name == "stp" else {1.0: "no interference"}
+        for line, said in lines.items():
             theme.reference_line(fig, line, said, row=row, col=1)
+        fig.update_xaxes(title_text=title, range=theme.span(own, name, *lines), row=row, col=1)
     theme.figure(fig, height=height)
     fig.update_layout(margin={"t": 78}, scattermode="group", scattergap=0.35)
     fig.update_yaxes(automargin=True)
@@ -122,6 +121,7 @@ def _rows_of_mixes(
     theme.figure(fig, height=_height(len(order), 130))
     fig.update_layout(scattermode="group", scattergap=0.35)
     theme.reference_line(fig, 1.0, reference, row=1, col=1)
+    fig.update_xaxes(range=theme.span(frame, name, 1.0))
     fig.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.7, len(order) - 0.3], automargin=True)
     fig.update_xaxes(**axis)
     return fig
@@ -130,7 +130,7 @@ def _rows_of_mixes(
 def fairness(results: Results) -> go.Figure | None:
     """Fairness (min / max normalized progress, the noise taken off) of each mix by sharing mode."""
     axis = {"title_text": "fairness (least / most progress), 1 = even"}
-    found = _crowded(results)
+    found = crowded(results)
     return _rows_of_mixes(found, "fairness", axis, "even") if "fairness" in found else None
 
 
@@ -146,7 +146,7 @@ _KIND_NAMES = {"encoder": "two encoders", "decoder": "two decoders", "mixed": "o
 
 def kinds(results: Results) -> go.Figure | None:
     """STP of every pair by its kind (two encoders, two decoders, one of each), a colour a sharing mode."""
-    points = _crowded(results)
+    points = crowded(results)
     points = points[points["num_tenants"] == 2].dropna(subset="stp") if "stp" in points else points.iloc[:0]
     plain = [set(roles) <= {"encoder", "decoder"} for roles in points["roles"]]
     points = points[np.array(plain, dtype=bool)]
@@ -261,26 +261,33 @@ def _cells(
 # --- tenants ----------------------------------------------------------------------------------------------------------
 
 
-def _crowded(results: Results) -> pd.DataFrame:
+def crowded(results: Results) -> pd.DataFrame:
     """Points in closed loop with two models or more, stressors aside; ``above``: more STP than tenants."""
     points = results.points
     plain = np.array(["stressor" not in roles for roles in points["roles"]], dtype=bool)
-    found = points[(points["num_tenants"] > 1) & points["closed"] & plain]
+    found = tables.on_whole_device(points[(points["num_tenants"] > 1) & points["closed"] & plain], ("stp", "antt"))
     return found.assign(above=found["stp"] > found["num_tenants"]) if "stp" in found else found
+
+
+def largest_mixes(results: Results) -> pd.DataFrame:
+    """Tenants with a slowdown in the largest mixes of different models: in pairs only where nothing is larger."""
+    frame = tables.tenants(results)
+    frame = frame[frame["point"].isin(crowded(results)["point"])].dropna(subset="slowdown")
+    frame = frame[_mixed(results, frame)]
+    if (frame["num_tenants"] > 2).any():
+        frame = frame[frame["num_tenants"] > 2]
+    largest = frame.groupby("mix", observed=True)["num_tenants"].max().sort_values(ascending=False, kind="stable")
+    order = {mix: place for place, mix in enumerate(largest.index[:_MOST_MIXES])}
+    frame = frame[frame["mix"].isin(order)]
+    return frame.sort_values("mix", key=lambda mixes: mixes.map(order), kind="stable")
 
 
 def slowdown_by_tenant(results: Results) -> go.Figure | None:
     """Slowdown of the mean, and of the tail beside it, of every tenant of the largest mixes; a panel a mix."""
-    frame = tables.tenants(results)
-    frame = frame[frame["point"].isin(_crowded(results)["point"])].dropna(subset="slowdown")
-    frame = frame[_mixed(results, frame)]
+    frame = largest_mixes(results)
     if frame.empty or frame["label"].nunique() < 2:
         return None
-    if (frame["num_tenants"] > 2).any():
-        frame = frame[frame["num_tenants"] > 2]
-    largest = frame.groupby("mix", observed=True)["num_tenants"].max().sort_values(ascending=False, kind="stable")
-    mixes = list(largest.index[:_MOST_MIXES])
-    frame = frame[frame["mix"].isin(mixes)]
+    mixes = list(dict.fromkeys(frame["mix"]))
     tail = _tail(frame)
     names = ["slowdown", *([tail] if tail else [])]
     frame["mix_name"], frame["mix"] = frame["mix"], frame.groupby("point")["label"].transform(_apart)
@@ -308,7 +315,7 @@ def slowdown_by_tenant(results: Results) -> go.Figure | None:
     for column, name in enumerate(names, 1):
         word = "the mean" if name == "slowdown" else name.removeprefix("slowdown_")
         fig.update_xaxes(title_text=f"slowdown of {word}", row=len(mixes), col=column)
-        fig.update_xaxes(range=[0, 1.05 * theme.reach(frame, name)[1]], col=column)
+        fig.update_xaxes(range=theme.span(frame, name, 1.0), col=column)
     fig.update_yaxes(automargin=True, col=1)
     return fig
 
@@ -317,7 +324,7 @@ def _say_unbounded(fig: go.Figure, own: pd.DataFrame, name: str, place: tuple[in
     known = own.groupby("mix", sort=False)[name].count()
     for tenant in known.index[known == 0]:
         fig.add_annotation(
-            text="not bounded", x=0, y=tenant, xanchor="left", xshift=4, showarrow=False, row=place[0], col=place[1],
+            text="not bounded", x=1, y=tenant, xanchor="left", xshift=4, showarrow=False, row=place[0], col=place[1],
         )  # fmt: skip
 
 
@@ -347,47 +354,3 @@ def _apart(labels: pd.Series[str]) -> pd.Series[str]:
     """Names of the tenants of a point: labels, counted where several are alike."""
     place, count = labels.groupby(labels).cumcount() + 1, labels.groupby(labels).transform("size")
     return labels.where(count == 1, labels + " #" + place.astype(str))
-
-
-def event_timer(results: Results) -> go.Figure | None:
-    """The slowdown that the CUDA-event timer sees against that of the host clock; on the line they agree."""
-    frame = tables.event_timer(results)
-    frame = frame[frame["point"].isin(_crowded(results)["point"])] if len(frame) else frame
-    if frame.empty:
-        return None
-    sharings = in_order(frame["sharing"].unique())
-    rows_, columns = theme.grid(len(sharings))
-    fig = make_subplots(rows_, columns, subplot_titles=sharings, shared_yaxes=True, horizontal_spacing=0.03,
-                        vertical_spacing=0.25 / rows_)  # fmt: skip
-    names = ("slowdown", "timer_slowdown")
-    ends = theme.reach(frame, *names)
-    shown: set[str] = set()
-    for sharing, (row, column) in zip(sharings, theme.positions(len(sharings), columns), strict=True):
-        fig.add_scatter(
-            x=ends, y=ends, mode="lines", line={"color": FAINT, "dash": "dot", "width": 1},
-            name="they agree", showlegend=theme.legend_once(shown, ""), hoverinfo="skip", row=row, col=column,
-        )  # fmt: skip
-        for model, rows in frame[frame["sharing"] == sharing].groupby("model", observed=True):
-            across, up = (theme.error_bars(rows, name) | {"width": 0, "thickness": 0.6} for name in names)
-            fig.add_scatter(
-                x=rows["slowdown"],
-                y=rows["timer_slowdown"],
-                error_x=across,
-                error_y=up,
-                mode="markers",
-                name=str(model),
-                legendgroup=str(model),
-                showlegend=theme.legend_once(shown, str(model)),
-                marker={"color": model_colour(str(model)), "size": 8, "opacity": 0.85},
-                hovertext=[f"{r['label']} in {r['mix']}: timer hides {r['hidden_pct']:.0f} % of the latency"
-                           for r in rows_of(rows)],
-                hoverinfo="text",
-                row=row,
-                col=column,
-            )  # fmt: skip
-    theme.figure(fig, height=320 * rows_ + 110)
-    fig.update_layout(margin={"t": 100})
-    fig.update_xaxes(title_text="slowdown (host clock)", **theme.log_axis(*ends, 5))
-    fig.update_yaxes(**theme.log_axis(*ends))
-    fig.update_yaxes(title_text="slowdown (event timer)", col=1)
-    return fig

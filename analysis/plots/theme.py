@@ -31,6 +31,8 @@ _SHARINGS = {
 }
 """Colour, marker and dash of each; hues after P. Tol, Colour Schemes (SRON technical note, 2021), "muted"."""
 _OTHER = ("#52606D", "hexagon", "longdash")
+_CUT = 0.1
+"""Share of bars that may leave an axis at either end."""
 INK, GRID = "#1F2933", "#E4E7EB"
 FONT = "Inter, 'Segoe UI', Helvetica, Arial, sans-serif"
 
@@ -57,6 +59,8 @@ def figure(fig: go.Figure, *, height: int = 420, legend: str = "top") -> go.Figu
     )
     fig.update_xaxes(gridcolor=GRID, linecolor=FAINT, ticks="outside", tickcolor=FAINT, zeroline=False)
     fig.update_yaxes(gridcolor=GRID, linecolor=FAINT, zeroline=False)
+    fig.update_xaxes(title_font_size=13)
+    fig.update_yaxes(title_font_size=13)
     fig.update_annotations(font={"size": 13})
     return fig
 
@@ -66,6 +70,20 @@ def reach(frame: pd.DataFrame, *names: str) -> tuple[float, float]:
     columns = [column for name in names for column in (name, *keys.interval(name))]
     values = frame.reindex(columns=columns).to_numpy(np.float64)
     return float(np.nanmin(values)), float(np.nanmax(values))
+
+
+def span(frame: pd.DataFrame, name: str, *lines: float) -> list[float]:
+    """Range of an axis that holds every value and ``lines``, and the bars but for the widest: those are cut off.
+
+    One wide interval would push all values into a corner.
+    """
+    low, high = (frame[end].dropna() if end in frame else frame[name] for end in keys.interval(name))
+    ends = (
+        min(*lines, frame[name].min(), low.quantile(_CUT) if len(low) else np.inf),
+        max(*lines, frame[name].max(), high.quantile(1 - _CUT) if len(high) else -np.inf),
+    )
+    room = 0.04 * (ends[1] - ends[0])
+    return [float(ends[0] - room), float(ends[1] + room)]
 
 
 def error_bars(frame: pd.DataFrame, name: str) -> dict[str, Any]:

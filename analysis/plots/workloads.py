@@ -17,6 +17,7 @@ from plotly.subplots import make_subplots
 
 from .. import tables
 from ..capacity import capacities
+from ..costs import tail_of
 from ..frames import rows_of
 from ..pooling import Results, in_order
 from . import theme
@@ -149,7 +150,6 @@ def latency_load(results: Results) -> go.Figure | None:
     kept = frame[frame["latency_p50_ms"].notna()]
     if len(kept) < 2 or kept["offered_rps"].nunique() < 2:
         return None
-    tail = _common_tail(kept)
     panels = list(kept[["model", "neighbours"]].drop_duplicates().itertuples(index=False, name=None))
     rows, columns = theme.grid(len(panels), 2)
     titles = [model if beside == "alone" else f"{model}<br>beside {beside}" for model, beside in panels]
@@ -157,6 +157,7 @@ def latency_load(results: Results) -> go.Figure | None:
     shown: set[str] = set()
     for (model, beside), place in zip(panels, theme.positions(len(panels), columns), strict=True):
         own = frame[(frame["model"] == model) & (frame["neighbours"] == beside)].sort_values("offered_rps")
+        tail = tail_of(own)
         levels = own["slo_ms"][own["slo_ms"] > 0].unique()
         shown_too = [f"{before}latency_{name}_ms" for before in ("", "alone_") for name in ("p50", tail)]
         values = own.reindex(columns=shown_too).to_numpy(float)
@@ -221,14 +222,6 @@ def _say_late(
     )
 
 
-def _common_tail(frame: pd.DataFrame) -> str:
-    """The highest percentile that most rows support."""
-    for name in ("p99", "p95", "p90"):
-        if frame[f"latency_{name}_ms"].notna().mean() > 0.5:
-            return name
-    return "p50"
-
-
 def tokens(results: Results) -> go.Figure | None:
     """Median time to first token and per output token of generating tenants in closed loop, alone and beside others."""
     frame = tables.tenants(results).dropna(subset="ttft_p50_ms")
@@ -281,13 +274,18 @@ def capacity(results: Results) -> go.Figure | None:
     return fig
 
 
-def workloads(results: Results) -> go.Figure | None:
-    """Slowdown of a model by what it does (decode, prefill, forward ...) beside the same neighbour."""
+def beside_same(results: Results) -> pd.DataFrame:
+    """Tenants of pairs whose model was measured doing different work beside the same ``neighbour``."""
     frame = tables.tenants(results)
     frame = frame[frame["point"].isin(results.points.loc[results.points["closed"], "point"])]
     frame = _with_neighbours(results, frame[frame["num_tenants"] == 2].dropna(subset="slowdown"))
     several = frame.groupby(["model", "neighbour", "sharing"], observed=True)["label"].transform("nunique") > 1
-    frame = frame[several & (frame["label"] != frame["neighbour"]) & (frame["role"] != "stressor")]
+    return frame[several & (frame["label"] != frame["neighbour"]) & (frame["role"] != "stressor")]
+
+
+def workloads(results: Results) -> go.Figure | None:
+    """Slowdown of a model by what it does (decode, prefill, forward ...) beside the same neighbour."""
+    frame = beside_same(results)
     if frame.empty:
         return None
     fig = _grouped(frame, ["slowdown"], ["slowdown of the mean"])

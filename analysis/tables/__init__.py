@@ -28,7 +28,7 @@ from .by_tenant import (
     shares,
     tenants,
 )
-from .columns import with_intervals
+from .columns import figure_on_whole_device, on_whole_device, with_intervals
 from .models_alone import baselines, busy_alone
 from .one_axis import one_axis
 from .side_by_side import side_by_side
@@ -41,11 +41,13 @@ __all__ = [
     "energy",
     "event_timer",
     "fairness",
+    "figure_on_whole_device",
     "impossible",
     "in_kind_order",
     "load_curve",
     "matrix",
     "matrix_pairs",
+    "on_whole_device",
     "one_axis",
     "overview",
     "pairs",

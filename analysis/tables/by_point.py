@@ -9,10 +9,9 @@ from mtexp.metrics.bootstrap import LEVEL
 from mtexp.metrics.clock import CLOCK_LIMIT
 from mtexp.records import keys
 
-from ..estimates import RUN
 from ..frames import rows_of
 from ..pooling import Results, sharing_name
-from .columns import closed_points, only, with_intervals
+from .columns import closed_points, figure_on_whole_device, on_whole_device, only, with_intervals
 from .models_alone import alone_rps, spreads_alone_pct
 
 _RUN_KEYS = ("stp", "antt", "fairness")
@@ -89,6 +88,7 @@ def scaling(results: Results) -> pd.DataFrame:
 def combinations(results: Results, limit: float = 1 - LEVEL) -> pd.DataFrame:
     """Which mixes pay: mixes of two tenants or more in closed loop, without stressors; the lower end of STP ranks them.
 
+    STP, ANTT and slowdowns compare with alone on the whole device where the runs know it (:func:`on_whole_device`).
     ``pays``: STP is surely above 1 (``yes``), below (``no``), or neither (``open``); sure is what has a ``p_value``
     of at most ``limit``, set by all claims of a page (:func:`analysis.findings.claim_limit`). ``worst`` is the tenant
     that is slowed most, ``worst_slowdown`` by how much. ``frontier``: no other combination has both a higher lower end
@@ -96,11 +96,12 @@ def combinations(results: Results, limit: float = 1 - LEVEL) -> pd.DataFrame:
     lie apart; ``above_ideal``: its STP exceeds its number of tenants, which only baselines that did not repeat can do.
     """
     points = closed_points(results)
-    points = points[points["num_tenants"] > 1]
+    points = on_whole_device(points[points["num_tenants"] > 1], ("stp", "antt"))
     points = points.assign(power_capped_pct=_power_capped_pct(points))
     columns = ["point", "mix", "sharing", "num_tenants", "repetitions", *with_intervals(("stp", "antt"))]
     found = points.reindex(columns=[*columns, "power_capped_pct"]).dropna(subset=with_intervals(("stp",)))
-    slowed = results.tenants.reindex(columns=["point", "label", *with_intervals(("slowdown",))]).dropna()
+    slowed = on_whole_device(results.tenants, ("slowdown",))
+    slowed = slowed.reindex(columns=["point", "label", *with_intervals(("slowdown",))]).dropna()
     worst = slowed.sort_values("slowdown").drop_duplicates("point", keep="last")
     worst = worst.rename(columns={"label": "worst"} | {c: f"worst_{c}" for c in with_intervals(("slowdown",))})
     (low, _), (_, worst_high) = keys.interval("stp"), keys.interval("worst_slowdown")
@@ -108,8 +109,8 @@ def combinations(results: Results, limit: float = 1 - LEVEL) -> pd.DataFrame:
     found["above_ideal"] = found["stp"] > found["num_tenants"]
     order = ["above_ideal", low]  # what sharing cannot give is never first
     found = found.sort_values(order, ascending=[True, False], kind="stable", ignore_index=True)
-    figures = [results.figures[int(point), RUN, "stp"] for point in found["point"]]
-    found["p_value"] = [figure.p_value() for figure in figures]
+    figures = [figure_on_whole_device(results, row, "stp") for row in rows_of(found)]
+    found["p_value"] = [1.0 if figure is None else figure.p_value() for figure in figures]
     sure = found["p_value"] <= limit
     found["pays"] = np.where(sure & (found["stp"] > 1), "yes", np.where(sure, "no", "open"))
     found["frontier"] = found[worst_high] < found[worst_high].cummin().shift(fill_value=np.inf)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from mtexp.metrics.repeats import Estimate
 from mtexp.records import keys
 
 from ..pooling import Results
@@ -25,3 +29,25 @@ def closed_points(results: Results) -> pd.DataFrame:
     plain = np.array(["stressor" not in roles for roles in results.points["roles"]], dtype=bool)
     found: pd.DataFrame = results.points[plain & results.points["closed"]]
     return found
+
+
+def on_whole_device(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
+    """Points or their tenants with those figures that compare sharing modes: what the mode itself costs is in them.
+
+    Measured in turns, ``stp``, ``antt`` and ``slowdown`` compare with alone under the same mode. Where the mode was
+    measured side by side with time slicing, ``stp_whole`` ... compare with alone on the whole device: they take the
+    place.
+    """
+    kept = frame.copy()
+    for name in names:
+        low, _ = keys.interval(f"{name}_whole")
+        if low in frame:
+            known = frame[low].notna()
+            for own, whole in zip(with_intervals((name,)), with_intervals((f"{name}_whole",)), strict=True):
+                kept[own] = frame.reindex(columns=[own])[own].where(~known, frame[whole])
+    return kept
+
+
+def figure_on_whole_device(results: Results, row: Mapping[str, Any], key: str) -> Estimate | None:
+    """The same of one figure, with its error; None where it has no interval."""
+    return results.figure(row, f"{key}_whole") or results.figure(row, key)

@@ -36,9 +36,9 @@ def baselines(results: Results) -> pd.DataFrame:
         row["spread_pct"] = _spread_alone_pct(results, str(name), own)
         rows.append(row)
     columns = [
-        *("model", "role", "workload", "precision", "execution", "batch_size", "seq_len", "sharing", "runs"),
-        *(*with_intervals(("latency_mean_ms",)), "spread_pct", "latency_p50_ms", "latency_p99_ms", "throughput_rps"),
-        *("gpu_time_mean_ms", "launch_bound_pct", "memory_peak_mib"),
+        *("model", "runs", *with_intervals(("latency_mean_ms",)), "spread_pct", "latency_p50_ms", "latency_p99_ms"),
+        *("throughput_rps", "workload", "precision", "execution", "batch_size", "seq_len", "sharing", "iterations"),
+        *("role", "gpu_time_mean_ms", "launch_bound_pct", "memory_peak_mib"),
     ]
     return only(pd.DataFrame(rows), columns).sort_values("model", kind="stable", ignore_index=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -27,14 +28,16 @@ def one_axis(results: Results) -> pd.DataFrame:
         own = results.tenants[results.tenants["point"] == point["point"]]
         if not _equal(results, point):
             continue
-        mix = "+".join(sorted(map(str, point["models"])))
+        counts = Counter(sorted(map(str, point["models"])))
+        mix = "+".join(model if count == 1 else f"{model}*{count}" for model, count in counts.items())
         for model, tenants in own.groupby(own["model"].astype(str)):
             first = tenants.iloc[0]
             values = {name: first.get(name) for name in names}
             values |= {name: tenants[name].mean() for name in ("slowdown", "slowdown_p99") if name in tenants}
             sms = parted.get(str(point["records"][0]))
-            rows.append({"mix": mix, "sharing": point["sharing"], "model": model, "sms": sms, **values})
-    frame = pd.DataFrame(rows, columns=["mix", "sharing", "model", "sms", *names])
+            where = {"point": point["point"], "mix": mix, "sharing": point["sharing"]}
+            rows.append({**where, "model": model, "sms": sms, **values})
+    frame = pd.DataFrame(rows, columns=["point", "mix", "sharing", "model", "sms", *names])
     frame = frame.dropna(subset="slowdown").drop_duplicates(["mix", "sharing", "model"])
     if frame.empty:
         return frame

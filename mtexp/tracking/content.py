@@ -36,6 +36,12 @@ _TABLE = (
     ("latency slowdown", "latency_slowdown"),
     ("launch-bound %", "launch_bound_pct"),
 )
+_TENANT_LINE = (
+    ("slowdown", "slowdown"),
+    ("p50 ms", "latency_p50_ms"),
+    ("p99 ms", "latency_p99_ms"),
+    ("rps", "throughput_rps"),
+)
 _WHERE_MEASURED = (
     *("launch_bound_pct", "service_slowdown", "latency_slowdown", "alone_latency_p50_ms", "alone_latency_p99_ms"),
 )
@@ -118,6 +124,7 @@ def tenant_content(
         keys.HISTORY_THINNED: _thinned_text(thinned, max_history),
         "mlflow.parentRunId": parent_id,
         "mlflow.source.name": "mtexp",
+        "mlflow.note.content": _tenant_description(record, tenant),
     }
     params = _params(spec, own) | _block_params(record) | {"tenant": tenant.id, "model": tenant.model}
     if own:
@@ -161,7 +168,7 @@ def description(record: RunRecord) -> str:
     """Return the run's description: verdict, main metrics, a table of its tenants (Markdown)."""
     figures = keys.current(record.metrics, _params(record.run_spec, record.run_spec.tenants).get("arrival", "closed"))
     headline = [_headline(label, key, figures) for label, key in _HEADLINE if key in figures]
-    lines = [" · ".join([f"**{record.verdict}**", *headline]), ""]
+    lines = [" · ".join([record.verdict, *headline]), ""]  # no markup: the list of runs shows this line as it is
     if any("[" in text for text in headline):
         lines += [f"{keys.INTERVAL_TEXTS[_interval_scope(record, record.metrics)]}.", ""]
     if record.failure:
@@ -181,6 +188,14 @@ def description(record: RunRecord) -> str:
     if record.findings:
         lines += ["", *(f"- {finding}" for finding in record.findings)]
     return "\n".join(lines)
+
+
+def _tenant_description(record: RunRecord, tenant: TenantRecord) -> str:
+    """One line: slowdown and latency of a tenant; a percentile only where it has enough iterations."""
+    arrival = next((t.arrival.kind for t in record.run_spec.tenants if t.id == tenant.id), "closed")
+    own = keys.current(tenant.metrics, arrival)
+    shown = [(label, key) for label, key in _TENANT_LINE if key in own and key not in tenant.insufficient]
+    return " · ".join(_headline(label, key, own) for label, key in shown)
 
 
 def _headline(label: str, key: str, figures: Mapping[str, float]) -> str:

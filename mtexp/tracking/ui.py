@@ -31,6 +31,10 @@ SERVER_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 _LAST_LINES = 15
+_HINT = (
+    "At the first visit MLflow opens its Assistant over the right-hand columns: its X closes it for good.\n"
+    "Stop the UI with Ctrl-C."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,7 +117,7 @@ def _serve(tracking: TrackingSpec, host: str, port: int) -> int:
             page = _page(tracking)
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
             if _answers(server, address):
-                sys.stdout.write(f"The runs: {address}{page}\nStop it with Ctrl-C.\n")
+                sys.stdout.write(f"The runs: {address}{page}\n{_HINT}\n")
                 sys.stdout.flush()
                 server.wait()
             output.seek(0)

@@ -10,12 +10,16 @@ import json
 VIEW = "mtexp"
 NOTE = "mlflow.note.content"
 _COLUMNS = {
-    "attributes": (),
+    "attributes": ("Description",),
     "metrics": ("stp", "slowdown", "latency_p50_ms", "latency_p99_ms"),
     "params": ("mix", "sharing", "mps_settings", "model", "batch_size", "seq_len", "load"),
     "tags": ("mtexp.verdict",),
 }
-"""Of a run: STP, mix, sharing, what is swept most, verdict; of its tenants: model, percentiles, slowdown."""
+"""Of a run: STP, mix, sharing, what is swept most, verdict; of its tenants: model, percentiles, slowdown.
+
+MLflow sorts the columns of a kind by name and shows attributes first. A description begins with the verdict and the
+main figures, so that they are seen in a narrow window, where the other columns lie beyond the edge.
+"""
 _DESCRIPTION = """What several models do to each other on one device, measured by mtexp.
 
 Each run is a mix of models under one sharing mode; its arrow opens a row per tenant. **stp** is the work done \

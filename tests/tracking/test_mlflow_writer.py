@@ -63,10 +63,11 @@ def test_a_record_becomes_a_parent_and_a_nested_run_per_tenant(tmp_path: Path, t
     assert tags[keys.VERDICT] == child.data.tags[keys.VERDICT] == "VALID"
     assert tags[keys.SPEC_HASH] == record.spec_hash
     assert (tags[keys.DEVICE], tags["mtexp.driver"], tags[keys.SHRUNK]) == ("NVIDIA H200", "580.95.05", "false")
-    assert tags["mlflow.note.content"].startswith("**VALID** · STP 1.2 [1.1, 1.3]")
+    assert tags["mlflow.note.content"].startswith("VALID · STP 1.2 [1.1, 1.3]")
     assert "within this run" in tags["mlflow.note.content"]
     assert tags[keys.INTERVAL_SCOPE] == keys.WITHIN_RUN
     assert child.data.params["tenant"] == "t1"
+    assert child.data.tags["mlflow.note.content"].startswith("slowdown 1.6")
     assert child.data.params["model"] == "gpt2"
     assert parent.data.params["mix"] == "mixed"
     assert parent.data.params["num_tenants"] == "2"
@@ -247,7 +248,7 @@ def test_the_description_is_a_table_a_person_can_read() -> None:
     record, _ = example()
     record = replace(record, tenants=(replace(record.tenants[0], insufficient=("latency_p99_ms",)),))
     lines = description(record).splitlines()
-    assert lines[0] == "**VALID** · STP 1.2 [1.1, 1.3] · ANTT 1.6"
+    assert lines[0] == "VALID · STP 1.2 [1.1, 1.3] · ANTT 1.6"
     assert lines[4].startswith("| tenant | model | mean ms | p50 ms | p90 ms | p99 ms |")
     assert lines[6].startswith("| t0 | bert_base |")
     assert lines[6].count("?") == 1

@@ -72,6 +72,7 @@ def test_it_listens_on_loopback_and_opens_the_shared_view(tracking, capsys, star
     with open_store(TrackingSpec(uri=uri), write=False) as store:
         tags = store.client.get_experiment(store.experiment_id).tags
     columns = json.loads(tags[f"mlflow.sharedViewState.{VIEW}"])["selectedColumns"]
+    assert columns[0] == "attributes.`Description`", "verdict and STP come before what the edge of a window cuts off"
     assert {"metrics.`stp`", "metrics.`slowdown`", "params.`model`", "tags.`mtexp.verdict`"} <= set(columns)
     assert tags[ui.NOTE] == "my own words"
 

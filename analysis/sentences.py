@@ -1,0 +1,258 @@
+"""One sentence a figure: what it shows, with its interval where there is one.
+
+Lives here: :data:`SENTENCES`, by the name of the figure, for figures that answer no question of
+:mod:`analysis.findings`. May touch: nothing outside its arguments. Nothing here is claimed to differ: it is said as
+measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from mtexp.metrics.repeats import geometric_mean
+from mtexp.records import keys
+
+from . import tables
+from .capacity import capacities
+from .frames import rows_of
+from .intervals import text
+from .plots.samples import by_neighbours, showcase
+from .plots.sharing import largest_mixes
+from .plots.theme import interval_text
+from .plots.workloads import beside_same
+from .pooling import Results
+from .sm_curve import sm_curves
+
+_MOST_NAMED = 3
+_NOISE = "host_noise_pct"
+
+
+def _extremes(frame: pd.DataFrame, name: str, said: Callable[[dict[str, Any]], str], most: str, least: str) -> str:
+    """The rows with the largest and the smallest value."""
+    ordered = rows_of(frame.dropna(subset=name).sort_values(name))
+    if not ordered:
+        return ""
+    ends = [f"{said(row)}, {interval_text(row, name)} times" for row in (ordered[-1], ordered[0])]
+    return f"{most}: {ends[0]}; {least}: {ends[1]}." if len(ordered) > 1 else f"{most}: {ends[0]}."
+
+
+def _of_largest(results: Results) -> str:
+    def said(row: dict[str, Any]) -> str:
+        return f"{row['label']} in {row['mix']} under {row['sharing']}"
+
+    return _extremes(largest_mixes(results), "slowdown", said, "Slowed most", "least")
+
+
+def _of_shares(results: Results) -> str:
+    return _extremes(tables.shares(results), "slowdown", lambda row: str(row["place"]), "Slowed most", "least")
+
+
+def _of_sm_curves(results: Results) -> str:
+    curves = sm_curves(results.data)[:_MOST_NAMED]
+    each = [
+        f"{curve.model} {curve.knee_sms} [{curve.knee_low_sms}, {curve.knee_high_sms}] of {curve.most_sms} SMs"
+        for curve in curves
+    ]
+    return f"To be within 5 % of its latency on the most SMs needs {', '.join(each)}." if each else ""
+
+
+def _of_one_axis(results: Results) -> str:
+    """ANTT by mode, over the mixes that the figure shows under all of its modes that most of them have."""
+    shown = tables.one_axis(results)
+    points = results.points[results.points["point"].isin(shown["point"])]
+    figures: dict[str, dict[tuple[str, ...], Any]] = {}
+    for point in rows_of(points):
+        if (antt := tables.figure_on_whole_device(results, point, "antt")) is not None:
+            figures.setdefault(str(point["sharing"]), {})[tuple(sorted(point["labels"]))] = antt
+    if not figures:
+        return ""
+    common = set.intersection(*(set(own) for own in figures.values()))
+    if len(figures) < 2 or not common:
+        return ""
+    means = {name: geometric_mean([own[mix] for mix in sorted(common)]) for name, own in figures.items()}
+    order = sorted(means, key=lambda name: means[name].value)
+    over = f"geometric means over {len(common)} mixes" if len(common) > 1 else "one mix"
+    return (
+        f"Tenants are slowed least under {order[0]}, {text(means[order[0]].interval)} times, and most under "
+        f"{order[-1]}, {text(means[order[-1]].interval)} times ({over})."
+    )
+
+
+def _of_settings(results: Results) -> str:
+    found = tables.by_setting(results)
+    if found.empty:
+        return ""
+    first = found.iloc[0]
+    same = (found["label"] == first["label"]) & (found["setting"] == first["setting"])
+    own = rows_of(found[same & (found["sharing"] == first["sharing"])].sort_values("value"))
+    low, high = own[0], own[-1]
+    many = high["throughput_rps"] / low["throughput_rps"]
+    return (
+        f"{first['label']} under {first['sharing']}: a request takes {interval_text(low, 'latency_mean_ms')} ms at "
+        f"{first['setting']} {low['value']:g} and {interval_text(high, 'latency_mean_ms')} ms at {high['value']:g}, "
+        f"where {many:.2f} times as many are served a second."
+    )
+
+
+def _of_workloads(results: Results) -> str:
+    found = beside_same(results)
+    if found.empty:
+        return ""
+    groups = found.groupby(["model", "neighbour", "sharing"], observed=True)["slowdown"]
+    apart = groups.max() / groups.min()
+    model, neighbour, sharing = apart.idxmax()
+    same = (found["model"] == model) & (found["neighbour"] == neighbour) & (found["sharing"] == sharing)
+    each = [f"{row['label']} {interval_text(row, 'slowdown')}" for row in rows_of(found[same])]
+    return f"Beside {neighbour} under {sharing} the same model is slowed differently: {', '.join(each)} times."
+
+
+def _of_capacity(results: Results) -> str:
+    found = capacities(results.data).drop_duplicates("search").dropna(subset="kept")
+    each = []
+    for row in rows_of(found)[:_MOST_NAMED]:
+        unit = "of what each serves alone" if row["by"] == "load" else "requests/s"
+        missed = f", and misses one at {row['missed']:.3g}" if pd.notna(row["missed"]) else ""
+        each.append(f"{row['mix']} under {row['sharing']} up to {row['kept']:.3g} {unit}{missed}")
+    return f"Every level is kept by {'; '.join(each)}." if each else ""
+
+
+def _of_levels(results: Results) -> str:
+    found = tables.tenants(results).dropna(subset="slo_attainment_pct")
+    if found.empty:
+        return ""
+    least = rows_of(found.sort_values("slo_attainment_pct"))[0]
+    return (
+        f"{least['label']} in {least['mix']} under {least['sharing']} keeps its level least often: in "
+        f"{least['slo_attainment_pct']:.1f} % of {least['iterations_fewest']:.0f} requests (of this run; streaks give "
+        "it no simple interval)."
+    )
+
+
+def _of_tokens(results: Results) -> str:
+    found = tables.tenants(results).dropna(subset="ttft_p50_ms")
+    found = found[found["point"].isin(results.points.loc[results.points["closed"].astype(bool), "point"])]
+    if found.empty:
+        return ""
+    row = rows_of(found.sort_values("ttft_p50_ms"))[-1]
+    alone = results.alone.runs.reindex(columns=["model", "workload", "ttft_p50_ms"])
+    same = alone[(alone["model"] == row["model"])]["ttft_p50_ms"].dropna()
+    before = f", alone after {same.iloc[0]:.3g} ms" if len(same) else ""
+    return (
+        f"The first token of {row['label']} in {row['mix']} under {row['sharing']} comes after "
+        f"{row['ttft_p50_ms']:.3g} ms{before} (medians)."
+    )
+
+
+def _of_sensitivity(results: Results) -> str:
+    def said(row: dict[str, Any]) -> str:
+        return f"{row['victim']} beside {row['neighbour']} under {row['sharing']}"
+
+    return _extremes(tables.sensitivity(results), "slowdown", said, "Slowed most", "least")
+
+
+def _of_repeats(results: Results) -> str:
+    spreads = results.tenants.reindex(columns=["spread_pct"])["spread_pct"].dropna()
+    if spreads.empty:
+        return ""
+    return f"Half of the repeated tenants lie within {spreads.median():.1f} %, all within {spreads.max():.1f} %."
+
+
+# --- what happened inside a run ---------------------------------------------------------------------------------------
+
+
+def _shown(results: Results) -> pd.DataFrame:
+    """Tenants of the mix that the figures of samples show, with how it was shared."""
+    points = showcase(results)
+    if points.empty:
+        return pd.DataFrame()
+    return results.tenants.merge(points[["point", "mix", "sharing"]], on="point")
+
+
+def _of_distribution(results: Results) -> str:
+    found = _shown(results)
+    name = "slowdown_p50" if "slowdown_p50" in found and found["slowdown_p50"].notna().any() else "slowdown"
+    if name not in found:
+        return ""
+    word = "half of the requests" if name == "slowdown_p50" else "the mean request"
+    row = rows_of(found.sort_values(name))[-1]
+    return (
+        f"Furthest from alone lies {row['label']} in {row['mix']} under {row['sharing']}: {word} took "
+        f"{interval_text(row, name)} times as long as alone."
+    )
+
+
+def _of_time(results: Results) -> str:
+    found = _shown(results)
+    if found.empty or "drift_pct" not in found or found["drift_pct"].isna().all():
+        return ""
+    row = rows_of(found.assign(size=found["drift_pct"].abs()).sort_values("size"))[-1]
+    moved = f"the latency of {row['label']} under {row['sharing']} moved most, by {row['drift_pct']:+.1f} %"
+    return f"Within the window {moved}."
+
+
+def _of_rounds(results: Results) -> str:
+    found = _shown(results)
+    if found.empty or _NOISE not in found or "slowdown" not in found:
+        return ""
+    row = rows_of(found.sort_values("slowdown"))[-1]
+    return (
+        f"{row['label']} under {row['sharing']} is slowed {interval_text(row, 'slowdown')} times over all rounds; its "
+        f"blocks alone, which do the same work, differ by {row[_NOISE]:.1f} % (SD)."
+    )
+
+
+def _of_clock(results: Results) -> str:
+    found = _shown(results)
+    if found.empty or "slowdown_clock" not in found or found["slowdown_clock"].isna().all():
+        return ""
+    row = rows_of(found.sort_values("slowdown_clock"))[-1]
+    return (
+        f"The clock explains a slowdown of {row['slowdown_clock']:.3f} times at most ({row['label']} under "
+        f"{row['sharing']}, slowed {interval_text(row, 'slowdown')} times in all)."
+    )
+
+
+def _of_neighbours(results: Results) -> str:
+    for title, samples in by_neighbours(results):
+        for label, own in samples.groupby("label", sort=False):
+            medians = own.groupby("neighbours")["service_ms"].median()
+            few, many = int(medians.index.min()), int(medians.index.max())
+            return (
+                f"{label} in {title} takes {medians[many]:.3g} ms with {many} neighbours in flight and "
+                f"{medians[few]:.3g} ms with {few} (medians)."
+            )
+    return ""
+
+
+def _of_device(results: Results) -> str:
+    points = showcase(results)
+    for name, noun in (("gpu_power_w_mean", "power"), ("cpu_util_pct_mean", "use of the CPU")):
+        if name in points and points[name].notna().any():
+            unit = keys.metric(name).unit
+            each = [f"{row[name]:.0f} {unit} under {row['sharing']}" for row in rows_of(points.dropna(subset=name))]
+            return f"Mean {noun} of {points['mix'].iloc[0]} in the window: {', '.join(each)}."
+    return ""
+
+
+SENTENCES: Mapping[str, Callable[[Results], str]] = {
+    "slowdown-by-tenant": _of_largest,
+    "shares": _of_shares,
+    "sm-curve": _of_sm_curves,
+    "one-axis": _of_one_axis,
+    "settings": _of_settings,
+    "workloads": _of_workloads,
+    "capacity": _of_capacity,
+    "slo-attainment": _of_levels,
+    "tokens": _of_tokens,
+    "sensitivity": _of_sensitivity,
+    "repeats": _of_repeats,
+    "latency-ecdf": _of_distribution,
+    "latency-over-time": _of_time,
+    "rounds": _of_rounds,
+    "latency-by-clock": _of_clock,
+    "latency-by-neighbours": _of_neighbours,
+    "telemetry": _of_device,
+}

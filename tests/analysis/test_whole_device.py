@@ -1,0 +1,67 @@
+"""Sharing modes are compared against the whole device: what a mode itself costs is in the headline, or said to be
+missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import tables
+from analysis.answers import gains
+from analysis.data import load
+from analysis.dataset import Dataset
+from analysis.findings import findings
+from analysis.pooling import pool
+from analysis.summary import summary
+from tests.analysis.crossover_study import CrossoverStudy
+
+
+@pytest.fixture(scope="module")
+def in_turns(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A pair in rounds under both modes: between neighbours MPS gets more done."""
+    folder: Path = tmp_path_factory.mktemp("in-turns")
+    study = CrossoverStudy(folder)
+    for mps in ("disabled", "default"):
+        study.measure(["bert_base", "llama_3_2_1b"], mps, "cuda_graph")
+    return load(records=folder)
+
+
+def side_by_side(data: Dataset, stp_whole: float, ratio: float) -> Dataset:
+    """The same as if both modes had been measured side by side, each figure known to 1 %."""
+    mps = data.runs["mps_settings"] == "default"
+    figures = {"stp_whole": stp_whole, "antt_whole": 2 / stp_whole, "stp_whole_ratio": ratio}
+    runs, tenants = data.runs.copy(), data.tenants.copy()
+    for frame, own in ((runs, figures), (tenants, {"slowdown_whole": 2 / stp_whole, "mode_cost": 1.3})):
+        rows = frame["record_id"].isin(runs.loc[mps, "record_id"])
+        for name, value in own.items():
+            for end, factor in (("", 1), ("_ci_low", 0.99), ("_ci_high", 1.01)):
+                frame[name + end] = np.where(rows, value * factor, np.nan)
+    return replace(data, runs=runs, tenants=tenants)
+
+
+def test_what_the_mode_costs_decides_the_headline(in_turns: Dataset) -> None:
+    """MPS wins between neighbours, and loses once what it costs alone is counted: the advice is against it."""
+    results = pool(side_by_side(in_turns, 1.02, 0.9), draws=400)
+    assert gains(results, "MPS")[0][0][1].value == pytest.approx(0.9)
+    first = summary(results)
+    assert first.advice.startswith("Do not share with MPS: it gets only 0.90 [0.89, 0.91]")
+    assert first.tiles[0].value == "×0.90"
+    (answer,) = [a for a in findings(results) if a.question == "Is MPS efficient?"]
+    assert "alone under MPS a request takes 1.30 [1.29, 1.31] times as long" in answer.text
+
+
+def test_combinations_are_ranked_on_the_whole_device(in_turns: Dataset) -> None:
+    """Their STP and the slowdown of who is worst off have what the mode costs in them."""
+    found = tables.combinations(pool(side_by_side(in_turns, 1.02, 0.9), draws=400)).set_index("sharing")
+    assert found.loc["MPS", "stp"] == pytest.approx(1.02)
+    assert found.loc["MPS", "worst_slowdown"] == pytest.approx(2 / 1.02)
+
+
+def test_what_is_not_known_of_the_mode_is_said(in_turns: Dataset) -> None:
+    """Runs in turns of one mode each compare with alone under it: the headline says what it leaves out."""
+    results = pool(in_turns, draws=400)
+    assert not gains(results, "MPS")[1]
+    assert "without what the mode itself costs" in summary(results).advice
