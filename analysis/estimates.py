@@ -89,8 +89,8 @@ class Study:
     @classmethod
     def of(cls, data: Dataset, alone: Alone, points: pd.DataFrame, tenants: pd.DataFrame, throws: Throws) -> Study:
         """Points (:attr:`analysis.pooling.Results.points`) and their tenants; how runs differ is not learnt yet."""
-        measured = {"in_rounds": measured_in_rounds(data.tenants), "whole": whole_of(data.runs)}
-        study = cls(data, throws, _alone_rows(alone), **measured)
+        study = cls(data, throws, _alone_rows(alone), in_rounds=measured_in_rounds(data.tenants))
+        study.whole = whole_of(data.runs)
         modes = dict(zip(points["point"], points["sharing"], strict=True)) if len(points) else {}
         for tenant in rows_of(tenants.reindex(columns=["point", "position", "records", "ids", "compared", *_LIKE])):
             number = int(tenant["point"])

@@ -1,70 +1,43 @@
-"""Figures of a report as files: PNG and SVG.
+"""Figures of a report as files: PNG, SVG, PDF.
 
-Lives here: :func:`write_images`, :func:`settle`. May touch: one folder; a browser, which draws them.
+Lives here: :func:`write_images`. May touch: one folder. Equal data give equal files.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
 from mtexp.errors import RecordError
 
-log = logging.getLogger(__name__)
-
-IMAGES = ("png", "svg")
-WIDTH_PX = 1100
-_RANDOM = re.compile(r'(?:(?<=<defs id="defs-)|(?<= trace)|(?<=-legend-)|(?<=<pattern id="p.{6}-))[0-9a-f]{6}\b')
-"""Names of definitions, traces and patterns in an SVG that plotly wrote."""
+IMAGES = ("png", "svg", "pdf")
+USUAL = ("png", "svg")
+_LOOK: Any = {"svg.hashsalt": "mtexp", "svg.fonttype": "none", "font.family": "DejaVu Sans"}
+_METADATA = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
-def write_images(figures: Mapping[str, go.Figure], folder: Path) -> list[Path]:
-    """Write every figure as PNG and SVG; without a browser to draw them, say so and write none."""
-    import plotly.io
+def write_images(figures: Mapping[str, go.Figure], folder: Path, kinds: Sequence[str] = USUAL) -> list[Path]:
+    """Write every figure in those kinds (:data:`IMAGES`); return the files.
 
-    try:
-        from choreographer.errors import BrowserFailedError, ChromeNotFoundError
-        from kaleido.errors import KaleidoError
-    except ImportError:
-        log.warning("No images: they need kaleido (pip install 'mtexp[images]'). The HTML report is complete.")
-        return []
+    Raises:
+        RecordError: The folder cannot be written.
+    """
+    import matplotlib as mpl
+
+    from .drawing import paint
+
+    paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context(_LOOK):
+            for name, figure in figures.items():
+                drawn = paint(figure)
+                for kind in kinds:
+                    paths.append(folder / f"{name}.{kind}")
+                    drawn.savefig(paths[-1], metadata=_METADATA[kind])
     except OSError as error:
-        raise RecordError(f"could not make {folder}: {error.strerror or error}") from error
-    paths = [folder / f"{name}.{kind}" for name in figures for kind in IMAGES]
-    try:
-        drawn = [figure for figure in figures.values() for _ in IMAGES]
-        heights = [figure.layout.height for figure in drawn]
-        plotly.io.write_images(drawn, paths, width=WIDTH_PX, height=heights)
-    except (
-        ChromeNotFoundError,
-        BrowserFailedError,
-        KaleidoError,
-        RuntimeError,
-        OSError,
-    ) as error:  # HOME of another user
-        log.warning(
-            "No images: %s. They need Chrome or Chromium: install one, or name it with BROWSER_PATH, or leave images "
-            "out with --no-images. The HTML report is complete.",
-            (str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."),
-        )
-        return []
-    for path in paths:
-        if path.suffix == ".svg":
-            settle(path)
+        raise RecordError(f"could not write figures to {folder}: {error.strerror or error}") from error
     return paths
-
-
-def settle(path: Path) -> None:
-    """Number what an SVG calls by random names, so that equal data give equal files."""
-    text = path.read_text(encoding="utf-8")
-    names = dict.fromkeys(_RANDOM.findall(text))
-    numbers = {name: f"{number:06x}" for number, name in enumerate(names)}
-    if names:
-        text = re.sub(rf"(?<=[A-Za-z-])(?:{'|'.join(names)})", lambda found: numbers[found[0]], text)
-        path.write_text(text, encoding="utf-8")

@@ -57,8 +57,8 @@ def _price(results: Results, sharing: str, priced: bool) -> str:
     costs = [cost for tenant in own if (cost := results.figure(tenant, "mode_cost")) is not None]
     if not costs:
         return ""
-    cost = geometric_mean(costs).interval
-    return f"; alone under {sharing} a request takes {text(cost)} times as long as without, which is in it"
+    price = geometric_mean(costs).interval
+    return f"; alone under {sharing} a request takes {text(price)} times as long as without, which is in it"
 
 
 def _missing_invalid(results: Results, sharing: str) -> str:

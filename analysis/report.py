@@ -1,7 +1,7 @@
 """One self-contained HTML file from runs: ``python -m analysis.report --sweep latest``.
 
 Lives here: :func:`build`, :func:`write` and the command. May touch: the output folder; MLflow, where the report becomes
-a run of its own beside the runs it tells of. Opens offline; the same figures lie beside it as PNG and SVG.
+a run of its own beside the runs it tells of. Opens offline; the same figures lie beside it as PNG and SVG, or PDF.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from . import markdown
 from .answers import Judge
 from .dataset import Dataset
 from .findings import findings, paragraph, what_events_do
-from .images import IMAGES, write_images
+from .images import IMAGES, USUAL, write_images
 from .options import add_source, read, refusing
 from .page import render
 from .plots import FIGURES, draw
@@ -92,8 +92,8 @@ def _lead(results: Results) -> str:
 # --- files and MLflow -------------------------------------------------------------------------------------------------
 
 
-def write(results: Results, folder: Path, *, images: bool = True, title: str = "") -> list[Path]:
-    """Write the report and, with ``images``, its figures to ``folder``; return the files, the HTML first.
+def write(results: Results, folder: Path, *, images: Sequence[str] = USUAL, title: str = "") -> list[Path]:
+    """Write the report and its figures, in the kinds of ``images``, to ``folder``; return the files, the HTML first.
 
     Raises:
         RecordError: The folder cannot be written.
@@ -105,7 +105,7 @@ def write(results: Results, folder: Path, *, images: bool = True, title: str = "
         path.write_text(build(results, figures, title=title), encoding="utf-8")
     except OSError as error:
         raise RecordError(f"could not write {path}: {error.strerror or error}. Choose a place with --out") from error
-    drawn = write_images(figures, folder / PLOTS) if images else []
+    drawn = write_images(figures, folder / PLOTS, images) if images else []
     if drawn:
         every = {folder / PLOTS / f"{figure.name}.{kind}" for figure in FIGURES for kind in IMAGES}
         for of_other_data in every.difference(drawn):
@@ -127,8 +127,9 @@ def write_churn(data: Dataset, folder: Path, *, title: str = "") -> tuple[Path, 
         title=title or "What a neighbour's life does to a steady tenant",
         lead=f"{counted(len(data.churn), 'churn run')} from {data.source}.",
         caveats=(),
-        summary=Summary(text, (), (), (), ()),
-        questions=questions(answers, figures, ()),
+        summary=Summary(text, (), (), ()),
+        pairs=Section(""),
+        questions=questions(results, answers, figures),
         appendix=[Section("What was run, on what", facts=facts(data.churn))],
     )
     path = folder / REPORT
@@ -199,7 +200,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--include-invalid", action="store_true", help="also INVALID runs; the report says so")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also the findings as a page of Markdown")
     parser.add_argument("--made-by", default="", help="command that page names as the one that makes it again")
-    parser.add_argument("--no-images", action="store_true", help="no PNG and SVG files")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--images", type=_kinds, default=USUAL, metavar="KINDS",
+        help=f"figures as files, of {', '.join(IMAGES)} with commas (default: {','.join(USUAL)})",
+    )  # fmt: skip
+    kinds.add_argument("--no-images", dest="images", action="store_const", const=(), help="no such files")
     parser.add_argument("--no-mlflow", action="store_true", help="do not log the report to MLflow")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -210,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{text}\n{path}\n")
         return 0
     results = pool(data)
-    files = write(results, folder, images=not options.no_images, title=options.title)
+    files = write(results, folder, images=options.images, title=options.title)
     if options.markdown is not None:
         write_markdown(results, options.markdown, files[1:], title=options.title, made_by=options.made_by)
         files.append(options.markdown)
@@ -223,6 +229,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         sys.stdout.write(f"In MLflow: run {run_id}, artifact {REPORT}\n")
     return 0
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    """The kinds of images in ``png,pdf``."""
+    kinds = tuple(dict.fromkeys(text.split(",")))
+    if wrong := [kind for kind in kinds if kind not in IMAGES]:
+        allowed = f"allowed: {', '.join(IMAGES)}, or several with commas"
+        raise argparse.ArgumentTypeError(f"{wrong[0] or 'empty'}: {allowed}")
+    return kinds
 
 
 def _name(data: Dataset) -> str:

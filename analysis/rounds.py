@@ -72,7 +72,7 @@ def _known(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[floa
     """Log and standard error of the figures of a row that have an interval."""
     found = {}
     for name in names:
-        ends = [row.get(key) for key in (name, *keys.interval(name))]
+        ends: list[Any] = [row.get(key) for key in (name, *keys.interval(name))]
         if all(pd.notna(end) and float(end) > 0 for end in ends):
             value, low, high = map(float, ends)
             found[name] = float(np.log(value)), float(np.log(high / low)) / (2 * _Z)

@@ -121,7 +121,8 @@ def questions(results: Results, answers: Sequence[Answer], figures: Mapping[str,
         section = _answered(title, own)
         if name in figures:
             section.figures = [_shown(name, figures)]
-            section.answer = section.answer or SENTENCES[name](results)
+            if not section.answer and name in SENTENCES:
+                section.answer = SENTENCES[name](results)
         if section.answer:
             found.append(section)
     return found

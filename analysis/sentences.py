@@ -103,7 +103,8 @@ def _of_workloads(results: Results) -> str:
         return ""
     groups = found.groupby(["model", "neighbour", "sharing"], observed=True)["slowdown"]
     apart = groups.max() / groups.min()
-    model, neighbour, sharing = apart.idxmax()
+    place: Any = apart.idxmax()
+    model, neighbour, sharing = place
     same = (found["model"] == model) & (found["neighbour"] == neighbour) & (found["sharing"] == sharing)
     each = [f"{row['label']} {interval_text(row, 'slowdown')}" for row in rows_of(found[same])]
     return f"Beside {neighbour} under {sharing} the same model is slowed differently: {', '.join(each)} times."
@@ -221,8 +222,8 @@ def _of_neighbours(results: Results) -> str:
             medians = own.groupby("neighbours")["service_ms"].median()
             few, many = int(medians.index.min()), int(medians.index.max())
             return (
-                f"{label} in {title} takes {medians[many]:.3g} ms with {many} neighbours in flight and "
-                f"{medians[few]:.3g} ms with {few} (medians)."
+                f"{label} in {title} takes {medians[few]:.3g} ms with {few} of its neighbours in flight "
+                f"and {medians[many]:.3g} ms with {many} (medians)."
             )
     return ""
 

@@ -24,6 +24,7 @@ from .answers import MPS, TURNS, Judge, gains
 from .findings import claim_limit
 from .frames import rows_of
 from .intervals import text
+from .page import number
 from .plots import theme
 from .pooling import Results, in_order
 
@@ -167,7 +168,7 @@ def _load_advice(load: pd.DataFrame) -> str:
         return f"{row['model']} cannot keep up with {row['offered_rps']:.3g} requests/s under {row['sharing']}."
     row = rows_of(kept.sort_values("offered_rps"))[-1]
     name = next((n for n in ("p99", "p95", "p90", "p50") if pd.notna(row.get(f"latency_{n}_ms"))), "")
-    at = f"its {name} is {row[f'latency_{name}_ms']:.3g} ms" if name else "with too few requests for a percentile"
+    at = f"its {name} is {number(row[f'latency_{name}_ms'])} ms" if name else "with too few requests for a percentile"
     beside = "alone" if row["neighbours"] == "alone" else f"beside {row['neighbours']}"
     return (
         f"{row['model']} {beside} under {row['sharing']} keeps up with {row['offered_rps']:.3g} requests/s, "
@@ -271,7 +272,7 @@ def _best_and_worst(results: Results, pairs: pd.DataFrame) -> tuple[Tile, Tile]:
 
 def _alone(results: Results) -> list[Tile]:
     """The first two models alone, where nothing was measured together."""
-    rows = rows_of(tables.baselines(results))[:2]
+    rows = rows_of(tables.baselines(results).drop_duplicates("model"))[:2]
     names = tables.with_intervals(("latency_mean_ms",))
     tiles = []
     for row in rows:

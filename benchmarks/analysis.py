@@ -22,7 +22,7 @@ def arguments() -> argparse.ArgumentParser:
     made = common.parser(__doc__ or "", repeats=5)
     made.add_argument("--kernels", type=int, default=0, help="of the capture; default 1000000, with --quick 100000")
     made.add_argument("--runs", type=int, default=0, help="of the report; default 100, with --quick 10")
-    made.add_argument("--images", action="store_true", help="with the PNG and SVG files (needs Chrome)")
+    made.add_argument("--images", action="store_true", help="with the PNG and SVG files")
     return made
 
 

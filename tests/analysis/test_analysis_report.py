@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import runpy
 from pathlib import Path
@@ -21,6 +22,13 @@ from mtexp.errors import TrackingError
 from mtexp.records.files import find_records
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.mlflow_writer import log_record
+
+
+class Blank:
+    """A figure that takes no time to be drawn."""
+
+    def savefig(self, path: Path, **more: object) -> None:
+        path.write_text("<svg/>")
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +96,13 @@ def test_neighbours_are_drawn_where_they_come_and_go(tmp_path: Path) -> None:
 
 def test_the_report_works_offline(results: Results, tmp_path: Path) -> None:
     """One file, plotly's script in it once, nothing fetched from anywhere."""
-    (path,) = report.write(results, tmp_path, images=False)
+    (path,) = report.write(results, tmp_path, images=())
     page = path.read_text()
     assert page.count("plotly.js v") == 1
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']https?:", page)
     for section in ("Which combinations pay?", "Verdicts", "Baselines"):
         assert f">{section}</h2>" in page
-    assert page == report.write(results, tmp_path / "again", images=False)[0].read_text(), "equal data, equal page"
+    assert page == report.write(results, tmp_path / "again", images=())[0].read_text(), "equal data, equal page"
 
 
 def test_the_report_says_what_it_left_out(tmp_path: Path) -> None:
@@ -156,17 +164,17 @@ def test_figures_of_another_study_are_not_passed_off(
     others = [folder / name for name in ("capacity.svg", "fairness.svg", "mine.svg")]
     for path in others:
         path.write_text("<svg>of another study</svg>")
-    report.write_markdown(results, page, report.write(results, tmp_path, images=False), title="", made_by="")
+    report.write_markdown(results, page, report.write(results, tmp_path, images=()), title="", made_by="")
     assert ".svg" not in page.read_text()
     assert "shows no figures" in caplog.text
     assert all(path.is_file() for path in others)
-    monkeypatch.setattr("plotly.io.write_images", lambda drawn, paths, **size: [p.write_text("<svg/>") for p in paths])
+    monkeypatch.setattr("analysis.drawing.paint", lambda figure: Blank())
     files = report.write(results, tmp_path)
     report.write_markdown(results, page, files, title="", made_by="")
     shown = set(re.findall(r"\(plots/(.*?)\.svg\)", page.read_text()))
     assert shown == {path.stem for path in files if path.suffix == ".svg"} == set(plots.draw(results))
     assert [path.is_file() for path in others] == [False, True, True]
-    assert others[1].read_text() == "<svg/>"
+    assert "of another study" not in others[1].read_text()
 
 
 def test_mlflow_gets_the_files_of_the_report_and_nothing_else(
@@ -182,7 +190,7 @@ def test_mlflow_gets_the_files_of_the_report_and_nothing_else(
     for name in (".env", "plots/old.svg", "reports/other/report.html"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("not to be sent")
-    monkeypatch.setattr("plotly.io.write_images", lambda drawn, paths, **size: [p.write_text("<svg/>") for p in paths])
+    monkeypatch.setattr("analysis.drawing.paint", lambda figure: Blank())
     assert report.main(["--uri", uri, "--out", ".", "--markdown", "findings.md"]) == 0
     (run,) = re.findall(r"In MLflow: run (\w+)", capsys.readouterr().out)
     client = MlflowClient(uri)
@@ -200,32 +208,27 @@ def test_mlflow_gets_the_files_of_the_report_and_nothing_else(
     assert (tmp_path / "mine/report.html").is_file()
 
 
-def test_images_of_equal_data_are_equal(tmp_path: Path) -> None:
-    """What plotly names at random in an SVG is numbered, wherever it is used; numbers that look alike stay."""
-    drawn = (
-        '<svg><defs id="defs-{0}"><clipPath id="clip{0}xy"/><pattern id="p{0}-{1}-0"/></defs>'
-        '<g class="trace scatter trace{1}" clip-path="url(#clip{0}xy)" fill="url(#p{0}-{1}-0)" d="M0.123456,1"/></svg>'
-    )
-    texts = []
-    for names in (("a1b2c3", "123456"), ("00ff00", "abcdef")):
-        path = tmp_path / "figure.svg"
-        path.write_text(drawn.format(*names))
-        images.settle(path)
-        texts.append(path.read_text())
-    assert texts[0] == texts[1]
-    assert "M0.123456,1" in texts[0]
-    assert texts[0].count("clip000000xy") == 2
+def test_every_figure_is_a_file_without_a_browser(drawn: dict[str, go.Figure], tmp_path: Path) -> None:
+    """PDF and SVG of each, with its axis titles and its legend; equal data give equal files."""
+    paths = images.write_images(drawn, tmp_path / "one", ["svg", "pdf"])
+    assert {path.name for path in paths} == {f"{name}.{kind}" for name in drawn for kind in ("svg", "pdf")}
+    again = images.write_images({"scaling": drawn["scaling"]}, tmp_path / "two", ["svg", "pdf"])
+    for path in again:
+        assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()
+    for name, figure in drawn.items():
+        text = (tmp_path / "one" / f"{name}.svg").read_text()
+        titles = [axis.title.text for axis in (*figure.select_xaxes(), *figure.select_yaxes()) if axis.title.text]
+        named = [trace.name for trace in figure.data if trace.name and trace.showlegend and trace.type == "scatter"]
+        for said in (*titles, *named):
+            assert html.escape(said, quote=False) in text, (name, said)
 
 
-def test_without_a_browser_the_report_is_there(
-    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Images need Chrome; the message says so, and the HTML is complete."""
-    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    (page,) = report.write(results, tmp_path)
-    assert page.is_file()
-    assert "--no-images" in caplog.text
+def test_a_kind_of_image_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and what is allowed, before anything is read."""
+    with pytest.raises(SystemExit) as refused:
+        report.main(["--images", "png,jpg"])
+    assert refused.value.code == 2
+    assert "jpg: allowed: png, svg, pdf" in capsys.readouterr().err
 
 
 def test_where_the_browser_cannot_be_looked_for_the_report_is_there(

@@ -19,12 +19,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Figures by the file that they would have been written to."""
     files: dict[str, Any] = {}
 
-    def write(figures: list[Any], paths: list[Path], **size: Any) -> None:
-        for figure, path in zip(figures, paths, strict=True):
+    def write(figures: dict[str, Any], folder: Path) -> list[Path]:
+        paths = [folder / f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
+        for path in paths:
             path.write_text("<svg/>")
-            files[path.name] = figure
+            files[path.name] = figures[path.stem]
+        return paths
 
-    monkeypatch.setattr("plotly.io.write_images", write)
+    monkeypatch.setattr("analysis.roofline.write_images", write)
     return files
 
 
