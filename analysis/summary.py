@@ -267,7 +267,7 @@ def _best_and_worst(results: Results, pairs: pd.DataFrame) -> tuple[Tile, Tile]:
         return first, second
     best = rows_of(pairs)[0]
     worst = rows_of(pairs.sort_values("stp_ci_high"))[0]
-    return _pair_tile("Best pair", best, "good"), _pair_tile("Worst pair", worst, "bad")
+    return _pair_tile("Best pair", best), _pair_tile("Worst pair", worst)
 
 
 def _alone(results: Results) -> list[Tile]:
@@ -282,11 +282,11 @@ def _alone(results: Results) -> list[Tile]:
     return tiles
 
 
-def _pair_tile(title: str, row: dict[str, Any], tone: str) -> Tile:
+def _pair_tile(title: str, row: dict[str, Any]) -> Tile:
     stp = Interval(*(row[name] for name in tables.with_intervals(("stp",))))
     slowed = Interval(*(row[name] for name in tables.with_intervals(("worst_slowdown",))))
     note = f"STP {text(stp)} of 2 under {row['sharing']}; {row['worst']} pays most: {text(slowed)} times slower"
-    return Tile(title, str(row["mix"]).replace("+", " + "), "", note, tone if row["pays"] != "open" else "")
+    return Tile(title, str(row["mix"]).replace("+", " + "), "", note, {"yes": "good", "no": "bad"}.get(row["pays"], ""))
 
 
 def _slowed(results: Results, tenant: dict[str, Any]) -> Tile:
