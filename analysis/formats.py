@@ -15,6 +15,10 @@ import pandas as pd
 from mtexp.text_tables import fitting, plain_table
 
 FORMATS = ("csv", "json", "latex")
+_IN_THE_MIX = ("repetitions", "num_tenants")
+"""Columns to do without before a text is cut."""
+_KEPT = 7
+"""Columns of a table that every terminal shows: where they are too wide, their texts are cut."""
 
 
 def add_formats(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +29,13 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
 
 
 def shown(frame: pd.DataFrame, kind: str | None) -> str:
-    """``frame`` as text of ``kind``; without one CSV, and on a terminal a table of the columns that fit its width."""
+    """``frame`` as text of ``kind``; without one CSV, and on a terminal a table that fits its width."""
     if kind or not sys.stdout.isatty():
         return formatted(frame, kind or "csv")
-    rows = fitting(cells(frame), shutil.get_terminal_size().columns, list(map(str, reversed(frame.columns[1:]))))
+    names = list(map(str, frame.columns))
+    bounds = [name for name in names if name.endswith(("_ci_low", "_ci_high"))]
+    last = [name for name in names if name not in bounds][_KEPT:]
+    rows = fitting(cells(frame), shutil.get_terminal_size().columns, [*bounds, *reversed(last), *_IN_THE_MIX])
     return f"{plain_table(rows, numeric(frame))}\n"
 
 

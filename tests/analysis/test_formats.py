@@ -31,12 +31,15 @@ def test_a_table_of_a_study_is_printed(study_folder: Path, capsys: pytest.Captur
 
 
 def test_a_terminal_gets_the_columns_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first columns, aligned; a pipe gets everything as CSV."""
-    row = {"mix": "bert_base+mistral_7b", "stp": 1.23456, "levels": "kept", "sharing": "green contexts"}
+    """The first columns without bounds of intervals, the widest text cut; a pipe gets everything as CSV."""
+    row = {"mix": "bert_base+mistral_7b", "stp": 1.23456, "stp_ci_low": 1.2} | {f"n{i}": i for i in range(8)}
     frame = pd.DataFrame([row])
     assert shown(frame, None) == formatted(frame, "csv")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "44")
+    monkeypatch.setenv("COLUMNS", "56")
     heading, first = shown(frame, None).splitlines()
-    assert heading.split() == ["mix", "stp", "levels"]
-    assert first.split() == ["bert_base+mistral_7b", "1.235", "kept"]
+    assert heading.split() == ["mix", "stp", "n0", "n1", "n2", "n3", "n4"]
+    assert first.split()[:2] == ["bert_base+mistral_7b", "1.235"]
+    monkeypatch.setenv("COLUMNS", "44")
+    assert shown(frame, None).splitlines()[1].startswith("bert_ba")
+    assert len(shown(frame, None).splitlines()[1]) <= 44
