@@ -99,7 +99,7 @@ def body_bytes(body: str, values: Mapping[str, object]) -> bytes:
     return json.dumps(fill_json(json.loads(body), values)).encode() if body else b""
 
 
-def served_request(server: ServerSpec, batch_size: int, seq_len: int, new_tokens: int) -> str:
+def served_request(server: ServerSpec, batch_size: int, seq_len: str, new_tokens: str) -> str:
     """One request in words."""
     names = set(names_in(server.body))
     text = f", {batch_size if server.texts else 1} x {seq_len} tokens" if names & {*TEXTS, "seq_len"} else ""

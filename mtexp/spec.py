@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
+from mtexp.lengths import Lengths
 from mtexp.served import ServerSpec, served_request
 
 T = TypeVar("T")
@@ -99,20 +100,22 @@ class WorkloadSpec:
         """Tokens of one request: those generated (``decode``, ``generate``), else those of the input."""
         return self.batch_size * {"decode": 1, "generate": self.new_tokens}.get(self.kind, self.seq_len)
 
-    @property
-    def request(self) -> str:
-        """What one request is, in words."""
-        return REQUESTS[self.kind].format(**asdict(self))
 
+def _request_of(model: ModelSpec, workload: WorkloadSpec, ranges: Mapping[str, str]) -> str:
+    """One request in words: with the shapes of the inputs where they are more than tokens.
 
-def _request_of(model: ModelSpec, workload: WorkloadSpec) -> str:
-    """One request in words: with the shapes of the inputs where they are more than tokens."""
+    Args:
+        model: Of the tenant.
+        workload: Of the tenant.
+        ranges: In the place of its sizes, where requests are of many.
+    """
+    sizes = {name: str(value) for name, value in asdict(workload).items()} | ranges
     if model.server is not None:
-        return served_request(model.server, workload.batch_size, workload.seq_len, workload.new_tokens)
+        return served_request(model.server, workload.batch_size, sizes["seq_len"], sizes["new_tokens"])
     if model.target:
         return f"one request of {model.target}, batch_size {workload.batch_size}, seq_len {workload.seq_len}"
     if not model.inputs:
-        return workload.request + (f", {model.pooling} pooling" if model.pooling else "")
+        return REQUESTS[workload.kind].format(**sizes) + (f", {model.pooling} pooling" if model.pooling else "")
     given = ", ".join(f"{name} {'x'.join(map(str, (workload.batch_size, *s)))}" for name, s in model.inputs.items())
     what = {
         "train": "one training step (forward, backward, AdamW) over",
@@ -146,6 +149,8 @@ class ArrivalSpec:
     """Alternatively, the rate as a share of the tenant's baseline throughput; 0 = not used."""
     trace: tuple[float, ...] = ()
     """Arrival times in seconds from the start of the window (``trace``)."""
+    lengths: Lengths = field(default_factory=Lengths)
+    """Tokens of each request of the trace. A baseline has those of its run: it asks for them in turn."""
     seed: int = 0
 
 
@@ -194,7 +199,7 @@ class TenantSpec:
         """What one request is, in words; empty for a stressor."""
         if self.model.role == "stressor":
             return ""
-        return _request_of(self.model, self.workload)
+        return _request_of(self.model, self.workload, self.arrival.lengths.ranges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -439,6 +444,12 @@ def drop_absent(model: dict[str, Any]) -> None:
         del model["server"]["ready"], model["server"]["ready_s"]
 
 
+def drop_lengths(arrival: dict[str, Any]) -> None:
+    """Take out of an arrival, in place, the lengths of requests that are all of one size: older records lack them."""
+    if not arrival["lengths"]["buckets"] and not arrival["lengths"]["output_tokens"]:
+        del arrival["lengths"]
+
+
 def spec_hash(spec: RunSpec) -> str:
     """Return the name of what ``spec`` measures; where it is tracked, who asks and how long it may wait do not.
 
@@ -451,6 +462,7 @@ def spec_hash(spec: RunSpec) -> str:
                 del tenant[key]
         del tenant["model"]["layer_parameters"], tenant["cost"]  # follow from the shape, and older records lack them
         drop_absent(tenant["model"])
+        drop_lengths(tenant["arrival"])
         if tenant["arrival"]["load"]:
             tenant["arrival"]["rate_rps"] = 0.0
     if data["measure"]["foreign"] == "refuse":  # younger than records whose hash must stay what it is

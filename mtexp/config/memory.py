@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mtexp.config.shapes import dimensions
-from mtexp.spec import TenantSpec
+from mtexp.spec import TenantSpec, WorkloadSpec
 
 GPU_CONTEXT_MIB = 512.0
 """CUDA context, libraries and allocator of one process (about 0.5 GiB on recent drivers)."""
@@ -34,7 +35,7 @@ def tenant_mib(tenant: TenantSpec) -> float:
     - models of other inputs or dimensions: the most that one operation reads and writes
     - KV cache (prefill, decode, generate): 2 * batch * context * kv * layers * b
     """
-    model, load, width = tenant.model, tenant.workload, _BYTES[tenant.precision]
+    model, load, width = tenant.model, _largest(tenant), _BYTES[tenant.precision]
     training = load.kind == "train"
     total = float(model.parameters) * width * (4 if training else 1)
     d = dimensions(model.shape) if not model.inputs else None
@@ -54,6 +55,16 @@ def tenant_mib(tenant: TenantSpec) -> float:
     if load.kind in ("prefill", "decode", "generate"):
         total += 2 * load.batch_size * context * kv * d.layers * width
     return total / _MIB
+
+
+def _largest(tenant: TenantSpec) -> WorkloadSpec:
+    """The workload, as the largest request of a trace has it."""
+    load, lengths = tenant.workload, tenant.arrival.lengths
+    if not lengths.buckets:
+        return load
+    seq_len = lengths.largest.padded_tokens
+    new_tokens = lengths.largest.cache_tokens - seq_len if lengths.largest.cache_tokens else load.new_tokens
+    return replace(load, seq_len=seq_len, new_tokens=new_tokens)
 
 
 def run_mib(tenants: Sequence[TenantSpec], *, one_process: bool, gpu: bool) -> float:

@@ -93,7 +93,11 @@ def locate_module(key: str, value: str, module: str) -> Located:
     top: ModuleSpec | None = None
     parts = module.split(".")
     for number in range(len(parts)):
-        spec = PathFinder.find_spec(".".join(parts[: number + 1]), path)
+        try:
+            spec = PathFinder.find_spec(".".join(parts[: number + 1]), path)
+        except KeyError as error:  # looks for the package around it among those that are imported
+            remedy = f"Add an empty __init__.py to the folder {parts[number]}, or set PYTHONPATH to the module's own."
+            raise ConfigError(key, value, "a module in packages that have an __init__.py", remedy) from error
         if spec is None or (number + 1 < len(parts) and not spec.submodule_search_locations):
             missing = ".".join(parts[: number + 1])
             raise ConfigError(key, value, _ALLOWED, f"There is no module {missing}: correct it, or set PYTHONPATH.")

@@ -24,6 +24,7 @@ from mtexp.config.convert import to_spec
 from mtexp.config.designs import why_sustained
 from mtexp.config.hardware import Hardware, elsewhere, probe
 from mtexp.config.known import too_few_cores, warnings
+from mtexp.config.lengths import padded
 from mtexp.config.order import random_order
 from mtexp.config.own_code import imported
 from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
@@ -154,7 +155,13 @@ def plan(
     specs = [point.spec for point in planned]
     known = warnings(specs, where.gpus) + too_few_cores(specs, _cores(launcher))
     sessions = _sessions(config, specs, where, serial=serial, multirun=multirun and not search)
-    said = [*(point.note for point in planned if point.note), *sessions.notes, *imported(specs), *commands(specs)]
+    said = [
+        *(point.note for point in planned if point.note),
+        *sessions.notes,
+        *imported(specs),
+        *commands(specs),
+        *padded(specs),
+    ]
     notes = tuple(dict.fromkeys(said))
     return Plan(
         tuple(planned),

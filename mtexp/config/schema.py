@@ -28,6 +28,7 @@ Execution = Enum("Execution", ["eager", "cuda_graph", "compile"])
 Workload = Enum("Workload", ["forward", "prefill", "decode", "generate", "train"])
 Arrival = Enum("Arrival", ["closed", "poisson", "constant", "trace"])
 Scale = Enum("Scale", ["none", "thin", "stretch"])
+Tokens = Enum("Tokens", ["trace", "workload"])
 Design = Enum("Design", ["crossover", "sustained"])
 Overlap = Enum("Overlap", ["sustained", "fixed"])
 Foreign = Enum("Foreign", ["refuse", "warn", "ignore"])
@@ -59,6 +60,10 @@ class TenantArrivalConfig:
     """File of arrival times, or a published trace."""
     scale: Scale | None = None
     """How the rate of a trace becomes ``rate``."""
+    tokens: Tokens | None = None
+    """Whose the lengths of requests are."""
+    buckets: list[int] | None = None
+    """Lengths that requests of a trace are padded to."""
     seed: int | None = None
     """Seed of the arrivals."""
 
@@ -190,6 +195,11 @@ class ArrivalConfig:
     scale: Scale = Scale.none
     """How the mean rate of a trace becomes ``rate``: ``none`` (it does not), ``thin`` (requests are left out) or
     ``stretch`` (times are scaled)."""
+    tokens: Tokens = Tokens.trace
+    """Lengths of requests: ``trace`` (those of the trace, where it has some and the tenant can vary them) or
+    ``workload`` (all of one size)."""
+    buckets: list[int] = field(default_factory=list)
+    """Lengths that requests of a trace are padded to, ascending; a longer one is cut. Empty = powers of two from 16."""
     seed: int | None = None
     """Seed of the arrivals; null = the run's ``seed``."""
 

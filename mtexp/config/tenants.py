@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from mtexp.config.checks import at_least, own_or_run, within
+from mtexp.config.lengths import lengths_of
 from mtexp.config.memory import limit_mib
 from mtexp.config.models import model_of
-from mtexp.config.schema import Arrival, ArrivalConfig, Config, Scale, SharingMode, TenantConfig
+from mtexp.config.schema import Arrival, ArrivalConfig, Config, Scale, SharingMode, TenantConfig, Tokens
 from mtexp.config.servers import is_server, server_model
 from mtexp.config.traces import read_trace
 from mtexp.errors import ConfigError
-from mtexp.spec import ArrivalSpec, CostSpec, MpsLimits, TenantSpec, WorkloadSpec
+from mtexp.lengths import Lengths
+from mtexp.spec import ArrivalSpec, CostSpec, ModelSpec, MpsLimits, TenantSpec, WorkloadSpec
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -92,7 +94,7 @@ def _tenant(config: Config, key: str, tenant: TenantConfig, *, shrunk: bool) -> 
         id=key,
         model=model,
         workload=workload,
-        arrival=_arrival(config, key, tenant),
+        arrival=_arrival(config, key, tenant, model, workload),
         precision=(tenant.precision or config.precision.name).name,
         execution=(tenant.execution or config.execution).name,
         mps=_mps_limits(config, key, tenant),
@@ -119,7 +121,7 @@ def _workload(config: Config, key: str, tenant: TenantConfig) -> WorkloadSpec:
 # --- arrivals, limits -------------------------------------------------------------------------------------------------
 
 
-def _arrival(config: Config, key: str, tenant: TenantConfig) -> ArrivalSpec:
+def _arrival(config: Config, key: str, tenant: TenantConfig, model: ModelSpec, workload: WorkloadSpec) -> ArrivalSpec:
     own, run = tenant.arrival, config.arrival
     if own.kind is Arrival.closed:  # a closed-loop tenant does not use the run's rate
         run = ArrivalConfig()
@@ -131,13 +133,21 @@ def _arrival(config: Config, key: str, tenant: TenantConfig) -> ArrivalSpec:
     within(load_key, load, 0, 100)
     seed = -1 if own.seed is None else own.seed  # -1: set later from the tenant's position in the run
     scale_key, scale = own_or_run(own.scale, f"{key}.arrival.scale", run.scale, "arrival.scale")
+    buckets_key, buckets = own_or_run(own.buckets, f"{key}.arrival.buckets", run.buckets, "arrival.buckets")
     if kind is Arrival.trace:
         if scale is not Scale.none and not rate:
             raise ConfigError(rate_key, rate, f"a rate with {scale_key}={scale.name}", f"Set {rate_key}=10.")
         drawn = config.seed if seed < 0 else seed
-        return ArrivalSpec(kind="trace", trace=read_trace(trace_key, trace, scale.name, rate, drawn), seed=seed)
+        requests = read_trace(trace_key, trace, scale.name, rate, drawn)
+        _, wanted = own_or_run(own.tokens, "", run.tokens, "")
+        lengths = (
+            Lengths() if wanted is Tokens.workload else lengths_of(buckets_key, buckets, requests, model, workload)
+        )
+        return ArrivalSpec(kind="trace", trace=tuple(r.time_s for r in requests), lengths=lengths, seed=seed)
     if own.scale not in (None, Scale.none) or (own.kind is None and scale is not Scale.none):
         raise ConfigError(scale_key, scale.name, f"none with {kind_key}={kind.name}", "Add arrival=trace.")
+    if own.buckets or (own.kind is None and run.buckets):
+        raise ConfigError(buckets_key, str(buckets), f"nothing with {kind_key}={kind.name}", "Add arrival=trace.")
     if kind is Arrival.closed:
         for value_key, value in ((rate_key, rate), (load_key, load), (trace_key, trace)):
             if value:

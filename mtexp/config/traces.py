@@ -1,4 +1,4 @@
-"""Reads and checks files of arrival times, and brings them to a rate. May touch: the file it is given."""
+"""Reads and checks files of arrivals, and brings them to a rate. May touch: the file it is given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mtexp.config.trace_formats import read_published
+from mtexp.config.trace_formats import Arrived, read_published, tokens
 from mtexp.errors import ConfigError
 
 _UNITS = {"arrival_s": 1, "arrival_ms": 1e3, "arrival_us": 1e6, "arrival_ns": 1e9}
@@ -20,6 +20,8 @@ MAX_ARRIVALS = 200_000
 MAX_BYTES = 256 * 2**20
 MOST_READ = 5_000_000
 """Requests of a trace that is thinned."""
+_TOKENS = ("input_tokens", "output_tokens")
+"""Columns of token counts, beside a named one of times."""
 _YEAR_S = 365.25 * 86400
 _FIRST_YEAR, _LAST_YEAR = 1990, 2100
 
@@ -29,11 +31,12 @@ _FORM = (
 )
 
 
-def read_trace(key: str, path: str, scale: str = "none", rate_rps: float = 0.0, seed: int = 0) -> tuple[float, ...]:
-    """Return the arrival times in seconds that ``path`` holds.
+def read_trace(key: str, path: str, scale: str = "none", rate_rps: float = 0.0, seed: int = 0) -> tuple[Arrived, ...]:
+    """Return the requests that ``path`` holds: arrival times in seconds, and tokens where it has them.
 
-    Of a published format (:mod:`mtexp.config.trace_formats`) they count from the first request; of another file they
-    are its only column, or the one named ``arrival_s``, ``arrival_ms``, ``arrival_us`` or ``arrival_ns``.
+    Times of a published format (:mod:`mtexp.config.trace_formats`) count from the first request; of another file they
+    are its only column, or the one named ``arrival_s``, ``arrival_ms``, ``arrival_us`` or ``arrival_ns``, and columns
+    ``input_tokens`` and ``output_tokens`` are tokens.
 
     Args:
         key: Configuration key, for the message.
@@ -43,8 +46,8 @@ def read_trace(key: str, path: str, scale: str = "none", rate_rps: float = 0.0, 
         seed: Of what is left out.
 
     Raises:
-        ConfigError: No such file, another format, too large, times that are not finite, >= 0 and ascending, or a rate
-            that the trace cannot be thinned to.
+        ConfigError: No such file, another format, too large, times that are not finite, >= 0 and ascending, counts of
+            tokens that are none, or a rate that the trace cannot be thinned to.
     """
     file = Path(path).expanduser()
     if not path or not os.path.isfile(file):
@@ -55,32 +58,33 @@ def read_trace(key: str, path: str, scale: str = "none", rate_rps: float = 0.0, 
     if file.suffix not in readers:
         raise ConfigError(key, path, _FORM, "Give the file one of these endings and formats.")
     try:
-        times = list(readers[file.suffix](file) or ())
+        requests = list(readers[file.suffix](file) or ())
     except (ValueError, OSError, csv.Error, RecursionError) as error:
         raise ConfigError(key, path, _FORM, f"It cannot be read: {error}.") from error
+    times = [request.time_s for request in requests]
     problem = _problem(times, MAX_ARRIVALS if scale != "thin" else MOST_READ) or _unit_problem(times)
     if problem:
         raise ConfigError(key, path, _FORM, problem)
     if scale != "none":
-        times = _at_rate(key, path, times, scale, rate_rps, seed)
-    return tuple(times)
+        requests = _at_rate(key, path, requests, scale, rate_rps, seed)
+    return tuple(requests)
 
 
-def _at_rate(key: str, path: str, times: Sequence[float], scale: str, rate_rps: float, seed: int) -> list[float]:
-    """Return ``times`` with a mean rate of ``rate_rps``: fewer of them, or further apart (or closer)."""
-    lasts_s = times[-1] - times[0]
-    if lasts_s <= 0:
+def _at_rate(key: str, path: str, requests: Sequence[Arrived], scale: str, rate_rps: float, seed: int) -> list[Arrived]:
+    """Return ``requests`` with a mean rate of ``rate_rps``: fewer of them, or further apart (or closer)."""
+    first_s, last_s = requests[0].time_s, requests[-1].time_s
+    if last_s <= first_s:
         raise ConfigError(key, path, "a trace that lasts longer than an instant", "It has no rate.")
-    own_rps = (len(times) - 1) / lasts_s
+    own_rps = (len(requests) - 1) / (last_s - first_s)
     if scale == "stretch":
-        return [(time - times[0]) * own_rps / rate_rps for time in times]
+        return [r._replace(time_s=(r.time_s - first_s) * own_rps / rate_rps) for r in requests]
     if rate_rps > own_rps:
         allowed = f"a trace of at least {rate_rps:g} requests a second to thin"
         remedy = f"It has {own_rps:.4g}: lower the rate, or use arrival.scale=stretch."
         raise ConfigError(key, path, allowed, remedy)
     share, drawn = rate_rps / own_rps, random.Random(seed)
-    kept = [time - times[0] for time in times if drawn.random() < share]
-    if problem := _problem(kept, MAX_ARRIVALS):
+    kept = [r._replace(time_s=r.time_s - first_s) for r in requests if drawn.random() < share]
+    if problem := _problem([r.time_s for r in kept], MAX_ARRIVALS):
         raise ConfigError(key, path, _FORM, problem)
     return kept
 
@@ -109,7 +113,7 @@ def _unit_problem(times: Sequence[float]) -> str:
     return ""
 
 
-def _read_csv(file: Path) -> list[float]:
+def _read_csv(file: Path) -> list[Arrived]:
     if (published := read_published(file)) is not None:
         return published
     with file.open(encoding="utf-8-sig", newline="") as text:  # -sig: Excel begins with a byte-order mark
@@ -122,13 +126,18 @@ def _read_csv(file: Path) -> list[float]:
                 f"row {number} has {len(row)} columns and row 1 has {len(rows[0])}; columns are separated by a comma, "
                 "decimals by a point"
             )
-    column = _column([name.strip() for name in rows[0]])
-    body = rows if _is_number(rows[0][column]) else rows[1:]
-    a_second = _UNITS.get(rows[0][column].strip(), 1)
-    return [float(row[column]) / a_second for row in body]
+    names = [name.strip() for name in rows[0]]
+    column = _column(names)
+    body = rows if _is_number(names[column]) else rows[1:]
+    a_second = _UNITS.get(names[column], 1)
+    counts = [names.index(name) if name in names else None for name in _TOKENS]
+    return [
+        Arrived(float(row[column]) / a_second, *(0 if at is None else tokens(row[at], number) for at in counts))
+        for number, row in enumerate(body, start=1)
+    ]
 
 
-def _read_parquet(file: Path) -> list[float]:
+def _read_parquet(file: Path) -> list[Arrived]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -138,9 +147,19 @@ def _read_parquet(file: Path) -> list[float]:
             raise ValueError(f"{opened.metadata.num_rows} rows, more than {MOST_READ}")
         names = opened.schema_arrow.names
         name = names[_column(names)]
-        column: Any = opened.read(columns=[name]).column(0)
+        counted = [other for other in _TOKENS if other in names and other != name]
+        table = opened.read(columns=[name, *counted])
         a_second = _UNITS.get(name, 1)
-        return [float("nan") if v is None else v / a_second for v in column.cast(pa.float64()).to_pylist()]
+        column: Any = table.column(table.column_names.index(name)).cast(pa.float64())
+        times = [float("nan") if v is None else v / a_second for v in column.to_pylist()]
+        counts = [
+            table.column(table.column_names.index(other)).to_pylist() if other in counted else [None] * len(times)
+            for other in _TOKENS
+        ]
+        return [
+            Arrived(time, tokens(given, number), tokens(made, number))
+            for number, (time, given, made) in enumerate(zip(times, *counts, strict=True), start=1)
+        ]
     except pa.ArrowException as error:
         raise ValueError(str(error).splitlines()[0]) from error
 

@@ -21,6 +21,10 @@ _NS_PER_MS = 1e6
 _ABSENT: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
+OPTIONAL = {"enqueue_ns": 0, "block": -1, "round": -1, "input_tokens": 0, "padded_tokens": 0, "output_tokens": 0}
+"""Columns that need not be given, and the value that stands for none."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
     """Iterations of one tenant in the order in which they were served; every array has shape (n,).
@@ -45,9 +49,15 @@ class Samples:
     """Block of a crossover run; -1 = none."""
     round: NDArray[np.int64] = field(default_factory=lambda: _ABSENT)
     """Round of a crossover run; -1 = none."""
+    input_tokens: NDArray[np.int64] = field(default_factory=lambda: _ABSENT)
+    """Tokens that a request of a trace has; 0 = as the workload says."""
+    padded_tokens: NDArray[np.int64] = field(default_factory=lambda: _ABSENT)
+    """Tokens that were computed for them; 0 = as the workload says."""
+    output_tokens: NDArray[np.int64] = field(default_factory=lambda: _ABSENT)
+    """Tokens that a request of a trace generates; 0 = none, or as the workload says."""
 
     def __post_init__(self) -> None:
-        for name, none in (("enqueue_ns", 0), ("block", -1), ("round", -1)):
+        for name, none in OPTIONAL.items():
             if getattr(self, name) is _ABSENT:
                 object.__setattr__(self, name, np.full(self.phase.shape, none, dtype=np.int64))
         shapes = {f.name: getattr(self, f.name).shape for f in fields(self)}
@@ -93,11 +103,13 @@ class Samples:
         return np.where(self.first_token_ns == 0, np.nan, (self.first_token_ns - self.arrival_ns) / _NS_PER_MS)
 
     def tpot_ms(self, new_tokens: int) -> Floats:
-        """Time per output token after the first, of ``new_tokens`` a request; NaN where there is none."""
-        if new_tokens < 2:
-            return np.full(len(self), np.nan)
+        """Time per output token after the first, of ``new_tokens`` a request that has no number of its own; NaN where
+        there is none.
+        """
+        following = np.where(self.output_tokens > 0, self.output_tokens, new_tokens) - 1
         rest_ms = (self.end_ns - self.first_token_ns) / _NS_PER_MS
-        return np.where(self.first_token_ns == 0, np.nan, rest_ms / (new_tokens - 1))
+        there = (self.first_token_ns != 0) & (following > 0)
+        return np.where(there, rest_ms / np.maximum(following, 1), np.nan)
 
     @property
     def open_loop(self) -> bool:

@@ -180,7 +180,8 @@ def roofline_row(
         ConfigError: The model is a transformer of unknown shape.
     """
     transformer, precision = tenant.model.role != "stressor", tenant.precision
-    cost = request_cost(tenant.model, tenant.workload, precision, tenant.cost) if transformer else None
+    one_size = transformer and not len(tenant.arrival.lengths)
+    cost = request_cost(tenant.model, tenant.workload, precision, tenant.cost) if one_size else None
     layers = shape_of(tenant.model).layers if transformer and tenant.model.has_formula else 1
     weighted = [(kernel, layers if kernel.part == "layer" else 1) for kernel in kernels]
     parts = {kernel.part for kernel in kernels}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mtexp.errors import RecordError
-from mtexp.metrics.samples import WARMUP, Floats, Samples
+from mtexp.metrics.samples import OPTIONAL, WARMUP, Floats, Samples
 from mtexp.metrics.window import Window
 from mtexp.records.files import write_aside
 
@@ -42,9 +42,12 @@ SCHEMA = pa.schema(
         ("enqueue_ns", pa.int64()),
         ("block", pa.int64()),
         ("round", pa.int64()),
+        ("input_tokens", pa.int64()),
+        ("padded_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
     ]
 )
-ADDED = {"enqueue_ns": 0, "block": -1, "round": -1}
+ADDED = OPTIONAL
 """Columns that older records lack, and the value that stands for none."""
 PHASES = ("warmup", "measure", "alone", "edge")
 """By ``Samples.phase``."""

@@ -150,7 +150,8 @@ def missing_baselines(
 
 
 def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False, at_arrivals: bool = False) -> RunSpec:
-    """The run that measures ``tenant`` alone: closed loop, the whole device, no sharing.
+    """The run that measures ``tenant`` alone: closed loop, the whole device, no sharing. Requests of a trace keep their
+    lengths and their order.
 
     On MIG it is alone on an instance like its own: a GPU that is cut into instances cannot be used as a whole. It is
     pinned to a CPU core only where all tenants of ``run`` can be: a baseline with a core of its own beside a run that
@@ -162,7 +163,8 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
         partitioned: Keep the run's MPS limits (the partitioned baseline).
         at_arrivals: Keep the tenant's arrivals, instant by instant; its load is a rate by now.
     """
-    arrival = replace(tenant.arrival, load=0.0) if at_arrivals else ArrivalSpec()
+    lengths = replace(tenant.arrival.lengths, unused="")
+    arrival = replace(tenant.arrival, load=0.0) if at_arrivals else ArrivalSpec(lengths=lengths)
     alone = replace(tenant, id=tenant.model.name, arrival=arrival, slo_ms=0.0, slo_factor=0.0, seed=run.seed)
     sharing = run.sharing
     if not partitioned and sharing.mode != "mig":

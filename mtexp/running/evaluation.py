@@ -375,7 +375,7 @@ def _completed(
         text = not (tenant.model.inputs or tenant.model.target) or tenant.workload.kind == "generate"
         if tenant.model.server is not None:
             text = tenant.workload.kind == "generate" or bool(set(names_in(tenant.model.server.body)) & {*TEXTS})
-        of_a_request = tenant.workload.tokens if text else tenant.workload.batch_size
+        of_a_request = _tokens(tenant, measured.samples[tenant.id]) if text else tenant.workload.batch_size
         metrics["tokens_per_s" if text else "inputs_per_s"] = of_a_request * metrics["throughput_rps"]
     if tenant.id in compared.drift_pct:
         metrics["baseline_drift_pct"] = compared.drift_pct[tenant.id]
@@ -389,6 +389,15 @@ def _completed(
     elif alone is not None and alone.launch_bound_pct is not None:
         metrics["launch_bound_pct"] = alone.launch_bound_pct
     return metrics
+
+
+def _tokens(tenant: TenantSpec, samples: Samples) -> float:
+    """Mean tokens of a request: those that it generates, else those of its input, without padding."""
+    load, rows = tenant.workload, samples.measured
+    counts = rows.output_tokens if load.kind == "generate" else rows.input_tokens
+    if load.kind == "decode" or not counts.any():
+        return load.tokens
+    return load.batch_size * float(counts.mean())
 
 
 def _costs(measured: Measurement, window: Window | None) -> dict[str, float]:

@@ -116,8 +116,9 @@ def _lag(tenant: TenantSpec, facts: Mapping[str, Any], samples: Samples) -> Iter
 
 
 def _tokens(tenant: TenantSpec, facts: Mapping[str, Any]) -> Iterator[Finding]:
-    asked, least, most = tenant.workload.new_tokens, facts.get("answer_tokens_min"), facts.get("answer_tokens_max")
-    if tenant.workload.kind == "generate" and least is not None and (least, most) != (asked, asked):
+    asked = tenant.arrival.lengths.ranges.get("new_tokens", tenant.workload.new_tokens)
+    least, most = facts.get("answer_tokens_min"), facts.get("answer_tokens_max")
+    if tenant.workload.kind == "generate" and facts.get("answers_off"):
         yield Finding(
             "warning",
             "answer-tokens",

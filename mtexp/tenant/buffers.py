@@ -16,7 +16,8 @@ import numpy as np
 
 from mtexp.metrics.samples import Samples
 
-COLUMNS = ("arrival_ns", "start_ns", "end_ns", "first_token_ns", "gpu_time_ns", "enqueue_ns")
+TOKENS = ("input_tokens", "padded_tokens", "output_tokens")
+COLUMNS = ("arrival_ns", "start_ns", "end_ns", "first_token_ns", "gpu_time_ns", "enqueue_ns", *TOKENS)
 BLOCK, BLOCK_START_NS, BLOCK_END_NS = 1, 2, 3
 """Words of the board that announce a block: its number from 1, its start, its end."""
 ACTIVE, CORE, COUNTED, OVER = 3, 4, 5, 6
@@ -159,4 +160,5 @@ class SampleBuffer:
             first_token_ns=data["first_token_ns"],
             gpu_time_ns=np.where(data["gpu_time_ns"] == 0, -1, data["gpu_time_ns"]),
             enqueue_ns=data["enqueue_ns"],
+            **{name: data[name] for name in TOKENS},
         )

@@ -78,7 +78,9 @@ class ServedTenant:
         self._idle: list[Connection] = []
         self._loop = asyncio.new_event_loop()
         self._lag = _Lag()
-        self._answers: deque[Answer] = deque(maxlen=_KEPT)
+        self._sizes = job.tenant.arrival.lengths.sizes
+        self._answers: deque[tuple[Answer, int]] = deque(maxlen=_KEPT)
+        """The newest ones, and how many tokens each was asked for."""
         self._thread_id = 0
 
     @property
@@ -147,10 +149,11 @@ class ServedTenant:
             **self._lag.facts(closed=self.spec.arrival.kind == "closed"),
         }
         if self._answers and self.server.api in ("completions", "chat"):
-            counts = [tokens_of(bytes(answer.body)) for answer in self._answers]
+            counts = [tokens_of(bytes(answer.body)) for answer, _ in self._answers]
             facts |= {"answer_tokens_min": min(counts), "answer_tokens_max": max(counts)}
+            facts["answers_off"] = sum(count != asked for count, (_, asked) in zip(counts, self._answers, strict=True))
         elif self._answers:
-            sizes = [len(answer.body) for answer in self._answers]
+            sizes = [len(answer.body) for answer, _ in self._answers]
             facts |= {"answer_bytes_min": min(sizes), "answer_bytes_max": max(sizes)}
         return facts
 
@@ -275,16 +278,22 @@ class ServedTenant:
 
     async def _ask(self, connection: Connection, due_ns: int, arrival_ns: int = 0) -> int:
         """One request, which was to be sent at ``due_ns``; returns when it was answered."""
-        request = self._requests[self._issued % len(self._requests)]
+        number = (self._issued - self._first) % len(self._requests)
         self._issued += 1
-        answer = await connection.ask(request)
+        answer = await connection.ask(self._requests[number])
         row, columns = self.rows, self.buffer.columns
         columns["arrival_ns"][row], columns["start_ns"][row] = arrival_ns, answer.start_ns
         columns["end_ns"][row], columns["first_token_ns"][row] = answer.end_ns, answer.first_ns
+        asked = self.spec.workload.new_tokens
+        if self._sizes:
+            size = self._sizes[number]
+            asked = size.output_tokens or asked
+            columns["input_tokens"][row], columns["padded_tokens"][row] = size.input_tokens, size.padded_tokens
+            columns["output_tokens"][row] = size.output_tokens
+        self._answers.append((answer, asked))
         self.rows = self.buffer.header[0] = row + 1
         self._own[0] = self.rows - self._first
         self._lag.late(answer.start_ns - due_ns)
-        self._answers.append(answer)
         return answer.end_ns
 
 

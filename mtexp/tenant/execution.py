@@ -14,6 +14,8 @@ from mtexp.tenant.prepared import Prepared, Request
 
 _RUNS_BEFORE_CAPTURE = 3
 _RUNS_TO_COMPILE = 3
+_GRAPHS_OF_A_SHAPE = 3
+"""At most: a prompt, a token from a cache, and one more."""
 
 
 class NotCapturable(MtexpError):
@@ -37,6 +39,10 @@ def ready(prepared: Prepared, execution: str) -> Request:
     Raises:
         NotCapturable: ``cuda_graph`` of a request that cannot be captured.
     """
+    if prepared.turns is not None:
+        if execution == "compile":
+            _allow_graphs(_GRAPHS_OF_A_SHAPE * prepared.turns.shapes)
+        return prepared.turns.ready(lambda part: ready(part, execution))
     if execution == "cuda_graph":
         return _captured(prepared)
     if execution == "compile":
@@ -44,6 +50,13 @@ def ready(prepared: Prepared, execution: str) -> Request:
             for _ in range(_RUNS_TO_COMPILE):
                 prepared.request()
     return prepared.request
+
+
+def _allow_graphs(count: int) -> None:
+    """Have torch.compile make so many graphs of one function; beyond its own limit it runs eagerly."""
+    from torch._dynamo import config
+
+    config.recompile_limit = max(config.recompile_limit, count)
 
 
 def eagerly(execution: str) -> contextlib.AbstractContextManager[Any]:

@@ -62,7 +62,7 @@ class Outputs:
     def checked(self) -> None:
         """The newest output is that of the request whose layers were checked."""
         out = output_tensor(self.last)
-        self._checked, self.last = _sample(out), None
+        self._checked, self.last = sample(out), None
         self._bytes = 0 if self.changing else out.numel() * out.element_size()
 
     def warm(self) -> None:
@@ -73,7 +73,7 @@ class Outputs:
         if found is None:  # no warm-up
             return
         out = output_tensor(found)
-        self._expected = _sample(out)
+        self._expected = sample(out)
         if not self.changing and not self.branching:
             self._against_layers = compare_tensors(self._expected, self._checked)
         if self.static is None:  # the allocator keeps these blocks for the outputs to come: none is made in the window
@@ -106,10 +106,10 @@ class Outputs:
         last = self.static if self.static is not None else self.last
         kept = [out for out in self._kept if out is not None] + ([] if last is None else [output_tensor(last)])
         same_kernels = self._expected is not None
-        expected = self._checked if self._expected is None else self._expected
         self._kept, self.last = [], None
         try:
-            found = [self._deviation(_sample(out), expected) for out in kept]
+            samples = [sample(out) for out in kept]
+            found = [self._deviation(*pair) for pair in zip(samples, self.expected(kept), strict=True)]
         except torch.OutOfMemoryError:
             return {"unchecked": "out of memory"}
         wrong = [d.nonfinite > 0 if self.changing else _is_wrong(d, precision, same_kernels) for d in found]
@@ -119,6 +119,12 @@ class Outputs:
             result["against_layers"] = _described(against)
             result["against_layers_wrong"] = _is_wrong(against, precision, False)
         return result
+
+    def expected(self, kept: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Samples of what each of ``kept`` should be: the output of the last warm-up."""
+        found = self._checked if self._expected is None else self._expected
+        assert found is not None
+        return [found] * len(kept)
 
     def _deviation(self, out: torch.Tensor, expected: torch.Tensor) -> Deviation:
         if self.changing:
@@ -159,7 +165,7 @@ def _named(found: Any) -> torch.Tensor:
     return max(floating, key=torch.Tensor.numel)
 
 
-def _sample(out: torch.Tensor) -> torch.Tensor:
+def sample(out: torch.Tensor) -> torch.Tensor:
     """A copy of at most :data:`SAMPLE` numbers of ``out``; an odd step meets every column."""
     flat = out.reshape(-1)
     step = -(-flat.numel() // SAMPLE)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from mtexp.tenant.outputs import Outputs
 
+if TYPE_CHECKING:
+    from mtexp.tenant.lengths import Turns
+
 Request = Callable[[], int]
 """Enqueues its device work and returns the host time (ns) of its first token where it has one, else 0."""
+
+
+@dataclass(slots=True)
+class Steps:
+    """How many tokens the next request generates."""
+
+    new_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +40,11 @@ class Prepared:
     checked: bool = False
     """Whether a request without a module gives an output that can be checked; one with a module always does."""
     forward: Request | None = None
-    """The forward pass of a request that also does something else (a training step); None = the request is one."""
+    """What runs every product, where the request does something else (a training step); None = the request does."""
+    steps: Steps = field(default_factory=Steps)
+    """Of a request that generates."""
+    turns: Turns | None = None
+    """Where requests are of many lengths: which of them is next."""
 
 
 def synchronizer(device: torch.device) -> Callable[[], object]:

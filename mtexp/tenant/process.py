@@ -223,8 +223,7 @@ class _Tenant:
             if prepared.module is not None or prepared.checked:
                 self.known = self._checked(prepared)
             request = execution.ready(prepared, self.spec.execution)
-            warmup, nvtx = self.process.measure.warmup, self.process.nvtx
-            request = tracing.marked(request, nvtx, self.spec, warmup, prepared.module)
+            request = tracing.marked(request, self.process.nvtx, self.spec, self.warmups, prepared.module)
             self.loop = Loop(request, self.device.timer(), self.buffer, self.board, self.slot, prepared.outputs)
         self.buffer.prefault()
         if self.spec.arrival.kind != "closed":
@@ -247,12 +246,22 @@ class _Tenant:
 
     def warm_up(self) -> None:
         """The warm-up iterations; the output of the last one is what those of the window are compared with."""
-        self.loop.warm_up(self.process.measure.warmup)
-        if self.process.measure.warmup:
+        self.loop.warm_up(self.warmups)
+        if self.warmups:
             self.loop.outputs.warm()
+        if self.prepared.turns is not None:
+            self.prepared.turns.rewind()
+
+    @property
+    def warmups(self) -> int:
+        """Requests of the warm-up: as many of each shape, where there are several, and no fewer than asked for."""
+        shapes = 1 if self.prepared.turns is None else self.prepared.turns.shapes
+        return -(-self.process.measure.warmup // shapes) * shapes
 
     def check_outputs(self) -> None:
-        """Compare the outputs that were kept in the window."""
+        """Compare the outputs that were kept in the window, and note how long its requests were."""
+        if self.prepared.turns is not None:
+            self.prepared.turns.note(self.buffer, self.warmups, self.loop.rows)
         if found := self.loop.outputs.compare(self.spec.precision):
             self.known["outputs_check"] = found
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,10 +20,11 @@ from mtexp.errors import MtexpError
 from mtexp.spec import TenantSpec
 from mtexp.tenant.families import POOLING, chooses, inputs_of, vocabulary
 from mtexp.tenant.generation import generate_after_encoder
+from mtexp.tenant.lengths import in_shapes
 from mtexp.tenant.models import DTYPES, build_model
 from mtexp.tenant.outputs import Outputs, output_tensor
 from mtexp.tenant.own_code import own_request
-from mtexp.tenant.prepared import Prepared, synchronizer
+from mtexp.tenant.prepared import Prepared, Steps, synchronizer
 from mtexp.tenant.stressors import stressor_request
 
 
@@ -42,11 +45,20 @@ def prepare(tenant: TenantSpec, device: torch.device, compile_module: Callable[[
     if tenant.model.target:
         return own_request(tenant, device, compile_module)
     model = build_model(tenant, device)
-    make = {"forward": _forward, "prefill": _prefill, "decode": _decode, "generate": _generate, "train": _train}
+    call, caches = compile_module(model), _Caches(model, device)
+    make: dict[str, Callable[[Any, Any, TenantSpec, torch.device], Prepared]] = {
+        "forward": _forward,
+        "prefill": partial(_prefill, caches),
+        "decode": partial(_decode, caches),
+        "generate": partial(_generate, caches),
+        "train": _train,
+    }
     kind = tenant.workload.kind
     if tenant.model.role == "encoder_decoder":
         make["generate"] = generate_after_encoder
-    return make[kind](model, compile_module(model), tenant, device)
+    if len(tenant.arrival.lengths):
+        return in_shapes(tenant, lambda shape: make[kind](model, call, shape, device))
+    return make[kind](model, call, tenant, device)
 
 
 def _forward(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
@@ -71,29 +83,27 @@ def _as_it_is(found: Any) -> Any:
     return found
 
 
-def _prefill(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
+def _prefill(caches: _Caches, model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
     """Fill the KV cache from (batch_size, seq_len) tokens; logits of the last position only."""
     input_ids = random_tokens(model, tenant, device)
-    cache = _Cache(model, tenant, tenant.workload.seq_len, device)
+    cache, prompt = caches.of(tenant, tenant.workload.seq_len)
     outputs = Outputs(branching=chooses(model))
 
     def request() -> int:
         cache.rewind(0)
-        outputs.last = call(
-            input_ids=input_ids, position_ids=cache.prompt, past_key_values=cache.cache, logits_to_keep=1
-        )
+        outputs.last = call(input_ids=input_ids, position_ids=prompt, past_key_values=cache.cache, logits_to_keep=1)
         return 0
 
     return Prepared(request, model, outputs=outputs, inputs=(input_ids,))
 
 
-def _decode(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
+def _decode(caches: _Caches, model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
     """One token a sequence from a static KV cache that holds seq_len tokens before every iteration."""
     context = tenant.workload.seq_len
     input_ids = random_tokens(model, tenant, device)
-    cache = _Cache(model, tenant, context + 1, device)
+    cache, prompt = caches.of(tenant, context + 1)
     with torch.inference_mode():
-        model(input_ids=input_ids, position_ids=cache.prompt, past_key_values=cache.cache, logits_to_keep=1)
+        model(input_ids=input_ids, position_ids=prompt, past_key_values=cache.cache, logits_to_keep=1)
     token, position = input_ids[:, -1:].clone(), cache.position(context)
     outputs = Outputs(branching=chooses(model))
 
@@ -105,31 +115,29 @@ def _decode(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> 
     return Prepared(request, model, outputs=outputs, inputs=(input_ids,))
 
 
-def _generate(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
+def _generate(caches: _Caches, model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
     """A prompt of seq_len tokens and new_tokens generated greedily; the first token's instant is reported."""
     workload = tenant.workload
     input_ids = random_tokens(model, tenant, device)
-    cache = _Cache(model, tenant, workload.seq_len + workload.new_tokens, device)
+    cache, prompt = caches.of(tenant, workload.seq_len + workload.new_tokens)
     positions = [cache.position(workload.seq_len + i) for i in range(workload.new_tokens - 1)]
     synchronize = synchronizer(device)
-    outputs = Outputs(branching=True)
+    outputs, steps = Outputs(branching=True), Steps(workload.new_tokens)
 
     def request() -> int:
         cache.rewind(0)
-        logits = call(
-            input_ids=input_ids, position_ids=cache.prompt, past_key_values=cache.cache, logits_to_keep=1
-        ).logits
+        logits = call(input_ids=input_ids, position_ids=prompt, past_key_values=cache.cache, logits_to_keep=1).logits
         token = logits[:, -1:].argmax(-1)
         synchronize()
         first_token_ns = time.monotonic_ns()
-        for position in positions:
+        for position in islice(positions, steps.new_tokens - 1):
             logits = call(input_ids=token, position_ids=position, past_key_values=cache.cache).logits
             token = logits[:, -1:].argmax(-1)
         outputs.last = logits
         return first_token_ns
 
     reason = "generate hands its first token to the host in the middle"
-    return Prepared(request, model, not_capturable=reason, outputs=outputs, inputs=(input_ids,))
+    return Prepared(request, model, not_capturable=reason, outputs=outputs, inputs=(input_ids,), steps=steps)
 
 
 def _train(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> Prepared:
@@ -164,6 +172,21 @@ def _train(model: Any, call: Any, tenant: TenantSpec, device: torch.device) -> P
     return Prepared(request, model, not_capturable=reason, outputs=outputs, inputs=given, forward=forward)
 
 
+class _Caches:
+    """The static KV caches of a model, one of each length: requests of several shapes share them."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self._model, self._device = model, device
+        self._made: dict[int, _Cache] = {}
+
+    def of(self, tenant: TenantSpec, length: int) -> tuple[_Cache, torch.Tensor]:
+        """A cache of ``length`` tokens, and the positions (batch_size, seq_len) of a prompt in it."""
+        if length not in self._made:
+            self._made[length] = _Cache(self._model, tenant, length, self._device)
+        prompt = torch.arange(tenant.workload.seq_len, device=self._device)
+        return self._made[length], prompt.expand(tenant.workload.batch_size, -1)
+
+
 class _Cache:
     """A static KV cache whose length can be set back in one kernel."""
 
@@ -175,7 +198,6 @@ class _Cache:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         dtype = DTYPES[tenant.precision]
         self._lengths = _initialised(self.cache, batch, heads, head_dim, dtype, device)
-        self.prompt = torch.arange(tenant.workload.seq_len, device=device).expand(batch, -1)
         self._batch, self._device = batch, device
         self._targets: dict[int, list[torch.Tensor]] = {}
 

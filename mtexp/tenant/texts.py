@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from mtexp.errors import MtexpError
 from mtexp.served import body_bytes, names_in
@@ -12,6 +12,8 @@ from mtexp.tenant.http import render
 
 VARIANTS = 64
 """Requests that differ, sent in turn: a server that remembers answers or prefixes is not asked the same at once."""
+_VARIANTS_OF_A_LENGTH = 8
+"""Of each length, where a trace gives the lengths."""
 _IDS = range(1000, 2000)
 """Token ids that every vocabulary has."""
 _TEXT = (
@@ -28,7 +30,7 @@ class BadTokenizer(MtexpError):
 
 
 def requests_of(tenant: TenantSpec, url: str, values: Mapping[str, object]) -> list[bytes]:
-    """Return the requests of ``tenant`` as they go over the wire.
+    """Return the requests of ``tenant`` as they go over the wire: those of a trace in its order.
 
     Args:
         tenant: Whose model is a server.
@@ -40,38 +42,60 @@ def requests_of(tenant: TenantSpec, url: str, values: Mapping[str, object]) -> l
     """
     server = tenant.model.server
     assert server is not None
-    names = set(names_in(server.body))
     rng = random.Random(tenant.seed)
-    texts = _texts(server.tokenizer, tenant.workload.seq_len, rng)
+    lengths, load = tenant.arrival.lengths, tenant.workload
+    texts = _Texts(server.tokenizer, rng)
+    if not len(lengths):
+        wanted = [(load.seq_len, load.new_tokens)] * VARIANTS
+        return [_rendered(tenant, url, values, texts, *sizes) for sizes in wanted]
+    known: dict[tuple[int, int, int], bytes] = {}
     found = []
-    for _ in range(VARIANTS):
-        own: dict[str, object] = dict(values)
-        if "text" in names:
-            own["text"] = next(texts)
-        if "texts" in names:
-            own["texts"] = [next(texts) for _ in range(tenant.workload.batch_size)]
-        if "tokens" in names:
-            own["tokens"] = rng.choices(_IDS, k=tenant.workload.seq_len)
-        found.append(render(server.method, url, body_bytes(server.body, own)))
+    for size in lengths.sizes:
+        sizes = size.padded_tokens or load.seq_len, size.output_tokens or load.new_tokens
+        key = (*sizes, rng.randrange(_VARIANTS_OF_A_LENGTH))
+        if key not in known:
+            known[key] = _rendered(tenant, url, values, texts, *sizes)
+        found.append(known[key])
     return found
 
 
-def _texts(tokenizer: str, tokens: int, rng: random.Random) -> Iterator[str]:
-    if not tokenizer:
-        while True:
-            yield " ".join(rng.choices(_TEXT.split(), k=tokens))
-    yield from _tokenized(tokenizer, tokens, rng)
+def _rendered(
+    tenant: TenantSpec, url: str, values: Mapping[str, object], texts: _Texts, seq_len: int, new_tokens: int
+) -> bytes:
+    server = tenant.model.server
+    assert server is not None
+    names = set(names_in(server.body))
+    own: dict[str, object] = {**values, "seq_len": seq_len, "new_tokens": new_tokens}
+    if "text" in names:
+        own["text"] = texts.of(seq_len)
+    if "texts" in names:
+        own["texts"] = [texts.of(seq_len) for _ in range(tenant.workload.batch_size)]
+    if "tokens" in names:
+        own["tokens"] = texts.rng.choices(_IDS, k=seq_len)
+    return render(server.method, url, body_bytes(server.body, own))
 
 
-def _tokenized(name: str, tokens: int, rng: random.Random) -> Iterator[str]:
+class _Texts:
+    """Texts of so many tokens of one tokenizer; without one, of so many words."""
+
+    def __init__(self, tokenizer: str, rng: random.Random) -> None:
+        self._name, self.rng = tokenizer, rng
+        self._tokenizer = _loaded(tokenizer) if tokenizer else None
+
+    def of(self, tokens: int) -> str:
+        """A text of ``tokens`` tokens, another one each time."""
+        if self._tokenizer is None:
+            return " ".join(self.rng.choices(_TEXT.split(), k=tokens))
+        return _of_length(self._tokenizer, self._name, tokens, self.rng)
+
+
+def _loaded(name: str) -> object:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name)
     except Exception as error:  # whatever transformers and the hub's client raise
         raise BadTokenizer(f"server.request.tokenizer={name}: {str(error).splitlines()[0]}") from error
-    while True:
-        yield _of_length(tokenizer, name, tokens, rng)
 
 
 def _of_length(tokenizer: object, name: str, tokens: int, rng: random.Random) -> str:

@@ -16,7 +16,7 @@ from mtexp.errors import TrackingError
 from mtexp.metrics.finding import sentences
 from mtexp.records import keys
 from mtexp.records.record import BaselineRef, RunRecord, TenantRecord
-from mtexp.spec import RunSpec, TenantSpec, content_hash
+from mtexp.spec import RunSpec, TenantSpec, content_hash, to_json
 
 MAX_TAG = 4_000
 """Maximum length of a tag in characters; MLflow's own limit is 8,000, older servers take 5,000."""
@@ -303,7 +303,7 @@ def _block_params(record: RunRecord) -> dict[str, str]:
 
 def _own_params(tenant: TenantSpec) -> dict[str, str]:
     """Further settings that distinguish a tenant from others of its model; unset ones are empty."""
-    mps, trace = tenant.mps, tenant.arrival.trace
+    mps, trace, lengths = tenant.mps, tenant.arrival.trace, tenant.arrival.lengths
     return {
         "role": tenant.model.role,
         "attn_implementation": tenant.model.attn_implementation,
@@ -316,7 +316,8 @@ def _own_params(tenant: TenantSpec) -> dict[str, str]:
         "new_tokens": str(tenant.workload.new_tokens) if tenant.workload.kind == "generate" else "",
         "parameters": str(tenant.model.parameters or ""),
         "weights": "" if tenant.model.weights == "random" else tenant.model.weights,
-        "trace": content_hash(trace)[:8] if trace else "",
+        "trace": content_hash([trace, to_json(lengths)] if len(lengths) else trace)[:8] if trace else "",
+        "padded_to": ",".join(map(str, lengths.buckets)),
     }
 
 

@@ -20,7 +20,7 @@ from mtexp.records import keys
 from mtexp.records.computed import computed_with
 from mtexp.records.files import ITERATIONS, RECORD, find_records
 from mtexp.records.record import BaselineRef, RunRecord, load
-from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash, drop_absent
+from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash, drop_absent, drop_lengths
 from mtexp.tracking.query import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
 
@@ -76,6 +76,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
         del measure["foreign"]
     if arrival["kind"] != "poisson":  # only these are drawn with it while a tenant measures
         del arrival["seed"]
+    drop_lengths(arrival)
     hardware = DEVICE_KEYS if run.runtime == "gpu" else CPU_KEYS
     data = {
         "model": model,

@@ -9,7 +9,7 @@ import pytest
 from mtexp.config import CONF_DIR, compose_spec
 from mtexp.errors import ConfigError
 from mtexp.host import Device
-from mtexp.spec import WorkloadSpec
+from mtexp.spec import ModelSpec, TenantSpec, WorkloadSpec
 
 GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
 
@@ -67,5 +67,7 @@ def test_a_level_that_is_a_multiple_of_nothing_is_refused() -> None:
 )
 def test_a_request_says_what_it_is(kind: str, tokens: int, said: str) -> None:
     """What a latency is the latency of, and how many tokens that is."""
-    workload = WorkloadSpec(kind=kind)
-    assert (workload.tokens, workload.request) == (tokens, said)
+    tenant = TenantSpec(
+        id="a", model=ModelSpec(name="m", role="decoder", architecture="gpt2"), workload=WorkloadSpec(kind=kind)
+    )
+    assert (tenant.workload.tokens, tenant.request) == (tokens, said)

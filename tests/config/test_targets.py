@@ -77,6 +77,7 @@ def test_another_source_is_another_baseline(here: Path) -> None:
         ("target: package.modul:build", "There is no module package.modul"),
         ("target: package.module:bild", "Did you mean build"),
         ("target: math:sqrt", "math"),
+        ("target: conf.models.own:build", "Add an empty __init__.py to the folder models"),
         ("target: alone:build\narchitecture: bert", "Leave"),
         ("target: alone:build\nparams: {device: cpu}", "params.device=cpu"),
         ("target: alone:build\nworkload: decode", "workload=decode"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,10 @@ from mtexp.config import compose_spec
 from mtexp.config import traces as module
 from mtexp.config.traces import read_trace
 from mtexp.errors import ConfigError
+
+
+def _times(path: str, *scale: Any, **seed: int) -> tuple[float, ...]:
+    return tuple(request.time_s for request in read_trace("k", path, *scale, **seed))
 
 
 def _write(folder: Path, text: str | bytes, name: str = "t.csv") -> str:
@@ -35,14 +40,14 @@ def _write(folder: Path, text: str | bytes, name: str = "t.csv") -> str:
 )
 def test_csv_with_and_without_heading(tmp_path: Path, text: str) -> None:
     """One column of any name, or the column arrival_s."""
-    assert read_trace("k", _write(tmp_path, text)) == (0, 0.5, 2)
+    assert _times(_write(tmp_path, text)) == (0, 0.5, 2)
 
 
 def test_parquet(tmp_path: Path) -> None:
     """The only column, or the one called arrival_s, of any numeric type."""
     file = tmp_path / "t.parquet"
     pq.write_table(pa.table({"id": ["a", "b"], "arrival_s": pa.array([1, 2], pa.int32())}), file)
-    assert read_trace("k", str(file)) == (1, 2)
+    assert _times(str(file)) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,7 @@ def test_size_and_name_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_any_bytes_are_a_trace_or_refused(tmp_path: Path, data: bytes, kind: str) -> None:
     """No content of a file makes a traceback."""
     try:
-        times = read_trace("k", _write(tmp_path, data, f"fuzz.{kind}"))
+        times = _times(_write(tmp_path, data, f"fuzz.{kind}"))
     except ConfigError:
         return
     assert list(times) == sorted(times)
@@ -146,7 +151,7 @@ PUBLISHED = Path(__file__).parents[1] / "data" / "traces"
 )
 def test_a_published_trace_is_read_as_it_is(name: str, times: tuple[float, ...]) -> None:
     """In seconds after the first request, in order, whatever the unit: 100 ns are kept of a date of today."""
-    assert read_trace("k", str(PUBLISHED / name)) == pytest.approx(times, abs=2e-9)
+    assert _times(str(PUBLISHED / name)) == pytest.approx(times, abs=2e-9)
 
 
 @pytest.mark.parametrize("unit", [("arrival_ms", 1e3), ("arrival_us", 1e6), ("arrival_ns", 1e9)])
@@ -154,9 +159,9 @@ def test_a_column_says_its_unit(tmp_path: Path, unit: tuple[str, float]) -> None
     """Also beside other columns, and in Parquet."""
     column, a_second = unit
     text = f"id,{column}\n7,0\n8,{int(0.5 * a_second)}\n9,{int(2 * a_second)}\n"
-    assert read_trace("k", _write(tmp_path, text)) == (0, 0.5, 2)
+    assert _times(_write(tmp_path, text)) == (0, 0.5, 2)
     pq.write_table(pa.table({"id": [1, 2], column: [0, int(a_second)]}), tmp_path / "t.parquet")
-    assert read_trace("k", str(tmp_path / "t.parquet")) == (0, 1)
+    assert _times(str(tmp_path / "t.parquet")) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -181,12 +186,12 @@ def test_a_bad_published_trace_is_refused_with_its_row(tmp_path: Path, name: str
 def test_stretching_and_thinning_give_the_rate(tmp_path: Path) -> None:
     """Stretching keeps all requests; thinning keeps the time that the trace lasts, and is the same for one seed."""
     path = _write(tmp_path, "\n".join(str(i / 20) for i in range(20_001)))
-    stretched = read_trace("k", path, "stretch", 5.0)
+    stretched = _times(path, "stretch", 5.0)
     assert len(stretched) == 20_001
     assert stretched[-1] == pytest.approx(20_000 / 5)
-    thinned = read_trace("k", path, "thin", 5.0, seed=3)
+    thinned = _times(path, "thin", 5.0, seed=3)
     assert len(thinned) / 1000 == pytest.approx(5, rel=0.05)  # 5 standard deviations of the number that is kept
-    assert thinned == read_trace("k", path, "thin", 5.0, seed=3) != read_trace("k", path, "thin", 5.0, seed=4)
+    assert thinned == _times(path, "thin", 5.0, seed=3) != _times(path, "thin", 5.0, seed=4)
     with pytest.raises(ConfigError, match="at least 25 requests a second"):
         read_trace("k", path, "thin", 25.0)
 
@@ -201,3 +206,51 @@ def test_a_scale_needs_a_trace_and_a_rate(tmp_path: Path) -> None:
         compose_spec([*trace, "arrival.scale=thin"])
     with pytest.raises(ConfigError, match=r"arrival\.scale=thin: allowed: none with arrival=poisson"):
         compose_spec(["mix=solo", "arrival=poisson", "arrival.scale=thin"])
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("azure.csv", [(480, 10), (512, 20), (64, 30), (128, 5)]),
+        ("azure_offset.csv", [(480, 10), (512, 20), (64, 30)]),
+        ("burstgpt.csv", [(472, 18), (1087, 230), (417, 276)]),
+        ("mooncake.jsonl", [(6955, 52), (6472, 26), (100, 7)]),
+        ("aiperf.jsonl", [(100, 0), (550, 0)]),
+        ("vllm.json", [(8, 4), (7, 4), (9, 4)]),
+    ],
+)
+def test_the_tokens_of_a_published_trace_stay_with_their_request(name: str, tokens: list[tuple[int, int]]) -> None:
+    """In the order of the arrivals; 0 = the trace does not say."""
+    assert [request[1:] for request in read_trace("k", str(PUBLISHED / name))] == tokens
+
+
+def test_tokens_of_a_table_stay_with_their_request(tmp_path: Path) -> None:
+    """Columns input_tokens and output_tokens, in CSV and Parquet, also where requests are thinned out."""
+    rows = [(i / 10, 1 + i, 2 * i) for i in range(1000)]
+    text = "output_tokens,arrival_s,input_tokens\n" + "\n".join(f"{made},{time},{given}" for time, given, made in rows)
+    path = _write(tmp_path, text)
+    expected = [(time, given, max(1, made)) for time, given, made in rows]
+    assert list(read_trace("k", path)) == expected
+    names = ("arrival_s", "input_tokens", "output_tokens")
+    pq.write_table(pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), tmp_path / "t.parquet")
+    assert list(read_trace("k", str(tmp_path / "t.parquet"))) == expected
+    thinned = read_trace("k", path, "thin", 2.0)
+    assert 100 < len(thinned) < 300
+    assert all(request in expected for request in thinned)
+    assert [r[1:] for r in read_trace("k", path, "stretch", 2.0)] == [r[1:] for r in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n2026-01-05 08:00:00,many,2\n"),
+        ("t.csv", "arrival_s,input_tokens\n0,-1\n"),
+        ("t.jsonl", '{"timestamp": 1, "input_length": 1.5}\n'),
+        ("t.json", '{"start_times": [1], "input_lens": [true]}'),
+        ("t.json", '{"start_times": [1], "output_lens": [1, 2]}'),
+    ],
+)
+def test_what_is_no_number_of_tokens_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    """Words, negative numbers, halves, lists of another length."""
+    with pytest.raises(ConfigError, match=r"no number of tokens|one for each"):
+        read_trace("k", _write(tmp_path, text, name))

@@ -48,11 +48,13 @@ _columns = st.one_of(
 def _check(file: Path) -> None:
     """The file is a trace, or refused."""
     try:
-        times = read_trace("arrival.trace", str(file))
+        requests = read_trace("arrival.trace", str(file))
     except ConfigError:
         return
+    times = [request.time_s for request in requests]
     assert 0 < len(times) <= MAX_ARRIVALS
-    assert list(times) == sorted(times)
+    assert all(isinstance(count, int) and count >= 0 for request in requests for count in request[1:])
+    assert times == sorted(times)
     assert all(math.isfinite(time) and time >= 0 for time in times)
 
 
@@ -66,7 +68,7 @@ def test_a_table_of_anything_is_a_trace_or_refused(tmp_path: Path, rows: list[li
 
 
 @_shared_folder
-@given(column=_columns, name=st.sampled_from(["arrival_s", "t", ""]), more=st.booleans())
+@given(column=_columns, name=st.sampled_from(["arrival_s", "input_tokens", ""]), more=st.booleans())
 def test_parquet_of_any_type_is_a_trace_or_refused(tmp_path: Path, column: Any, name: str, more: bool) -> None:
     """Columns of types that are no times, nulls, several columns of one name."""
     columns, names = ([column, column], [name, "arrival_s"]) if more else ([column], [name])

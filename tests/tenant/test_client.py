@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mtexp.lengths import Lengths
 from mtexp.metrics.samples import Samples
 from mtexp.served import ServerSpec
 from mtexp.spec import ArrivalSpec, MeasureSpec, ModelSpec, TenantSpec, WorkloadSpec
@@ -205,6 +206,23 @@ def test_in_open_loop_requests_are_sent_when_they_arrive(client: Callable[..., A
     first = np.sort(found.end_ns)[0]
     assert (np.sort(found.start_ns)[:3] < first).all()
     assert np.sort(found.latency_ms)[-1] >= 55
+
+
+def test_each_request_of_a_trace_asks_for_its_tokens(client: Callable[..., Any]) -> None:
+    """Also where several are in flight: a row has the lengths of its own request, and answers are held to them."""
+    body = '{"prompt": "{text}", "max_tokens": "{new_tokens}"}'
+    lengths = Lengths(input_tokens=(5, 40, 5), output_tokens=(2, 6, 1), buckets=(16, 64))
+    trace = ArrivalSpec(kind="trace", trace=(0.0, 0.001, 0.002), lengths=lengths)
+    with toy(workers=3, ms=2) as url:
+        own, _ = client(url, arrival=trace, path="/v1/completions", api="completions", stream=True, body=body)
+        own.measure(time.monotonic_ns())
+    found = measured(own)
+    rows = sorted(zip(found.arrival_ns, found.input_tokens, found.padded_tokens, found.output_tokens, strict=True))
+    assert [tuple(row[1:]) for row in rows] == [(5, 16, 2), (40, 64, 6), (5, 16, 1)]
+    facts = own.facts()
+    assert (facts["answer_tokens_min"], facts["answer_tokens_max"], facts["answers_off"]) == (1, 6, 0)
+    words = [len(json.loads(request.partition(b"\r\n\r\n")[2])["prompt"].split()) for request in own._requests]
+    assert words == [16, 64, 16]
 
 
 def test_a_bound_keeps_requests_back(client: Callable[..., Any]) -> None:
