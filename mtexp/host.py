@@ -50,6 +50,7 @@ PACKAGES = (
     "pyarrow",
     "nvidia-ml-py",
     "safetensors",
+    "torchao",
 )
 """Distributions whose version the environment records."""
 
@@ -101,6 +102,8 @@ class Device:
     """MIG instances that exist on this GPU."""
     mig_profiles: tuple[str, ...] = ()
     """MIG profiles an administrator could create on it; empty where the GPU has no MIG."""
+    capability: tuple[int, int] | None = None
+    """CUDA compute capability, e.g. (9, 0); None = not known."""
 
     @property
     def lease_key(self) -> str:

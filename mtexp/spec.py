@@ -70,6 +70,8 @@ class ModelSpec:
         return self.role in ("encoder", "decoder", "embedding") and not self.inputs
 
 
+QUANTISED = ("int8", "fp8")
+"""Precisions of which only the weights of linear layers are in that type, and the rest in bf16."""
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a sweep may be called: it names a folder."""
 
@@ -176,7 +178,7 @@ class TenantSpec:
     workload: WorkloadSpec = WorkloadSpec()
     arrival: ArrivalSpec = ArrivalSpec()
     precision: str = "fp16"
-    """``fp16``, ``bf16``, ``fp32`` or ``tf32``."""
+    """``fp16``, ``bf16``, ``fp32``, ``tf32``, ``int8`` or ``fp8``."""
     execution: str = "eager"
     """``eager``, ``cuda_graph`` or ``compile``."""
     mps: MpsLimits = MpsLimits()
@@ -252,6 +254,8 @@ class SharingSpec:
     pipe_directory: str = ""
     """Of an external daemon; empty = the default of the driver."""
     static_partitioning: bool = False
+    share_weights: bool = False
+    """All tenants have one model, whose weights are in memory once."""
 
     @property
     def one_process(self) -> bool:
@@ -479,6 +483,8 @@ def spec_hash(spec: RunSpec) -> str:
 
 def _drop_unasked(data: dict[str, Any]) -> None:
     """Take out of a run, in place, what only some runs have, and older records lack."""
+    if not data["sharing"]["share_weights"]:
+        del data["sharing"]["share_weights"]
     if not data["churn"]["repeats"]:
         del data["churn"]
     elif data["churn"]["per_life"] == 1 and not data["churn"]["limit_s"]:

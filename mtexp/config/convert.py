@@ -12,6 +12,7 @@ from mtexp.config.churn import churn_spec, with_neighbour
 from mtexp.config.designs import design_of
 from mtexp.config.hardware import Hardware, choose_device
 from mtexp.config.memory import limit_mib, run_mib, tenant_mib
+from mtexp.config.precisions import check_precisions
 from mtexp.config.schema import (
     Baseline,
     Config,
@@ -24,6 +25,7 @@ from mtexp.config.schema import (
     Store,
 )
 from mtexp.config.servers import start_order
+from mtexp.config.shared_weights import check_shared
 from mtexp.config.tenants import tenant_specs
 from mtexp.config.tokens import parse_mix, parse_percentage
 from mtexp.errors import ConfigError
@@ -66,6 +68,9 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
     sharing = _sharing(config, device)
     tenants = _partitioned(config, tenants, device)
     _check_execution(tenants, device)
+    check_precisions(tenants, device)
+    if config.share_weights:
+        check_shared(config, tenants)
     _check_loads(config, tenants)
     _check_traces(config, tenants)
     _check_memory(config, tenants, device)
@@ -267,6 +272,7 @@ def _sharing(config: Config, device: Device) -> SharingSpec:
         mps_mode=mps.mode.name,
         pipe_directory=mps.pipe_directory,
         static_partitioning=mps.static_partitioning,
+        share_weights=config.share_weights,
     )
 
 
@@ -292,8 +298,6 @@ def _check_execution(tenants: tuple[TenantSpec, ...], device: Device) -> None:
     for tenant in tenants:
         if device.kind == "cpu" and tenant.execution == "cuda_graph":
             raise ConfigError("execution", "cuda_graph", "eager, compile on the CPU", "CUDA graphs need a GPU.")
-        if device.kind == "cpu" and tenant.precision == "tf32":
-            raise ConfigError("precision", "tf32", "fp16, bf16, fp32 on the CPU", "TF32 needs a GPU: use fp32.")
 
 
 def _check_loads(config: Config, tenants: tuple[TenantSpec, ...]) -> None:
@@ -335,7 +339,8 @@ def _check_memory(config: Config, tenants: tuple[TenantSpec, ...], device: Devic
         if limit is not None and needs[tenant.id] > limit:
             allowed = f"at least {needs[tenant.id]:.0f} MiB, which {tenant.id} needs"
             raise ConfigError("pinned_memory_limit", tenant.mps.pinned_memory_limit, allowed, "Raise the limit.")
-    total = run_mib(tenants, one_process=config.sharing.mode in _ONE_PROCESS, gpu=device.kind == "gpu")
+    one_process, gpu = config.sharing.mode in _ONE_PROCESS, device.kind == "gpu"
+    total = run_mib(tenants, one_process=one_process, gpu=gpu, share_weights=config.share_weights)
     if total > device.memory_mib:
         raise ConfigError(*_does_not_fit(config, needs, total, device))
 

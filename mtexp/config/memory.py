@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mtexp.config.shapes import dimensions
-from mtexp.spec import TenantSpec, WorkloadSpec
+from mtexp.spec import QUANTISED, TenantSpec, WorkloadSpec
 
 GPU_CONTEXT_MIB = 512.0
 """CUDA context, libraries and allocator of one process (about 0.5 GiB on recent drivers)."""
 CPU_PROCESS_MIB = 150.0
 """Unshared memory of a tenant forked from the preloaded forkserver."""
 
-_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
+_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "int8": 2, "fp8": 2}
+"""Of a number between layers."""
 _LIMIT = re.compile(r"([0-9]{1,7})([GM])")
 _MIB = 2**20
 
@@ -28,7 +29,8 @@ def tenant_mib(tenant: TenantSpec) -> float:
     With b bytes a number, T = batch * tokens, h hidden, q and kv the widths of queries and keys, f all rows of the
     feed-forward matrices of a layer (2 i, or 3 i where it is gated), as the number of its weights has it:
 
-    - weights: parameters * b (training: four times, for gradients and AdamW's two moments)
+    - weights: parameters * b (training: four times, for gradients and AdamW's two moments); one byte each for those of
+      layers in int8 and fp8
     - one layer's activations: T * (4 h + q + 2 kv + f) * b (training: every layer's)
     - eager attention scores: batch * heads * tokens * context * (2 b + 4), the softmax being in fp32
     - logits of decoders: T * vocabulary * b
@@ -37,7 +39,7 @@ def tenant_mib(tenant: TenantSpec) -> float:
     """
     model, load, width = tenant.model, _largest(tenant), _BYTES[tenant.precision]
     training = load.kind == "train"
-    total = float(model.parameters) * width * (4 if training else 1)
+    total = _weights_bytes(tenant, width) * (4 if training else 1)
     d = dimensions(model.shape) if not model.inputs else None
     if d is None:
         return (total + tenant.cost.activations * width) / _MIB
@@ -57,6 +59,14 @@ def tenant_mib(tenant: TenantSpec) -> float:
     return total / _MIB
 
 
+def _weights_bytes(tenant: TenantSpec, width: int) -> float:
+    parameters = float(tenant.model.parameters)
+    if tenant.precision not in QUANTISED:
+        return parameters * width
+    in_layers = min(tenant.model.layer_parameters or parameters, parameters)
+    return in_layers + (parameters - in_layers) * width
+
+
 def _largest(tenant: TenantSpec) -> WorkloadSpec:
     """The workload, as the largest request of a trace has it."""
     load, lengths = tenant.workload, tenant.arrival.lengths
@@ -67,10 +77,13 @@ def _largest(tenant: TenantSpec) -> WorkloadSpec:
     return replace(load, seq_len=seq_len, new_tokens=new_tokens)
 
 
-def run_mib(tenants: Sequence[TenantSpec], *, one_process: bool, gpu: bool) -> float:
+def run_mib(tenants: Sequence[TenantSpec], *, one_process: bool, gpu: bool, share_weights: bool = False) -> float:
     """Return the MiB that the tenants of a run need, their processes included."""
     processes = 1 if one_process else len(tenants)
-    return sum(map(tenant_mib, tenants)) + processes * (GPU_CONTEXT_MIB if gpu else CPU_PROCESS_MIB)
+    total = sum(map(tenant_mib, tenants)) + processes * (GPU_CONTEXT_MIB if gpu else CPU_PROCESS_MIB)
+    if share_weights:
+        total -= sum(_weights_bytes(tenant, _BYTES[tenant.precision]) for tenant in tenants[1:]) / _MIB
+    return total
 
 
 def limit_mib(limit: str) -> float | None:

@@ -23,7 +23,7 @@ Role = Enum(
 Pooling = Enum("Pooling", ["mean", "cls", "last"])
 Weights = Enum("Weights", ["random", "pretrained"])
 Attention = Enum("Attention", ["sdpa", "eager"])
-Precision = Enum("Precision", ["fp16", "bf16", "fp32", "tf32"])
+Precision = Enum("Precision", ["fp16", "bf16", "fp32", "tf32", "int8", "fp8"])
 Execution = Enum("Execution", ["eager", "cuda_graph", "compile"])
 Workload = Enum("Workload", ["forward", "prefill", "decode", "generate", "train"])
 Arrival = Enum("Arrival", ["closed", "poisson", "constant", "trace"])
@@ -163,7 +163,8 @@ class PrecisionConfig:
     """Number format of the computation."""
 
     name: Precision = Precision.fp16
-    """Type of weights and activations; ``tf32`` is fp32 with TF32 matrix products."""
+    """Type of weights and activations; ``tf32`` is fp32 with TF32 matrix products. With ``int8`` and ``fp8`` weights of
+    linear layers are in that type, the rest in bf16 (extra ``quantised``)."""
 
 
 @dataclass(kw_only=True)
@@ -405,6 +406,8 @@ class Config:
     """``eager``, ``cuda_graph`` or ``compile``."""
     weights: Weights = Weights.random
     """``random`` (speed depends on shapes, not values) or ``pretrained``."""
+    share_weights: bool = False
+    """Replicas of one model in several processes have its weights in memory once."""
     attn_implementation: Attention | None = None
     """Attention of every tenant; null = each model's default."""
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)

@@ -25,7 +25,10 @@ from typing import Any
 from mtexp.errors import ConfigError
 from mtexp.spec import CostSpec, ModelSpec, WorkloadSpec
 
-BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4}
+BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "int8": 2, "fp8": 2}
+"""Of a number between layers, and of a weight outside them."""
+_WEIGHT_BYTES = {**BYTES, "int8": 1, "fp8": 1}
+"""Of a weight of a layer."""
 RELATIVE = frozenset({"deberta", "deberta-v2"})
 LAUNCH_BOUND_PCT = 50.0
 """From this share of a request on that the device waits for the host, a model is bound by launches."""
@@ -103,28 +106,28 @@ class Peaks:
         return self.flops[precision] / self.bytes_per_s
 
 
-def _peaks(name: str, half: float, tf32: float, fp32: float, gb_per_s: float, source: str) -> Peaks:
-    """TFLOP/s and GB/s as datasheets print them."""
-    values = {"fp16": half, "bf16": half, "tf32": tf32, "fp32": fp32}
+def _peaks(name: str, half: float, tf32: float, fp32: float, gb_per_s: float, source: str, fp8: float = 0.0) -> Peaks:
+    """TFLOP/s and GB/s as datasheets print them, without sparsity; products with int8 weights are in half precision."""
+    values = {"fp16": half, "bf16": half, "int8": half, "fp8": fp8, "tf32": tf32, "fp32": fp32}
     return Peaks(name, {p: v * 1e12 for p, v in values.items() if v}, gb_per_s * 1e9, source)
 
 
 DEVICES: tuple[tuple[str, Peaks], ...] = (  # the whole name that the driver gives, without NVIDIA
-    (r"B200", _peaks("B200", 2250, 1125, 75, 8000, "NVIDIA Blackwell architecture brief (HGX B200)")),
-    (r"GH200 480GB", _peaks("GH200", 989.4, 494.7, 67, 4000, "NVIDIA GH200 datasheet (96 GB HBM3)")),
-    (r"H200 NVL", _peaks("H200 NVL", 835.5, 417.5, 60, 4800, "NVIDIA H200 datasheet (NVL)")),
-    (r"H200", _peaks("H200 SXM", 989.4, 494.7, 67, 4800, "NVIDIA H200 datasheet (SXM)")),
-    (r"H100 NVL", _peaks("H100 NVL", 835.5, 417.5, 60, 3900, "NVIDIA H100 datasheet (NVL)")),
-    (r"H100 PCIe", _peaks("H100 PCIe", 756, 378, 51, 2000, "NVIDIA H100 datasheet (PCIe)")),
-    (r"H100 80GB HBM3", _peaks("H100 SXM", 989.4, 494.7, 67, 3350, "NVIDIA H100 datasheet (SXM)")),
+    (r"B200", _peaks("B200", 2250, 1125, 75, 8000, "NVIDIA Blackwell architecture brief (HGX B200)", 4500)),
+    (r"GH200 480GB", _peaks("GH200", 989.4, 494.7, 67, 4000, "NVIDIA GH200 datasheet (96 GB HBM3)", 1979)),
+    (r"H200 NVL", _peaks("H200 NVL", 835.5, 417.5, 60, 4800, "NVIDIA H200 datasheet (NVL)", 1670.5)),
+    (r"H200", _peaks("H200 SXM", 989.4, 494.7, 67, 4800, "NVIDIA H200 datasheet (SXM)", 1979)),
+    (r"H100 NVL", _peaks("H100 NVL", 835.5, 417.5, 60, 3900, "NVIDIA H100 datasheet (NVL)", 1670.5)),
+    (r"H100 PCIe", _peaks("H100 PCIe", 756, 378, 51, 2000, "NVIDIA H100 datasheet (PCIe)", 1513)),
+    (r"H100 80GB HBM3", _peaks("H100 SXM", 989.4, 494.7, 67, 3350, "NVIDIA H100 datasheet (SXM)", 1979)),
     (r"A100[- ](80GB PCIe|PCIE-80GB)", _peaks("A100 PCIe 80GB", 312, 156, 19.5, 1935, "NVIDIA A100 datasheet")),
     (r"A100-SXM4-80GB", _peaks("A100 SXM 80GB", 312, 156, 19.5, 2039, "NVIDIA A100 datasheet")),
     (r"A100-(SXM4|PCIE)-40GB", _peaks("A100 40GB", 312, 156, 19.5, 1555, "NVIDIA A100 datasheet")),
     (r"A10G", _peaks("A10G", 70, 35, 35, 600, "AWS G5 / NVIDIA A10G product brief")),
     (r"A10", _peaks("A10", 125, 62.5, 31.2, 600, "NVIDIA A10 datasheet")),
-    (r"L40S", _peaks("L40S", 362, 183, 91.6, 864, "NVIDIA L40S datasheet")),
-    (r"L40", _peaks("L40", 181, 90.5, 90.5, 864, "NVIDIA L40 datasheet")),
-    (r"L4", _peaks("L4", 121, 60, 30.3, 300, "NVIDIA L4 datasheet")),
+    (r"L40S", _peaks("L40S", 362, 183, 91.6, 864, "NVIDIA L40S datasheet", 733)),
+    (r"L40", _peaks("L40", 181, 90.5, 90.5, 864, "NVIDIA L40 datasheet", 362)),
+    (r"L4", _peaks("L4", 121, 60, 30.3, 300, "NVIDIA L4 datasheet", 242.5)),
 )
 
 
@@ -188,43 +191,45 @@ def request_cost(
         ConfigError: The model has no transformer shape, or the workload is unknown.
     """
     if not model.has_formula and model.role != "stressor":
-        return _counted_cost(workload, BYTES[precision], counted)
-    shape, element = shape_of(model), BYTES[precision]
+        return _counted_cost(workload, precision, counted)
+    shape, element, weight = shape_of(model), BYTES[precision], _WEIGHT_BYTES[precision]
     batch, seq = workload.batch_size, workload.seq_len
     eager = model.attn_implementation == "eager" or model.architecture in RELATIVE
-    whole = _pass_cost(shape, batch, seq, element, eager=eager, logits=batch * seq)
-    prefill = _pass_cost(shape, batch, seq, element, eager=eager, logits=batch)
+    whole = _pass_cost(shape, batch, seq, element, weight, eager=eager, logits=batch * seq)
+    prefill = _pass_cost(shape, batch, seq, element, weight, eager=eager, logits=batch)
     match workload.kind:
         case "forward":
             return whole
         case "prefill":
             return prefill
         case "decode":
-            return decode_cost(shape, batch, seq, element)
+            return decode_cost(shape, batch, seq, element, weight)
         case "generate":
             middle = seq + workload.new_tokens // 2
-            return prefill.plus(decode_cost(shape, batch, middle, element), max(workload.new_tokens - 1, 0))
+            return prefill.plus(decode_cost(shape, batch, middle, element, weight), max(workload.new_tokens - 1, 0))
         case "train":
             return Cost(3 * whole.flops, 3 * whole.bytes, whole.weight_bytes)
     raise ConfigError("workload", workload.kind, ("forward", "prefill", "decode", "generate", "train"), "Choose one.")
 
 
-def _counted_cost(workload: WorkloadSpec, element: int, counted: CostSpec | None) -> Cost | None:
+def _counted_cost(workload: WorkloadSpec, precision: str, counted: CostSpec | None) -> Cost | None:
     """A forward pass as it was counted, a training step three of them; of a generation nothing is known."""
     if counted is None or not counted.flops or workload.kind not in ("forward", "train"):
         return None
-    times = 3 if workload.kind == "train" else 1
-    return Cost(times * counted.flops, times * counted.numbers * element, counted.weights * element)
+    times, element = 3 if workload.kind == "train" else 1, BYTES[precision]
+    weight_bytes = counted.weights * _WEIGHT_BYTES[precision]
+    moved = (counted.numbers - counted.weights) * element + weight_bytes
+    return Cost(times * counted.flops, times * moved, weight_bytes)
 
 
-def _pass_cost(shape: Shape, batch: int, seq: int, element: int, *, eager: bool, logits: int) -> Cost:
+def _pass_cost(shape: Shape, batch: int, seq: int, element: int, weight: int, *, eager: bool, logits: int) -> Cost:
     h, q, k, layers = shape.hidden, shape.q, shape.k, shape.layers
     tokens, scores = batch * seq, batch * seq * seq
     pairs = batch * seq * (seq + 1) / 2 if shape.causal else scores
     rows = 2 * seq if shape.relative_rows < 0 else shape.relative_rows
     flops = 2 * tokens * shape.weights + 4 * pairs * q * layers + 2 * logits * shape.head
     flops += layers * (4 * rows * h * h + 4 * tokens * h * rows)
-    weight_bytes = element * (shape.weights + shape.head)
+    weight_bytes = weight * shape.weights + element * shape.head
     activations = (h + q + 2 * k) + (q + h) + (2 * h + shape.feed_forward) + 6 * h
     moved = element * (tokens * layers * (activations + 2 * q + 2 * k) + logits * shape.vocab)
     if eager:
@@ -234,9 +239,9 @@ def _pass_cost(shape: Shape, batch: int, seq: int, element: int, *, eager: bool,
     return Cost(float(flops), float(weight_bytes + moved), float(weight_bytes))
 
 
-def decode_cost(shape: Shape, batch: int, context: int, element: int) -> Cost:
-    """One decode step of ``batch`` sequences with ``context`` tokens in the cache, ``element`` bytes each."""
-    weight_bytes = element * (shape.weights + shape.head)
+def decode_cost(shape: Shape, batch: int, context: int, element: int, weight: int) -> Cost:
+    """One decode step of ``batch`` sequences with ``context`` tokens in the cache: bytes of a number, of a weight."""
+    weight_bytes = weight * shape.weights + element * shape.head
     flops = batch * (2 * shape.weights + 2 * shape.head + 4 * context * shape.q * shape.layers)
     cache = 2 * element * batch * (context + 1) * shape.k * shape.layers
     return Cost(float(flops), float(weight_bytes + cache), float(weight_bytes))

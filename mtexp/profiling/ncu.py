@@ -53,7 +53,7 @@ _TENSOR_OP = re.compile(
     r"sm__ops_path_tensor_op_(?:hg?mma)_src_(?:bf16|fp16|tf32)(?:_dst_fp(?:16|32))?_sparsity_o(?:n|ff)"
 )
 _TENSOR_PATH = re.compile(r"sm__ops_path_tensor_src_(?:bf16|fp16|tf32)(?:_dst_fp(?:16|32))?(?:_sparsity_o(?:n|ff))?")
-_TENSOR_SOURCE = {"fp16": "fp16", "bf16": "bf16", "tf32": "tf32", "fp32": "tf32"}
+_TENSOR_SOURCE = {"fp16": "fp16", "bf16": "bf16", "tf32": "tf32", "fp32": "tf32", "int8": "bf16", "fp8": "fp8"}
 _MAX_CSV_BYTES = 256 * 2**20
 _QUERY_S = 120.0
 _IMPORT_S = 300.0

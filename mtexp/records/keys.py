@@ -150,7 +150,7 @@ _BOOLEAN_TAGS = (SHRUNK,)
 
 _PARAMS = (
     ("mix", "string", "name of the mix, or its token"),
-    ("precision", "string", "fp16, bf16, fp32 or tf32"),
+    ("precision", "string", "fp16, bf16, fp32, tf32, int8 or fp8"),
     ("mps_settings", "string", "choice of that group; disabled = driver time slicing"),
     ("sharing", "string", "processes, streams, green_contexts or mig"),
     ("workload", "string", "forward, prefill, decode, generate or train"),
@@ -181,7 +181,7 @@ _PARAMS = (
     ("mig", "string", "MIG profile or instance asked for by name"),
     ("new_tokens", "Int64", "tokens generated per sequence (generate)"),
     ("parameters", "Int64", "number of parameters of the model's shape"),
-    ("weights", "string", "pretrained, where weights are not random"),
+    ("weights", "string", "pretrained, where weights are not random; shared, where tenants have them in memory once"),
     ("trace", "string", "names the arrival times of a trace, and the lengths of its requests where they are used"),
     ("padded_to", "string", "lengths to which the requests of a trace are padded"),
     ("rate_rps", "Float64", "mean arrivals a second (open loop)"),

@@ -34,6 +34,7 @@ from mtexp.running.crossover_figures import (
 from mtexp.running.impossible import impossible_findings, impossible_in_blocks
 from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.running.outputs import output_findings
+from mtexp.running.shared_weights import shared_findings
 from mtexp.running.strangers import foreign_notes, foreign_of
 from mtexp.served import TEXTS, names_in
 from mtexp.spec import RunSpec, TenantSpec
@@ -234,6 +235,7 @@ def _evidence(
     findings = (
         *measured.findings,
         *output_findings(spec, measured, compared.alone),
+        *shared_findings(spec, measured),
         *_recompiled(measured),
         *_without_switches(spec, telemetry),
         *of_failure(measured),

@@ -36,6 +36,7 @@ def jobs_of(
     rows = warmup + protocol(spec).max_iterations
     board, samples = tenants.allocate([t.id for t in spec.tenants], rows)
     sms = sharing.sm_counts()
+    shared = spec.sharing.share_weights and len(spec.tenants) > 1
     by_id = {
         tenant.id: TenantJob(
             tenant=tenant,
@@ -44,6 +45,8 @@ def jobs_of(
             sm_count=sms.get(tenant.id, 0),
             url=servers.url(tenant.id),
             values=servers.values(tenant.id),
+            weights=f"{tenants.address}-weights" if shared else "",
+            keeps_weights=shared and slot == 0,
             request_s=0.8 * spec.deadlines.stall_s,  # before the parent gives up
         )
         for slot, tenant in enumerate(spec.tenants)

@@ -136,7 +136,9 @@ def _device(lib: Any, index: int, lost: list[str]) -> Device | None:
         log.warning("GPU %d is left out: %s", index, error)
         lost.append(f"GPU {index}: {error}")
         return None
+    capability = _capability(lib, handle)
     device = Device("gpu", index, uuid, name, memory_mib, _sm_count(lib, handle))
+    device = replace(device, capability=capability if capability > (0, 0) else None)
     return replace(device, mig_instances=instances, mig_profiles=_profiles(lib, handle))
 
 
@@ -206,7 +208,8 @@ def chosen(devices: Sequence[Device], wanted: str) -> list[Device]:
 def mig_device(parent: Device, instance: MigInstance) -> Device:
     """Return ``instance`` of ``parent`` as a device of its own."""
     name = f"{parent.name} MIG {instance.profile}"
-    return Device("gpu", parent.index, instance.uuid, name, instance.memory_mib, instance.sm_count, parent.uuid)
+    device = Device("gpu", parent.index, instance.uuid, name, instance.memory_mib, instance.sm_count, parent.uuid)
+    return replace(device, capability=parent.capability)
 
 
 def _mig_enabled(lib: Any, handle: Any) -> bool | None:

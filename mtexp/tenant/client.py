@@ -130,6 +130,9 @@ class ServedTenant:
     def probe_busy(self) -> None:
         """Nothing: the device is another process's."""
 
+    def leave(self) -> None:
+        """Nothing: the server is ended by the parent."""
+
     def close(self) -> None:
         """Close the connections."""
         for connection in self._made:

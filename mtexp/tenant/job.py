@@ -45,6 +45,10 @@ class TenantJob:
     """Where its server answers; empty = it is no server."""
     values: Mapping[str, Any] = field(default_factory=dict)
     """What the placeholders of its requests stand for."""
+    weights: str = ""
+    """Abstract Unix socket at which the keeper of shared weights tells where they are; empty = it has its own."""
+    keeps_weights: bool = False
+    """Whether it is the keeper (:mod:`mtexp.tenant.shared_weights`)."""
     request_s: float = 60.0
     """How long an answer of its server may take."""
 

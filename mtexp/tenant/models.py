@@ -10,8 +10,9 @@ import torch
 from safetensors import SafetensorError
 
 from mtexp.errors import MtexpError
-from mtexp.spec import ModelSpec, TenantSpec
+from mtexp.spec import QUANTISED, ModelSpec, TenantSpec
 from mtexp.tenant.families import class_of, from_config
+from mtexp.tenant.quantised import quantise
 from mtexp.tenant.weights import DTYPES, Pool, filled_from
 
 __all__ = ["DTYPES", "ModelUnavailable", "build_model", "count_parameters", "meta_model"]
@@ -44,6 +45,8 @@ def build_model(tenant: TenantSpec, device: torch.device) -> torch.nn.Module:
     else:
         with device, filled_from(Pool(tenant.seed, device)):  # made on the device: no copy, no host memory
             model = from_config(spec, dtype=dtype, attn_implementation=spec.attn_implementation)
+    if tenant.precision in QUANTISED:
+        quantise(model, tenant.precision, spec.name)
     return model.eval()
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from mtexp.spec import QUANTISED
 from mtexp.tenant.reference import MODEL_TOLERANCE, Call, Deviation, Products, compare, compare_tensors
 from mtexp.tenant.weights import DTYPES
 
@@ -190,7 +191,7 @@ def check_layers(request: Callable[[], object], precision: str, *, training: boo
 
     def seen(call: Call, out: torch.Tensor) -> None:
         calls[call.key] += 1
-        own = _precision(out, precision)
+        own = _precision(call, out, precision)
         if not own or not _power_of_four(calls[call.key]):
             return
         dtype = torch.float64 if own == "fp32" else torch.float32
@@ -218,9 +219,9 @@ def check_layers(request: Callable[[], object], precision: str, *, training: boo
     }
 
 
-def _precision(out: torch.Tensor, tenant: str) -> str:
+def _precision(call: Call, out: torch.Tensor, tenant: str) -> str:
     """The precision of a product by its type; empty for a type that is none of a tenant's."""
-    if out.dtype == DTYPES[tenant]:
+    if out.dtype == DTYPES[tenant] and (tenant not in QUANTISED or call.quantised):
         return tenant
     return next((name for name in ("fp16", "bf16", "fp32") if DTYPES[name] == out.dtype), "")
 

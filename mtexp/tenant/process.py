@@ -33,8 +33,10 @@ from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
 from mtexp.tenant.job import PACKAGE, Message, ProcessJob, TenantJob
 from mtexp.tenant.lock_probe import lock_wait_pct
 from mtexp.tenant.loop import SPIN_NS, START_SPIN_NS, Loop, sleep_until
+from mtexp.tenant.models import build_model
 from mtexp.tenant.prepared import Prepared
 from mtexp.tenant.requests import prepare
+from mtexp.tenant.shared_weights import SharedModel
 
 _PR_SET_PDEATHSIG = 1
 _ORPHAN_S = 10.0  # what an orphan gets to finish its request; SIGKILL with work in flight can hurt other MPS clients
@@ -98,6 +100,8 @@ class TenantProcess:
             commands[self.phase](message)
             if self.terminated:
                 sys.exit(128 + signal.SIGTERM)
+        for tenant in self.tenants:
+            tenant.leave()
 
     def build(self, message: Message) -> None:
         """Models onto the device, one after another; then whatever must be captured or compiled."""
@@ -201,6 +205,7 @@ class _Tenant:
         self.error: Exception | None = None
         self.parameters = 0
         self.busy_ms: float | None = None
+        self.shared = SharedModel(job.weights, keeper=job.keeps_weights) if job.weights else None
         self.known: dict[str, Any] = {}
         """Facts that are found out once: what it computes with, and whether it computes right."""
         self.thread_id = 0
@@ -216,7 +221,9 @@ class _Tenant:
 
     def _build(self) -> None:
         with torch.cuda.stream(self.stream):
-            prepared = prepare(self.spec, self.device.torch_device, execution.compiler(self.spec.execution))
+            compiler = execution.compiler(self.spec.execution)
+            build = self.shared.build if self.shared else build_model
+            prepared = prepare(self.spec, self.device.torch_device, compiler, build)
             self.prepared = prepared
             if prepared.module is not None:
                 self.parameters = sum(p.numel() for p in prepared.module.parameters())
@@ -321,7 +328,7 @@ class _Tenant:
             "torch_version": torch.__version__,
             "transformers_version": transformers.__version__,
         }
-        facts |= self.known
+        facts |= self.known | (self.shared.facts() if self.shared else {})
         if self.partition is not None:
             facts["partition_sm_count"] = self.partition.sm_count
             facts["partition_sm_ids"] = partitions.sm_ids(self.partition.stream)
@@ -332,6 +339,11 @@ class _Tenant:
         if self.busy_ms is not None:
             facts["busy_ms"] = self.busy_ms
         return facts
+
+    def leave(self) -> None:
+        """Keep shared weights until nobody has them any more."""
+        if self.shared is not None:
+            self.shared.close()
 
     def on_own_stream(self, action: Callable[[_Tenant], None]) -> None:
         """Body of the tenant's thread; a failure stops the neighbours and is kept for the main thread."""

@@ -22,6 +22,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from mtexp.tenant.quantised import dense, is_quantised
+
 ROWS = 4096
 """Most rows of a product that are compared."""
 MATRICES = 8
@@ -29,16 +31,31 @@ MATRICES = 8
 SLICE = 2**24
 """Numbers of a float32 copy: 64 MiB."""
 
-TOLERANCE: Mapping[str, float] = {"fp16": 5e-3, "bf16": 2e-2, "tf32": 2e-3, "fp32": 1e-4}
+TOLERANCE: Mapping[str, float] = {
+    "fp16": 5e-3,
+    "bf16": 2e-2,
+    "tf32": 2e-3,
+    "fp32": 1e-4,
+    "int8": 2e-2,
+    "fp8": 8e-2,
+}
 """Largest relative error (Frobenius norm) of a right product.
 
 Rounding the output costs 2.8e-4 of fp16 (11 bits) and 2.2e-3 of bf16 (8 bits); partial sums that are added in half
 precision (split K), and attention weights that are rounded between two products, some times that. TF32 rounds both
-operands to 11 bits, 4e-4. Float32 sums of 14336 products are right to 1e-6; its limit is where TF32 in its place would
-show. Wrong kernels were seen to be off by 0.25 and more.
+operands to 11 bits, 4e-4. The reference of a quantised layer has the weights as they are quantised: with int8 the
+product is one of bf16; with fp8 what goes into it is rounded to 4 bits, 2.7e-2. Float32 sums of 14336 products are
+right to 1e-6; its limit is where TF32 in its place would show. Wrong kernels were seen to be off by 0.25 and more.
 """
 
-MODEL_TOLERANCE: Mapping[str, float] = {"fp16": 2e-2, "bf16": 1e-1, "tf32": 2e-2, "fp32": 1e-3}
+MODEL_TOLERANCE: Mapping[str, float] = {
+    "fp16": 2e-2,
+    "bf16": 1e-1,
+    "tf32": 2e-2,
+    "fp32": 1e-3,
+    "int8": 1e-1,
+    "fp8": 2e-1,
+}
 """Largest relative error of a model's output against float32, or of one execution against another; layers' errors add
 up, so it is wider than a layer's."""
 
@@ -80,6 +97,11 @@ class Call:
         """The tensors that it was given, in order, named ones last."""
         given = tree_leaves((*self.arguments, *self.options.values()))
         return [value for value in given if isinstance(value, torch.Tensor)]
+
+    @property
+    def quantised(self) -> bool:
+        """Whether one of them is in int8 or fp8."""
+        return any(map(is_quantised, self.operands))
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -190,7 +212,7 @@ def _rows(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None, ou
 
 def _linear(call: Call, out: torch.Tensor, dtype: Any) -> _Slices:
     left, weight, bias = _given(call, "input", "weight", "bias")
-    return _rows(left, weight.t(), bias, out, dtype)
+    return _rows(left, dense(weight).t(), bias, out, dtype)
 
 
 def _addmm(call: Call, out: torch.Tensor, dtype: Any) -> _Slices:

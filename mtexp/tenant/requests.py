@@ -32,19 +32,25 @@ class CacheUnusable(MtexpError):
     """The KV cache of this release of transformers cannot be set back; the message says what to do."""
 
 
-def prepare(tenant: TenantSpec, device: torch.device, compile_module: Callable[[Any], Any]) -> Prepared:
+def prepare(
+    tenant: TenantSpec,
+    device: torch.device,
+    compile_module: Callable[[Any], Any],
+    build: Callable[[TenantSpec, torch.device], torch.nn.Module] = build_model,
+) -> Prepared:
     """Build the tenant's model on ``device`` and make the request of its workload.
 
     Args:
         tenant: What to build.
         device: Where.
         compile_module: Applied to the model before it is called (``execution=compile``; the identity otherwise).
+        build: Builds the model of one that is neither a stressor nor code of the user's.
     """
     if tenant.model.role == "stressor":
         return Prepared(stressor_request(tenant, device))
     if tenant.model.target:
         return own_request(tenant, device, compile_module)
-    model = build_model(tenant, device)
+    model = build(tenant, device)
     call, caches = compile_module(model), _Caches(model, device)
     make: dict[str, Callable[[Any, Any, TenantSpec, torch.device], Prepared]] = {
         "forward": _forward,

@@ -16,7 +16,17 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "tf32": torch.float32}
+from mtexp.tenant.quantised import parts
+
+DTYPES = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "int8": torch.bfloat16,
+    "fp8": torch.bfloat16,
+}
+"""Type of a number between layers, by precision."""
 
 POOL = 4_194_301
 """Numbers in a pool: a prime, so that the rows of a matrix of any width begin at different places of it."""
@@ -87,7 +97,7 @@ def checksum(tensors: Iterable[torch.Tensor]) -> str:
 
     Each tensor's bits are added up as 64-bit integers, which gives the same sum in whatever order a device adds.
     """
-    sums = [part for tensor in tensors for part in _sums(tensor.detach())]
+    sums = [added for tensor in tensors for part in parts(tensor.detach()) for added in _sums(part)]
     values = torch.stack([part.to(sums[0].device) for part in sums]).tolist() if sums else []
     return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 

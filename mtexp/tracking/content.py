@@ -128,7 +128,7 @@ def tenant_content(
     }
     params = _params(spec, own) | _block_params(record) | {"tenant": tenant.id, "model": tenant.model}
     if own:
-        params |= _own_params(own[0])
+        params |= _own_params(own[0], spec)
     name = _cut(f"{tenant.id} {tenant.model}", MAX_NAME)
     return RunContent(name, tenant.status, _kept(tags), _kept(params), _known(tenant.metrics, params))
 
@@ -301,8 +301,9 @@ def _block_params(record: RunRecord) -> dict[str, str]:
     return {"rounds": str(1 + record.blocks[-1].round), "block_ms": f"{np.median(lengths_ms):.0f}"}
 
 
-def _own_params(tenant: TenantSpec) -> dict[str, str]:
+def _own_params(tenant: TenantSpec, spec: RunSpec) -> dict[str, str]:
     """Further settings that distinguish a tenant from others of its model; unset ones are empty."""
+    weights = ["pretrained"] * (tenant.model.weights == "pretrained") + ["shared"] * spec.sharing.share_weights
     mps, trace, lengths = tenant.mps, tenant.arrival.trace, tenant.arrival.lengths
     return {
         "role": tenant.model.role,
@@ -315,7 +316,7 @@ def _own_params(tenant: TenantSpec) -> dict[str, str]:
         "mig": tenant.mig,
         "new_tokens": str(tenant.workload.new_tokens) if tenant.workload.kind == "generate" else "",
         "parameters": str(tenant.model.parameters or ""),
-        "weights": "" if tenant.model.weights == "random" else tenant.model.weights,
+        "weights": ", ".join(weights),
         "trace": content_hash([trace, to_json(lengths)] if len(lengths) else trace)[:8] if trace else "",
         "padded_to": ",".join(map(str, lengths.buckets)),
     }

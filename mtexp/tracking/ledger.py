@@ -20,7 +20,7 @@ from mtexp.records import keys
 from mtexp.records.computed import computed_with
 from mtexp.records.files import ITERATIONS, RECORD, find_records
 from mtexp.records.record import BaselineRef, RunRecord, load
-from mtexp.spec import RunSpec, TenantSpec, TrackingSpec, content_hash, drop_absent, drop_lengths
+from mtexp.spec import QUANTISED, RunSpec, TenantSpec, TrackingSpec, content_hash, drop_absent, drop_lengths
 from mtexp.tracking.query import search
 from mtexp.tracking.store import NoStoreError, Store, open_store
 
@@ -88,6 +88,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
         "mig": tenant.mig,
         **({"sms": [tenant.sm_count, tenant.sm_pct]} if tenant.sm_count or tenant.sm_pct else {}),
         "sharing": [run.sharing.mode, run.sharing.mps_mode, run.sharing.static_partitioning],
+        **({"torchao": environment.get("packages", {}).get("torchao")} if tenant.precision in QUANTISED else {}),
         "measure": measure,
         "runtime": run.runtime,
         "shrunk": run.shrunk,
