@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,10 +21,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[SharedModel, SharedModel]]:
+def pair() -> tuple[SharedModel, SharedModel]:
     """A keeper and a borrower; in one process, which the memory does not know."""
     address = f"mtexp-test-{uuid.uuid4().hex}"
-    yield SharedModel(address, keeper=True), SharedModel(address, keeper=False)
+    return SharedModel(address, keeper=True), SharedModel(address, keeper=False)
 
 
 def built(spec: TenantSpec, shared: SharedModel) -> Any:
