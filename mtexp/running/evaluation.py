@@ -34,9 +34,9 @@ from mtexp.running.crossover_figures import (
 from mtexp.running.impossible import impossible_findings, impossible_in_blocks
 from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.running.outputs import output_findings
+from mtexp.running.rates import served
 from mtexp.running.shared_weights import shared_findings
 from mtexp.running.strangers import foreign_notes, foreign_of
-from mtexp.served import TEXTS, names_in
 from mtexp.spec import RunSpec, TenantSpec
 from mtexp.telemetry import TelemetrySummary, read
 
@@ -374,11 +374,7 @@ def _completed(
     if own_process and "memory_peak_mib" in after:  # of the process: what each of several tenants has is not known
         metrics["memory_peak_mib"] = after["memory_peak_mib"]
     if tenant.model.role != "stressor" and "throughput_rps" in metrics:
-        text = not (tenant.model.inputs or tenant.model.target) or tenant.workload.kind == "generate"
-        if tenant.model.server is not None:
-            text = tenant.workload.kind == "generate" or bool(set(names_in(tenant.model.server.body)) & {*TEXTS})
-        of_a_request = _tokens(tenant, measured.samples[tenant.id]) if text else tenant.workload.batch_size
-        metrics["tokens_per_s" if text else "inputs_per_s"] = of_a_request * metrics["throughput_rps"]
+        metrics |= served(tenant, measured.samples[tenant.id], metrics["throughput_rps"])
     if tenant.id in compared.drift_pct:
         metrics["baseline_drift_pct"] = compared.drift_pct[tenant.id]
         if tenant.id in compared.noise_pct:
@@ -391,15 +387,6 @@ def _completed(
     elif alone is not None and alone.launch_bound_pct is not None:
         metrics["launch_bound_pct"] = alone.launch_bound_pct
     return metrics
-
-
-def _tokens(tenant: TenantSpec, samples: Samples) -> float:
-    """Mean tokens of a request: those that it generates, else those of its input, without padding."""
-    load, rows = tenant.workload, samples.measured
-    counts = rows.output_tokens if load.kind == "generate" else rows.input_tokens
-    if load.kind == "decode" or not counts.any():
-        return load.tokens
-    return load.batch_size * float(counts.mean())
 
 
 def _costs(measured: Measurement, window: Window | None) -> dict[str, float]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import faulthandler
 import gc
 import json
 import os
@@ -37,8 +35,8 @@ from mtexp.tenant.models import build_model
 from mtexp.tenant.prepared import Prepared
 from mtexp.tenant.requests import prepare
 from mtexp.tenant.shared_weights import SharedModel
+from mtexp.tenant.surroundings import take_surroundings
 
-_PR_SET_PDEATHSIG = 1
 _ORPHAN_S = 10.0  # what an orphan gets to finish its request; SIGKILL with work in flight can hurt other MPS clients
 _BUSY_REQUESTS = 10
 _HOLD = 2.0  # latencies for which the device is held
@@ -50,7 +48,7 @@ _Place = tuple[Any, partitions.Partition | None]
 def serve(data: Message) -> None:
     """Serve the job until the parent asks it to exit. Entry point of both launchers; errors are sent, not raised."""
     job = from_json(ProcessJob, data)
-    _prepare_process(job)
+    take_surroundings(job)
     if all(tenant.address for tenant in job.tenants):
         neighbour.serve_process(job)
         return
@@ -382,25 +380,6 @@ def _move_process(core: int) -> None:
 def _move_thread(core: int) -> None:
     """Move the calling thread to ``core``; other threads of the process are other tenants'."""
     os.sched_setaffinity(0, {core})
-
-
-def _prepare_process(job: ProcessJob) -> None:
-    """End with the parent, leave Ctrl-C to it, write to the log, take the environment and the cores given."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    faulthandler.enable(2)  # where a segmentation fault was, in the log
-    for name, value in job.environment.items():
-        if value:
-            os.environ[name] = value
-        else:
-            os.environ.pop(name, None)
-    if job.cores:
-        os.sched_setaffinity(0, job.cores)
-    torch.set_num_threads(1)  # the same alone and shared: more threads for a lone tenant would look like interference
 
 
 def _send(connection: Connection, **message: Any) -> None:
