@@ -1,4 +1,4 @@
-"""What a tenant process takes over from its job before it does anything. May touch: torch's threads, signals, its log."""
+"""What a tenant process takes over from its job, first of all. May touch: torch's threads, signals, its log."""
 
 from __future__ import annotations
 
