@@ -7,18 +7,40 @@ import torch
 WORDS, HIDDEN, LAYERS, HEADS = 2_000, 256, 4, 4
 
 
+class Layer(torch.nn.Module):
+    """Attention and a feed-forward part, each added to what goes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into = torch.nn.Linear(HIDDEN, 3 * HIDDEN)
+        self.out = torch.nn.Linear(HIDDEN, HIDDEN)
+        self.wide = torch.nn.Sequential(
+            torch.nn.LayerNorm(HIDDEN),
+            torch.nn.Linear(HIDDEN, 4 * HIDDEN),
+            torch.nn.GELU(),
+            torch.nn.Linear(4 * HIDDEN, HIDDEN),
+        )
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """States (batch, tokens, hidden) to such."""
+        batch = states.shape[0]
+        parts = self.into(states).reshape(batch, -1, 3, HEADS, HIDDEN // HEADS).permute(2, 0, 3, 1, 4)
+        mixed = torch.nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+        states = states + self.out(mixed.transpose(1, 2).reshape(batch, -1, HIDDEN))
+        wide: torch.Tensor = states + self.wide(states)
+        return wide
+
+
 class Encoder(torch.nn.Module):
     """Token ids (batch, tokens) to one embedding each (batch, hidden)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = torch.nn.Embedding(WORDS, HIDDEN)
-        layer = torch.nn.TransformerEncoderLayer(HIDDEN, HEADS, 4 * HIDDEN, batch_first=True)
-        self.layers = torch.nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
+        self.layers = torch.nn.Sequential(torch.nn.Embedding(WORDS, HIDDEN), *(Layer() for _ in range(LAYERS)))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """The mean over the tokens."""
-        mean: torch.Tensor = self.layers(self.words(tokens)).mean(1)
+        mean: torch.Tensor = self.layers(tokens).mean(1)
         return mean
 
 
