@@ -111,7 +111,7 @@ def _request_of(model: ModelSpec, workload: WorkloadSpec, ranges: Mapping[str, s
         workload: Of the tenant.
         ranges: In the place of its sizes, where requests are of many.
     """
-    sizes = {name: str(value) for name, value in asdict(workload).items()} | ranges
+    sizes = {**{name: str(value) for name, value in asdict(workload).items()}, **ranges}
     if model.server is not None:
         return served_request(model.server, workload.batch_size, sizes["seq_len"], sizes["new_tokens"])
     if model.target:
