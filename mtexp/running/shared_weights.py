@@ -31,6 +31,6 @@ def shared_findings(spec: RunSpec, measured: Measurement) -> Iterator[Finding]:
     yield Finding(
         "note",
         "weights-shared",
-        f"weights of {once_mib:.0f} MiB are in memory once for {len(facts)} tenants; {what} (MiB) {', '.join(beside)}",
+        f"weights of {once_mib:.3g} MiB are in memory once for {len(facts)} tenants; {what} (MiB) {', '.join(beside)}",
         "Weights of each tenant's own would take that much again for each further one.",
     )
