@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mtexp.metrics.finding import Finding
-from mtexp.running.measurement import Measurement
+from mtexp.running.measured import Measurement
 from mtexp.spec import RunSpec
 
 

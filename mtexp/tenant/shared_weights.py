@@ -143,7 +143,7 @@ def _kept(model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
             offsets[id(tensor)] = size
             size += -(-max(tensor.nbytes, 1) // _ALIGNED) * _ALIGNED
     piece, where = (_on_gpu if device.type == "cuda" else _on_cpu)(size)
-    tensors = {
+    tensors: dict[str, list[Any]] = {
         name: [offsets[id(tensor)], str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
         for name, _, tensor in found
     }
