@@ -67,11 +67,11 @@ def serve_faulty(data: dict[str, Any], faults: Mapping[str, Mapping[str, Any]]) 
         if fault is not None and fault.at == START:
             _happen(fault)
 
-    def prepare(tenant: Any, device: Any, compile_module: Any) -> Any:
+    def prepare(tenant: Any, *how: Any) -> Any:
         fault = own.get(tenant.id)
         if fault is not None and fault.at == BUILD:
             _happen(fault)
-        prepared = requests.prepare(tenant, device, compile_module)
+        prepared = requests.prepare(tenant, *how)
         if fault is None:
             return prepared
         if fault.kind == WRONG_OUTPUT:
