@@ -60,7 +60,7 @@ def test_defaults_are_those_of_the_command_line(found):
 
 def test_choices_and_cells_survive_markdown(pages):
     text = pages.configuration()
-    assert "| `precision` | `bf16`, `fp16`, `fp32`, `tf32` |" in text
+    assert "| `precision` | `bf16`, `fp16`, `fp32`, `fp8`, `int8`, `tf32` |" in text
     rows = [line for line in text.splitlines() if line.startswith("| `measure.")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {6}
 
