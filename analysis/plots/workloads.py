@@ -279,7 +279,9 @@ def beside_same(results: Results) -> pd.DataFrame:
     frame = tables.tenants(results)
     frame = frame[frame["point"].isin(results.points.loc[results.points["closed"], "point"])]
     frame = _with_neighbours(results, frame[frame["num_tenants"] == 2].dropna(subset="slowdown"))
-    several = frame.groupby(["model", "neighbour", "sharing"], observed=True)["label"].transform("nunique") > 1
+    kinds = results.tenants.set_index(["point", "position"])["workload"]
+    frame["workload"] = [kinds[place] for place in zip(frame["point"], frame["position"], strict=True)]
+    several = frame.groupby(["model", "neighbour", "sharing"], observed=True)["workload"].transform("nunique") > 1
     return frame[several & (frame["label"] != frame["neighbour"]) & (frame["role"] != "stressor")]
 
 

@@ -38,7 +38,7 @@ def drawn(results: Results) -> dict[str, go.Figure]:
 
 def test_a_whole_study_has_every_figure(drawn: dict[str, go.Figure]) -> None:
     """Nothing that the data support is missing; the rest are other studies."""
-    other_studies = {"capacity", "latency-by-neighbours", "settings", "rounds", "sm-curve"}
+    other_studies = {"capacity", "churn", "latency-by-neighbours", "settings", "rounds", "sm-curve"}
     assert set(drawn) == {figure.name for figure in plots.FIGURES} - other_studies
 
 
@@ -229,20 +229,6 @@ def test_a_kind_of_image_that_is_none_is_refused(capsys: pytest.CaptureFixture[s
         report.main(["--images", "png,jpg"])
     assert refused.value.code == 2
     assert "jpg: allowed: png, svg, pdf" in capsys.readouterr().err
-
-
-def test_where_the_browser_cannot_be_looked_for_the_report_is_there(
-    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is looked for in HOME, which after ``sudo -E`` or ``su`` is a folder of another user."""
-
-    def denied(*arguments: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied", "/root/.local/share/choreographer")
-
-    monkeypatch.setattr("plotly.io.write_images", denied)
-    (page,) = report.write(results, tmp_path)
-    assert page.is_file()
-    assert "Permission denied" in caplog.text
 
 
 def test_bad_questions_get_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
