@@ -7,10 +7,10 @@ import logging
 import pytest
 
 from mtexp.host import Device
-from tests.run.conftest import empty_store, nothing_left, workplace
+from tests.run.conftest import nothing_left, workplace
 from tests.run.run_helpers import SMALL, Workplace
 
-__all__ = ["empty_store", "nothing_left", "workplace"]
+__all__ = ["nothing_left", "workplace"]
 
 pytestmark = [pytest.mark.gpu, pytest.mark.process]
 
