@@ -1,16 +1,16 @@
 """What the forkserver imports once, so that a forked tenant imports nothing. Must not start CUDA or any thread pool.
 
-transformers imports packages that happen to be installed, and torchao asks torch.cuda.is_available() as it is imported.
-That asks the CUDA driver, after which no forked process can use CUDA; meanwhile NVML is asked in its place.
+transformers imports packages that happen to be installed, and torchao starts CUDA as it is imported, after which no
+forked process can use it. So torchao counts as absent until all is imported: a tenant that needs it imports it itself.
 """
 # ruff: noqa: E402
 
 import gc
-import os
+import sys
 
-_ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
-_asked = os.environ.get(_ASK_NVML)
-os.environ[_ASK_NVML] = "1"
+_STARTS_CUDA = "torchao"
+_there = _STARTS_CUDA in sys.modules
+sys.modules.setdefault(_STARTS_CUDA, None)  # type: ignore[arg-type]  # importing it fails, looking for it finds nothing
 gc.disable()  # a tenth of the time of these imports
 
 import pandas  # noqa: F401  pyarrow imports it at its first array
@@ -24,10 +24,8 @@ import transformers.models.mistral.modeling_mistral  # noqa: F401
 
 import mtexp.tenant.process  # noqa: F401
 
-if _asked is None:
-    del os.environ[_ASK_NVML]
-else:
-    os.environ[_ASK_NVML] = _asked
+if not _there:
+    del sys.modules[_STARTS_CUDA]
 gc.collect()
 gc.enable()
 gc.freeze()  # a tenant's collector need not look at any of it, nor copy its pages
