@@ -62,6 +62,8 @@ results: setup  ## the studies again, from their committed records
 	  --markdown docs/results/h200/findings.md --made-by "make results"
 	$(BIN)/python -m analysis.report --records docs/results/h100/records --out reports/h100 --no-images \
 	  --markdown docs/results/h100/findings.md --made-by "make results"
+	for regime in graphs eager; do $(BIN)/python -m analysis.report --records docs/results/pairs/$$regime/records --out reports/pairs-$$regime \
+	  --no-images --markdown docs/results/pairs/$$regime/findings.md --made-by "make results"; done
 	$(BIN)/python -m analysis.roofline docs/results/h200/roofline.csv --device "NVIDIA H200"
 
 bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run; OPTIMUM=PYTHON: beside optimum-benchmark)
