@@ -21,8 +21,9 @@ from analysis.predictor_data import measured_cells
 from analysis.rivals import ADDITIVE, GPULETS, MEAN, ONE, Utilisations, rivals_of, utilisations_of
 from benchmarks import common
 
-FOLDERS = [common.ROOT / "docs" / "results" / name / "records" for name in ("h200", "h100")]
+FOLDERS = [common.ROOT / "docs" / "results" / name / "records" for name in ("h200", "h100", "pairs/graphs")]
 MODES = ("time slicing", "MPS", "MPS equal share")
+"""Sharing modes; the mode of graphs is such a name with their execution."""
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -36,7 +37,8 @@ def main() -> None:
     studies = [(folder.parent.name, pool(load(records=folder), draws=400)) for folder in options.records]
     cells = {name: measured_cells(results) for name, results in studies}
     for name, results in studies:
-        for mode in MODES:
+        found = {cell.mode for cell in cells[name]}
+        for mode in sorted(mode for mode in found if mode.partition(", ")[0] in MODES):
             own = [cell for cell in cells[name] if cell.mode == mode]
             others = [cell for other in cells if other != name for cell in cells[other] if cell.mode == mode]
             if len({cell.tenants for cell in own}) > 9:
