@@ -176,7 +176,11 @@ class TenantGroup:
         self._begun_s, self._blocks = time.monotonic(), 0
 
     def block(
-        self, active: Collection[int], length_ns: int, cores: Mapping[int, int], idle: Sequence[TenantGroup] = ()
+        self,
+        active: Collection[int],
+        length_ns: int,
+        cores: Mapping[int, int],
+        idle: Sequence[tuple[TenantGroup, Mapping[int, int]]] = (),
     ) -> tuple[int, int]:
         """Have the tenants in the slots ``active`` measure for ``length_ns`` while the others, and this process, sleep.
 
@@ -184,7 +188,7 @@ class TenantGroup:
             active: Slots; at least one.
             length_ns: Requests that start later do not count.
             cores: By slot: the CPU core that a tenant moves to first.
-            idle: Other groups at the gate; all their tenants sleep, and move to the same cores.
+            idle: Other groups at the gate, whose tenants all sleep; of each, the cores that its tenants move to.
 
         Returns:
             Start and end of the block on the monotonic clock, when every request has ended.
@@ -194,9 +198,9 @@ class TenantGroup:
         """
         start_ns = time.monotonic_ns() + _GATE_LEAD_NS
         end_ns = start_ns + length_ns
-        for group in (*idle, self):
+        for group, active_here, moves in (*((other, (), own) for other, own in idle), (self, active, cores)):
             group._blocks += 1
-            group._board.open_block(group._blocks, start_ns, end_ns, active if group is self else (), cores)
+            group._board.open_block(group._blocks, start_ns, end_ns, active_here, moves)
         gone: set[str] = set()
         while waited := {slot for slot in active if self._board.left(slot) < self._blocks}:
             rest_s = (end_ns - time.monotonic_ns()) / 1e9

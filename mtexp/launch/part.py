@@ -36,15 +36,22 @@ class Part:
     def block(
         self, active: Collection[int], length_ns: int, cores: Mapping[int, int], idle: Sequence[Part] = ()
     ) -> tuple[int, int]:
-        """As :meth:`TenantGroup.block`; ``active`` and ``cores`` name tenants by their place in the mix."""
+        """As :meth:`TenantGroup.block`; ``active`` and ``cores`` name tenants by their place in the mix.
+
+        The same mix may have other slots in each of the groups.
+        """
         found = self.group.block(
             [self.slots[place] for place in active],
             length_ns,
-            {self.slots[place]: core for place, core in cores.items()},
-            [part.group for part in idle],
+            self._moves(cores),
+            [(part.group, part._moves(cores)) for part in idle],
         )
         self._log.append((found[0], self))
         return found
+
+    def _moves(self, cores: Mapping[int, int]) -> dict[int, int]:
+        """The core of each tenant, by its slot in this group."""
+        return {self.slots[place]: core for place, core in cores.items()}
 
     def samples(self) -> dict[str, Samples]:
         """The warm-up, and what was measured in blocks of this mix so far, by tenant."""

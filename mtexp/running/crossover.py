@@ -149,7 +149,7 @@ class _Rounds:
         self.number = 0
         self.elapsed_s = 0.0
         """Spent in its rounds so far."""
-        self._fixed = [core for own in cores.processes for core in own] if fixed else []
+        self._fixed = [core for own in cores.processes for core in own][: self.tenants] if fixed else []
         self._turns: list[int] = []
         self._on: dict[int, int] = {}
 

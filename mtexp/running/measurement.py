@@ -131,8 +131,9 @@ class _Session:
     def _measure(self, opened: contextlib.ExitStack) -> None:
         self._each(self._choose)
         spec = self.going[0].spec
-        crossover, tenants = spec.measure.design == "crossover", max(map(len, self.going[0].slots))
-        mixes = len(self.going[0].runs)
+        crossover = spec.measure.design == "crossover"
+        tenants = max(len(slots) for own in self.going for slots in own.slots)
+        mixes = max(len(own.runs) for own in self.going)  # a sweep that is resumed may lack some of a mode
         sizes = [len(group) for group in self.going[0].sharing.groups()] if mixes == 1 else [1] * tenants
         servers = server_cores(spec, self.going[0].sharing)
         leased = leased_cores(sizes, pin=spec.measure.pin_cores, spare=crossover, servers=servers)
