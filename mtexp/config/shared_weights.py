@@ -20,7 +20,7 @@ def check_shared(config: Config, tenants: Sequence[TenantSpec]) -> None:
     if mode is not SharingMode.processes:
         why = "an instance has memory of its own" if mode is SharingMode.mig else "all tenants are in one process"
         raise _refused(f"false with sharing={mode.name} ({why})", "Use sharing=processes, or drop it.")
-    if config.churn.events:
+    if config.churn.repeats:
         raise _refused("false in a churn run (a neighbour that dies takes the weights along)", "Drop it.")
     if len(tenants) < 2:
         raise _refused("false with one tenant", "Add another of the same model, such as mix=bert_base*2.")

@@ -48,6 +48,7 @@ def test_replicas_may_ask_for_different_things() -> None:
             r"models or precisions differ \(a and b\)",
         ),
         (("mix=bert_base*2", "workload=train"), "which trains"),
+        (("mix=bert_base*2", "arrival=constant", "arrival.rate=10", "churn.repeats=1"), "false in a churn run"),
         (("mix=stress_l2*2",), "stressor: its weights are not mtexp's"),
         (("mix=bert_base*2", "sharing=streams"), r"sharing=streams \(all tenants are in one process\)"),
         (("mix=bert_base*2", "sharing=green_contexts"), r"sharing=green_contexts \(all tenants"),
