@@ -55,10 +55,11 @@ def sessions_of(specs: Sequence[RunSpec], asked: SideBySide, hardware: Hardware,
     for candidates in _alike(specs, in_turns, without_mix) if asked is SideBySide.mixes else [in_turns]:
         of_mixes = _alike(specs, candidates, without_sharing)
         if asked is SideBySide.mixes and len(of_mixes) > 1:
-            mixes_apart = _why_not([specs[number] for number in candidates], hardware, serial=serial, mixes=True)
-            if not mixes_apart:
+            why = _why_not([specs[number] for number in candidates], hardware, serial=serial, mixes=True)
+            if not why:
                 groups.append(tuple(candidates))
                 continue
+            mixes_apart = why
         for numbers in of_mixes:
             together = [number for number in numbers if not _obstacle(specs[number])]
             why = _why_not([specs[number] for number in together], hardware, serial=serial, mixes=False)
@@ -86,6 +87,8 @@ def _why_not(specs: Sequence[RunSpec], hardware: Hardware, *, serial: bool, mixe
         for spec in specs:
             if spec.sharing.one_process:
                 return f"tenants of several mixes cannot share one process (sharing={spec.sharing.mode})"
+            if spec.sharing.share_weights:
+                return "tenants of several mixes cannot share weights (share_weights=true)"
             if found := _obstacle(spec):
                 return found
     return _no_room(specs, hardware)
@@ -109,11 +112,16 @@ def _no_room(specs: Sequence[RunSpec], hardware: Hardware) -> str:
         return ""
     gpu = specs[0].runtime == "gpu"
     sets = [unite([specs[i] for i in own]).spec for own in by_set(specs)]
-    needed = sum(run_mib(spec.tenants, one_process=spec.sharing.one_process, gpu=gpu) for spec in sets)
+    needed = sum(_needed_mib(spec, gpu=gpu) for spec in sets)
     there = min(device.memory_mib for device in hardware.gpus) if gpu else hardware.cpu.memory_mib
     if needed <= there:
         return ""
     return f"all at once need about {needed:.0f} MiB of {there} MiB ({specs[0].mix})"
+
+
+def _needed_mib(spec: RunSpec, *, gpu: bool) -> float:
+    sharing = spec.sharing
+    return run_mib(spec.tenants, one_process=sharing.one_process, gpu=gpu, share_weights=sharing.share_weights)
 
 
 def _refuse(specs: Sequence[RunSpec], groups: Sequence[Sequence[int]], apart: dict[int, str]) -> None:

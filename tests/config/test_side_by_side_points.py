@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from mtexp.config import compose_spec
 from mtexp.config.hardware import Hardware, hardware_of
 from mtexp.config.plan import Plan, plan
 from mtexp.config.problems import Refused
+from mtexp.config.schema import SideBySide
+from mtexp.config.sessions import sessions_of
 from mtexp.host import Device
 
 GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 140_000, 132)
@@ -99,9 +102,36 @@ def test_mixes_are_put_together_where_that_is_asked_for() -> None:
 
 def test_mixes_that_cannot_be_together_are_measured_one_after_another() -> None:
     """Their sharing modes are still side by side where that is possible; a note says why."""
-    short = mixes(memory_mib=4600)
+    short = mixes(memory_mib=4000)
     assert short.sessions.groups == ((0, 1), (2, 3))
     assert any("mixes run one after the other" in note and "MiB" in note for note in short.notes)
     streams = mixes("sharing=processes,streams", "mps_settings=disabled")
     assert any("cannot share one process" in note for note in streams.notes)
     assert all(len(group) == 2 for group in streams.sessions.groups)
+
+
+def test_tenants_of_several_mixes_do_not_share_weights() -> None:
+    """Each mix has a model of its own to share; its sharing modes are still side by side."""
+    found = mixes("mix=bert_base*2,distilgpt2*2", "share_weights=true")
+    assert found.sessions.groups == ((0, 1), (2, 3))
+    assert any("share_weights" in note for note in found.notes)
+
+
+def test_weights_in_memory_once_count_once() -> None:
+    """Two sharing modes of one mix fit side by side where a copy for each tenant would not."""
+    modes = ("-m", "mix=llama_3_2_1b*4", "mps_settings=disabled,default", "tracking=none")
+    hardware = hardware_of(replace(GPU, memory_mib=14_000))
+    groups = [
+        plan([*modes, *more], hardware=lambda: hardware).sessions.groups for more in ((), ("share_weights=true",))
+    ]
+    assert groups == [(), ((0, 1),)]
+
+
+def test_the_reason_of_one_session_is_not_lost_in_the_next() -> None:
+    """Mixes of one seed cannot be together, those of the next can."""
+    both, options = ("bert_base*2", "bert_base+distilgpt2"), ["runtime=gpu", "measure.design=crossover"]
+    runs = [("streams", 0), ("processes", 1)]
+    specs = [compose_spec([f"mix={m}", f"sharing={s}", f"seed={n}", *options], GPU) for s, n in runs for m in both]
+    found = sessions_of(specs, SideBySide.mixes, hardware_of(GPU), serial=True)
+    assert found.groups == ((2, 3),)
+    assert "cannot share one process" in found.mixes_apart
