@@ -63,6 +63,15 @@ class Lengths:
         return _sizes(self)
 
     @property
+    def shapes(self) -> int:
+        """How many kinds of requests run different kernels; 1 where all are of the workload's size."""
+        return max(1, len({size.shape for size in self.sizes}))
+
+    def warmups(self, asked: int) -> int:
+        """Requests of a warm-up that is to have ``asked``: as many of each shape, and no fewer."""
+        return -(-asked // self.shapes) * self.shapes
+
+    @property
     def largest(self) -> Sized:
         """The request that needs the most memory."""
         return max(self.sizes, key=lambda size: (size.cache_tokens, size.padded_tokens, size.output_tokens))

@@ -52,10 +52,9 @@ def lengths_of(
         buckets=tuple(buckets or powers(max(given), longest)) if text else (),
         most_tokens=positions if made else 0,
     )
-    shapes = len({size.shape for size in lengths.sizes})
-    if shapes > MOST_SHAPES:
+    if lengths.shapes > MOST_SHAPES:
         remedy = f"Name fewer lengths, such as {key}=[512,2048,8192]."
-        raise ConfigError(key, f"{shapes} shapes", f"at most {MOST_SHAPES} shapes of requests", remedy)
+        raise ConfigError(key, f"{lengths.shapes} shapes", f"at most {MOST_SHAPES} shapes of requests", remedy)
     return lengths
 
 

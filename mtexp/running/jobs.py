@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mtexp.launch import CorePlan, Servers, TenantGroup
 from mtexp.sharing import SharingMode
-from mtexp.spec import MeasureSpec, RunSpec
+from mtexp.spec import MeasureSpec, RunSpec, TenantSpec
 from mtexp.tenant.job import ProcessJob, TenantJob
 
 
@@ -32,8 +33,7 @@ def jobs_of(
         servers: Of the tenants that are servers, ready.
         trace_folder: Where torch traces go; empty = none.
     """
-    warmup = max([spec.measure.warmup, *(t.model.server.warmup for t in spec.tenants if t.model.server)])
-    rows = warmup + protocol(spec).max_iterations
+    rows = max(map(partial(_warmups, spec.measure.warmup), spec.tenants)) + protocol(spec).max_iterations
     board, samples = tenants.allocate([t.id for t in spec.tenants], rows)
     sms = sharing.sm_counts()
     shared = spec.sharing.share_weights and len(spec.tenants) > 1
@@ -68,6 +68,12 @@ def jobs_of(
         )
         for group, own in _with_cores(sharing.groups(), cores)
     ]
+
+
+def _warmups(asked: int, tenant: TenantSpec) -> int:
+    """Most requests of a tenant's warm-up: those of a trace are more where it has many shapes."""
+    server = tenant.model.server
+    return max(tenant.arrival.lengths.warmups(asked), server.warmup if server is not None else 0)
 
 
 def _with_cores(

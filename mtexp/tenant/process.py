@@ -259,9 +259,8 @@ class _Tenant:
 
     @property
     def warmups(self) -> int:
-        """Requests of the warm-up: as many of each shape, where there are several, and no fewer than asked for."""
-        shapes = 1 if self.prepared.turns is None else self.prepared.turns.shapes
-        return -(-self.process.measure.warmup // shapes) * shapes
+        """Requests of the warm-up."""
+        return self.spec.arrival.lengths.warmups(self.process.measure.warmup)
 
     def check_outputs(self) -> None:
         """Compare the outputs that were kept in the window, and note how long its requests were."""

@@ -29,6 +29,18 @@ def test_requests_of_a_trace_are_recorded_with_their_tokens(workplace: Workplace
     assert found["a"] == [[given, pad, 0] for (_, given, _), pad in zip(rows, padded, strict=True)]
 
 
+def test_more_shapes_than_room_for_requests_have_their_warm_up(workplace: Workplace) -> None:
+    """One request of each, whatever ``measure.warmup`` and ``measure.max_iterations`` say."""
+    lengths = [2**i for i in range(2, 7)] * 2
+    text = "arrival_s,input_tokens\n" + "\n".join(f"{i / 50},{given}" for i, given in enumerate(lengths))
+    (workplace.folder / "t.csv").write_text(text)
+    trace = ("arrival=trace", "arrival.trace=t.csv", "arrival.buckets=[4,8,16,32,64]", "baseline=skip", "tracking=none")
+    few = ("measure.warmup=1", "measure.iterations=2", "measure.max_iterations=2", "measure.min_time_s=0")
+    workplace.run("mix=bert_base", *trace, *few)
+    (record,) = workplace.records("outputs").values()
+    assert record.status == "FINISHED", record.failure
+
+
 def test_replicas_have_their_weights_in_memory_once(workplace: Workplace) -> None:
     """The first keeps them, the record says so, and all compute the same."""
     workplace.run("mix=bert_base*3", "share_weights=true", "baseline=skip", "tracking=none")
