@@ -49,6 +49,8 @@ class United:
 def unite(specs: Sequence[RunSpec]) -> United:
     """Unite mixes that differ in their tenants only; tenants that are alike in all but their ids become one.
 
+    The time and the room for samples are those of all mixes: a tenant may be in each of them.
+
     Args:
         specs: One run a mix.
     """
@@ -68,8 +70,10 @@ def unite(specs: Sequence[RunSpec]) -> United:
                 tenants.append(replace(tenant, id=_free_id(tenant.id, [known.id for known in tenants])))
             own.append(places[key])
         slots.append(tuple(own))
-    deadlines = replace(specs[0].deadlines, measure_s=len(specs) * specs[0].deadlines.measure_s)
-    return United(replace(specs[0], tenants=tuple(tenants), deadlines=deadlines), tuple(slots))
+    first, count = specs[0], len(specs)
+    deadlines = replace(first.deadlines, measure_s=count * first.deadlines.measure_s)
+    measure = replace(first.measure, max_iterations=count * first.measure.max_iterations)
+    return United(replace(first, tenants=tuple(tenants), deadlines=deadlines, measure=measure), tuple(slots))
 
 
 def _free_id(wanted: str, taken: Sequence[str]) -> str:

@@ -29,6 +29,14 @@ def test_alike_tenants_of_one_mix_stay_two() -> None:
     assert united.slots[0] == (0, 1)
 
 
+def test_a_tenant_has_time_and_room_for_the_requests_of_every_mix() -> None:
+    """Its samples of all mixes are in one buffer: were it full, the mixes would end early."""
+    runs = specs("bert_base*2", "bert_base+distilgpt2")
+    united = unite(runs).spec
+    assert united.measure.max_iterations == 2 * runs[0].measure.max_iterations
+    assert united.deadlines.measure_s == 2 * runs[0].deadlines.measure_s
+
+
 def test_one_mix_stays_as_it_is() -> None:
     """Names, deadlines and all."""
     (spec,) = specs("bert_base*2")
