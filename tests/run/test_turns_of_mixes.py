@@ -14,11 +14,8 @@ from mtexp.launch import CorePlan, Part, TenantGroup
 from mtexp.metrics.samples import Samples
 from mtexp.running.crossover import Turns, measure_rounds
 
-NOBODY = Samples(
-    **dict.fromkeys(
-        ("phase", "arrival_ns", "start_ns", "end_ns", "first_token_ns", "gpu_time_ns"), np.zeros(0, dtype=np.int64)
-    )
-)
+_NONE = np.zeros(0, dtype=np.int64)
+NOTHING = Samples(np.zeros(0, dtype=np.uint8), _NONE, _NONE, _NONE, _NONE, _NONE)
 Moves = Mapping[int, int]
 
 
@@ -45,7 +42,7 @@ class Group:
         return True
 
     def sample(self, slot: int) -> Samples:
-        return NOBODY
+        return NOTHING
 
     def is_full(self, slot: int) -> bool:
         return len(self.moves) >= self.blocks
