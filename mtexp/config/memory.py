@@ -35,7 +35,8 @@ def tenant_mib(tenant: TenantSpec) -> float:
     - eager attention scores: batch * heads * tokens * context * (2 b + 4), the softmax being in fp32
     - logits of decoders: T * vocabulary * b
     - models of other inputs or dimensions: the most that one operation reads and writes
-    - KV cache (prefill, decode, generate): 2 * batch * context * kv * layers * b
+    - KV cache (prefill, decode, generate): 2 * batch * context * kv * layers * b, for each length of cache that the
+      requests of a trace have
     """
     model, load, width = tenant.model, _largest(tenant), _BYTES[tenant.precision]
     training = load.kind == "train"
@@ -55,7 +56,7 @@ def tenant_mib(tenant: TenantSpec) -> float:
     if model.role == "decoder":
         total += tokens * d.vocab * width
     if load.kind in ("prefill", "decode", "generate"):
-        total += 2 * load.batch_size * context * kv * d.layers * width
+        total += 2 * load.batch_size * (context + _other_caches(tenant)) * kv * d.layers * width
     return total / _MIB
 
 
@@ -65,6 +66,12 @@ def _weights_bytes(tenant: TenantSpec, width: int) -> float:
         return parameters * width
     in_layers = min(tenant.model.layer_parameters or parameters, parameters)
     return in_layers + (parameters - in_layers) * width
+
+
+def _other_caches(tenant: TenantSpec) -> int:
+    """Tokens of the KV caches of a trace's requests, one cache a length, without the longest."""
+    kept = sorted({size.cache_tokens or size.padded_tokens for size in tenant.arrival.lengths.sizes})
+    return sum(kept[:-1])
 
 
 def _largest(tenant: TenantSpec) -> WorkloadSpec:

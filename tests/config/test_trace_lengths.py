@@ -10,6 +10,7 @@ import pytest
 from mtexp.config import compose_spec
 from mtexp.config.lengths import padded
 from mtexp.config.memory import tenant_mib
+from mtexp.config.shapes import dimensions
 from mtexp.errors import ConfigError
 from mtexp.spec import ArrivalSpec, RunSpec, from_json, spec_hash, to_json
 
@@ -64,12 +65,20 @@ def test_requests_are_cut_to_the_positions_of_the_model(tmp_path: Path) -> None:
     assert [size[:2] for size in bert.arrival.lengths.sizes] == [(512, 512), (512, 512)]
 
 
-def test_the_memory_is_that_of_the_largest_request() -> None:
-    """Not of workload.seq_len."""
+def test_the_memory_is_that_of_the_largest_request_and_of_the_other_caches() -> None:
+    """Not of workload.seq_len; the caches of 64 and 128 tokens are there beside that of 512."""
     lone = _spec("mix=llama_3_2_1b", "workload=prefill").tenants[0]
     fixed = dataclasses.replace(lone, arrival=ArrivalSpec())
     as_long = dataclasses.replace(fixed, workload=dataclasses.replace(lone.workload, seq_len=512))
-    assert tenant_mib(lone) == tenant_mib(as_long) > tenant_mib(fixed)
+    assert tenant_mib(as_long) > tenant_mib(fixed)
+    sizes = dimensions(lone.model.shape)
+    assert sizes is not None
+    of_a_token = 2 * lone.workload.batch_size * sizes.kv_heads * sizes.head_dim * sizes.layers * 2  # bytes of fp16
+    assert tenant_mib(lone) - tenant_mib(as_long) == pytest.approx((64 + 128) * of_a_token / 2**20)
+    encoder = _spec("mix=bert_base").tenants[0]
+    assert tenant_mib(encoder) == tenant_mib(
+        dataclasses.replace(encoder, arrival=ArrivalSpec(), workload=dataclasses.replace(encoder.workload, seq_len=512))
+    )
 
 
 @pytest.mark.parametrize(
