@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mtexp.spec import MpsLimits, RunSpec, SharingSpec, TenantSpec
+from mtexp.spec import ArrivalSpec, MpsLimits, RunSpec, SharingSpec, TenantSpec
 
 
 def without_sharing(spec: RunSpec) -> str:
@@ -47,9 +47,9 @@ class United:
 
 
 def unite(specs: Sequence[RunSpec]) -> United:
-    """Unite mixes that differ in their tenants only; tenants that are alike in all but their ids become one.
+    """Unite mixes that differ in their tenants only; tenants that are alike become one, whatever their ids and places.
 
-    The time and the room for samples are those of all mixes: a tenant may be in each of them.
+    The time is that of all mixes, the room for samples that of as many mixes as one tenant is in.
 
     Args:
         specs: One run a mix.
@@ -62,7 +62,7 @@ def unite(specs: Sequence[RunSpec]) -> United:
     for spec in specs:
         own, alike = [], Counter[str]()
         for tenant in spec.tenants:
-            name = repr(replace(tenant, id=""))
+            name = repr(replace(tenant, id="", arrival=ArrivalSpec()))  # blocks are closed loop: its seed draws nothing
             key = name, alike[name]
             alike[name] += 1
             if key not in places:
@@ -70,9 +70,9 @@ def unite(specs: Sequence[RunSpec]) -> United:
                 tenants.append(replace(tenant, id=_free_id(tenant.id, [known.id for known in tenants])))
             own.append(places[key])
         slots.append(tuple(own))
-    first, count = specs[0], len(specs)
-    deadlines = replace(first.deadlines, measure_s=count * first.deadlines.measure_s)
-    measure = replace(first.measure, max_iterations=count * first.measure.max_iterations)
+    first, most = specs[0], max(Counter(slot for own in slots for slot in own).values())
+    deadlines = replace(first.deadlines, measure_s=len(specs) * first.deadlines.measure_s)
+    measure = replace(first.measure, max_iterations=most * first.measure.max_iterations)
     return United(replace(first, tenants=tuple(tenants), deadlines=deadlines, measure=measure), tuple(slots))
 
 
