@@ -214,13 +214,15 @@ def _heat_maps(found: pd.DataFrame, across: str, down: str) -> go.Figure | None:
     )  # fmt: skip
     for sharing, place in zip(sharings, theme.positions(len(sharings), columns), strict=True):
         _cells(fig, found[found["sharing"] == sharing], victims, neighbours, place)
-    theme.figure(fig, height=rows * panel_px + 60)
+    names_px = 48 + 4.6 * max(map(len, neighbours))  # slanted, and the title below them
+    below_px = names_px + (46 if without else 0)
+    theme.figure(fig, height=int(rows * panel_px + below_px - 60))
     fig.update_layout(coloraxis=theme.slowdown_colours(found["slowdown"].min(), found["slowdown"].max()))
-    fig.update_layout(margin={"t": 50, "b": 60 if not without else 160})
+    fig.update_layout(margin={"t": 50, "b": below_px})
     if without:
         fig.add_annotation(
-            text=f"Too few pairs for a panel: {', '.join(without)}.", x=0, y=0, yshift=-130, xref="paper", yref="paper",
-            xanchor="left", yanchor="top", showarrow=False, font={"size": 12, "color": _FAINT_INK},
+            text=f"Too few pairs for a panel: {', '.join(without)}.", x=0, y=0, yshift=-names_px - 14, xref="paper",
+            yref="paper", xanchor="left", yanchor="top", showarrow=False, font={"size": 12, "color": _FAINT_INK},
         )  # fmt: skip
     fig.update_xaxes(showgrid=False, tickangle=35)
     fig.update_xaxes(title_text=across, row=rows)
