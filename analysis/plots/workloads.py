@@ -165,10 +165,10 @@ def latency_load(results: Results) -> go.Figure | None:
         for sharing in in_order(own["sharing"].unique()):
             for name in dict.fromkeys(("latency_p50_ms", f"latency_{tail}_ms")):
                 _load_line(fig, own[own["sharing"] == sharing].dropna(subset=name), name, place, shown)
-        for name in dict.fromkeys(("alone_latency_p50_ms", f"alone_latency_{tail}_ms")):
-            _load_line(fig, own.assign(sharing=_ALONE).dropna(subset=name), name, place, shown)
             late = own[(own["sharing"] == sharing) & (own["saturated"] == 1)]
             _say_late(fig, late, sharing, top, place, shown)
+        for name in dict.fromkeys(("alone_latency_p50_ms", f"alone_latency_{tail}_ms")):
+            _load_line(fig, own.assign(sharing=_ALONE).dropna(subset=name), name, place, shown)
         for level in levels:
             theme.reference_line(fig, float(level), f"level {level:g} ms", axis="y", row=place[0], col=place[1])
         low = float(np.nanmin(values))

@@ -63,11 +63,17 @@ def test_latency_against_load_is_a_panel_a_tenant_and_a_colour_a_mode(tmp_path: 
     for mps in ("disabled", "default"):
         for load_share in (0.2, 0.4):
             study.run(["bert_base", "llama_3_2_1b"], mps, load=load_share, slo_ms=20)
-    drawn = figure(pooled(tmp_path), "latency-load")
+    found = pooled(tmp_path)
+    drawn = figure(found, "latency-load")
     titles = {note.text for note in drawn.layout.annotations}
     assert {"bert_base<br>beside llama_3_2_1b", "llama_3_2_1b<br>beside bert_base", "level 20 ms"} <= titles
     colours = {trace.name.partition(",")[0]: trace.line.color for trace in drawn.data}
     assert colours == {mode: theme.sharing_style(mode)[0] for mode in ("time slicing", "MPS")}
+    rates = found.tenants.groupby("model")["offered_rps"]
+    late = found.tenants.assign(saturated=(found.tenants["offered_rps"] > rates.transform("mean")).astype(float))
+    names = [trace.name for trace in figure(replace(found, tenants=late), "latency-load").data]
+    for mode in ("time slicing", "MPS"):
+        assert names.count(f"{mode}, cannot keep up") == 2, "one a panel"
 
 
 def test_latency_against_load_has_the_tenant_alone_at_the_same_arrivals(tmp_path: Path) -> None:
@@ -174,6 +180,7 @@ def test_modes_with_too_few_pairs_are_named(results: Results) -> None:
     drawn = figure(results, "interference-matrix")
     texts = " ".join(note.text for note in drawn.layout.annotations)
     assert {trace.xaxis for trace in drawn.data} == {"x", "x2"}
+    assert drawn.layout.margin.b > 100, "slanted names, the title and the note are inside"
     assert "Too few pairs for a panel: MPS 50 % (2), MPS 25 % (2)." in texts
 
 
