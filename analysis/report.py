@@ -24,7 +24,7 @@ from mtexp.spec import SWEEP_NAME, TrackingSpec
 
 from . import markdown
 from .answers import Judge
-from .dataset import Dataset
+from .dataset import DataError, Dataset
 from .findings import findings, paragraph, what_events_do
 from .images import IMAGES, USUAL, write_images
 from .options import add_source, read, refusing
@@ -113,8 +113,8 @@ def write(results: Results, folder: Path, *, images: Sequence[str] = USUAL, titl
     return [path, *drawn]
 
 
-def write_churn(data: Dataset, folder: Path, *, title: str = "") -> tuple[Path, str]:
-    """Write the report of churn runs alone: their sentence, figure and runs; returns the file and the sentence.
+def write_churn(data: Dataset, folder: Path, *, images: Sequence[str] = USUAL, title: str = "") -> tuple[Path, str]:
+    """Write the report of churn runs alone: their sentence, figure and runs; returns the HTML and the sentence.
 
     Raises:
         RecordError: The folder cannot be written.
@@ -138,6 +138,8 @@ def write_churn(data: Dataset, folder: Path, *, title: str = "") -> tuple[Path, 
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise RecordError(f"could not write {path}: {error.strerror or error}. Choose a place with --out") from error
+    if images:
+        write_images(figures, folder / PLOTS, images)
     return path, text
 
 
@@ -212,7 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = read(options, include_invalid=options.include_invalid, churn_alone=True)
     folder = options.out or Path("reports") / _name(data)
     if data.runs.empty:
-        path, text = write_churn(data, folder, title=options.title)
+        if options.markdown is not None:
+            raise DataError("--markdown needs runs of a mix, and these are churn runs. Leave it out")
+        path, text = write_churn(data, folder, images=options.images, title=options.title)
         sys.stdout.write(f"{text}\n{path}\n")
         return 0
     results = pool(data)

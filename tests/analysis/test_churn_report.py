@@ -65,6 +65,7 @@ def test_the_report_shows_churn_runs_by_themselves(tmp_path: Path, capsys: pytes
     out = capsys.readouterr().out
     assert "stalls longest when its neighbour is killed: 11 ms, mean of 3 events (2 ms when nothing happens)" in out
     assert 'id="figure-churn"' in (tmp_path / "out" / "report.html").read_text()
+    assert {path.name for path in (tmp_path / "out" / "plots").iterdir()} == {"churn.png", "churn.svg"}
 
 
 def test_churn_runs_come_beside_mixes(tmp_path: Path) -> None:
