@@ -16,6 +16,8 @@ from mtexp.errors import RecordError
 IMAGES = ("png", "svg", "pdf")
 USUAL = ("png", "svg")
 _LOOK: Any = {"svg.hashsalt": "mtexp", "svg.fonttype": "none", "font.family": "DejaVu Sans"}
+_PRINT_DPI = 200
+"""Of what is a picture in an SVG or PDF."""
 _METADATA = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
@@ -37,7 +39,7 @@ def write_images(figures: Mapping[str, go.Figure], folder: Path, kinds: Sequence
                 drawn = paint(figure)
                 for kind in kinds:
                     paths.append(folder / f"{name}.{kind}")
-                    drawn.savefig(paths[-1], metadata=_METADATA[kind])
+                    drawn.savefig(paths[-1], metadata=_METADATA[kind], dpi="figure" if kind == "png" else _PRINT_DPI)
     except OSError as error:
         raise RecordError(f"could not write figures to {folder}: {error.strerror or error}") from error
     return paths

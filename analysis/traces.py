@@ -18,6 +18,8 @@ from .plots.theme import INK
 
 FONT = 9.5
 FAINT = "#9AA5B1"
+_MANY = 1000
+"""Dots of a trace above which SVG and PDF have a picture of them, not each: files of megabytes are slow to open."""
 MARKERS = {
     "circle": "o", "diamond": "D", "square": "s", "triangle-up": "^", "triangle-down": "v", "triangle-left": "<",
     "triangle-right": ">", "cross": "P", "star": "*", "pentagon": "p", "hourglass": "X", "hexagon": "h", "x": "X",
@@ -107,7 +109,7 @@ def _dots(panel: Panel, trace: Mapping[str, Any], x: Any, y: Any, layout: Mappin
         face = {"facecolors": "none", "edgecolors": one} if symbol.endswith("-open") else {"c": one}
         panel.ax.scatter(
             x[at], y[at], s=(0.72 * sizes[at]) ** 2, marker=MARKERS[symbol.removesuffix("-open")],
-            alpha=marker.get("opacity", 1), linewidths=1, zorder=4, **face,
+            alpha=marker.get("opacity", 1), linewidths=1, zorder=4, rasterized=len(x) > _MANY, **face,
         )  # fmt: skip
 
 
