@@ -230,7 +230,7 @@ def commands(mix: str, splits: Sequence[Split]) -> list[list[str]]:
 def in_turns(runs: Sequence[list[str]], repetitions: int) -> list[list[str]]:
     """Every run once a repetition, each repetition in an order of its own: a host that drifts favours none.
 
-    Partitions are limits, which blocks alone would have too, so these runs are not measured in blocks.
+    These runs are sustained. In a crossover run a tenant would have its partition in its blocks alone too.
     """
     order = np.random.default_rng(_ORDER_SEED)
     return [
@@ -272,7 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     splits = best_splits(curves, counts, levels, total, beside=beside, p99=options.p99)
     if not splits:
         raise DataError(f"{options.mix} does not fit {total} SMs in the sizes that the curves have")
-    sys.stdout.write(shown(table(splits, found, levels), options.format))
+    if not (options.measure and options.format):  # another program reads one table
+        sys.stdout.write(shown(table(splits, found, levels), options.format))
     best = splits[: options.measure or 3]
     if options.measure:
         run = importlib.import_module(COMMANDS["run"].module).main
