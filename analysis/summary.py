@@ -133,9 +133,9 @@ def mode_gain(results: Results, sharing: str) -> Gain | None:
 def _mode_advice(found: Sequence[Gain], judge: Judge) -> str:
     """Advice between sharing modes: that with most mixes decides, so that no mode wins by a lucky few."""
     gain = max(found, key=lambda own: (own.mixes, own.sharing == MPS))
-    over = f"(over {gain.mixes} mixes{'' if gain.priced else ', without what the mode itself costs'})"
-    over = over.replace("over 1 mixes", "one mix")
-    times = f"{text(gain.ratio.interval)} times as much done as time slicing {over}"
+    mixes = f"over {gain.mixes} mixes" if gain.mixes > 1 else "one mix"
+    priced = "" if gain.priced else ", without what the mode itself costs"
+    times = f"{text(gain.ratio.interval)} times as much done as time slicing ({mixes}{priced})"
     if not judge.differs(gain.ratio):
         return (
             f"{gain.sharing} or time slicing: neither clearly gets more done here; {gain.sharing} gets {times}, so "

@@ -29,7 +29,6 @@ from mtexp.errors import ConfigError
 from mtexp.records import keys
 
 _TENANT = "mix.tenants.<id>"
-_UNSETTABLE = {"name", "capacity.search", "mix.models"}
 _SITUATIONS = (
     (),
     ("profiler=nsys",),

@@ -22,8 +22,8 @@ main figures, so that they are seen in a narrow window, where the other columns 
 """
 _DESCRIPTION = """What several models do to each other on one device, measured by mtexp.
 
-Each run is a mix of models under one sharing mode; its arrow opens a row per tenant. **stp** is the work done \
-together in units of what each model does alone: 1 = no better than taking turns, the number of tenants = no \
+Each run is a mix of models under one sharing mode; the plus in front of it opens a row per tenant. **stp** is the \
+work done together in units of what each model does alone: 1 = no better than taking turns, the number of tenants = no \
 interference. **slowdown** of a tenant is its mean latency shared / alone. A run whose **mtexp.verdict** is INVALID \
 says why in its description. Runs called *baseline* are one model alone.
 
