@@ -25,6 +25,8 @@ from .traces import DASHES, FAINT, FONT, KINDS, MARKERS, Panel, colour_scale
 DPI = 100
 WIDTH_PX = 1100
 _CHAR_PX = 7.6
+_LONGEST = 60
+"""Characters of a name in one line."""
 
 
 def paint(figure: go.Figure) -> Figure:
@@ -79,7 +81,7 @@ def _settings(layout: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _frame(layout: Mapping[str, Any], traces: Sequence[Mapping[str, Any]], height_px: float) -> tuple[float, ...]:
     """Left, bottom, width and height of the panels in the figure; names of categories need room at the left."""
     margin = layout.get("margin", {})
-    names = [str(y) for t in traces for y in t.get("y") or () if isinstance(y, str)]
+    names = [line for t in traces for y in t.get("y") or () if isinstance(y, str) for line in _broken(y).split("\n")]
     titled = any(
         told.get("title", {}).get("text") for name, told in layout.items() if name.startswith("yaxis") and names
     )
@@ -142,7 +144,7 @@ def _axis(panel: Panel, axis: str) -> None:
 
 def _ticks(own: Any, told: Mapping[str, Any], names: Mapping[str, int] | None) -> None:
     if names:
-        own.set_ticks(list(names.values()), list(names))
+        own.set_ticks(list(names.values()), [_broken(name) for name in names])
         for label in own.get_ticklabels() if told.get("tickangle") else ():
             label.set(rotation=-told["tickangle"], ha="left", rotation_mode="anchor")
     elif "tickvals" in told:
@@ -152,6 +154,16 @@ def _ticks(own: Any, told: Mapping[str, Any], names: Mapping[str, int] | None) -
         own.set_ticks([value for value, _ in shown], [said for _, said in shown])
     elif "dtick" in told:
         own.set_major_locator(MultipleLocator(told["dtick"]))
+
+
+def _broken(name: str) -> str:
+    """A name in lines, broken behind a space or a plus: that of a dozen models is longer than a page is wide."""
+    lines = [""]
+    for part in re.split(r"(?<=[ +])", name):
+        if lines[-1] and len(lines[-1]) + len(part) > _LONGEST:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _panel_of(panels: Mapping[tuple[str, str], Panel], told: Mapping[str, Any]) -> Panel | None:

@@ -13,9 +13,10 @@ import pytest
 from analysis_study import Study
 from mlflow import MlflowClient
 
-from analysis import advise, export, images, plots, report
+from analysis import advise, drawing, export, images, plots, report
 from analysis.data import load
 from analysis.dataset import Dataset
+from analysis.plots import theme
 from analysis.pooling import Results, pool
 from mtexp.colours import model_colour
 from mtexp.errors import TrackingError
@@ -221,6 +222,16 @@ def test_every_figure_is_a_file_without_a_browser(drawn: dict[str, go.Figure], t
         named = [trace.name for trace in figure.data if trace.name and trace.showlegend and trace.type == "scatter"]
         for said in (*titles, *named):
             assert html.escape(said, quote=False) in text, (name, said)
+
+
+def test_a_name_wider_than_the_page_is_broken() -> None:
+    """That of a mix of a dozen models leaves room for the panel."""
+    name = f"bert_base in {'+'.join(['deberta_v3_base'] * 12)}"
+    figure = go.Figure(go.Scatter(x=[1.0], y=[name], mode="markers", marker={"symbol": "circle"}))
+    (axes,) = drawing.paint(theme.figure(figure)).axes
+    (label,) = axes.get_yticklabels()
+    assert label.get_text().replace("\n", "") == name
+    assert axes.get_position().width > 0.4
 
 
 def test_a_kind_of_image_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
