@@ -18,7 +18,7 @@ from .plots.theme import INK
 
 FONT = 9.5
 FAINT = "#9AA5B1"
-_MANY = 1000
+_MANY = 100
 """Dots of a trace above which SVG and PDF have a picture of them, not each: files of megabytes are slow to open."""
 MARKERS = {
     "circle": "o", "diamond": "D", "square": "s", "triangle-up": "^", "triangle-down": "v", "triangle-left": "<",
