@@ -220,7 +220,7 @@ def _idle(pair: str, overrides: dict[str, Any]) -> dict[str, Any]:
             begun_ns = time.monotonic_ns()
             for number in range(_BLOCKS * len(specs[0].tenants)):
                 slot = number % len(specs[0].tenants)
-                first.tenants.block((slot,), _BLOCK_NS, {}, [other.tenants] if other else [])
+                first.tenants.block((slot,), _BLOCK_NS, {}, [(other.tenants, {})] if other else [])
             phases.append((begun_ns, time.monotonic_ns(), other is not None))
             if other is not None:
                 other.tenants.end_blocks()
