@@ -52,7 +52,7 @@ def test_a_table_is_drawn_again_beside_itself(drawn: dict[str, Any], tmp_path: P
         ("", "NVIDIA H200", "not a readable table"),
         ("model,precision\na,fp16\n", "NVIDIA H200", "lacks tenant"),
         (TABLE.read_text().replace("307.4264587470928", "many"), "NVIDIA H200", "column intensity must be numbers"),
-        (TABLE.read_text().replace("fp16", "fp8"), "NVIDIA H200", "no published peak of H200 SXM for fp8"),
+        (TABLE.read_text().replace("fp16", "fp4"), "NVIDIA H200", "no published peak of H200 SXM for fp4"),
         (TABLE.read_text(), "GeForce", "no published peaks; known: B200"),
     ],
 )

@@ -49,7 +49,7 @@ MISTAKES = [
     ("models@mix.tenants.b=distilgpt", "refused: models@mix.tenants.b=distilgpt", "Did you mean distilgpt2?"),
     ("models@mix.tenants.z=distilgpt2", "refused: models@mix.tenants.z=distilgpt2", "+models@mix.tenants.z"),
     ("modls@mix.tenants.b=distilgpt2", "refused: modls=@mix.tenants.b", "Did you mean models?"),
-    ("precision=bf17", "allowed: bf16, fp16, fp32, tf32", "Did you mean bf16?"),
+    ("precision=bf17", "allowed: bf16, fp16, fp32, fp8, int8, tf32", "Did you mean bf16?"),
     ("precisio=bf16", "refused: precisio=bf16", "Did you mean precision?"),
     ("mps_settings=off", "or a percentage such as 30pct", "disabled"),
     ("+experiment=pair", "refused: experiment=pair", "Did you mean pairs?"),
