@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mtexp.config import CONF_DIR, Composer, compose_spec
 from mtexp.config.hardware import hardware_of
@@ -124,7 +125,8 @@ def _planned(name: str, device: Device | None) -> Plan:
     return plan([f"+experiment={name}"], hardware=lambda: hardware_of(device))
 
 
-@pytest.mark.parametrize("name", sorted({*_names("experiment")} - {"capacity"}))  # which needs a service level
+# capacity needs a service level, and the study is planned for most of a minute
+@pytest.mark.parametrize("name", sorted({*_names("experiment")} - {"capacity", "study"}))
 def test_every_experiment_plans_on_gpu_and_cpu(name: str) -> None:
     """Each preset is a sweep all of whose points could run on either (but for partitions of a GPU), none twice."""
     for device in (GPU,) if name == "sm_curve" else (GPU, None):
@@ -163,6 +165,19 @@ def test_pairs_are_all_pairs_of_the_study() -> None:
     assert len(models) == 7
     pairs = itertools.combinations_with_replacement(models, 2)
     assert _measured("pairs") == set(itertools.product(("disabled", "default"), pairs))
+
+
+def test_the_study_is_all_pairs_of_ten_models_in_turns() -> None:
+    """Each beside each, itself too, under time slicing and MPS, served by one set of processes a mode."""
+    preset = yaml.safe_load(Path(CONF_DIR, "experiment", "study.yaml").read_text())
+    params = preset["hydra"]["sweeper"]["params"]
+    mixes = [mix.strip() for mix in params["mix"].split(",")]
+    pairs = [tuple(sorted([mix[:-2]] * 2 if mix.endswith("*2") else mix.split("+"))) for mix in mixes]
+    models = sorted({model for pair in pairs for model in pair})
+    assert len(models) == 10
+    assert set(models) <= {*_names("models")}
+    assert sorted(pairs) == sorted(itertools.combinations_with_replacement(models, 2))
+    assert (params["mps_settings"], preset["side_by_side"]) == ("disabled,default", "mixes")
 
 
 def test_defaults_are_those_of_the_study() -> None:

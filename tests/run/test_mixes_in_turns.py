@@ -87,8 +87,8 @@ def test_telemetry_is_of_its_own_blocks(records: dict[str, RunRecord], place: Wo
 
 def test_a_tenant_that_fails_ends_the_runs_of_its_mode(place: Workplace, tmp_path: Path) -> None:
     """Those of other mixes say why; the other mode goes on."""
-    fault = Fault(kind="kill", at=30, once=str(tmp_path / "once"))
-    assert place.run(*MIXES, *SHORT, "sweep=fails", "measure.iterations=60", faults={"distilgpt2": fault}).code == 1
+    fault = Fault(kind="kill", at=200, once=str(tmp_path / "once"))  # after some rounds of both mixes
+    assert place.run(*MIXES, *SHORT, "sweep=fails", "measure.iterations=300", faults={"distilgpt2": fault}).code == 1
     found = place.records("multirun/fails")
     failed = [record for record in found.values() if record.status == "FAILED"]
     assert len(failed) == 2
