@@ -56,7 +56,7 @@ class Board:
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody has told the tenants to stop: the parent, or a tenant that fails or is to end."""
+        """Whether the stop flag is raised, by the parent, or by a tenant that fails or was asked to end."""
         return bool(self.words[0])
 
     def measured(self, slot: int) -> int:

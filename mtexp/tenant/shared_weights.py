@@ -1,9 +1,9 @@
 """Weights that several processes have in memory once. May touch: torch, libcuda, memory of another process of the run.
 
-The keeper builds its model, moves all of its tensors into one piece of memory, and tells where that is to whoever of
-this user asks at an abstract Unix socket. A borrower builds the model without memory and puts its tensors there. On a
+The keeper builds its model and moves all of its tensors into one piece of memory. Processes of the same user ask it for
+the place, at an abstract Unix socket. A borrower builds the model without memory and puts its tensors there. On a
 GPU the piece is one allocation with a CUDA IPC handle, which works between processes that take turns and between
-clients of one CUDA MPS daemon; on the CPU it is an anonymous file. Nothing is left behind, whoever is killed.
+clients of one CUDA MPS daemon; on the CPU it is an anonymous file. A process that is killed leaves nothing behind.
 
 The piece is no part of torch's memory counters: what they show is what a process has beside the weights.
 """

@@ -173,7 +173,7 @@ def _above_live_line() -> Iterator[None]:
 def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
     metrics, insufficient = tenant["metrics"], tenant["insufficient"]
     alone = metrics.get("alone_latency_mean_ms")
-    if alone is None and "service_mean_ms" not in metrics:  # a baseline in closed loop says nothing of queueing
+    if alone is None and "service_mean_ms" not in metrics:  # a closed-loop baseline has no queue to compare with
         alone = (tenant.get("baseline") or {}).get("latency_mean_ms")
     row = {
         "tenant": tenant["id"],

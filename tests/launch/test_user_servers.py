@@ -1,4 +1,4 @@
-"""Servers of a run: started, proven ready, and gone with all of their processes, whoever is killed."""
+"""Servers of a run: started, proven ready, and gone with all of their processes, also after a SIGKILL."""
 
 from __future__ import annotations
 
