@@ -71,6 +71,9 @@ class Workplace:
             with contextlib.suppress(OSError):  # its disk may be full
                 handler.close()
         root.handlers[:], root.level = handlers, level
+        for logger in root.manager.loggerDict.values():  # hydra/job_logging=disabled disables every one that exists
+            if isinstance(logger, logging.Logger):
+                logger.disabled = False
 
     def run(
         self,
