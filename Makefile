@@ -8,7 +8,7 @@ TORCH ?=
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check lint type docs ui conf report results bench bench-gpu gpu soak clean
+.PHONY: help setup demo test coverage quick check lint type docs ui conf report results bench bench-gpu gpu soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,7 +27,10 @@ setup: $(VENV)/.installed  ## make .venv and install everything
 demo: setup  ## three mixes, on the GPU if there is one
 	$(BIN)/python run.py -m mix=enc_only,dec_only,mixed
 
-test: setup  ## the tests that need no GPU, with the coverage of the packages
+test: setup  ## the tests that need no GPU
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+coverage: setup  ## the same, with the coverage of the packages; that takes twice as long
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 quick: setup  ## the developer's loop: the tests of some seconds
