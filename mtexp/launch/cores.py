@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mtexp.host import lease_cores
+from mtexp.leases import lease_cores
 
 _CPUS = Path("/sys/devices/system/cpu")
 _SPARE_A_TENANT = 3  # a host with eight GPUs may have eight runs: they must all find cores

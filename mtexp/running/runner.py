@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from mtexp.errors import HostError
-from mtexp.host import Device, cpu_device, environment, lease
+from mtexp.host import Device, cpu_device, environment
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
+from mtexp.leases import lease
 from mtexp.metrics.drift import recheck_noise_pct
 from mtexp.metrics.finding import Finding
 from mtexp.processes import collector_off

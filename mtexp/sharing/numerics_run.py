@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.errors import HostError
-from mtexp.host import Device, lease
+from mtexp.host import Device
+from mtexp.leases import lease
 from mtexp.processes import Started, start_forkserver
 from mtexp.sharing import commands, control
 from mtexp.sharing.daemon import SHORT, PrivateDaemon, private_name, sweep_stale

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mtexp.errors import HostError
-from mtexp.host import check_leases
+from mtexp.leases import check_leases
 
 _PROBE_BYTES = 2**20
 

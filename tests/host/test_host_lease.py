@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mtexp.errors import HostError, LeaseBusy
-from mtexp.host import Device, lease
+from mtexp.host import Device
+from mtexp.leases import lease
 from mtexp.terminal.place import can_lease
 from tests.other_user import an_ordinary_user
 
@@ -59,7 +60,7 @@ def test_waiting_run_says_for_whom_and_gets_the_device(caplog):
         if len(rounds) == 3:
             first.__exit__(None, None, None)
 
-    with caplog.at_level(logging.WARNING, "mtexp.host"), lease([ONE], wait_s=60, label="b", sleep=sleep) as device:
+    with caplog.at_level(logging.WARNING, "mtexp.leases"), lease([ONE], wait_s=60, label="b", sleep=sleep) as device:
         assert device is ONE
 
     assert len(rounds) == 3
@@ -130,7 +131,7 @@ def test_a_lease_of_another_user_is_refused_before_anything_starts(monkeypatch, 
 def test_killed_holder_frees_the_device():
     """SIGKILL of a run leaves no lease behind."""
     program = (
-        "import sys; from mtexp.host import Device, lease\n"
+        "import sys; from mtexp.host import Device; from mtexp.leases import lease\n"
         "with lease([Device('gpu', 0, 'GPU-1', 'x', 1)], wait_s=0, label='victim'):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mtexp.host import cpu_device, lease
+from mtexp.host import cpu_device
+from mtexp.leases import lease
 from mtexp.records import keys
 from mtexp.tracking import background, mlflow_writer
 from mtexp.tracking.upload import PENDING
