@@ -11,19 +11,17 @@ import json
 import os
 import socket
 import struct
-import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mtexp.errors import TenantFailed, interrupted_twice
-from mtexp.launch.endings import tail, why
-from mtexp.launch.starters import Child, Starter
+from mtexp.launch.starters import Starter
+from mtexp.launch.tenant_process import TenantProcess, receive, stop_at_once, stop_in_order
 from mtexp.metrics.samples import Samples
 from mtexp.processes import signals_postponed
 from mtexp.spec import DeadlineSpec
@@ -35,21 +33,8 @@ _LEAD_NS = 50_000_000  # between sending the start and the start: longer than an
 _GATE_LEAD_NS = 3_000_000  # between announcing a block and its start: some looks of the tenants at the gate
 _GATE_S = 0.0005
 _LOOK_S = 1.0  # within a block this process sleeps so long at most
-_RELEASE_S = 1.0  # grace period for the cleanup of MPS after a second Ctrl-C
 
 Enough = Callable[[int, int, float], bool]
-
-
-@dataclass(slots=True)
-class _Process:
-    job: ProcessJob
-    child: Child
-    connection: Connection | None = None
-    progress: dict[int, tuple[int, float]] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.job.name
 
 
 class TenantGroup:
@@ -72,7 +57,7 @@ class TenantGroup:
     ) -> None:
         self._starter, self._deadlines, self._folder, self._release = starter, deadlines, folder, release
         self.address = f"mtexp-{uuid.uuid4().hex[:16]}"
-        self._processes: list[_Process] = []
+        self._processes: list[TenantProcess] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._buffers: dict[int, SampleBuffer] = {}
         self._board: Board
@@ -118,19 +103,19 @@ class TenantGroup:
         for job in jobs:
             try:
                 with signals_postponed():
-                    self._processes.append(_Process(job, self._starter.start(job)))
+                    self._processes.append(TenantProcess(job, self._starter.start(job)))
             except EOFError as error:
                 cause = "its process cannot be started: the forkserver did not answer, or has ended"
-                raise TenantFailed(_ids(job), "start", cause) from error
+                raise TenantFailed(job.ids, "start", cause) from error
             except OSError as error:  # no process, no memory, no disk
-                raise TenantFailed(_ids(job), "start", f"its process cannot be started: {error}") from error
+                raise TenantFailed(job.ids, "start", f"its process cannot be started: {error}") from error
         deadline = time.monotonic() + self._deadlines.start_s
         while waiting := [p for p in self._processes if p.connection is None]:
             wait([self._listener, *(p.child.sentinel for p in waiting)], _POLL_S * 10)
             self._accept_all()
             for process in waiting:
                 if process.connection is None and process.child.exit_code() is not None:
-                    raise self._ended(process, "start")
+                    raise process.ended("start")
             if time.monotonic() > deadline:
                 raise self._late(waiting[0], "start", "start_s")
         self._send_all(do="build")  # they do while the caller starts the sampler
@@ -265,17 +250,17 @@ class TenantGroup:
                 connected.close()
                 continue
             connection = Connection(connected.detach())
-            hello = _receive(connection, 1.0) or {}
+            hello = receive(connection, 1.0) or {}
             for process in self._processes:
                 if process.name == hello.get("name"):
                     process.connection = connection
                     self._check_package(process, hello)
 
-    def _check_package(self, process: _Process, hello: Message) -> None:
+    def _check_package(self, process: TenantProcess, hello: Message) -> None:
         """Refuse a tenant that has imported another mtexp than this one: what it measures is not what is recorded."""
         if hello["package"] != PACKAGE:
             cause = f"it has imported {hello['package']} and not {PACKAGE}: install the one that is run"
-            raise self._failed(process, "start", cause)
+            raise process.failed("start", cause)
 
     def _send_all(self, **message: Any) -> None:
         data = json.dumps(message).encode()
@@ -294,7 +279,7 @@ class TenantGroup:
         return answers
 
     def _messages(
-        self, event: str, phase: str, among: Sequence[_Process] | None = None, timeout_s: float = _POLL_S
+        self, event: str, phase: str, among: Sequence[TenantProcess] | None = None, timeout_s: float = _POLL_S
     ) -> dict[str, Message]:
         """Messages that arrive within ``timeout_s``; an error or an ended process raises."""
         processes = list(self._processes if among is None else among)
@@ -302,14 +287,14 @@ class TenantGroup:
         wait([*connections, *(p.child.sentinel for p in processes)], timeout_s)
         answers: dict[str, Message] = {}
         for process in processes:
-            message = _receive(process.connection)
+            message = process.receive()
             if message is None and process.child.exit_code() is not None:
-                message = _receive(process.connection)  # it may have spoken before it ended
+                message = process.receive()  # it may have spoken before it ended
                 if message is None:
-                    raise self._ended(process, phase)
+                    raise process.ended(phase)
             if message is not None and message["event"] == "error":
                 process.child.wait(1.0)
-                raise self._failed(process, phase, message["message"], tenant=message["tenant"])
+                raise process.failed(phase, message["message"], tenant=message["tenant"])
             if message is not None and message["event"] == event:
                 answers[process.name] = message
         return answers
@@ -338,80 +323,28 @@ class TenantGroup:
                 elif now - since > self._deadlines.stall_s and not self._board.done(job.slot):
                     count = self._board.measured(job.slot)
                     cause = f"no iteration for {self._deadlines.stall_s:g} s (deadlines.stall_s) after {count}"
-                    raise self._failed(process, "measure", cause, tenant=job.tenant.id)
+                    raise process.failed("measure", cause, tenant=job.tenant.id)
 
     # stopping
 
     def _stop_in_order(self) -> None:
-        """Ask, wait, terminate, wait, kill, reap."""
+        """Ask them to end, then end those that do not."""
         if not self._processes:
             return
         if self._buffers:
             self._board.stop()
         self._send_all(do="exit")
-        alive = list(self._processes)
-        for asked, patience_s in ((True, self._deadlines.stop_s), (False, self._deadlines.stop_s / 2)):
-            for process in alive:
-                if not asked or process.connection is None:  # who has not connected cannot be asked
-                    process.child.terminate()
-            deadline = time.monotonic() + patience_s
-            alive = [p for p in alive if not p.child.wait(max(0.0, deadline - time.monotonic()))]
-        for process in alive:
-            self._release(process.child.pid)
-        self._kill_all()
-
-    def _stop_at_once(self) -> None:
-        alive = [p.child.pid for p in self._processes if p.child.exit_code() is None]
-        releasing = threading.Thread(target=lambda: [self._release(pid) for pid in alive], daemon=True)
-        releasing.start()
-        releasing.join(_RELEASE_S)
-        self._kill_all()
-
-    def _kill_all(self) -> None:
-        for process in self._processes:
-            if process.child.exit_code() is None:
-                process.child.kill()
-        for process in self._processes:
-            if process.child.wait(self._deadlines.stop_s):
-                process.child.close()
-            if process.connection is not None:
-                process.connection.close()
+        stop_in_order(self._processes, self._deadlines.stop_s, self._release)
         self._processes.clear()
 
-    # failures
+    def _stop_at_once(self) -> None:
+        stop_at_once(self._processes, self._deadlines.stop_s, self._release)
+        self._processes.clear()
 
-    def _failed(self, process: _Process, phase: str, cause: str, *, tenant: str = "") -> TenantFailed:
-        log = Path(process.job.log)
-        return TenantFailed(
-            tenant or _ids(process.job),
-            phase.replace("_", "-"),
-            cause,
-            exit_code=process.child.exit_code(),
-            log=log,
-            log_tail="\n".join(tail(log)),
-        )
-
-    def _ended(self, process: _Process, phase: str) -> TenantFailed:
-        return self._failed(process, phase, why(process.child.exit_code() or 0))
-
-    def _late(self, process: _Process, phase: str, key: str) -> TenantFailed:
-        return self._failed(process, phase, f"no answer within {getattr(self._deadlines, key):g} s (deadlines.{key})")
+    def _late(self, process: TenantProcess, phase: str, key: str) -> TenantFailed:
+        return process.failed(phase, f"no answer within {getattr(self._deadlines, key):g} s (deadlines.{key})")
 
 
 def _facts(answers: dict[str, Message]) -> dict[str, dict[str, Any]]:
     """What each tenant says of itself, by its id."""
     return {tenant: facts for answer in answers.values() for tenant, facts in answer["facts"].items()}
-
-
-def _ids(job: ProcessJob) -> str:
-    return ",".join(tenant.tenant.id for tenant in job.tenants)
-
-
-def _receive(connection: Connection | None, timeout_s: float = 0) -> Message | None:
-    try:
-        if connection is None or not connection.poll(timeout_s):
-            return None
-        message: Message = json.loads(connection.recv_bytes())
-    except (EOFError, ConnectionError):
-        return None
-    return message

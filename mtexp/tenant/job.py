@@ -76,6 +76,11 @@ class ProcessJob:
     torch_trace: str = ""
     """Folder for one torch.profiler trace per tenant; empty = none."""
 
+    @property
+    def ids(self) -> str:
+        """Of its tenants, separated by commas."""
+        return ",".join(tenant.tenant.id for tenant in self.tenants)
+
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
 """The mtexp that is imported here; tenants have the one of their parent, whose revision is recorded."""
