@@ -1,7 +1,7 @@
-"""Processes of others on the device, and what they mean for a run. Lives here: Stranger, Foreign. Pure.
+"""Foreign processes on the device, which are none of the run's, and what they mean for it. Pure.
 
-A stranger that computes changes what is measured; the display server of a desktop, which hardly does, does not. What
-counts is the share of the SMs' time that NVML charges to a process while the tenants measured.
+One that computes changes what is measured; the display server of a desktop hardly computes, and does not. What counts
+is the share of the SMs' time that NVML charges to a process while the tenants measure.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from mtexp.metrics.finding import Finding
 
 BUSY_PCT = 5.0
-"""Mean SM utilisation over the window up to which a stranger is idle, as a desktop is on which nothing moves."""
+"""Mean SM utilisation over the window up to which a foreign process is idle, as a desktop is on which nothing moves."""
 _GRAPHICS = "G"
 _LEVELS = {"refuse": "invalid", "warn": "warning"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stranger:
+class ForeignProcess:
     """A process on the device that is surely none of the run's."""
 
     pid: int
@@ -50,8 +50,8 @@ class Foreign:
     """Who else was on the device, and the rule by which that is judged."""
 
     rule: str = "refuse"
-    """``refuse``: a busy stranger makes the run INVALID; ``warn``; ``ignore``: the record has it, no finding does."""
-    strangers: tuple[Stranger, ...] = ()
+    """``refuse``: a busy one makes the run INVALID; ``warn``: a warning; ``ignore``: only the record has it."""
+    processes: tuple[ForeignProcess, ...] = ()
     not_attributable: int = 0
     """Processes that are the run's or somebody else's: NVML numbers them otherwise than this pid namespace."""
     own: int = 0
@@ -61,14 +61,14 @@ class Foreign:
 
     def to_json(self) -> dict[str, Any]:
         """For the record: the rule and what was found."""
-        found = [asdict(stranger) | {"busy": stranger.busy} for stranger in self.strangers]
+        found = [asdict(process) | {"busy": process.busy} for process in self.processes]
         return {"rule": self.rule, "processes": found, "not_attributable": self.not_attributable}
 
 
 def foreign_findings(foreign: Foreign) -> Iterator[Finding]:
-    """Judge strangers by the rule, and say once what could not be matched."""
+    """Judge foreign processes by the rule, and say once what could not be matched."""
     if foreign.rule in _LEVELS:
-        yield from _strangers(foreign.strangers, _LEVELS[foreign.rule])
+        yield from _by_kind(foreign.processes, _LEVELS[foreign.rule])
     if foreign.not_attributable or foreign.unlisted:
         yield Finding(
             "note",
@@ -77,15 +77,15 @@ def foreign_findings(foreign: Foreign) -> Iterator[Finding]:
             f"{foreign.own} processes cannot be told from them"
             if foreign.not_attributable
             else "NVML does not list the run's processes here, so it would not list others either",
-            "In a container, share the host's pids (docker run --pid=host) to have strangers found.",
+            "In a container, share the host's pids (docker run --pid=host) to have foreign processes found.",
         )
 
 
-def _strangers(strangers: tuple[Stranger, ...], level: str) -> Iterator[Finding]:
+def _by_kind(processes: tuple[ForeignProcess, ...], level: str) -> Iterator[Finding]:
     """Busy ones, idle ones that hold a context, idle or unknown ones that only draw."""
-    busy = [s for s in strangers if s.busy or (s.busy is None and s.type != _GRAPHICS)]
-    idle = [s for s in strangers if s.busy is False and s.type != _GRAPHICS]
-    screens = [s for s in strangers if not s.busy and s.type == _GRAPHICS]
+    busy = [p for p in processes if p.busy or (p.busy is None and p.type != _GRAPHICS)]
+    idle = [p for p in processes if p.busy is False and p.type != _GRAPHICS]
+    screens = [p for p in processes if not p.busy and p.type == _GRAPHICS]
     if busy:
         yield Finding(
             level,
@@ -102,12 +102,12 @@ def _strangers(strangers: tuple[Stranger, ...], level: str) -> Iterator[Finding]
         )
     if screens:
         yield Finding(
-            "note" if all(s.busy is False for s in screens) else "warning",
+            "note" if all(p.busy is False for p in screens) else "warning",
             "foreign-graphics",
             f"processes that draw were on the device: {_names(screens)}",
             "Let nothing move on a screen of this GPU while tenants measure.",
         )
 
 
-def _names(strangers: list[Stranger]) -> str:
-    return ", ".join(map(str, strangers))
+def _names(processes: list[ForeignProcess]) -> str:
+    return ", ".join(map(str, processes))

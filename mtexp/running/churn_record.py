@@ -13,9 +13,9 @@ from mtexp.metrics.foreign import foreign_findings
 from mtexp.records.record import RunRecord
 from mtexp.records.room import save_in_room
 from mtexp.running.bare_record import RecordContext, of_failure, record_of
+from mtexp.running.foreign_processes import foreign_notes, foreign_of
 from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.running.outputs import output_findings
-from mtexp.running.strangers import foreign_notes, foreign_of
 from mtexp.spec import RunSpec
 from mtexp.telemetry import TelemetrySummary, read
 

@@ -31,12 +31,12 @@ from mtexp.running.crossover_figures import (
     block_views,
     own_spans,
 )
+from mtexp.running.foreign_processes import foreign_notes, foreign_of
 from mtexp.running.impossible import impossible_findings, impossible_in_blocks
 from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.running.outputs import output_findings
 from mtexp.running.rates import served
 from mtexp.running.shared_weights import shared_findings
-from mtexp.running.strangers import foreign_notes, foreign_of
 from mtexp.spec import RunSpec, TenantSpec
 from mtexp.telemetry import TelemetrySummary, read
 

@@ -19,24 +19,24 @@ from mtexp.telemetry.nvml import GpuProcess
 class Occupants:
     """Processes that NVML lists on a device while tenants are on it."""
 
-    strangers: tuple[GpuProcess, ...] = ()
+    foreign: tuple[GpuProcess, ...] = ()
     """Surely none of the run's."""
     not_attributable: tuple[GpuProcess, ...] = ()
     """The run's or somebody else's."""
     own: frozenset[int] = frozenset()
     """The pids of the run's processes, as NVML numbers them where that is known."""
     same_pids: bool = False
-    """NVML lists tenants by pids that are known here: then every other pid is a stranger's."""
+    """NVML lists tenants by pids that are known here: then every other pid is foreign."""
     unlisted: bool = False
     """NVML lists none of the run's processes, nor anything that came with them."""
 
     def joined(self, later: Occupants) -> Occupants:
         """What was found now or ``later``, of a run whose processes come and go."""
         own = self.own | later.own
-        strangers = {process.pid: process for process in (*self.strangers, *later.strangers)}
+        foreign = {process.pid: process for process in (*self.foreign, *later.foreign)}
         return replace(
             later,
-            strangers=tuple(process for pid, process in strangers.items() if pid not in own),
+            foreign=tuple(process for pid, process in foreign.items() if pid not in own),
             own=own,
             not_attributable=max(self.not_attributable, later.not_attributable, key=len),
         )
@@ -70,16 +70,16 @@ def identify(
     if own.intersection(listed):
         rest = [process for process in there if process.pid not in own]
         return Occupants(
-            strangers=tuple(process for process in rest if process.pid),
+            foreign=tuple(process for process in rest if process.pid),
             not_attributable=tuple(process for process in rest if not process.pid),
             own=own,
             same_pids=True,
         )
     earlier = {process.pid for process in before if process.pid}
-    strangers = [p for p in there if p.pid in earlier and not (external_mps and p.kind == "mps")]
-    unmatched = [p for p in there if p not in strangers]
+    foreign = [p for p in there if p.pid in earlier and not (external_mps and p.kind == "mps")]
+    unmatched = [p for p in there if p not in foreign]
     return Occupants(  # a name was looked up by a number that means another process here
-        strangers=tuple(replace(process, name="") for process in strangers),
+        foreign=tuple(replace(process, name="") for process in foreign),
         not_attributable=tuple(replace(process, name="") for process in unmatched),
         own=own,
         unlisted=not unmatched,

@@ -196,7 +196,7 @@ def test_a_gpu_that_cannot_be_used_is_no_reason_to_measure_on_the_cpu() -> None:
     assert point.spec.runtime == "cpu"
 
 
-def test_the_rule_about_strangers_is_part_of_the_run() -> None:
+def test_the_rule_about_foreign_processes_is_part_of_the_run() -> None:
     """By default it is not in the name of what is measured, which older records have without it."""
     (default,) = _plan("mix=solo").points
     (named,) = _plan("mix=solo", "measure.foreign=refuse").points

@@ -1,20 +1,20 @@
-"""A busy stranger makes a run INVALID, a desktop does not, and what cannot be matched is never called foreign."""
+"""A busy foreign process makes a run INVALID, a desktop does not; what cannot be matched is never called foreign."""
 
 from __future__ import annotations
 
 import pytest
 
-from mtexp.metrics.foreign import Foreign, Stranger, foreign_findings
+from mtexp.metrics.foreign import Foreign, ForeignProcess, foreign_findings
 
 
-def _found(*strangers: Stranger, rule: str = "refuse") -> dict[str, str]:
+def _found(*processes: ForeignProcess, rule: str = "refuse") -> dict[str, str]:
     """Level by code."""
-    return {f.code: f.level for f in foreign_findings(Foreign(rule=rule, strangers=strangers))}
+    return {f.code: f.level for f in foreign_findings(Foreign(rule=rule, processes=processes))}
 
 
 DESKTOP = (
-    Stranger(pid=900, type="G", name="Xorg of root", memory_mib=180.0, util_pct=1.0),
-    Stranger(pid=950, type="G", name="gnome-shell of x", memory_mib=60.0, util_pct=0.0),
+    ForeignProcess(pid=900, type="G", name="Xorg of root", memory_mib=180.0, util_pct=1.0),
+    ForeignProcess(pid=950, type="G", name="gnome-shell of x", memory_mib=60.0, util_pct=0.0),
 )
 
 
@@ -24,11 +24,11 @@ def test_a_desktop_on_which_nothing_moves_is_noted() -> None:
 
 
 @pytest.mark.parametrize("type_", ["C", "G", "M", "?"])
-def test_a_busy_stranger_is_invalid_whatever_it_does(type_: str) -> None:
+def test_a_busy_foreign_process_is_invalid_whatever_it_does(type_: str) -> None:
     """A game as much as a training job; the message says who and how busy."""
-    stranger = Stranger(pid=7, type=type_, name="game of y", memory_mib=2000.0, util_pct=40.0)
-    assert _found(stranger) == {"foreign-process": "invalid"}
-    (finding,) = foreign_findings(Foreign(strangers=(stranger,)))
+    foreign_process = ForeignProcess(pid=7, type=type_, name="game of y", memory_mib=2000.0, util_pct=40.0)
+    assert _found(foreign_process) == {"foreign-process": "invalid"}
+    (finding,) = foreign_findings(Foreign(processes=(foreign_process,)))
     assert "pid 7" in finding.message
     assert "40 %" in finding.message
     assert "Xorg" not in finding.message
@@ -36,7 +36,7 @@ def test_a_busy_stranger_is_invalid_whatever_it_does(type_: str) -> None:
 
 def test_an_idle_context_is_a_warning() -> None:
     """A notebook that was left open holds memory and a context, and computes nothing."""
-    assert _found(Stranger(pid=7, type="C", memory_mib=500.0, util_pct=0.0)) == {"foreign-idle": "warning"}
+    assert _found(ForeignProcess(pid=7, type="C", memory_mib=500.0, util_pct=0.0)) == {"foreign-idle": "warning"}
 
 
 @pytest.mark.parametrize(
@@ -44,18 +44,18 @@ def test_an_idle_context_is_a_warning() -> None:
 )
 def test_where_utilisation_is_not_known(type_: str, found: dict[str, str]) -> None:
     """Somebody's computation is taken for busy, a screen is not: each is what it mostly is."""
-    assert _found(Stranger(pid=7, type=type_, memory_mib=500.0)) == found
+    assert _found(ForeignProcess(pid=7, type=type_, memory_mib=500.0)) == found
 
 
 @pytest.mark.parametrize(
     ("rule", "found"),
     [("refuse", {"foreign-process": "invalid"}), ("warn", {"foreign-process": "warning"}), ("ignore", {})],
 )
-def test_the_rule_says_what_a_busy_stranger_does(rule: str, found: dict[str, str]) -> None:
+def test_the_rule_says_what_a_busy_foreign_process_does(rule: str, found: dict[str, str]) -> None:
     """And the record has it under every rule."""
-    stranger = Stranger(pid=7, type="C", name="python of y", memory_mib=500.0, util_pct=90.0)
-    assert _found(stranger, rule=rule) == found
-    kept = Foreign(rule=rule, strangers=(stranger,)).to_json()
+    foreign_process = ForeignProcess(pid=7, type="C", name="python of y", memory_mib=500.0, util_pct=90.0)
+    assert _found(foreign_process, rule=rule) == found
+    kept = Foreign(rule=rule, processes=(foreign_process,)).to_json()
     assert kept["rule"] == rule
     assert kept["processes"] == [
         {"pid": 7, "type": "C", "name": "python of y", "memory_mib": 500.0, "util_pct": 90.0, "busy": True}

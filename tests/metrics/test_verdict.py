@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mtexp.metrics.drift import Drift
-from mtexp.metrics.foreign import Foreign, Stranger
+from mtexp.metrics.foreign import Foreign, ForeignProcess
 from mtexp.metrics.verdict import Evidence, Finding, TenantEvidence, judge
 
 A = TenantEvidence(id="a", measured=1000, kept=998, window_share_pct=99.5)
@@ -33,7 +33,7 @@ INVALID = [
     (_with(window_share_pct=94.9), "window-share", r"94\.9 % of the time that a measured; expected at least 95 %"),
     (_with(window_share_pct=0.0), "no-window", "do not overlap"),
     (_with(window_share_pct=0.0, tenants=(A, replace(B, measured=0, kept=0))), "no-window", "b measured no iteration"),
-    (_with(foreign=Foreign(strangers=(Stranger(pid=4711, type="C", util_pct=50.0),))), "foreign-process", "4711"),
+    (_with(foreign=Foreign(processes=(ForeignProcess(pid=4711, type="C", util_pct=50.0),))), "foreign-process", "4711"),
     (_with(throttle_bits=0x8), "throttling", "hardware slowdown"),
     (_with(throttle_bits=0x20), "throttling", "software thermal"),
     (_with(throttle_bits=0x40), "throttling", "hardware thermal"),

@@ -276,7 +276,7 @@ def test_unknown_gpu_is_refused_with_nvml_shut_down(clock):
 
 
 def test_utilisation_of_every_process_is_kept_in_the_notes(reading, clock):
-    """Strangers too, and also under CUDA MPS; a device that does not answer leaves nothing."""
+    """Foreign ones too, and also under CUDA MPS; a device that does not answer leaves nothing."""
     probe, read = reading(tenants={"a": 10}, process_util=[(10, 40), (99, 60)])
     read(RARE)
     assert probe.notes()["process_util"] == [[clock.now_ns, [[10, 40], [99, 60]]]]

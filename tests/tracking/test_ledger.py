@@ -175,8 +175,8 @@ def test_resume_counts_records_that_did_not_reach_mlflow(tmp_path: Path) -> None
     assert finished(nowhere, {**record.environment, "host": "another"}, folder=tmp_path) == set()
 
 
-def test_a_baseline_measured_beside_strangers_is_another_one():
-    """A run that refuses busy strangers is not compared with what another rule let pass."""
+def test_a_baseline_measured_beside_foreign_processes_is_another_one():
+    """A run that refuses busy foreign processes is not compared with what another rule let pass."""
     refusing, warning = (
         baseline_hash(_TENANT, replace(_RUN, measure=replace(_RUN.measure, foreign=rule)), ENVIRONMENT)
         for rule in ("refuse", "warn")

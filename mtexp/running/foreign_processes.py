@@ -1,10 +1,10 @@
-"""Who else was on the device of a run: whose the processes are, joined with how busy each was. Pure."""
+"""Foreign processes on the device of a run: who they are, joined with how busy each was. Pure."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mtexp.metrics.foreign import Foreign, Stranger
+from mtexp.metrics.foreign import Foreign, ForeignProcess
 from mtexp.running.measured import Measurement
 from mtexp.spec import RunSpec
 from mtexp.telemetry import TelemetrySummary
@@ -14,25 +14,25 @@ _PROCESS_TYPES = {"compute": "C", "graphics": "G", "mps": "M"}
 
 
 def foreign_of(spec: RunSpec, measured: Measurement, telemetry: TelemetrySummary) -> Foreign:
-    """Who else was on the device and how busy; a stranger that came and went within the window is seen by that only."""
+    """Who else was on the device and how busy; one that came and went within the window shows only by that."""
     there, util_pct = measured.occupants, telemetry.process_util_pct
-    strangers = [
-        Stranger(
+    found = [
+        ForeignProcess(
             pid=process.pid,
             type=_PROCESS_TYPES.get(process.kind, "?"),
             name=process.name,
             memory_mib=process.memory_mib,
             util_pct=None if util_pct is None else util_pct.get(process.pid, 0.0),
         )
-        for process in there.strangers
+        for process in there.foreign
     ]
     if there.same_pids and util_pct is not None:
-        listed = there.own.union(process.pid for process in there.strangers)
-        unseen = [Stranger(pid=pid, type="?", util_pct=pct) for pid, pct in util_pct.items() if pid not in listed | {0}]
-        strangers += [stranger for stranger in unseen if stranger.busy]
+        listed = there.own | {0, *(process.pid for process in there.foreign)}
+        unseen = (ForeignProcess(pid=pid, type="?", util_pct=pct) for pid, pct in util_pct.items() if pid not in listed)
+        found += [process for process in unseen if process.busy]
     return Foreign(
         rule=spec.measure.foreign,
-        strangers=tuple(strangers),
+        processes=tuple(found),
         not_attributable=len(there.not_attributable),
         own=1 if spec.sharing.one_process else len(measured.facts_before),
         unlisted=there.unlisted,

@@ -24,10 +24,10 @@ def _util(folder: Path, measured: Measurement, *pcts: tuple[int, float]) -> None
 @pytest.mark.parametrize(
     ("pct", "code", "verdict"), [(60.0, "foreign-process", "INVALID"), (0.0, "foreign-idle", "VALID")]
 )
-def test_a_stranger_is_judged_by_its_utilisation(tmp_path: Path, pct: float, code: str, verdict: str) -> None:
+def test_a_foreign_process_is_judged_by_its_utilisation(tmp_path: Path, pct: float, code: str, verdict: str) -> None:
     """As telemetry has it of the window; the record says who it was and by which rule."""
-    stranger = GpuProcess(7, "compute", "python of mallory", 512.0)
-    occupants = Occupants(strangers=(stranger,), own=frozenset({1, 2}), same_pids=True)
+    other = GpuProcess(7, "compute", "python of mallory", 512.0)
+    occupants = Occupants(foreign=(other,), own=frozenset({1, 2}), same_pids=True)
     measured = measurement(occupants=occupants)
     _util(tmp_path, measured, (1, 90.0), (7, pct))
 
@@ -50,7 +50,7 @@ def test_a_stranger_is_judged_by_its_utilisation(tmp_path: Path, pct: float, cod
     }
 
 
-def test_a_stranger_that_came_and_went_within_the_window_is_found(tmp_path: Path) -> None:
+def test_a_foreign_process_that_came_and_went_within_the_window_is_found(tmp_path: Path) -> None:
     """No list has it, its utilisation does; where pids are the host's, it may be a tenant and is not foreign."""
     for same_pids, expected in ((True, {"foreign-process"}), (False, set())):
         measured = measurement(occupants=Occupants(own=frozenset({1, 2}), same_pids=same_pids))
@@ -58,20 +58,20 @@ def test_a_stranger_that_came_and_went_within_the_window_is_found(tmp_path: Path
         assert codes(record(measured, spec=replace(RUN, runtime="gpu"), folder=tmp_path)) == expected
 
 
-def test_the_rule_about_strangers_is_the_runs(tmp_path: Path) -> None:
+def test_the_rule_about_foreign_processes_is_the_runs(tmp_path: Path) -> None:
     """``measure.foreign=warn``."""
     spec = replace(RUN, measure=replace(RUN.measure, foreign="warn"))
-    found = record(measurement(occupants=Occupants(strangers=(GpuProcess(7, "compute", "", None),))), spec=spec)
+    found = record(measurement(occupants=Occupants(foreign=(GpuProcess(7, "compute", "", None),))), spec=spec)
     assert (found.verdict, codes(found)) == ("VALID", {"foreign-process"})
 
 
-def test_a_churn_run_knows_strangers_from_neighbours_that_have_gone(tmp_path: Path) -> None:
-    """Every look adds: a pid that was the run's once stays so, and a stranger who left has been there."""
-    stranger = GpuProcess(7, "compute", "python of mallory", 512.0)
-    first = Occupants(strangers=(stranger,), own=frozenset({1, 2}), same_pids=True)
+def test_a_churn_run_knows_foreign_processes_from_neighbours_that_have_gone(tmp_path: Path) -> None:
+    """Every look adds: a pid that was the run's once stays so, and a foreign process that left has been there."""
+    other = GpuProcess(7, "compute", "python of mallory", 512.0)
+    first = Occupants(foreign=(other,), own=frozenset({1, 2}), same_pids=True)
     gone = GpuProcess(2, "compute", "python", 512.0)
-    seen = first.joined(Occupants(strangers=(gone,), own=frozenset({1, 3}), same_pids=True))
-    assert (seen.strangers, seen.own) == ((stranger,), frozenset({1, 2, 3}))
+    seen = first.joined(Occupants(foreign=(gone,), own=frozenset({1, 3}), same_pids=True))
+    assert (seen.foreign, seen.own) == ((other,), frozenset({1, 2, 3}))
     measured = measurement(occupants=seen)
     _util(tmp_path, measured, (1, 50.0), (2, 40.0), (7, 60.0))
     spec = replace(RUN, runtime="gpu", kind="churn")
