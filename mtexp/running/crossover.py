@@ -39,8 +39,8 @@ _TRIES = 3
 
 
 @dataclass(slots=True)
-class Turns:
-    """A set of tenants that takes turns: alone, together, and with the sets of other sharing modes of its session."""
+class CrossoverSet:
+    """The tenants of one run under one sharing mode, and the blocks in which they measure, alone and together."""
 
     spec: RunSpec
     tenants: Part
@@ -53,7 +53,7 @@ class Turns:
 
 
 def measure_rounds(
-    mixes: Sequence[Sequence[Turns]], cores: CorePlan, status: Callable[[str], None] | None = None
+    mixes: Sequence[Sequence[CrossoverSet]], cores: CorePlan, status: Callable[[str], None] | None = None
 ) -> None:
     """Measure round after round until it is enough for every set of every mix.
 
@@ -95,7 +95,7 @@ def measure_rounds(
 
 
 @contextmanager
-def guarded(own: Turns) -> Iterator[None]:
+def guarded(own: CrossoverSet) -> Iterator[None]:
     """Take a set away whose tenant fails, where others may go on."""
     try:
         yield
@@ -138,25 +138,25 @@ class _Rounds:
         fixed: Without spare cores, the tenants go to those that were planned for the mix.
     """
 
-    def __init__(self, sets: Sequence[Turns], cores: CorePlan, *, fixed: bool = False) -> None:
-        self._all = [_Set(turns) for turns in sets]
+    def __init__(self, sets: Sequence[CrossoverSet], cores: CorePlan, *, fixed: bool = False) -> None:
+        self._all = [_SetProgress(one) for one in sets]
         spec = sets[0].spec
         self.rule = spec.measure
-        self.max_time_s = sum(turns.spec.measure.max_time_s for turns in sets)
-        self.min_time_s = sum(turns.spec.measure.min_time_s for turns in sets)
+        self.max_time_s = sum(one.spec.measure.max_time_s for one in sets)
+        self.min_time_s = sum(one.spec.measure.min_time_s for one in sets)
         self.tenants, self.pool = len(spec.tenants), cores.pool
         self.rng = np.random.default_rng([spec.seed, spec.repetition])
         self.number = 0
         self.elapsed_s = 0.0
         """Spent in its rounds so far."""
         self._fixed = [core for own in cores.processes for core in own][: self.tenants] if fixed else []
-        self._turns: list[int] = []
+        self._due_alone: list[int] = []
         self._on: dict[int, int] = {}
 
     @property
-    def sets(self) -> list[_Set]:
+    def sets(self) -> list[_SetProgress]:
         """Those that are still there."""
-        return [own for own in self._all if not own.turns.tenants.group.gone]
+        return [own for own in self._all if not own.set.tenants.group.gone]
 
     def measure(self) -> None:
         """One round, in an order drawn from the seed."""
@@ -165,26 +165,26 @@ class _Rounds:
         cores = self._cores() if self.number % ROUNDS_A_GROUP == 0 else {}
         actives = [everyone, *((slot,) for slot in self._alone())]
         order = [(own, active) for own in self.sets for active in actives]
-        before = {id(own): len(own.turns.blocks) for own in self.sets}
+        before = {id(own): len(own.set.blocks) for own in self.sets}
         for own, active in (order[i] for i in self.rng.permutation(len(order))):
             if self.full():
                 break
             if own in self.sets:
-                with guarded(own.turns):
+                with guarded(own.set):
                     self._block(own, active, cores)
                     cores = {}
         for own in self.sets:
-            write_blocks(own.turns.kept, own.turns.blocks[before[id(own)] :])
+            write_blocks(own.set.kept, own.set.blocks[before[id(own)] :])
         self.number += 1
         self.elapsed_s += time.monotonic() - begin_s
 
-    def _block(self, own: _Set, active: tuple[int, ...], cores: dict[int, int]) -> None:
-        idle = [other.turns.tenants for other in self.sets if other is not own]
+    def _block(self, own: _SetProgress, active: tuple[int, ...], cores: dict[int, int]) -> None:
+        idle = [other.set.tenants for other in self.sets if other is not own]
         length_ns = round(own.length_ms(active) * 1e6)
-        start_ns, end_ns = own.turns.tenants.block(active, length_ns, cores, idle)
-        own.turns.blocks.append(
+        start_ns, end_ns = own.set.tenants.block(active, length_ns, cores, idle)
+        own.set.blocks.append(
             Block(
-                block=len(own.turns.blocks),
+                block=len(own.set.blocks),
                 round=self.number,
                 group=self.number // ROUNDS_A_GROUP if self.pool else self.number,
                 active=tuple(own.names[slot] for slot in active),
@@ -196,7 +196,7 @@ class _Rounds:
 
     def full(self) -> bool:
         """Whether a sample buffer has no room left."""
-        return any(own.turns.tenants.full() for own in self.sets)
+        return any(own.set.tenants.full() for own in self.sets)
 
     def enough(self) -> bool:
         """Whether the rounds may stop, asked after each."""
@@ -215,9 +215,9 @@ class _Rounds:
     def _alone(self) -> list[int]:
         """Slots that have a block alone in this round: all, or the next of a drawn order in which all have a turn."""
         count = min(self.tenants, ALONE_A_ROUND)
-        if len(self._turns) < count:
-            self._turns += [int(slot) for slot in self.rng.permutation(self.tenants) if slot not in self._turns]
-        chosen, self._turns = self._turns[:count], self._turns[count:]
+        if len(self._due_alone) < count:
+            self._due_alone += [int(slot) for slot in self.rng.permutation(self.tenants) if slot not in self._due_alone]
+        chosen, self._due_alone = self._due_alone[:count], self._due_alone[count:]
         return chosen
 
     def _cores(self) -> dict[int, int]:
@@ -229,15 +229,15 @@ class _Rounds:
         return self._on
 
 
-class _Set:
+class _SetProgress:
     """What is known of one set of tenants: how long its requests take, and its rounds so far."""
 
-    def __init__(self, turns: Turns) -> None:
-        self.turns, self.rule = turns, turns.spec.measure
-        self.names = tuple(tenant.id for tenant in turns.spec.tenants)
+    def __init__(self, of: CrossoverSet) -> None:
+        self.set, self.rule = of, of.spec.measure
+        self.names = tuple(tenant.id for tenant in of.spec.tenants)
         self.latency: Rounds
         """Mean latencies of all rounds so far."""
-        warm = turns.tenants.samples()
+        warm = of.tenants.samples()
         self.request_ms = {name: _warm_ms(warm[name]) for name in self.names}
         """Of each tenant: about how long a request takes, together and alone, as far as it is known."""
         self.alone_ms = dict(self.request_ms)
@@ -252,9 +252,9 @@ class _Set:
 
     def learn(self, rounds: int) -> int:
         """Look at what ``rounds`` rounds have measured; returns the fewest requests of a tenant that count together."""
-        samples = mark(self.turns.tenants.samples(), self.turns.blocks)
-        self.latency = rounds_of(samples, self.turns.blocks, lambda own: own.latency_ms)
-        for block in reversed(self.turns.blocks):
+        samples = mark(self.set.tenants.samples(), self.set.blocks)
+        self.latency = rounds_of(samples, self.set.blocks, lambda own: own.latency_ms)
+        for block in reversed(self.set.blocks):
             if block.round < rounds - 1:
                 break
             known = self.request_ms if len(block.active) > 1 else self.alone_ms

@@ -15,7 +15,7 @@ from mtexp.errors import MtexpError
 from mtexp.host import Device
 from mtexp.launch import CorePlan, Starter, leased_cores
 from mtexp.records.files import BLOCKS
-from mtexp.running.crossover import Turns, measure_rounds
+from mtexp.running.crossover import CrossoverSet, measure_rounds
 from mtexp.running.measured import TELEMETRY, Measurement, Place
 from mtexp.running.pinning import core_findings, parent_off_tenant_cores
 from mtexp.running.servers import server_cores, start_servers
@@ -180,15 +180,15 @@ class _Session:
         self._look(own)
         own.warmed_up(own.tenants.warm_up())
 
-    def _mixes(self) -> list[list[Turns]]:
-        """Of each mix, who takes turns: one set a sharing mode."""
-        mixes: dict[str, list[Turns]] = {}
+    def _mixes(self) -> list[list[CrossoverSet]]:
+        """Of each mix, the sets that take turns: one a sharing mode."""
+        mixes: dict[str, list[CrossoverSet]] = {}
         for own in self.going:
             drop = (lambda failure, own=own: self._drop(own, failure)) if len(self.all) > 1 else None
             for run in own.runs:
                 place, blocks = run.place, run.result.blocks
-                turns = Turns(place.spec, run.part, blocks, place.folder / BLOCKS, drop)
-                mixes.setdefault(without_sharing(place.spec), []).append(turns)
+                one = CrossoverSet(place.spec, run.part, blocks, place.folder / BLOCKS, drop)
+                mixes.setdefault(without_sharing(place.spec), []).append(one)
         return list(mixes.values())
 
     def _finish(self, own: TenantSet, sampler: Sampler) -> None:

@@ -39,10 +39,10 @@ def ready(prepared: Prepared, execution: str) -> Request:
     Raises:
         NotCapturable: ``cuda_graph`` of a request that cannot be captured.
     """
-    if prepared.turns is not None:
+    if prepared.trace is not None:
         if execution == "compile":
-            _allow_graphs(_GRAPHS_OF_A_SHAPE * prepared.turns.shapes)
-        return prepared.turns.ready(lambda part: ready(part, execution))
+            _allow_graphs(_GRAPHS_OF_A_SHAPE * prepared.trace.shapes)
+        return prepared.trace.ready(lambda part: ready(part, execution))
     if execution == "cuda_graph":
         return _captured(prepared)
     if execution == "compile":

@@ -35,20 +35,20 @@ def in_shapes(tenant: TenantSpec, make: Callable[[TenantSpec], Prepared]) -> Pre
             parts[size.shape] = make(
                 replace(tenant, workload=replace(load, seq_len=size.padded_tokens, new_tokens=room))
             )
-    turns = Turns(sizes, parts)
+    requests = TraceRequests(sizes, parts)
     parted = list(parts.values())
     return replace(
         parted[-1],
-        request=turns.request,
-        forward=turns.each,
-        outputs=turns.outputs,
+        request=requests.request,
+        forward=requests.each,
+        outputs=requests.outputs,
         inputs=tuple(tensor for part in parted for tensor in part.inputs),
-        turns=turns,
+        trace=requests,
     )
 
 
 @dataclass(slots=True)
-class Turn:
+class _Kind:
     """One kind of request: what issues it, and how many tokens it is to generate."""
 
     issue: Request
@@ -56,7 +56,7 @@ class Turn:
     new_tokens: int
 
 
-class Turns:
+class TraceRequests:
     """Issues the requests of a trace, one a call.
 
     Args:
@@ -67,10 +67,10 @@ class Turns:
     def __init__(self, sizes: Sequence[Sized], parts: Mapping[tuple[int, int], Prepared]) -> None:
         self.sizes, self._parts = sizes, parts
         self._issue: dict[tuple[int, int], Request] = {shape: part.request for shape, part in parts.items()}
-        self.outputs = _OutputsInTurn(self)
+        self.outputs = _TraceOutputs(self)
         self.number = 0
         """Of the request that comes next."""
-        self._turns: list[Turn] = []
+        self._order: list[_Kind] = []
         self.rewind(warming=True)
 
     @property
@@ -86,22 +86,21 @@ class Turns:
 
     def rewind(self, *, warming: bool = False) -> None:
         """Begin with the first request of the trace, or, for the warm-up, with each shape in turn, the largest last."""
-        made: dict[tuple[tuple[int, int], int], Turn] = {}
+        made: dict[tuple[tuple[int, int], int], _Kind] = {}
         wanted = [(s.shape, s.output_tokens) for s in self.sizes]
         if warming:
             wanted = [(shape, _WARMING_TOKENS) for shape in self._parts]
         for shape, tokens in dict.fromkeys(wanted):
-            made[shape, tokens] = Turn(self._issue[shape], self._parts[shape], tokens)
-        self._turns, self.number = [made[key] for key in wanted], 0
+            made[shape, tokens] = _Kind(self._issue[shape], self._parts[shape], tokens)
+        self._order, self.number = [made[key] for key in wanted], 0
 
     def request(self) -> int:
         """Issue the next request."""
-        turns = self._turns
-        turn = turns[self.number % len(turns)]
+        kind = self._order[self.number % len(self._order)]
         self.number += 1
-        part = turn.part
-        part.steps.new_tokens = turn.new_tokens
-        token = turn.issue()
+        part = kind.part
+        part.steps.new_tokens = kind.new_tokens
+        token = kind.issue()
         own = part.outputs
         self.outputs.last, own.last = own.last if own.static is None else own.static, None
         return token
@@ -128,13 +127,13 @@ class Turns:
             np.frombuffer(buffer.columns[name], dtype=np.int64)[first:rows] = values[numbers]
 
 
-class _OutputsInTurn(Outputs):
+class _TraceOutputs(Outputs):
     """Outputs of requests that differ: each that was kept is compared with that of the same request, issued again."""
 
-    def __init__(self, turns: Turns) -> None:
-        parts = [part.outputs for part in turns._parts.values()]
+    def __init__(self, requests: TraceRequests) -> None:
+        parts = [part.outputs for part in requests._parts.values()]
         super().__init__(branching=any(outputs.branching for outputs in parts))
-        self._turns, self._parts = turns, parts
+        self._requests, self._parts = requests, parts
         self._numbers: list[int] = []
 
     def plan(self, first: int, iterations: int, seed: int) -> None:
@@ -144,10 +143,10 @@ class _OutputsInTurn(Outputs):
 
     def keep(self) -> None:
         """Keep the newest output, and which request gave it."""
-        self._numbers.append(self._turns.number - 1)
+        self._numbers.append(self._requests.number - 1)
         super().keep()
 
     def expected(self, kept: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Samples of what the requests that gave ``kept`` give when they are issued again."""
-        numbers = [*self._numbers, self._turns.number - 1][: len(kept)]
-        return [sample(output_tensor(self._turns.again(number))) for number in numbers]
+        numbers = [*self._numbers, self._requests.number - 1][: len(kept)]
+        return [sample(output_tensor(self._requests.again(number))) for number in numbers]

@@ -11,7 +11,7 @@ import torch
 from mtexp.tenant.outputs import Outputs
 
 if TYPE_CHECKING:
-    from mtexp.tenant.lengths import Turns
+    from mtexp.tenant.lengths import TraceRequests
 
 Request = Callable[[], int]
 """Enqueues its device work and returns the host time (ns) of its first token where it has one, else 0."""
@@ -43,8 +43,8 @@ class Prepared:
     """What runs every product, where the request does something else (a training step); None = the request does."""
     steps: Steps = field(default_factory=Steps)
     """Of a request that generates."""
-    turns: Turns | None = None
-    """Where requests are of many lengths: which of them is next."""
+    trace: TraceRequests | None = None
+    """Where requests have the lengths of a trace: what issues them in its order."""
 
 
 def synchronizer(device: torch.device) -> Callable[[], object]:

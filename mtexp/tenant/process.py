@@ -254,8 +254,8 @@ class _Tenant:
         self.loop.warm_up(self.warmups)
         if self.warmups:
             self.loop.outputs.warm()
-        if self.prepared.turns is not None:
-            self.prepared.turns.rewind()
+        if self.prepared.trace is not None:
+            self.prepared.trace.rewind()
 
     @property
     def warmups(self) -> int:
@@ -264,8 +264,8 @@ class _Tenant:
 
     def check_outputs(self) -> None:
         """Compare the outputs that were kept in the window, and note how long its requests were."""
-        if self.prepared.turns is not None:
-            self.prepared.turns.note(self.buffer, self.warmups, self.loop.rows)
+        if self.prepared.trace is not None:
+            self.prepared.trace.note(self.buffer, self.warmups, self.loop.rows)
         if found := self.loop.outputs.compare(self.spec.precision):
             self.known["outputs_check"] = found
 

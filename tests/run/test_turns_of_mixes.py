@@ -12,7 +12,7 @@ import numpy as np
 from mtexp.config import compose_spec
 from mtexp.launch import CorePlan, Part, TenantGroup
 from mtexp.metrics.samples import Samples
-from mtexp.running.crossover import Turns, measure_rounds
+from mtexp.running.crossover import CrossoverSet, measure_rounds
 
 _NONE = np.zeros(0, dtype=np.int64)
 NOTHING = Samples(np.zeros(0, dtype=np.uint8), _NONE, _NONE, _NONE, _NONE, _NONE)
@@ -60,7 +60,7 @@ def test_a_mix_that_is_smaller_than_the_largest_stays_on_the_first_cores(tmp_pat
     for mix, slots in (("bert_base*3", (0, 1, 2)), ("bert_base+distilgpt2", (0, 3))):
         spec = compose_spec([f"mix={mix}", "runtime=cpu", "mps_settings=disabled", "measure.design=crossover"])
         own = part(group, **dict(zip((tenant.id for tenant in spec.tenants), slots, strict=True)))
-        mixes.append([Turns(spec, own, [], tmp_path / mix)])
+        mixes.append([CrossoverSet(spec, own, [], tmp_path / mix)])
     measure_rounds(mixes, cores)
     assert {tuple(moves.items()) for moves in group.moves if moves} == {((0, 5), (1, 6), (2, 7)), ((0, 5), (3, 6))}
 

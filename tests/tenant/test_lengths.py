@@ -31,8 +31,8 @@ def traced(name: str, kind: str) -> TenantSpec:
 def built(name: str, kind: str) -> tuple[Prepared, Recorder]:
     recorder = Recorder()
     prepared = prepare(traced(name, kind), CPU, recorder)
-    assert prepared.turns is not None
-    prepared.turns.rewind()
+    assert prepared.trace is not None
+    prepared.trace.rewind()
     recorder.calls.clear()
     return prepared, recorder
 
@@ -73,19 +73,19 @@ def test_each_request_generates_the_tokens_that_its_own_asks_for() -> None:
 def test_kept_outputs_are_compared_with_the_same_request_issued_again(name: str, kind: str) -> None:
     """A right one is close; one that another request gave is wrong."""
     prepared, _ = built(name, kind)
-    assert prepared.turns is not None
+    assert prepared.trace is not None
     own = prepared.outputs
     with torch.inference_mode():
         found = outputs.check_layers(prepared.forward or prepared.request, "fp32")
         own.checked()
-        prepared.turns.rewind(warming=True)
-        for _ in range(prepared.turns.shapes):
+        prepared.trace.rewind(warming=True)
+        for _ in range(prepared.trace.shapes):
             own.last = None
             prepared.request()
         own.warm()
         result: dict[str, Any] = {}
         for spoilt in (False, True):
-            prepared.turns.rewind()
+            prepared.trace.rewind()
             own.plan(0, 4, seed=1)
             for row in range(4):
                 own.last = None
@@ -103,10 +103,10 @@ def test_kept_outputs_are_compared_with_the_same_request_issued_again(name: str,
 def test_every_shape_is_run_in_the_warm_up_and_checked() -> None:
     """The largest last; products of all shapes are among those compared with float32."""
     prepared, recorder = built("bert_base", "forward")
-    assert prepared.turns is not None
-    prepared.turns.rewind(warming=True)
+    assert prepared.trace is not None
+    prepared.trace.rewind(warming=True)
     with torch.inference_mode():
-        for _ in range(prepared.turns.shapes):
+        for _ in range(prepared.trace.shapes):
             prepared.request()
         assert [call["input_ids"].shape[1] for call in recorder.calls] == [16, 32]
         outputs.check_layers(prepared.forward or prepared.request, "fp32")
@@ -123,10 +123,10 @@ def test_a_shape_that_cannot_be_captured_is_refused_by_its_own_reason() -> None:
 def test_rows_are_given_the_lengths_of_their_requests(tmp_path: Path) -> None:
     """Warm-ups have none."""
     prepared, _ = built("llama_3_2_1b", "generate")
-    assert prepared.turns is not None
+    assert prepared.trace is not None
     buffer = SampleBuffer(tmp_path / "samples", 16, create=True)
     buffer.header[0], buffer.header[1] = 8, 2
-    prepared.turns.note(buffer, 2, 8)
+    prepared.trace.note(buffer, 2, 8)
     rows = buffer.samples()
     assert rows.input_tokens.tolist() == [0, 0, 5, 30, 16, 7, 5, 30]
     assert rows.padded_tokens.tolist() == [0, 0, 16, 32, 16, 16, 16, 32]
