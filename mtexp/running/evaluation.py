@@ -81,42 +81,12 @@ def evaluate(
         compared: Baselines.
         origin: Where the record belongs.
     """
-    samples, window = measured.samples, window_of(spec, measured)
-    attempts = Attempts()
-    telemetry = attempts.of(
-        "the summary of the telemetry", lambda: _telemetry(folder, window, measured), TelemetrySummary()
-    )
-    summary = _summary(spec, measured, window, telemetry, compared, attempts, folder)
-    nothing: tuple[Finding, ...] = ()
-    if spec.measure.design == "crossover":
-        of_blocks = attempts.of(
-            "findings of the blocks", lambda: tuple(block_findings(spec, measured, summary)), nothing
-        )
-        measured = replace(measured, findings=[*measured.findings, *of_blocks])
-    doubts = attempts.of(
-        "impossible figures", lambda: _doubts(spec, measured, folder, summary, telemetry, compared), nothing
-    )
-    clock = attempts.of("the clock lost to limits", lambda: _clock(origin, telemetry, compared), None)
+    return _Evaluation(spec, measured, folder, compared).record(origin)
 
-    def judged() -> tuple[str, tuple[Finding, ...]]:
-        evidence = replace(_evidence(spec, measured, samples, window, telemetry, compared), clock=clock)
-        evidence = replace(evidence, findings=(*evidence.findings, *doubts))
-        return judge(_with_baselines(evidence, spec, measured, compared))
 
-    _, findings = attempts.of(
-        "the verdict",
-        judged,
-        ("INVALID", (*measured.findings, *of_failure(measured))),
-        level="invalid",
-    )
-    tenants = tuple(_tenant(t, measured, summary, telemetry, compared, spec, attempts) for t in spec.tenants)
-    return replace(
-        record_of(spec, measured, origin, findings=in_order((*findings, *attempts.findings))),
-        tenants=tenants,
-        metrics=summary.metrics | (clock.metrics if clock else {}) | _costs(measured, window),
-        telemetry=telemetry.values,
-        telemetry_notes=telemetry.notes | foreign_notes(spec, measured, telemetry),
-    )
+def doubted(spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison) -> tuple[Finding, ...]:
+    """Impossible figures of a run, before it is judged; empty where figures cannot be computed."""
+    return _Evaluation(spec, measured, folder, compared).impossible()  # what fails here fails again in evaluate
 
 
 def keep(
@@ -140,70 +110,158 @@ def keep(
     return save_figures(evaluate(spec, measured, folder, compared, replace(origin, record_id=bare.record_id)), folder)
 
 
-def doubted(spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison) -> tuple[Finding, ...]:
-    """Impossible figures of a run, before it is judged; empty where figures cannot be computed."""
-    attempts = Attempts()  # what fails here fails again in evaluate, which reports it
-    window = window_of(spec, measured)
-    telemetry = attempts.of("telemetry", lambda: _telemetry(folder, window, measured), TelemetrySummary())
-    summary = _summary(spec, measured, window, telemetry, compared, attempts, folder)
-    nothing: tuple[Finding, ...] = ()
-    return attempts.of(
-        "impossible figures", lambda: _doubts(spec, measured, folder, summary, telemetry, compared), nothing
-    )
+class _Evaluation:
+    """Computes the figures of one measurement and judges them. A figure that fails becomes a finding."""
 
+    def __init__(self, spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison) -> None:
+        self.spec, self.measured, self.folder, self.compared = spec, measured, folder, compared
+        self.in_blocks = spec.measure.design == "crossover"
+        self.attempts = Attempts()
+        self.window = window_of(spec, measured)
+        self.telemetry = self.attempts.of("the summary of the telemetry", self._telemetry, TelemetrySummary())
+        self.sm_clock_mhz = self.telemetry.values.get("gpu_sm_clock_mhz_mean")
+        self.summary = self._summary()
 
-def _doubts(
-    spec: RunSpec,
-    measured: Measurement,
-    folder: Path,
-    summary: RunSummary,
-    telemetry: TelemetrySummary,
-    compared: Comparison,
-) -> tuple[Finding, ...]:
-    if spec.measure.design == "crossover":
-        return impossible_in_blocks(summary, block_telemetry(measured, folder))
-    sm_clock_mhz = telemetry.values.get("gpu_sm_clock_mhz_mean")
-    return impossible_findings(summary, sm_clock_mhz, compared.alone, compared.before)
+    def _telemetry(self) -> TelemetrySummary:
+        path = self.folder / TELEMETRY
+        if self.window is None or not path.is_file():
+            return TelemetrySummary()
+        return read(path, self.window.t0_ns, self.window.t1_ns, own_spans(self.measured))
 
+    def _summary(self) -> RunSummary:
+        tenants, samples, compared = {}, self.measured.samples, self.compared
+        for tenant in self.spec.tenants:
+            if tenant.id not in samples:
+                continue
+            tenants[tenant.id] = Measured(
+                samples=samples[tenant.id],
+                alone=_baseline(compared.alone, tenant),
+                partitioned=_baseline(compared.partitioned, tenant),
+                at_arrivals=_baseline(compared.at_arrivals, tenant),
+                slo_ms=_slo_ms(tenant, compared.alone.get(tenant.id), samples[tenant.id]),
+                new_tokens=tenant.workload.new_tokens if tenant.workload.kind == "generate" else 0,
+            )
+        if self.in_blocks:
+            return self.attempts.of(
+                "the figures",
+                lambda: block_figures(self.spec, self.measured, tenants, self.folder, compared.reference),
+                RunSummary({}, {}, {}),
+            )
+        options = {"energy_j": self.telemetry.energy_j, "sm_clock_mhz": self.sm_clock_mhz, "seed": self.spec.seed}
+        return summarise_guarded(tenants, self.window, self.attempts, **options)
 
-def _telemetry(folder: Path, window: Window | None, measured: Measurement) -> TelemetrySummary:
-    path = folder / TELEMETRY
-    if window is None or not path.is_file():
-        return TelemetrySummary()
-    return read(path, window.t0_ns, window.t1_ns, own_spans(measured))
+    def impossible(self) -> tuple[Finding, ...]:
+        """Figures that cannot be."""
+        nothing: tuple[Finding, ...] = ()
+        return self.attempts.of("impossible figures", self._impossible, nothing)
 
+    def _impossible(self) -> tuple[Finding, ...]:
+        if self.in_blocks:
+            return impossible_in_blocks(self.summary, block_telemetry(self.measured, self.folder))
+        return impossible_findings(self.summary, self.sm_clock_mhz, self.compared.alone, self.compared.before)
 
-def _summary(
-    spec: RunSpec,
-    measured: Measurement,
-    window: Window | None,
-    telemetry: TelemetrySummary,
-    compared: Comparison,
-    attempts: Attempts,
-    folder: Path,
-) -> RunSummary:
-    tenants, samples = {}, measured.samples
-    for tenant in spec.tenants:
-        if tenant.id not in samples:
-            continue
+    def record(self, origin: RecordContext) -> RunRecord:
+        """The record with figures, findings and verdict."""
+        spec, measured, attempts = self.spec, self.measured, self.attempts
+        of_blocks: tuple[Finding, ...] = ()
+        if self.in_blocks:
+            of_blocks = attempts.of(
+                "findings of the blocks", lambda: tuple(block_findings(spec, measured, self.summary)), of_blocks
+            )
+        known = (*measured.findings, *of_blocks)
+        impossible = self.impossible()
+        clock = attempts.of("the clock lost to limits", lambda: self._clock(origin), None)
+        unjudged = ("INVALID", (*known, *of_failure(measured)))
+        _, findings = attempts.of(
+            "the verdict", lambda: judge(self._evidence(known, impossible, clock)), unjudged, level="invalid"
+        )
+        tenants = tuple(self._tenant(tenant) for tenant in spec.tenants)
+        return replace(
+            record_of(spec, measured, origin, findings=in_order((*findings, *attempts.findings))),
+            tenants=tenants,
+            metrics=self.summary.metrics | (clock.metrics if clock else {}) | _costs(measured, self.window),
+            telemetry=self.telemetry.values,
+            telemetry_notes=self.telemetry.notes | foreign_notes(spec, measured, self.telemetry),
+        )
+
+    def _clock(self, origin: RecordContext) -> ClockLoss | None:
+        """What the run lacks of its baselines' clock: the highest of them, where one is slower by its own power."""
+        baselines = [alone.baseline for alone in self.compared.alone.values()]
+        baselines_mhz = [one.sm_clock_mhz for one in baselines if one.sm_clock_mhz is not None]
+        set_to = (origin.environment.get(key) for key in ("application_sm_clock_mhz", "max_sm_clock_mhz"))
+        highest_mhz = min((mhz for mhz in set_to if mhz), default=None)
+        return lost(self.telemetry.clock, max(baselines_mhz, default=None), highest_mhz)
+
+    def _evidence(
+        self, known: tuple[Finding, ...], impossible: tuple[Finding, ...], clock: ClockLoss | None
+    ) -> Evidence:
+        spec, measured, telemetry = self.spec, self.measured, self.telemetry
+        findings = (
+            *known,
+            *output_findings(spec, measured, self.compared.alone),
+            *shared_findings(spec, measured),
+            *_recompiled(measured),
+            *_without_switches(spec, telemetry),
+            *of_failure(measured),
+            *impossible,
+        )
+        seen = {name: (own, self.window) for name, own in measured.samples.items()}
+        if self.in_blocks:
+            seen = block_views(measured)
+        tenants = tuple(_tenant_evidence(t.id, measured, *seen.get(t.id, (None, None))) for t in spec.tenants)
+        if spec.kind == "profile":  # a profiler stops tenants as it starts and writes
+            tenants = tuple(replace(tenant, activity=None) for tenant in tenants)
+        evidence = Evidence(
+            tenants=tenants,
+            overlap=spec.measure.overlap,
+            window_share_pct=window_share_pct(self.window, list(measured.samples.values())),
+            percentiles=spec.measure.percentiles,
+            iterations_key="profiler.iterations" if spec.kind == "profile" else "measure.iterations",
+            foreign=foreign_of(spec, measured, telemetry),
+            throttle_bits=telemetry.throttle_bits,
+            xid_errors=telemetry.xid_errors,
+            clock=clock,
+            findings=findings,
+        )
+        return _with_baselines(evidence, spec, measured, self.compared)
+
+    def _tenant(self, tenant: TenantSpec) -> TenantRecord:
+        own = self.summary.tenants.get(tenant.id, {})
+        metrics = self.attempts.of(
+            f"memory, tokens and launch-bound share of {tenant.id}",
+            lambda: self._completed(tenant, own),
+            own,
+            tenant=tenant.id,
+        )
+        return replace(
+            bare_tenant(tenant, self.measured),
+            metrics=metrics,
+            insufficient=self.summary.insufficient.get(tenant.id, ()),
+            baseline=_ref(self.compared.alone, tenant),
+            partitioned_baseline=_ref(self.compared.partitioned, tenant),
+            arrivals_baseline=_ref(self.compared.at_arrivals, tenant),
+        )
+
+    def _completed(self, tenant: TenantSpec, own: Mapping[str, float]) -> dict[str, float]:
+        """The figures of a tenant with those that do not come of its samples."""
+        compared, after = self.compared, self.measured.facts_after.get(tenant.id, {})
+        metrics = {**own, **self.telemetry.tenants.get(tenant.id, {})}
+        if not self.spec.sharing.one_process and "memory_peak_mib" in after:  # else it is that of all tenants
+            metrics["memory_peak_mib"] = after["memory_peak_mib"]
+        if tenant.model.role != "stressor" and "throughput_rps" in metrics:
+            metrics |= served(tenant, self.measured.samples[tenant.id], metrics["throughput_rps"])
+        if tenant.id in compared.drift_pct:
+            metrics["baseline_drift_pct"] = compared.drift_pct[tenant.id]
+            if tenant.id in compared.noise_pct:
+                metrics["baseline_noise_pct"] = compared.noise_pct[tenant.id]
+        if "lock_wait_pct" in after:
+            metrics["lock_wait_pct"] = after["lock_wait_pct"]
         alone = compared.alone.get(tenant.id)
-        tenants[tenant.id] = Measured(
-            samples=samples[tenant.id],
-            alone=_baseline(compared.alone, tenant),
-            partitioned=_baseline(compared.partitioned, tenant),
-            at_arrivals=_baseline(compared.at_arrivals, tenant),
-            slo_ms=_slo_ms(tenant, alone, samples[tenant.id]),
-            new_tokens=tenant.workload.new_tokens if tenant.workload.kind == "generate" else 0,
-        )
-    if spec.measure.design == "crossover":
-        nothing = RunSummary({}, {}, {})
-        return attempts.of(
-            "the figures", lambda: block_figures(spec, measured, tenants, folder, compared.reference), nothing
-        )
-    sm_clock_mhz = telemetry.values.get("gpu_sm_clock_mhz_mean")
-    return summarise_guarded(
-        tenants, window, attempts, energy_j=telemetry.energy_j, sm_clock_mhz=sm_clock_mhz, seed=spec.seed
-    )
+        if "busy_ms" in after and "latency_mean_ms" in metrics:
+            metrics["launch_bound_pct"] = launch_bound_pct(after["busy_ms"], metrics["latency_mean_ms"])
+        elif alone is not None and alone.launch_bound_pct is not None:
+            metrics["launch_bound_pct"] = alone.launch_bound_pct
+        return metrics
 
 
 def _baseline(found: Mapping[str, Alone], tenant: TenantSpec) -> Baseline | None:
@@ -222,49 +280,6 @@ def _slo_ms(tenant: TenantSpec, alone: Alone | None, samples: Samples) -> float:
     if tenant.slo_factor and alone is not None:
         return tenant.slo_factor * alone.ref.latency_mean_ms
     return tenant.slo_ms
-
-
-def _evidence(
-    spec: RunSpec,
-    measured: Measurement,
-    samples: Mapping[str, Samples],
-    window: Window | None,
-    telemetry: TelemetrySummary,
-    compared: Comparison,
-) -> Evidence:
-    findings = (
-        *measured.findings,
-        *output_findings(spec, measured, compared.alone),
-        *shared_findings(spec, measured),
-        *_recompiled(measured),
-        *_without_switches(spec, telemetry),
-        *of_failure(measured),
-    )
-    seen = {name: (own, window) for name, own in samples.items()}
-    if spec.measure.design == "crossover":
-        seen = block_views(measured)
-    tenants = tuple(_tenant_evidence(t.id, measured, *seen.get(t.id, (None, None))) for t in spec.tenants)
-    if spec.kind == "profile":  # a profiler stops tenants as it starts and writes
-        tenants = tuple(replace(tenant, activity=None) for tenant in tenants)
-    return Evidence(
-        tenants=tenants,
-        overlap=spec.measure.overlap,
-        window_share_pct=window_share_pct(window, list(samples.values())),
-        percentiles=spec.measure.percentiles,
-        iterations_key="profiler.iterations" if spec.kind == "profile" else "measure.iterations",
-        foreign=foreign_of(spec, measured, telemetry),
-        throttle_bits=telemetry.throttle_bits,
-        xid_errors=telemetry.xid_errors,
-        findings=findings,
-    )
-
-
-def _clock(origin: RecordContext, telemetry: TelemetrySummary, compared: Comparison) -> ClockLoss | None:
-    """What the run lacks of its baselines' clock: the highest of them, where one is slower by its own power."""
-    baselines_mhz = [a.baseline.sm_clock_mhz for a in compared.alone.values() if a.baseline.sm_clock_mhz is not None]
-    set_to = (origin.environment.get(key) for key in ("application_sm_clock_mhz", "max_sm_clock_mhz"))
-    highest_mhz = min((mhz for mhz in set_to if mhz), default=None)
-    return lost(telemetry.clock, max(baselines_mhz, default=None), highest_mhz)
 
 
 def _recompiled(measured: Measurement) -> Iterator[Finding]:
@@ -331,62 +346,6 @@ def _tenant_evidence(
         saturated=kept.open_loop and saturated(kept),
         samples_full=tenant in measured.full,
     )
-
-
-def _tenant(
-    tenant: TenantSpec,
-    measured: Measurement,
-    summary: RunSummary,
-    telemetry: TelemetrySummary,
-    compared: Comparison,
-    spec: RunSpec,
-    attempts: Attempts,
-) -> TenantRecord:
-    own = summary.tenants.get(tenant.id, {})
-    metrics = attempts.of(
-        f"memory, tokens and launch-bound share of {tenant.id}",
-        lambda: _completed(tenant, own, measured, telemetry, compared, spec),
-        own,
-        tenant=tenant.id,
-    )
-    return replace(
-        bare_tenant(tenant, measured),
-        metrics=metrics,
-        insufficient=summary.insufficient.get(tenant.id, ()),
-        baseline=_ref(compared.alone, tenant),
-        partitioned_baseline=_ref(compared.partitioned, tenant),
-        arrivals_baseline=_ref(compared.at_arrivals, tenant),
-    )
-
-
-def _completed(
-    tenant: TenantSpec,
-    own: Mapping[str, float],
-    measured: Measurement,
-    telemetry: TelemetrySummary,
-    compared: Comparison,
-    spec: RunSpec,
-) -> dict[str, float]:
-    """The figures of a tenant with those that do not come of its samples."""
-    own_process = not spec.sharing.one_process
-    metrics, after = dict(own), measured.facts_after.get(tenant.id, {})
-    metrics |= telemetry.tenants.get(tenant.id, {})
-    if own_process and "memory_peak_mib" in after:  # of the process: what each of several tenants has is not known
-        metrics["memory_peak_mib"] = after["memory_peak_mib"]
-    if tenant.model.role != "stressor" and "throughput_rps" in metrics:
-        metrics |= served(tenant, measured.samples[tenant.id], metrics["throughput_rps"])
-    if tenant.id in compared.drift_pct:
-        metrics["baseline_drift_pct"] = compared.drift_pct[tenant.id]
-        if tenant.id in compared.noise_pct:
-            metrics["baseline_noise_pct"] = compared.noise_pct[tenant.id]
-    if "lock_wait_pct" in after:
-        metrics["lock_wait_pct"] = after["lock_wait_pct"]
-    alone = compared.alone.get(tenant.id)
-    if "busy_ms" in after and "latency_mean_ms" in metrics:
-        metrics["launch_bound_pct"] = launch_bound_pct(after["busy_ms"], metrics["latency_mean_ms"])
-    elif alone is not None and alone.launch_bound_pct is not None:
-        metrics["launch_bound_pct"] = alone.launch_bound_pct
-    return metrics
 
 
 def _costs(measured: Measurement, window: Window | None) -> dict[str, float]:

@@ -61,12 +61,12 @@ def test_a_figure_of_the_run_that_fails_leaves_those_of_the_tenants(monkeypatch:
 
 def test_a_figure_of_a_tenant_that_fails_leaves_those_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """The finding is about that tenant."""
-    real = evaluation._completed
+    real = evaluation.served
 
     def broken(tenant: Any, *args: Any) -> Any:
         return _broken() if tenant.id == "a" else real(tenant, *args)
 
-    monkeypatch.setattr(evaluation, "_completed", broken)
+    monkeypatch.setattr(evaluation, "served", broken)
     found = record(measurement())
     assert [said.split()[:2] for said in _failed(found)] == [["warning", "a"]]
     assert "tokens_per_s" not in found.tenants[0].metrics
