@@ -180,10 +180,11 @@ class Tenants:
         Raises:
             MtexpError: It failed.
         """
+        from mtexp.running.measured import Setup
         from mtexp.running.measurement import measure
 
         self._count += 1
-        measured = measure(spec, device, self._folder / f"run-{self._count}", self._starter, lambda text: None)
+        measured = measure(spec, self._folder / f"run-{self._count}", Setup(device, self._starter))
         if measured.failure is not None:
             raise measured.failure
         return measured

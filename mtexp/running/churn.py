@@ -7,7 +7,6 @@ who dies is started again.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
@@ -17,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.errors import HostError, MtexpError
-from mtexp.host import Device
-from mtexp.launch import CorePlan, Starter, leased_cores
+from mtexp.launch import CorePlan, leased_cores
 from mtexp.launch.neighbour import NeighbourGone, NeighbourHandle
 from mtexp.metrics.churn import (
     BESIDE,
@@ -32,8 +30,8 @@ from mtexp.records.events_file import append_event
 from mtexp.records.files import EVENTS
 from mtexp.running.churn_record import Churned
 from mtexp.running.churn_steady import Steady
-from mtexp.running.measured import TELEMETRY, Facts, Place
-from mtexp.running.measurement import Progress, UploadsPaused, listed
+from mtexp.running.measured import TELEMETRY, Facts, Place, Setup, clock_pair
+from mtexp.running.measurement import listed
 from mtexp.sharing import SharingMode, open_sharing
 from mtexp.spec import RunSpec
 from mtexp.telemetry import identify, open_sampler
@@ -48,16 +46,7 @@ _SPARE_S = 900.0
 _MOST_ROWS = 5_000_000
 
 
-def churn(
-    spec: RunSpec,
-    device: Device,
-    folder: Path,
-    starter: Starter,
-    progress: Progress,
-    *,
-    uploads_paused: UploadsPaused = contextlib.nullcontext,
-    status: Progress = lambda text: None,
-) -> Churned:
+def churn(spec: RunSpec, folder: Path, setup: Setup) -> Churned:
     """Run the events of ``spec``; logs, telemetry and :mod:`mtexp.records.events_file` go to ``folder``.
 
     What ends the run early is in the result, with all that had been seen.
@@ -67,14 +56,14 @@ def churn(
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         (folder / EVENTS).unlink(missing_ok=True)
         with (
-            open_sharing(spec, device, work_dir=folder) as sharing,
+            open_sharing(spec, setup.device, work_dir=folder) as sharing,
             leased_cores([len(group) for group in sharing.groups()], pin=spec.measure.pin_cores) as cores,
-            _Story(Place(spec, folder), device, starter, sharing, cores, churned, progress, status) as story,
-            uploads_paused(),
+            _Story(Place(spec, folder), setup, sharing, cores, churned) as story,
+            setup.uploads_paused(),
         ):
             core = cores.sampler[0] if cores.sampler else None
             path, mps = folder / TELEMETRY, spec.sharing.mps_mode != "disabled"
-            with open_sampler(spec.telemetry, spec.runtime, device.uuid, {}, path, core, mps=mps) as sampler:
+            with open_sampler(spec.telemetry, spec.runtime, setup.device.uuid, {}, path, core, mps=mps) as sampler:
                 story.tell()
                 churned.measured.findings += sampler.stop()
     except MtexpError as error:
@@ -84,30 +73,21 @@ def churn(
     except KeyboardInterrupt as stop:
         churned.measured.failure = MtexpError(f"interrupted: {str(stop) or 'Ctrl-C'}")
         churned.measured.stop = stop
-    churned.measured.clock.append((time.monotonic_ns(), time.time_ns()))
+    churned.measured.clock.append(clock_pair())
     return churned
 
 
 class _Story:
     """The events of one run, one after another."""
 
-    def __init__(
-        self,
-        place: Place,
-        device: Device,
-        starter: Starter,
-        sharing: SharingMode,
-        cores: CorePlan,
-        churned: Churned,
-        progress: Progress,
-        status: Progress,
-    ) -> None:
+    def __init__(self, place: Place, setup: Setup, sharing: SharingMode, cores: CorePlan, churned: Churned) -> None:
         self.spec, self.folder = spec, folder = place.spec, place.folder
-        self.device, self.sharing, self.cores = device, sharing, cores
-        self.listed_before = listed(device)
+        self.device, self.sharing, self.cores = setup.device, sharing, cores
+        self.listed_before = listed(setup.device)
         self.pids: set[int] = set()
         """Of all processes of both tenants so far."""
-        self.churned, self.progress, self.status = churned, progress, status
+        self.churned, self.progress = churned, setup.progress
+        self.status = setup.status or (lambda text: None)
         self.steady_spec, self.neighbour_spec = spec.tenants
         self.one_process = len(sharing.groups()) == 1
         self.rows = _rows(spec)
@@ -120,10 +100,10 @@ class _Story:
         """What the neighbour said of itself."""
         self.ending: int | None = None
         """Place of the event after which the next neighbour is awaited."""
-        self.neighbour = NeighbourHandle(starter, spec.deadlines.stop_s, release=sharing.release)
+        self.neighbour = NeighbourHandle(setup.starter, spec.deadlines.stop_s, release=sharing.release)
         long = replace(spec.deadlines, measure_s=1e9)  # bounded by the deadlines of the events
         self.steady = Steady(
-            starter,
+            setup.starter,
             long,
             folder,
             release=sharing.release,
@@ -175,7 +155,8 @@ class _Story:
             self.cycle += 1
         if self.neighbour.alive:
             self._act("end")
-        self._prove_last()
+        if not self.churned.measured.proof:
+            raise HostError("no neighbour ever served: the sharing mode is not proven")
         self.steady.end()
         self.churned.measured.facts_after = {self.steady_spec.id: self.steady.facts_after}
 
@@ -194,9 +175,8 @@ class _Story:
             if looked_at:
                 done[kind] += 1
                 self._keep(event)
-                self.status(
-                    f"churn: {sum(done.values())} of {self.spec.churn.repeats * len(self.spec.churn.events)} events"
-                )
+                most = self.spec.churn.repeats * len(self.spec.churn.events)
+                self.status(f"churn: {sum(done.values())} of {most} events")
             if kind in ENDINGS and looked_at:
                 self.ending = len(self.churned.events) - 1
             if kind == "load" and not event.died:
@@ -307,7 +287,8 @@ class _Story:
 
     def _prove(self) -> None:
         """Both tenants are there: what they say of themselves, and what the mode shows."""
-        measured, facts = self.churned.measured, self._facts()
+        measured = self.churned.measured
+        facts: Facts = {self.steady_spec.id: self.steady.facts, self.neighbour_spec.id: self.facts}
         observed = self.sharing.observe()
         measured.proof, findings = self.sharing.prove(facts, facts, observed, observed)
         measured.facts_before = facts
@@ -328,13 +309,6 @@ class _Story:
         )
         measured = self.churned.measured
         measured.occupants = measured.occupants.joined(seen)
-
-    def _prove_last(self) -> None:
-        if not self.churned.measured.proof:
-            raise HostError("no neighbour ever served: the sharing mode is not proven")
-
-    def _facts(self) -> Facts:
-        return {self.steady_spec.id: self.steady.facts, self.neighbour_spec.id: self.facts}
 
     # jobs
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mtexp.errors import MtexpError, TenantFailed, interrupted_twice
-from mtexp.launch import CorePlan
+from mtexp.host import Device
+from mtexp.launch import CorePlan, Starter
 from mtexp.metrics.crossover import Block
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
@@ -18,6 +21,23 @@ from mtexp.telemetry import Occupants
 Facts = dict[str, dict[str, Any]]
 
 TELEMETRY = "telemetry.parquet"
+
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the runs of a job are measured with."""
+
+    device: Device
+    starter: Starter
+    progress: Progress = lambda text: None
+    """Called with a line for each phase."""
+    status: Progress | None = None
+    """Called about once a second with what has been measured so far; must return at once. None = nobody looks."""
+    uploads_paused: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """Entered while tenants warm up and measure: this process does nothing else meanwhile."""
 
 
 @dataclass(slots=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from mtexp.errors import MtexpError
 from mtexp.host import Device
-from mtexp.launch import CorePlan, Starter, leased_cores
+from mtexp.launch import CorePlan, leased_cores
 from mtexp.records.files import BLOCKS
 from mtexp.running.crossover import CrossoverSet, measure_rounds
-from mtexp.running.measured import TELEMETRY, Measurement, Place
+from mtexp.running.measured import TELEMETRY, Measurement, Place, Setup
 from mtexp.running.pinning import core_findings, parent_off_tenant_cores
 from mtexp.running.servers import server_cores, start_servers
 from mtexp.running.stopping import enough_of
@@ -26,69 +26,37 @@ from mtexp.spec import RunSpec
 from mtexp.telemetry import GpuProcess, Sampler, identify, open_sampler, processes, take_part
 from mtexp.united import by_set, without_sharing
 
-Progress = Callable[[str], None]
-UploadsPaused = Callable[[], contextlib.AbstractContextManager[None]]
-"""Entered while tenants warm up and measure: this process does nothing else meanwhile."""
-
 _OF_ALL = "telemetry-of-all.parquet"
 
 
-def measure(
-    spec: RunSpec,
-    device: Device,
-    folder: Path,
-    starter: Starter,
-    progress: Progress,
-    *,
-    trace_folder: str = "",
-    uploads_paused: UploadsPaused = contextlib.nullcontext,
-    status: Progress | None = None,
-) -> Measurement:
-    """Bring the sharing mode up and measure ``spec`` on ``device``; samples, logs and telemetry go to ``folder``.
+def measure(spec: RunSpec, folder: Path, setup: Setup, trace_folder: str = "") -> Measurement:
+    """Bring the sharing mode up and measure ``spec``; samples, logs and telemetry go to ``folder``.
 
     A failure of a tenant or of the host, and Ctrl-C, end the run and are returned in the measurement with all that was
     measured; the tenants are gone, the sharing mode is down, nothing is left behind.
     """
-    session = _Session([Place(spec, folder)], device, starter, progress, trace_folder, uploads_paused, status)
-    return session.measure()[0]
+    return _Session([Place(spec, folder)], setup, trace_folder).measure()[0]
 
 
-def measure_side_by_side(
-    places: Sequence[Place],
-    device: Device,
-    starter: Starter,
-    progress: Progress,
-    *,
-    uploads_paused: UploadsPaused = contextlib.nullcontext,
-    status: Progress | None = None,
-) -> list[Measurement]:
+def measure_side_by_side(places: Sequence[Place], setup: Setup) -> list[Measurement]:
     """Measure crossover runs that differ in how tenants share, or in their mix, all resident at once, block by block.
 
     Runs that differ in their mix only have one set of processes. As :func:`measure`; a set that fails is taken away and
     the others go on. A run without any block may fit by itself.
     """
-    return _Session(places, device, starter, progress, "", uploads_paused, status).measure()
+    return _Session(places, setup).measure()
 
 
 class _Session:
     """One run, or several side by side, from sharing modes up to tenants gone."""
 
-    def __init__(
-        self,
-        places: Sequence[Place],
-        device: Device,
-        starter: Starter,
-        progress: Progress,
-        trace_folder: str,
-        uploads_paused: UploadsPaused,
-        status: Progress | None,
-    ) -> None:
+    def __init__(self, places: Sequence[Place], setup: Setup, trace_folder: str = "") -> None:
         self.places = places
         self.all = [TenantSet([places[i] for i in own]) for own in by_set([place.spec for place in places])]
         self.going = list(self.all)
         """Those that have not failed."""
-        self.device, self.starter, self.progress, self.status = device, starter, progress, status
-        self.trace_folder, self.uploads_paused = trace_folder, uploads_paused
+        self.setup, self.device, self.progress = setup, setup.device, setup.progress
+        self.trace_folder = trace_folder
         self.listed_before: list[GpuProcess] = []
         """Processes on the device before the run started anything."""
         self.telemetry = places[0].folder / (TELEMETRY if len(places) == 1 else _OF_ALL)
@@ -144,7 +112,7 @@ class _Session:
                 result.cores = cores
                 result.findings += core_findings(cores, tenants)
             opened.push(own.open)
-        self._each(lambda own: own.begin(self.starter))
+        self._each(lambda own: own.begin(self.setup.starter))
         self._each(lambda own: start_servers(own.spec, own.sharing, cores, own.servers, self.progress))
         modes = f" under each of {len(self.going)} sharing modes" if len(self.going) > 1 else ""
         count = len(spec.tenants)
@@ -156,15 +124,15 @@ class _Session:
         with self._sampler(cores) as sampler:
             self.progress("building models")
             self._each(lambda own: own.tenants.build())
-            with self.uploads_paused():  # from here on: waiting for it between warm-up and window would cool them down
+            with self.setup.uploads_paused():  # waiting for it between warm-up and window would cool the device down
                 self.progress("warming up")
                 self._each(self._warm_up)
                 self.progress("measuring")
                 if crossover:
-                    measure_rounds(self._mixes(), cores, self.status)
+                    measure_rounds(self._mixes(), cores, self.setup.status)
                 else:
                     (only,) = self.going
-                    only.tenants.measure(enough_of(spec, only.tenants, self.status))
+                    only.tenants.measure(enough_of(spec, only.tenants, self.setup.status))
                 self._each(lambda own: self._finish(own, sampler))
 
     def _choose(self, own: TenantSet) -> None:

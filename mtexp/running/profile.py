@@ -14,13 +14,11 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mtexp.errors import MtexpError, ProfilerError, ProfilerUnusable, RecordError
-from mtexp.host import Device
-from mtexp.launch import Starter
 from mtexp.metrics.verdict import Finding, verdict_of
 from mtexp.profiling import ncu, nsys
 from mtexp.profiling.cost_model import device_peaks
@@ -31,7 +29,7 @@ from mtexp.records.record import RunRecord
 from mtexp.running.bare_record import RecordContext, without_figures
 from mtexp.running.baselines import baseline_spec
 from mtexp.running.evaluation import Comparison, evaluate
-from mtexp.running.measured import Measurement
+from mtexp.running.measured import Measurement, Setup
 from mtexp.running.measurement import measure
 from mtexp.running.profile_session import Session
 from mtexp.running.stopping import CAPTURE_S
@@ -40,7 +38,6 @@ from mtexp.spec import BaselineSpec, RunSpec, SharingSpec, TelemetrySpec, Tenant
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str], None]
 _SESSION_S = 900.0
 _NCU_PASS_S = 1800.0
 """Of all models together."""
@@ -53,28 +50,24 @@ _OF_LATENCIES = ("few-iterations", "insufficient", "drift", "saturated")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
     spec: RunSpec
-    device: Device
-    starter: Starter
+    setup: Setup
     timed: RunRecord
     out: Path
     """Its folder: record, logs, artifacts."""
     origin: RecordContext
 
 
-def profile(
-    timed: RunRecord, device: Device, starter: Starter, folder: Path, origin: RecordContext, progress: Progress
-) -> Path | None:
+def profile(timed: RunRecord, folder: Path, origin: RecordContext, setup: Setup) -> Path | None:
     """Profile what ``timed`` measured; return the folder of the record of the pass, ``folder/profile-<kind>``.
 
     A pass that fails is said (a warning with the reason) and leaves a FAILED record without a profile; None where not
     even that can be written.
     """
     kind = timed.run_spec.profiler.kind
-    progress(f"profiling with {kind}")
+    setup.progress(f"profiling with {kind}")
     the_pass = _Pass(
         spec=_profiled(timed.run_spec),
-        device=device,
-        starter=starter,
+        setup=setup,
         timed=timed,
         out=folder / f"profile-{kind}",
         origin=replace(origin, record_id=uuid.uuid4().hex, profile_of=timed.record_id),
@@ -89,7 +82,7 @@ def profile(
         remedy = "Make room, or choose another place with hydra.run.dir (hydra.sweep.dir in a sweep)."
         return _failed(the_pass, f"{error.filename or the_pass.out}: {error.strerror or error}. {remedy}")
     for line in _told(record):
-        progress(line)
+        setup.progress(line)
     return the_pass.out
 
 
@@ -126,7 +119,7 @@ def _profiled(spec: RunSpec) -> RunSpec:
 
 
 def _with_nsys(the_pass: _Pass) -> tuple[RunRecord, ProfileResult]:
-    spec, device, out = the_pass.spec, the_pass.device, the_pass.out
+    spec, device, out = the_pass.spec, the_pass.setup.device, the_pass.out
     tool = nsys.find_nsys()
     with _session_folder(out) as folder, contextlib.ExitStack() as stack:
         pipe_directory = ""
@@ -149,7 +142,7 @@ def _with_torch(the_pass: _Pass) -> tuple[RunRecord, ProfileResult]:
     spec, out = the_pass.spec, the_pass.out
     traces = out / "traces"
     traces.mkdir(exist_ok=True)
-    measured = measure(spec, the_pass.device, out, the_pass.starter, lambda text: None, trace_folder=str(traces))
+    measured = measure(spec, out, Setup(the_pass.setup.device, the_pass.setup.starter), str(traces))
     if measured.stop is not None:
         raise measured.stop
     if measured.failure is not None:
@@ -170,7 +163,7 @@ def _with_ncu(the_pass: _Pass) -> tuple[RunRecord, ProfileResult]:
     spec, out = the_pass.spec, the_pass.out
     tool = ncu.find_ncu()
     available = ncu.query_metrics(tool, log=out / "ncu-metrics.log")
-    peaks, deadline = device_peaks(the_pass.device.name), time.monotonic() + _NCU_PASS_S
+    peaks, deadline = device_peaks(the_pass.setup.device.name), time.monotonic() + _NCU_PASS_S
     bound = {t.id: t.metrics.get("launch_bound_pct") for t in the_pass.timed.tenants}
     alone: list[RunRecord] = []
     rows: list[RooflineRow] = []
@@ -231,7 +224,7 @@ def _profile_alone(
         deadlines=replace(spec.deadlines, measure_s=left_s, stall_s=left_s),  # 0.1 to 0.5 s a kernel
     )
     with _session_folder(out) as folder:
-        session = _write_session(Session.of(alone, the_pass.device, out, the_pass.origin), folder)
+        session = _write_session(Session.of(alone, the_pass.setup.device, out, the_pass.origin), folder)
         command = ncu.profile_command(tool, session, out / name, kernels=spec.profiler.kernels, metrics=metrics)
         _, kernels = ncu.profile(tool, command, out / name, timeout_s=left_s)
         return records.load(folder), kernels

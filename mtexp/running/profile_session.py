@@ -25,6 +25,7 @@ from mtexp.launch import InterpreterStarter
 from mtexp.records import record as records
 from mtexp.running.bare_record import RecordContext
 from mtexp.running.evaluation import Comparison, evaluate
+from mtexp.running.measured import Setup
 from mtexp.running.measurement import measure
 from mtexp.spec import RunSpec, from_json, to_json
 
@@ -69,7 +70,7 @@ def main(path: Path) -> int:
         external = replace(spec.sharing, mps_mode="external", pipe_directory=session.pipe_directory)
         run = replace(spec, sharing=external)
     device = from_json(Device, session.device)
-    measured = measure(run, device, folder, InterpreterStarter(), lambda text: None)
+    measured = measure(run, folder, Setup(device, InterpreterStarter()))
     record = evaluate(spec, measured, folder, Comparison(), RecordContext(**session.origin))
     failure = measured.failure
     try:

@@ -7,7 +7,7 @@ a sweep share the forkserver and the baselines.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -28,7 +28,7 @@ from mtexp.running.churn import churn
 from mtexp.running.churn_record import keep_churn
 from mtexp.running.crossover_figures import Reference, no_mode
 from mtexp.running.evaluation import Comparison, begin, doubted, keep
-from mtexp.running.measured import Measurement, Place
+from mtexp.running.measured import Measurement, Place, Progress, Setup
 from mtexp.running.measurement import measure, measure_side_by_side, shared_by
 from mtexp.running.profile import profile
 from mtexp.spec import RunSpec
@@ -37,8 +37,6 @@ from mtexp.telemetry import facts as gpu_facts
 from mtexp.tracking.background import Uploads
 from mtexp.tracking.upload import Upload
 from mtexp.united import without_sharing
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +138,8 @@ class _Point:
     """One job on the device it got."""
 
     def __init__(self, job: Job, device: Device, starter: Starter, baselines: Baselines, uploads: Uploads) -> None:
-        self.device, self.starter, self.baselines, self.uploads = device, starter, baselines, uploads
+        self.device, self.baselines, self.uploads = device, baselines, uploads
+        self.setup = Setup(device, starter, job.progress, job.status, uploads.paused)
         self.job = replace(job, folder=fresh(job.folder))
         self.environment = environment(device) | (gpu_facts(device.uuid) if device.kind == "gpu" else {})
         self.origin = RecordContext(
@@ -167,7 +166,7 @@ class _Point:
         origin = replace(self.origin, attempt=attempt)
         origin = begin(spec, folder, origin, self.job.config)
         progress(f"{spec.mix} on {self.device}, {shared_by(spec)}")
-        measured = self._measure(spec, folder)
+        measured = measure(spec, folder, self.setup)
         if self.job.apart:
             measured.findings.append(one_after_another(self.job.apart))
         drift: dict[str, float] = {}
@@ -201,32 +200,17 @@ class _Point:
         folder = fresh(self.job.folder) if (self.job.folder / RECORD).exists() else self.job.folder
         origin = begin(spec, folder, self.origin, self.job.config)
         self.job.progress(f"churn of {spec.mix} on {self.device}, {shared_by(spec)}")
-        churned = churn(
-            spec, self.device, folder, self.starter, self.job.progress,
-            uploads_paused=self.uploads.paused, status=self.job.status or (lambda text: None),
-        )  # fmt: skip
+        churned = churn(spec, folder, self.setup)
         record = keep_churn(spec, churned, folder, origin, self.job.config)
         self.uploads.send(folder, spec.tracking)
         if churned.measured.stop is not None:
             raise churned.measured.stop
         return record
 
-    def _measure(self, spec: RunSpec, folder: Path) -> Measurement:
-        return measure(
-            spec,
-            self.device,
-            folder,
-            self.starter,
-            self.job.progress,
-            uploads_paused=self.uploads.paused,
-            status=self.job.status,
-        )
-
     def profile(self, timed: RunRecord) -> None:
         """The profiler's pass, as its own run, after the timed one, which stands whatever becomes of the pass."""
-        origin = self.origin
         self.uploads.drain()  # a profiler's session is another process: nothing here knows when it measures
-        folder = profile(timed, self.device, self.starter, self.job.folder, origin, self.job.progress)
+        folder = profile(timed, self.job.folder, self.origin, self.setup)
         if folder is not None:
             self.uploads.send(folder, self.job.spec.tracking)
 
@@ -250,7 +234,7 @@ class _Point:
         self.job.progress(f"baseline of {spec.mix}{at}")
         origin = replace(self.origin, baseline_hash=baseline_hash, swept={})
         origin = begin(spec, folder, origin, self.job.config)
-        measured = self._measure(spec, folder)
+        measured = measure(spec, folder, self.setup)
         record, sent = self.keep(spec, measured, folder, Comparison(), origin)
         return alone_of(record, measured.samples, folder, sent)
 
@@ -315,11 +299,7 @@ def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
     first.job.progress(f"{what} on {first.device}, side by side: {modes}")
     found = measure_side_by_side(
         [Place(point.job.spec, point.job.folder) for point in points],
-        first.device,
-        first.starter,
-        first.job.progress,
-        uploads_paused=first.uploads.paused,
-        status=first.job.status,
+        first.setup,
     )
     references = {mix: _reference(mix, points, found, origins) for mix in mixes}
     records: list[RunRecord | None] = []

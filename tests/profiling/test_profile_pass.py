@@ -20,6 +20,7 @@ from mtexp.records import record as records
 from mtexp.records.files import ITERATIONS, find_records
 from mtexp.running import profile
 from mtexp.running.bare_record import RecordContext
+from mtexp.running.measured import Setup
 from mtexp.running.profile_session import Session
 from mtexp.spec import (
     ArrivalSpec,
@@ -66,7 +67,7 @@ def timed_run(spec: RunSpec) -> records.RunRecord:
 
 def pass_of(spec: RunSpec, folder: Path) -> tuple[records.RunRecord, Path]:
     """The pass on a CPU, which a command line is refused; the only record that it leaves, and where."""
-    out = profile.profile(timed_run(spec), DEVICE, ForkserverStarter(), folder, RecordContext(), lambda text: None)
+    out = profile.profile(timed_run(spec), folder, RecordContext(), Setup(DEVICE, ForkserverStarter()))
     assert out == folder / f"profile-{spec.profiler.kind}"
     assert list(find_records(folder)) == [out]
     return records.load(out), out
@@ -232,7 +233,7 @@ def test_a_pass_that_cannot_be_written_is_said(tmp_path, caplog):
     """A file where its folder should be: no record, no traceback."""
     (tmp_path / "profile-torch").write_text("mine")
     spec = spec_of("torch")
-    made = profile.profile(timed_run(spec), DEVICE, ForkserverStarter(), tmp_path, RecordContext(), lambda text: None)
+    made = profile.profile(timed_run(spec), tmp_path, RecordContext(), Setup(DEVICE, ForkserverStarter()))
     assert made is None
     (said,) = (r for r in caplog.records if r.levelno == logging.WARNING)
     assert "the timed results stand" in said.message
