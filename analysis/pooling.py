@@ -142,19 +142,18 @@ def _slices_apart(runs: pd.DataFrame, names: pd.Series[Any]) -> pd.Series[Any]:
     return names.mask(timed & slices.notna(), names + ", " + slices.astype(object) + " slice")
 
 
-def pool(data: Dataset, *, draws: int = DRAWS, seed: int = 0) -> Results:
+def pool(data: Dataset, *, draws: int = DRAWS) -> Results:
     """Put the repetitions of each point together.
 
     Args:
         data: Runs.
         draws: Draws of what figures err by.
-        seed: Of the draws.
     """
     alone = Alone.of(data)
     points, pooled = points_of(repetitions(data.runs, data.tenants).values(), alone)
     if len(points):
         points["energy_counter_log"] = _energy_counter_log(data.runs, points)
-    known = estimates(data, alone, points, pooled, draws=draws, seed=seed)
+    known = estimates(data, alone, points, pooled, draws=draws)
     points, pooled = _with_intervals(points, pooled, known.figures)
     reasons = impossible(points, pooled, known.figures)
     bad = points["point"].map(reasons) if len(points) else pd.Series(dtype="string")

@@ -150,12 +150,12 @@ def _log_mean(latency_ms: Floats) -> tuple[float, float]:
     return math.log(mean), float(means.std(ddof=1)) / math.sqrt(len(means)) / mean
 
 
-def knee(points: Sequence[CurvePoint], *, seed: int = 0) -> tuple[int, int, int]:
+def knee(points: Sequence[CurvePoint]) -> tuple[int, int, int]:
     """The knee of a curve and its 95 % interval, in SMs."""
     sizes = np.array([point.sms for point in points])
     logs = np.log([point.latency_ms for point in points])
     sds = np.log([point.high_ms / point.latency_ms for point in points]) / _Z
-    draws = np.random.default_rng(seed).normal(logs, sds, (_DRAWS, len(points)))
+    draws = np.random.default_rng(0).normal(logs, sds, (_DRAWS, len(points)))
     found = [_knee(sizes, draw) for draw in draws]
     low, high = np.percentile(found, (2.5, 97.5), method="nearest")
     return _knee(sizes, logs), int(low), int(high)

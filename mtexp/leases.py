@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 LEASE_DIRECTORY = "/tmp/mtexp-lease"
 """One place for every user of the host: a lease under TMPDIR or a home directory would exclude nobody."""
+_POLL_S = 0.5
 
 
 @contextmanager
@@ -32,7 +33,6 @@ def lease(
     *,
     wait_s: float,
     label: str,
-    poll_s: float = 0.5,
     sleep: Callable[[float], None] = time.sleep,
     tell: Callable[[str], None] = log.warning,
 ) -> Iterator[Device]:
@@ -45,7 +45,6 @@ def lease(
         devices: Candidates, best first.
         wait_s: Seconds to wait for one of them; 0 fails at once.
         label: What the others are told that it is held for: the run's name.
-        poll_s: Seconds between two tries.
         sleep: Waits; replaced in tests.
         tell: Is told who holds the devices, while it waits for one.
 
@@ -59,7 +58,7 @@ def lease(
     if not devices:
         raise HostError("no device to measure on: nvidia-smi -L lists the GPUs; runtime=cpu runs on the CPU")
     directory = _lease_directory()
-    lock, device = _wait_for_one(devices, directory, wait_s=wait_s, label=label, poll_s=poll_s, sleep=sleep, tell=tell)
+    lock, device = _wait_for_one(devices, directory, wait_s=wait_s, label=label, sleep=sleep, tell=tell)
     note = _note_path(directory, device)
     try:
         _write_note(note, label)
@@ -134,7 +133,6 @@ def _wait_for_one(
     *,
     wait_s: float,
     label: str,
-    poll_s: float,
     sleep: Callable[[float], None],
     tell: Callable[[str], None],
 ) -> tuple[filelock.BaseFileLock, Device]:
@@ -160,7 +158,7 @@ def _wait_for_one(
         if holders != told:
             tell(f"waiting up to {wait_s:g} s for a device: {holders}")
             told = holders
-        sleep(min(poll_s, max(0.0, deadline_s - time.monotonic())))
+        sleep(min(_POLL_S, max(0.0, deadline_s - time.monotonic())))
 
 
 def _holder(directory: Path, device: Device) -> str:

@@ -160,19 +160,18 @@ class Started:
 
     Args:
         process: Not started.
-        start_s: Seconds a forkserver may take to start it.
 
     Raises:
         OSError, EOFError: It was not started; the server has been killed if it did not answer.
     """
 
-    def __init__(self, process: Any, start_s: float = START_S) -> None:
+    def __init__(self, process: Any) -> None:
         self.process = process
         self._exit_code: int | None = None
         self._ended_at = 0.0
         if isinstance(process, ForkServerProcess):
             start_forkserver()
-            watch = _Watch(start_s)
+            watch = _Watch()
             with watch, signals_postponed(watch.hurry), main_hidden():
                 process.start()
         else:
@@ -238,8 +237,8 @@ def start_forkserver() -> None:
 class _Watch:
     """Kills the forkserver when a start takes too long: whoever waits for its answer then gets an error."""
 
-    def __init__(self, start_s: float) -> None:
-        self._deadline = time.monotonic() + start_s
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + START_S
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True, name="mtexp-start")
 

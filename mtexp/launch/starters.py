@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,14 +85,7 @@ def _serve(data: dict[str, Any]) -> None:
 
 
 class InterpreterStarter:
-    """Each tenant in a fresh interpreter: ``python -m mtexp.tenant JOB.json``.
-
-    Args:
-        prefix: A command to run it under (a profiler), as argv.
-    """
-
-    def __init__(self, prefix: Sequence[str] = ()) -> None:
-        self._prefix = tuple(prefix)
+    """Each tenant in a fresh interpreter: ``python -m mtexp.tenant JOB.json``."""
 
     def start(self, job: ProcessJob) -> Child:
         """Start a tenant; its job file is in the folder of its log."""
@@ -100,7 +93,7 @@ class InterpreterStarter:
         path.write_text(json.dumps(to_json(job)))
         with Path(job.log).open("ab") as log:
             process = subprocess.Popen(
-                [*self._prefix, sys.executable, "-m", "mtexp.tenant", str(path)],
+                [sys.executable, "-m", "mtexp.tenant", str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

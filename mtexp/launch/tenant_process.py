@@ -91,8 +91,13 @@ def stop_in_order(processes: Sequence[TenantProcess], stop_s: float, release: Ca
 
 def stop_at_once(processes: Sequence[TenantProcess], stop_s: float, release: Callable[[int], None]) -> None:
     """As :func:`stop_in_order`, without asking or waiting, for a user who has pressed Ctrl-C twice."""
-    alive = [p.child.pid for p in processes if p.child.exit_code() is None]
-    releasing = threading.Thread(target=lambda: [release(pid) for pid in alive], daemon=True)
+
+    def release_all() -> None:
+        for process in processes:
+            if process.child.exit_code() is None:
+                release(process.child.pid)
+
+    releasing = threading.Thread(target=release_all, daemon=True)
     releasing.start()
     releasing.join(_RELEASE_S)
     _kill(processes, stop_s)

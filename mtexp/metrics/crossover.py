@@ -185,7 +185,7 @@ def _means(rounds: Integers, values: Floats, count: int) -> Floats:
 # --- from rounds to figures -------------------------------------------------------------------------------------------
 
 
-def compare(latency: Rounds, cycle: Rounds | None = None, *, level: float = LEVEL, seed: int = 0) -> Comparison:
+def compare(latency: Rounds, cycle: Rounds | None = None, *, seed: int = 0) -> Comparison:
     """Slowdown and normalized progress of every tenant, STP, ANTT, Jain's index and fairness, with their intervals.
 
     A tenant's figure is exp(mean of the log ratios of its rounds). Its interval is a t interval: rounds of one group
@@ -198,33 +198,32 @@ def compare(latency: Rounds, cycle: Rounds | None = None, *, level: float = LEVE
     Args:
         latency: Mean latencies by round.
         cycle: Mean cycles by round, for normalized progress and all that is made of it; None = those of ``latency``.
-        level: Of the intervals.
         seed: Of the draws for Jain's index.
     """
     slowed = Means.of(latency.log_ratios, latency.group)
     progressed = slowed if cycle is None else Means.of(cycle.log_ratios, cycle.group)
     there = [i for i in range(len(latency.tenants)) if latency.complete[i] and np.isfinite(progressed.mean[i])]
-    slowdown = {latency.tenants[i]: slowed.exponential(i, 1.0, level) for i in there}
-    progress = {latency.tenants[i]: progressed.exponential(i, -1.0, level) for i in there}
+    slowdown = {latency.tenants[i]: slowed.exponential(i, 1.0, LEVEL) for i in there}
+    progress = {latency.tenants[i]: progressed.exponential(i, -1.0, LEVEL) for i in there}
     if len(there) < len(latency.tenants) or not there:
         return Comparison(slowdown, progress, {})
     run = {
-        "stp": progressed.total(-1.0, level),
-        "antt": slowed.total(1.0, level, mean=True),
-        "jain_fairness": progressed.jain(seed, level),
-        "fairness": progressed.fairness(level),
+        "stp": progressed.total(-1.0, LEVEL),
+        "antt": slowed.total(1.0, LEVEL, mean=True),
+        "jain_fairness": progressed.jain(seed, LEVEL),
+        "fairness": progressed.fairness(LEVEL),
     }
     return Comparison(slowdown, progress, run)
 
 
-def enough(latency: Rounds, target_pct: float, cycle: Rounds | None = None) -> bool:
+def enough(latency: Rounds, target_pct: float) -> bool:
     """The stopping rule: the intervals of every slowdown and of STP are at most +- ``target_pct`` percent.
 
     It may be asked after every round, from :data:`MIN_UNITS` units of every tenant on.
     """
     if latency.complete.size == 0 or _units(latency).min() < MIN_UNITS:
         return False
-    return compare(latency, cycle).half_width_pct <= target_pct
+    return compare(latency).half_width_pct <= target_pct
 
 
 def _units(rounds: Rounds) -> Integers:

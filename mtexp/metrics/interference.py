@@ -127,12 +127,12 @@ def percentile_slowdown(latency_shared: ArrayLike, latency_alone: ArrayLike, per
     return percentile_ms(shared, percentile) / percentile_ms(alone, percentile)
 
 
-def tail_inflation(latency_shared: ArrayLike, latency_alone: ArrayLike, percentile: float = 99.0) -> float:
-    """How much more the tail grew than the middle: slowdown of ``percentile`` / slowdown of the median.
+def tail_inflation(latency_shared: ArrayLike, latency_alone: ArrayLike) -> float:
+    """How much more the tail grew than the middle: slowdown of p99 / slowdown of the median.
 
     Equally (Q_99 / Q_50 shared) / (Q_99 / Q_50 alone): 1 = the distribution was stretched as a whole.
     """
-    tail = percentile_slowdown(latency_shared, latency_alone, percentile)
+    tail = percentile_slowdown(latency_shared, latency_alone, 99.0)
     return tail / percentile_slowdown(latency_shared, latency_alone, 50.0)
 
 

@@ -7,6 +7,7 @@ A percentile is *supported* by n iterations if, with 99 % confidence, at least t
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,19 +40,13 @@ def min_iterations(percentile: float) -> int:
     def chance(n: int) -> float:
         return math.exp((n - 1) * math.log(below)) * (below + n * (1 - below))
 
-    enough = 2
-    while chance(enough) > 1 - CONFIDENCE:
-        enough *= 2
-    few = enough // 2
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        few, enough = (middle, enough) if chance(middle) > 1 - CONFIDENCE else (few, middle)
-    return enough
+    numbers = range(2, 2**62)
+    return numbers[bisect_left(numbers, True, key=lambda n: chance(n) <= 1 - CONFIDENCE)]
 
 
-def supported(iterations: int, percentiles: Sequence[float] = PERCENTILES) -> tuple[float, ...]:
-    """Those of ``percentiles`` that ``iterations`` support."""
-    return tuple(p for p in percentiles if iterations >= min_iterations(p))
+def supported(iterations: int) -> tuple[float, ...]:
+    """Those of :data:`PERCENTILES` that ``iterations`` support."""
+    return tuple(p for p in PERCENTILES if iterations >= min_iterations(p))
 
 
 def insufficient(iterations: int, percentiles: Sequence[float] = PERCENTILES) -> dict[str, int]:

@@ -207,13 +207,13 @@ def geometric_mean(figures: Sequence[Estimate]) -> Estimate:
     return Estimate(value, np.mean([figure.errors for figure in figures], axis=0), max(f.most for f in figures))
 
 
-def discoveries_limit(p_values: Sequence[float], *, level: float = 1 - LEVEL) -> float:
-    """The largest p-value that may be claimed: of all claims at most ``level`` are expected to be false.
+def discoveries_limit(p_values: Sequence[float]) -> float:
+    """The largest p-value that may be claimed: of all claims at most 5 % are expected to be false.
 
     Y. Benjamini, Y. Hochberg, Controlling the False Discovery Rate, Journal of the Royal Statistical Society B 57(1),
     1995. 0 where none may be claimed.
     """
     ordered = np.sort(np.asarray(p_values, dtype=np.float64))
-    allowed = level * np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
+    allowed = (1 - LEVEL) * np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
     passed = ordered[ordered <= allowed]
     return float(passed[-1]) if len(passed) else 0.0

@@ -154,7 +154,6 @@ def profile(
     out: Path,
     *,
     timeout_s: float,
-    env: Mapping[str, str] | None = None,
 ) -> tuple[Path, list[CountedKernel]]:
     """Run ``command`` (of :func:`profile_command`, same ``out``); its report and the kernels in it.
 
@@ -166,7 +165,7 @@ def profile(
         RecordError: The report cannot be read.
     """
     log = out.with_name(out.name + ".log")
-    code, output = run_bounded(command, timeout_s=timeout_s, log=log, env=env)
+    code, output = run_bounded(command, timeout_s=timeout_s, log=log)
     report = report_path(out)
     known = explain(output)
     if code or known or not report.is_file():

@@ -108,12 +108,8 @@ class RooflineRow:
         return f"{self.name}: {'; '.join(parts)}."
 
 
-def counted_flops(kernels: Sequence[CountedKernel]) -> float | None:
-    """FLOPs of ``kernels`` by their counters; None where there is no counter of the tensor cores."""
-    return _flops([(kernel, 1) for kernel in kernels])
-
-
 def _flops(weighted: Sequence[tuple[CountedKernel, int]]) -> float | None:
+    """FLOPs of kernels, each so many times, by their counters; None without a counter of the tensor cores."""
     names = {n for kernel, _ in weighted for n in kernel.counters}
     tensor = [n for n in names if n.startswith("sm__ops_path_tensor_") and n.endswith(".sum")]
     if not tensor:
@@ -138,7 +134,7 @@ def kernel_rows(tenant: TenantSpec, kernels: Sequence[CountedKernel]) -> list[di
     """A row a kernel: tenant, model, part, kernel, time_us, flops, bytes, intensity, sm_pct, dram_pct, bound."""
     rows = []
     for kernel in kernels:
-        flops, moved = counted_flops([kernel]), kernel.counters.get(READ, 0.0) + kernel.counters.get(WRITTEN, 0.0)
+        flops, moved = _flops([(kernel, 1)]), kernel.counters.get(READ, 0.0) + kernel.counters.get(WRITTEN, 0.0)
         rows.append(
             {
                 "tenant": tenant.id,

@@ -13,7 +13,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mtexp.errors import ProfilerError
@@ -34,15 +33,7 @@ _PROBE_S = 60.0
 _EXPORT_S = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class NsysTool:
-    """A usable nsys."""
-
-    path: Path
-    version: tuple[int, ...]
-
-
-def find_nsys(environ: Mapping[str, str] = os.environ, installed_under: Sequence[Path] = _INSTALLED_UNDER) -> NsysTool:
+def find_nsys(environ: Mapping[str, str] = os.environ, installed_under: Sequence[Path] = _INSTALLED_UNDER) -> Path:
     """The first usable nsys of: ``$NSYS``, the PATH, Nsight Systems installations, beside Nsight Compute.
 
     Raises:
@@ -51,7 +42,8 @@ def find_nsys(environ: Mapping[str, str] = os.environ, installed_under: Sequence
     reasons = []
     for path in _candidates(environ, installed_under):
         try:
-            return _checked(path)
+            _check(path)
+            return path
         except ProfilerError as error:
             if environ.get("NSYS"):
                 remedy = f"Set NSYS to an nsys of {_OLDEST_TEXT} or later, or unset it to search for one."
@@ -83,18 +75,17 @@ def _globbed(roots: Sequence[Path], patterns: Sequence[str]) -> Iterator[Path]:
     yield from sorted(matches, reverse=True)
 
 
-def _checked(path: Path) -> NsysTool:
+def _check(path: Path) -> None:
+    """Raise ProfilerError unless this nsys can be used."""
     with tempfile.TemporaryDirectory(prefix="mtexp-nsys-") as folder:
         _, output = run_bounded([str(path), "--version"], timeout_s=_PROBE_S, log=Path(folder, "version.log"))
     match = re.search(r"version (\d+(?:\.\d+)+)", output)
     if not match:
         raise ProfilerError(f"{path} does not run: {explain(output) or output.strip()[-300:] or 'no output'}.")
-    version = tuple(int(part) for part in match[1].split("."))
-    if version < OLDEST:
+    if tuple(int(part) for part in match[1].split(".")) < OLDEST:
         raise ProfilerError(f"{path} is version {match[1]}, too old.")
     if not _has_importer(path):
         _probe(path)
-    return NsysTool(path, version)
 
 
 def _has_importer(path: Path) -> bool:
@@ -123,7 +114,7 @@ def report_path(out: Path) -> Path:
     return out.with_name(out.name + ".nsys-rep")
 
 
-def profile_command(tool: NsysTool, inner: Sequence[str], out: Path, *, gpu_metrics_hz: int = 0) -> list[str]:
+def profile_command(tool: Path, inner: Sequence[str], out: Path, *, gpu_metrics_hz: int = 0) -> list[str]:
     """The argv that traces ``inner`` and everything it starts into ``report_path(out)``.
 
     Args:
@@ -134,7 +125,7 @@ def profile_command(tool: NsysTool, inner: Sequence[str], out: Path, *, gpu_metr
             counters); 0 = no.
     """
     command = [
-        str(tool.path),
+        str(tool),
         "profile",
         "--trace=cuda,nvtx",
         "--sample=none",
@@ -153,10 +144,10 @@ def profile_command(tool: NsysTool, inner: Sequence[str], out: Path, *, gpu_metr
     return command + list(inner)
 
 
-def export_command(tool: NsysTool, report: Path, sqlite: Path) -> list[str]:
+def export_command(tool: Path, report: Path, sqlite: Path) -> list[str]:
     """The argv that exports ``report`` to ``sqlite``."""
     return [
-        str(tool.path),
+        str(tool),
         "export",
         "--type=sqlite",
         "--force-overwrite=true",
@@ -166,13 +157,12 @@ def export_command(tool: NsysTool, report: Path, sqlite: Path) -> list[str]:
 
 
 def capture(
-    tool: NsysTool,
+    tool: Path,
     command: Sequence[str],
     out: Path,
     *,
     timeout_s: float,
     log: Path,
-    env: Mapping[str, str] | None = None,
 ) -> Path:
     """Run ``command`` (of :func:`profile_command`, with the same ``out``) and return its report.
 
@@ -180,16 +170,16 @@ def capture(
         ProfilerError: The traced program failed, no report came, or the deadline passed; the message has the remedy
             where the cause is known, and the log's path.
     """
-    code, output = run_bounded(command, timeout_s=timeout_s, log=log, env=env)
+    code, output = run_bounded(command, timeout_s=timeout_s, log=log)
     report = report_path(out)
     if code == 0 and report.is_file():
         return report
     why = explain(output) or ("the traced program failed" if code else "no report was written")
     tail = "\n".join(f"  | {line}" for line in output.strip().splitlines()[-10:])
-    raise ProfilerError(f"{tool.path} gave no usable capture (exit code {code}): {why}; log: {log}\n{tail}")
+    raise ProfilerError(f"{tool} gave no usable capture (exit code {code}): {why}; log: {log}\n{tail}")
 
 
-def export(tool: NsysTool, report: Path, sqlite: Path, *, log: Path) -> Path:
+def export(tool: Path, report: Path, sqlite: Path, *, log: Path) -> Path:
     """Export ``report`` to ``sqlite`` and return it.
 
     Raises:

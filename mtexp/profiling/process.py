@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -60,9 +60,7 @@ def explain(output: str) -> str:
     return ""
 
 
-def run_bounded(
-    argv: Sequence[str], *, timeout_s: float, log: Path, env: Mapping[str, str] | None = None
-) -> tuple[int, str]:
+def run_bounded(argv: Sequence[str], *, timeout_s: float, log: Path) -> tuple[int, str]:
     """Run ``argv`` with both outputs in ``log``; stop it and all it started at the deadline, or on any exception.
 
     Returns:
@@ -72,7 +70,7 @@ def run_bounded(
         ProfilerUnusable: It cannot be started.
         ProfilerError: It did not end in time.
     """
-    env = {**(os.environ if env is None else env), **importing_alike()}
+    env = os.environ | importing_alike()
     with log.open("wb") as file:
         try:
             child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=env)

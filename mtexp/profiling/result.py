@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from mtexp.profiling.overlap import (
     NO_WINDOW_NOTE,
     SHARED_PROCESS_NOTE,
     TIME_SLICING_NOTE,
-    Overlap,
     measure_overlap,
     rows_by_tenant,
     top_kernels,
@@ -41,11 +40,10 @@ class ProfileResult:
     """Metrics by tenant id (``pid <n>`` if the capture does not distinguish tenants)."""
     artifacts: tuple[Path, ...]
     findings: tuple[Finding, ...]
-    overlap: Overlap | None = field(default=None, repr=False)
 
 
 def collect(
-    tool: nsys.NsysTool,
+    tool: Path,
     report: Path,
     folder: Path,
     *,
@@ -142,7 +140,7 @@ def analyse(kernels: Kernels, folder: Path, *, time_slicing: bool) -> ProfileRes
         for t in overlap.tenants
     }
     artifacts = (path, *write_kernel_table(kernels, folder), picture)
-    return ProfileResult(overlap.metrics(), per_tenant, artifacts, tuple(findings), overlap)
+    return ProfileResult(overlap.metrics(), per_tenant, artifacts, tuple(findings))
 
 
 def kernel_table(kernels: Kernels) -> list[dict[str, Any]]:

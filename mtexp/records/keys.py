@@ -196,9 +196,9 @@ _PARAMS = (
 _STATISTICS = ("mean", "stdev", "min", "p50", "p90", "p95", "p99", "max")
 
 
-def _statistics(stem: str, unit: str, text: str) -> list[tuple[str, str, str, str]]:
+def _statistics(stem: str, text: str) -> list[tuple[str, str, str, str]]:
     """Rows of a summarised quantity: ``latency_mean_ms`` ... ``latency_max_ms``."""
-    return [(f"{stem}_{name}_{unit}", unit, LOWER, f"{text}, {name}") for name in _STATISTICS]
+    return [(f"{stem}_{name}_ms", "ms", LOWER, f"{text}, {name}") for name in _STATISTICS]
 
 
 _HISTORY_METRICS = (
@@ -207,13 +207,13 @@ _HISTORY_METRICS = (
 )
 
 _TENANT_METRICS = (
-    *_statistics("latency", "ms", "latency"),
-    *_statistics("gpu_time", "ms", "CUDA event span"),
-    *_statistics("wait", "ms", "latency less gpu time"),
-    *_statistics("queue", "ms", "intended arrival to start"),
-    *_statistics("service", "ms", "start to end of device work"),
-    *_statistics("ttft", "ms", "time to first token"),
-    *_statistics("tpot", "ms", "time per output token after the first"),
+    *_statistics("latency", "latency"),
+    *_statistics("gpu_time", "CUDA event span"),
+    *_statistics("wait", "latency less gpu time"),
+    *_statistics("queue", "intended arrival to start"),
+    *_statistics("service", "start to end of device work"),
+    *_statistics("ttft", "time to first token"),
+    *_statistics("tpot", "time per output token after the first"),
     ("throughput_rps", "rps", HIGHER, "closed loop: 1 / mean cycle; open loop: requests served a second"),
     (
         "tokens_per_s",
@@ -452,11 +452,6 @@ def interval(name: str) -> tuple[str, str]:
     what iterations vary by, and holds the mean of fresh runs of the same point far less often than 95 %.
     """
     return f"{name}_ci_low", f"{name}_ci_high"
-
-
-def statistics(stem: str, values: Mapping[str, float], unit: str = "ms") -> dict[str, float]:
-    """Keys of a summarised quantity: ``{"mean": 1.0}`` of ``latency`` -> ``{"latency_mean_ms": 1.0}``."""
-    return {f"{stem}_{name}_{unit}": value for name, value in values.items()}
 
 
 def of_tenant(name: str, tenant: str) -> str:

@@ -7,43 +7,30 @@ Lives here: one module a mode behind :func:`open_sharing`. ``commands`` (what is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from mtexp.errors import ConfigError
-from mtexp.host import Device, MigInstance
+from mtexp.host import Device
 from mtexp.sharing.base import SharingMode
-from mtexp.sharing.control import MpsCapabilities, capabilities, find_binary
 from mtexp.sharing.cpu import Cpu
-from mtexp.sharing.explain import explain
 from mtexp.sharing.green_contexts import GreenContexts
 from mtexp.sharing.mig import Mig
-from mtexp.sharing.mps import ExternalMps, ManagedMps, check_tenants
+from mtexp.sharing.mps import ExternalMps, ManagedMps
 from mtexp.sharing.streams import Streams
 from mtexp.sharing.time_slicing import TimeSlicing
 from mtexp.spec import RunSpec
 
-__all__ = [
-    "MpsCapabilities",
-    "SharingMode",
-    "capabilities",
-    "check_tenants",
-    "explain",
-    "find_binary",
-    "open_sharing",
-]
+__all__ = ["SharingMode", "open_sharing"]
 
 
-def open_sharing(
-    spec: RunSpec, device: Device, *, work_dir: Path, mig_instances: Sequence[MigInstance] | None = None
-) -> SharingMode:
+def open_sharing(spec: RunSpec, device: Device, *, work_dir: Path) -> SharingMode:
     """Return the sharing mode of ``spec`` on ``device``; nothing starts before it is entered.
 
     Args:
         spec: The run.
         device: The leased device.
         work_dir: Existing directory of the run; MPS logs go to its ``logs`` folder.
-        mig_instances: Instances of ``sharing=mig``; those the device lists by default.
 
     Raises:
         ConfigError: The requested modes cannot be combined.
@@ -55,7 +42,7 @@ def open_sharing(
         remedy = f"CUDA MPS joins processes; sharing={sharing.mode} does not go with it"
         raise ConfigError("mps_settings", sharing.mps, f"disabled with sharing={sharing.mode}", remedy)
     if sharing.mode == "mig":
-        return Mig(spec, device, work_dir, device.mig_instances if mig_instances is None else mig_instances)
+        return Mig(spec, device, work_dir, device.mig_instances)
     modes: dict[tuple[str, str], Callable[[RunSpec, Device, Path], SharingMode]] = {
         ("streams", "disabled"): Streams,
         ("green_contexts", "disabled"): GreenContexts,

@@ -139,10 +139,6 @@ class SharingMode:
     def _check_change(self, notes: proof.Notes, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Add what changed between before and after."""
 
-    def artifacts(self) -> list[Path]:
-        """Return the mode's log files, which exist after the exit."""
-        return []
-
     def pids(self) -> tuple[int, ...]:
         """Return the pids on the device that belong to the mode (MPS servers), as last observed."""
         return ()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from mtexp.errors import ConfigError, HostError
 from mtexp.host import Device
 from mtexp.sharing import base, commands, control, parse, proof
-from mtexp.sharing.daemon import LOGS, SHORT, PrivateDaemon, sweep_stale
+from mtexp.sharing.daemon import SHORT, PrivateDaemon, sweep_stale
 from mtexp.spec import RunSpec, TenantSpec
 
 log = logging.getLogger(__name__)
@@ -233,10 +233,6 @@ class ManagedMps(_Mps):
 
     def _client_logs(self) -> str:
         return "" if self._private is None else str(self._private.log_directory)
-
-    def artifacts(self) -> list[Path]:
-        """Control and server log."""
-        return [path for name in LOGS if (path := self._logs / name).is_file()]
 
     def _stop(self) -> None:
         if self._private is not None:

@@ -72,7 +72,8 @@ def example(
     assert window is not None
     records: list[TenantRecord] = []
     for tenant in tenants:
-        metrics = keys.statistics("latency", latency_statistics(window.keep(samples[tenant.id]).latency_ms))
+        latency = latency_statistics(window.keep(samples[tenant.id]).latency_ms)
+        metrics = {f"latency_{name}_ms": value for name, value in latency.items()}
         metrics |= {"throughput_rps": window.throughput_rps(samples[tenant.id])}
         if kind == "mix":
             metrics |= {"slowdown": 1.5 + 0.1 * len(records), "normalized_progress": 0.6}

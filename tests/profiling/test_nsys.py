@@ -7,7 +7,7 @@ import pytest
 from mtexp.errors import ProfilerError
 from mtexp.profiling import nsys
 from mtexp.profiling.kernels import read_nsys_sqlite
-from mtexp.profiling.nsys import NsysTool, find_nsys, profile_command, report_path
+from mtexp.profiling.nsys import find_nsys, profile_command, report_path
 from mtexp.profiling.process import explain, run_bounded
 from mtexp.profiling.result import analyse, collect, kernel_table
 
@@ -39,7 +39,7 @@ def environment(tmp_path, **more):
 
 @pytest.fixture
 def tool():
-    return NsysTool(Path("/opt/nvidia/nsight-systems/2025.3.2/target-linux-x64/nsys"), (2025, 3, 2, 367))
+    return Path("/opt/nvidia/nsight-systems/2025.3.2/target-linux-x64/nsys")
 
 
 def test_the_command_is_pinned(tool):
@@ -56,14 +56,14 @@ def test_the_command_is_pinned(tool):
 def test_nsys_is_found_on_the_path(tmp_path):
     """And its version read."""
     path = install(tmp_path / "nsight-systems")
-    assert find_nsys({"PATH": str(path.parent)}, ()) == NsysTool(path, (2025, 3, 2, 367))
+    assert find_nsys({"PATH": str(path.parent)}, ()) == path
 
 
 def test_nsys_is_found_among_installations_newest_first(tmp_path):
     """Two versions side by side under one root."""
     install(tmp_path / "opt" / "nsight-systems" / "2024.1.1", "2024.1.1.59")
     newest = install(tmp_path / "opt" / "nsight-systems" / "2025.3.2")
-    assert find_nsys(environment(tmp_path), [tmp_path / "opt"]).path == newest
+    assert find_nsys(environment(tmp_path), [tmp_path / "opt"]) == newest
 
 
 def test_nsys_is_found_beside_nsight_compute(tmp_path):
@@ -74,14 +74,14 @@ def test_nsys_is_found_beside_nsight_compute(tmp_path):
     script(root / "host" / "linux-desktop-glibc_2_11_3-x64" / "QdstrmImporter", "true")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ncu").symlink_to(ncu)
-    assert find_nsys({"PATH": str(tmp_path / "bin")}, ()).path == path
-    assert find_nsys(environment(tmp_path), [tmp_path / "elsewhere"]).path == path
+    assert find_nsys({"PATH": str(tmp_path / "bin")}, ()) == path
+    assert find_nsys(environment(tmp_path), [tmp_path / "elsewhere"]) == path
 
 
 def test_the_variable_wins_and_is_not_replaced_in_silence(tmp_path):
     """NSYS names the one to use; if that one is unusable, the user hears of it."""
     good, old = install(tmp_path / "good"), install(tmp_path / "old", "2022.4.2.1")
-    assert find_nsys(environment(tmp_path, NSYS=str(good)), ()).path == good
+    assert find_nsys(environment(tmp_path, NSYS=str(good)), ()) == good
     for path, why in ((old, r"version 2022\.4\.2\.1, too old"), (tmp_path / "absent", "No such file")):
         with pytest.raises(ProfilerError, match=rf"{why}.* Set NSYS to an nsys of 2023\.1 or later, or unset it"):
             find_nsys({"PATH": str(good.parent), "NSYS": str(path)}, ())
@@ -99,7 +99,7 @@ def test_an_unusable_nsys_is_passed_over_for_a_usable_one(tmp_path):
     with pytest.raises(ProfilerError, match=r"2021\.5\.2\.1, too old.*Install"):
         find_nsys({"PATH": str(old.parent)}, ())
     new = install(tmp_path / "opt" / "nsight-systems" / "2025.3.2")
-    assert find_nsys({"PATH": str(old.parent)}, [tmp_path / "opt"]).path == new
+    assert find_nsys({"PATH": str(old.parent)}, [tmp_path / "opt"]) == new
 
 
 def test_a_missing_library_is_named_with_its_package(tmp_path):
@@ -118,7 +118,7 @@ def test_an_installation_without_importer_is_probed(tmp_path):
         find_nsys(environment(tmp_path, NSYS=str(path)), ())
     leave_report = 'while [ "$1" != -o ]; do shift; done; touch "$2.nsys-rep"'
     body = f'case "$1" in --version) {version("2025.3.2.0")};; *) {leave_report};; esac'
-    assert find_nsys(environment(tmp_path, NSYS=str(script(path, body))), ()).path == path
+    assert find_nsys(environment(tmp_path, NSYS=str(script(path, body))), ()) == path
 
 
 def test_what_is_no_nsys_is_no_nsys(tmp_path):
@@ -149,9 +149,9 @@ def test_an_unknown_complaint_is_not_guessed_at():
 
 def test_a_capture_returns_its_report_or_the_reason(tmp_path):
     """A failing program, and one that leaves no report: message with log and last lines."""
-    tool = NsysTool(script(tmp_path / "nsys", 'touch "$2"'), (2025, 3))
+    tool = script(tmp_path / "nsys", 'touch "$2"')
     out, log = tmp_path / "profile", tmp_path / "nsys.log"
-    report = nsys.capture(tool, [str(tool.path), "-o", f"{out}.nsys-rep"], out, timeout_s=20, log=log)
+    report = nsys.capture(tool, [str(tool), "-o", f"{out}.nsys-rep"], out, timeout_s=20, log=log)
     assert report == report_path(out)
     report.unlink()
     with pytest.raises(ProfilerError, match=rf"no report was written; log: {log}"):
@@ -176,7 +176,7 @@ def test_collect_exports_analyses_and_names_tenants(export, tmp_path):
     """From a report to metrics and files; the export itself is not kept."""
     made = export.write([(0, 10 * MS, 7, 1), (5 * MS, 20 * MS, 9, 2)], strings=[(1, "gemm"), (2, "softmax")])
     body = f'for a; do case "$a" in --output=*) cp {made} "${{a#--output=}}";; esac; done'
-    tool = NsysTool(script(tmp_path / "nsys", body), (2025, 3))
+    tool = script(tmp_path / "nsys", body)
     folder = tmp_path / "out"
     folder.mkdir()
     report = tmp_path / "profile.nsys-rep"
@@ -197,7 +197,7 @@ def test_collect_exports_analyses_and_names_tenants(export, tmp_path):
 
 def test_an_export_that_fails_says_why(tmp_path):
     """Exit code and the tool's words."""
-    tool = NsysTool(script(tmp_path / "nsys", "echo broken report; exit 1"), (2025, 3))
+    tool = script(tmp_path / "nsys", "echo broken report; exit 1")
     with pytest.raises(ProfilerError, match=r"could not be exported \(exit code 1\): broken report"):
         nsys.export(tool, tmp_path / "r.nsys-rep", tmp_path / "c.sqlite", log=tmp_path / "log")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtexp.sharing import explain
+from mtexp.sharing.explain import explain
 
 MPS = {"mode": "mps", "uid": 1000, "tenants": 49, "client_limit": 48, "pipe_directory": "/tmp/mtexp-1000-1/pipe"}
 
