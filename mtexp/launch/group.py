@@ -21,7 +21,7 @@ from typing import Any
 
 from mtexp.errors import TenantFailed, interrupted_twice
 from mtexp.launch.starters import Starter
-from mtexp.launch.tenant_process import TenantProcess, receive, stop_at_once, stop_in_order
+from mtexp.launch.tenant_handle import TenantHandle, receive, stop_at_once, stop_in_order
 from mtexp.metrics.samples import Samples
 from mtexp.processes import signals_postponed
 from mtexp.spec import DeadlineSpec
@@ -57,7 +57,7 @@ class TenantGroup:
     ) -> None:
         self._starter, self._deadlines, self._folder, self._release = starter, deadlines, folder, release
         self.address = f"mtexp-{uuid.uuid4().hex[:16]}"
-        self._processes: list[TenantProcess] = []
+        self._processes: list[TenantHandle] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._buffers: dict[int, SampleBuffer] = {}
         self._board: Board
@@ -103,7 +103,7 @@ class TenantGroup:
         for job in jobs:
             try:
                 with signals_postponed():
-                    self._processes.append(TenantProcess(job, self._starter.start(job)))
+                    self._processes.append(TenantHandle(job, self._starter.start(job)))
             except EOFError as error:
                 cause = "its process cannot be started: the forkserver did not answer, or has ended"
                 raise TenantFailed(job.ids, "start", cause) from error
@@ -256,7 +256,7 @@ class TenantGroup:
                     process.connection = connection
                     self._check_package(process, hello)
 
-    def _check_package(self, process: TenantProcess, hello: Message) -> None:
+    def _check_package(self, process: TenantHandle, hello: Message) -> None:
         """Refuse a tenant that has imported another mtexp than this one: what it measures is not what is recorded."""
         if hello["package"] != PACKAGE:
             cause = f"it has imported {hello['package']} and not {PACKAGE}: install the one that is run"
@@ -279,7 +279,7 @@ class TenantGroup:
         return answers
 
     def _messages(
-        self, event: str, phase: str, among: Sequence[TenantProcess] | None = None, timeout_s: float = _POLL_S
+        self, event: str, phase: str, among: Sequence[TenantHandle] | None = None, timeout_s: float = _POLL_S
     ) -> dict[str, Message]:
         """Messages that arrive within ``timeout_s``; an error or an ended process raises."""
         processes = list(self._processes if among is None else among)
@@ -341,7 +341,7 @@ class TenantGroup:
         stop_at_once(self._processes, self._deadlines.stop_s, self._release)
         self._processes.clear()
 
-    def _late(self, process: TenantProcess, phase: str, key: str) -> TenantFailed:
+    def _late(self, process: TenantHandle, phase: str, key: str) -> TenantFailed:
         return process.failed(phase, f"no answer within {getattr(self._deadlines, key):g} s (deadlines.{key})")
 
 

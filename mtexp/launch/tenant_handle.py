@@ -1,4 +1,4 @@
-"""One tenant process as its parent sees it: its messages, why it failed, and how several are stopped.
+"""The handle of one tenant process: its messages, why it failed, and how several are stopped.
 
 May touch: the process, its socket and its log.
 """
@@ -22,7 +22,7 @@ _RELEASE_S = 1.0  # grace period for the cleanup of MPS after a second Ctrl-C
 
 
 @dataclass(slots=True)
-class TenantProcess:
+class TenantHandle:
     """A process that was started for one job."""
 
     job: ProcessJob
@@ -69,7 +69,7 @@ def receive(connection: Connection | None, timeout_s: float = 0) -> Message | No
     return message
 
 
-def stop_in_order(processes: Sequence[TenantProcess], stop_s: float, release: Callable[[int], None]) -> None:
+def stop_in_order(processes: Sequence[TenantHandle], stop_s: float, release: Callable[[int], None]) -> None:
     """Wait for processes that were asked to end; terminate, wait, kill, reap.
 
     Args:
@@ -89,7 +89,7 @@ def stop_in_order(processes: Sequence[TenantProcess], stop_s: float, release: Ca
     _kill(processes, stop_s)
 
 
-def stop_at_once(processes: Sequence[TenantProcess], stop_s: float, release: Callable[[int], None]) -> None:
+def stop_at_once(processes: Sequence[TenantHandle], stop_s: float, release: Callable[[int], None]) -> None:
     """As :func:`stop_in_order`, without asking or waiting, for a user who has pressed Ctrl-C twice."""
 
     def release_all() -> None:
@@ -103,7 +103,7 @@ def stop_at_once(processes: Sequence[TenantProcess], stop_s: float, release: Cal
     _kill(processes, stop_s)
 
 
-def _kill(processes: Sequence[TenantProcess], stop_s: float) -> None:
+def _kill(processes: Sequence[TenantHandle], stop_s: float) -> None:
     for process in processes:
         if process.child.exit_code() is None:
             process.child.kill()
