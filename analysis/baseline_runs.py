@@ -27,7 +27,7 @@ Measured = tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class Alone:
+class BaselineRuns:
     """Models alone."""
 
     runs: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -38,7 +38,7 @@ class Alone:
     """The group of each hash."""
 
     @classmethod
-    def of(cls, data: Dataset) -> Alone:
+    def of(cls, data: Dataset) -> BaselineRuns:
         """What ``data`` has of them."""
         referred = data.tenants.reindex(columns=["baseline_record_id", "baseline_hash"]).dropna()
         known = dict(zip(referred["baseline_record_id"], referred["baseline_hash"], strict=True))

@@ -17,11 +17,11 @@ import pandas as pd
 from mtexp.errors import MtexpError
 from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.change import NOT_KNOWN, Change, Part, answers, claim_levels
-from mtexp.metrics.repeats import Throws
+from mtexp.metrics.repeats import NormalDraws
 from mtexp.metrics.spread import LikeRuns
 from mtexp.records import keys
 
-from .baseline_runs import Alone, Measured
+from .baseline_runs import BaselineRuns, Measured
 from .dataset import Dataset
 from .estimates import Study, runs_of
 from .frames import rows_of
@@ -108,10 +108,10 @@ class Side:
     @classmethod
     def of(cls, data: Dataset, members: Mapping[Any, Sequence[Any]]) -> Side:
         """The points of ``members`` (:func:`analysis.pooling.repetitions`), which are of ``data``."""
-        alone = Alone.of(data)
+        alone = BaselineRuns.of(data)
         points, tenants = points_of(members.values(), alone)
-        throws = Throws(1, np.random.default_rng(0))  # its draws are not used
-        study = Study.of(data, alone, points, tenants, throws)
+        normals = NormalDraws(1, np.random.default_rng(0))  # its draws are not used
+        study = Study.of(data, alone, points, tenants, normals)
         found = {}
         for key, point in zip(members, rows_of(points), strict=True):
             rows = study.by_point[int(point["point"])]

@@ -1,4 +1,4 @@
-"""What churn runs come to: repetitions of a mix under a sharing mode put together, and a sentence for the report.
+"""Churn runs summarised: repetitions of a mix under a sharing mode put together, and a sentence for the report.
 
 Lives here: :class:`Pooled`, :func:`pooled`, :func:`of_frame`, :func:`sentence`. May touch: samples of records on disk.
 """

@@ -31,8 +31,8 @@ _LONGEST = 60
 
 def paint(figure: go.Figure) -> Figure:
     """The figure by matplotlib, as wide as a page and as high as plotly's."""
-    told = figure.to_plotly_json()
-    layout, traces = _plain(told["layout"]), [_plain(trace) for trace in told["data"]]
+    spec = figure.to_plotly_json()
+    layout, traces = _plain(spec["layout"]), [_plain(trace) for trace in spec["data"]]
     height_px = float(layout.get("height", 420))
     fig = Figure(figsize=(WIDTH_PX / DPI, height_px / DPI), dpi=DPI)
     frame = _frame(layout, traces, height_px)
@@ -83,7 +83,7 @@ def _frame(layout: Mapping[str, Any], traces: Sequence[Mapping[str, Any]], heigh
     margin = layout.get("margin", {})
     names = [line for t in traces for y in t.get("y") or () if isinstance(y, str) for line in _broken(y).split("\n")]
     titled = any(
-        told.get("title", {}).get("text") for name, told in layout.items() if name.startswith("yaxis") and names
+        spec.get("title", {}).get("text") for name, spec in layout.items() if name.startswith("yaxis") and names
     )
     left = max(margin.get("l", 64), 18 + 22 * titled + _CHAR_PX * max(map(len, names), default=0))
     right = 110 if "coloraxis" in layout else margin.get("r", 16) + 8
@@ -102,10 +102,10 @@ def _panels(
         ax = fig.add_axes((left + width * x0, bottom + height * y0, width * (x1 - x0), height * (y1 - y0)))
         panel = panels[names] = Panel(ax, x, y)
         own = [trace for trace in traces if _names(trace) == names]
-        for axis, told in (("x", x), ("y", y)):
+        for axis, spec in (("x", x), ("y", y)):
             values = [v for trace in own for v in trace.get(axis) or () if isinstance(v, str)]
             if values:
-                order = dict.fromkeys([*told.get("categoryarray", ()), *values])
+                order = dict.fromkeys([*spec.get("categoryarray", ()), *values])
                 panel.categories[axis] = {name: place for place, name in enumerate(order)}
         grouped = {"box": layout.get("boxmode"), "scatter": layout.get("scattermode")}
         side = [t.get("offsetgroup") or t.get("name", "") for t in own if grouped.get(t["type"]) == "group"]
@@ -118,42 +118,42 @@ def _panels(
 
 def _axis(panel: Panel, axis: str) -> None:
     """Scale, ticks, ends, title and look of an axis, ``x`` or ``y``."""
-    ax, told = panel.ax, panel.x if axis == "x" else panel.y
+    ax, spec = panel.ax, panel.x if axis == "x" else panel.y
     own = ax.xaxis if axis == "x" else ax.yaxis
     limits = ax.set_xlim if axis == "x" else ax.set_ylim
-    if told.get("type") == "log":
+    if spec.get("type") == "log":
         (ax.set_xscale if axis == "x" else ax.set_yscale)("log")
         own.set_minor_locator(NullLocator())
-    if "range" in told:
-        limits(*(10.0 ** np.array(told["range"]) if told.get("type") == "log" else told["range"]))
-    elif told.get("rangemode") == "tozero":
+    if "range" in spec:
+        limits(*(10.0 ** np.array(spec["range"]) if spec.get("type") == "log" else spec["range"]))
+    elif spec.get("rangemode") == "tozero":
         limits(0, None)
-    if told.get("autorange") == "reversed":
+    if spec.get("autorange") == "reversed":
         own.set_inverted(True)
-    _ticks(own, told, panel.categories.get(axis))
-    own.set_label_text(_text(told.get("title", {}).get("text") or ""), fontsize=FONT)
+    _ticks(own, spec, panel.categories.get(axis))
+    own.set_label_text(_text(spec.get("title", {}).get("text") or ""), fontsize=FONT)
     ax.tick_params(axis, colors=INK, labelsize=FONT - 0.5, length=3, color=FAINT)
-    if told.get("showticklabels") is False or ("matches" in told and axis == "y"):
+    if spec.get("showticklabels") is False or ("matches" in spec and axis == "y"):
         own.set_tick_params(labelleft=False, labelbottom=False)
-    if told.get("showgrid") is not False:
+    if spec.get("showgrid") is not False:
         own.grid(True, color=GRID, linewidth=0.7)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(FAINT)
 
 
-def _ticks(own: Any, told: Mapping[str, Any], names: Mapping[str, int] | None) -> None:
+def _ticks(own: Any, spec: Mapping[str, Any], names: Mapping[str, int] | None) -> None:
     if names:
         own.set_ticks(list(names.values()), [_broken(name) for name in names])
-        for label in own.get_ticklabels() if told.get("tickangle") else ():
-            label.set(rotation=-told["tickangle"], ha="left", rotation_mode="anchor")
-    elif "tickvals" in told:
+        for label in own.get_ticklabels() if spec.get("tickangle") else ():
+            label.set(rotation=-spec["tickangle"], ha="left", rotation_mode="anchor")
+    elif "tickvals" in spec:
         low, high = sorted(own.get_view_interval())
-        texts = told.get("ticktext") or [f"{value:g}" for value in told["tickvals"]]
-        shown = [tick for tick in zip(told["tickvals"], texts, strict=True) if low <= tick[0] <= high]
+        texts = spec.get("ticktext") or [f"{value:g}" for value in spec["tickvals"]]
+        shown = [tick for tick in zip(spec["tickvals"], texts, strict=True) if low <= tick[0] <= high]
         own.set_ticks([value for value, _ in shown], [said for _, said in shown])
-    elif "dtick" in told:
-        own.set_major_locator(MultipleLocator(told["dtick"]))
+    elif "dtick" in spec:
+        own.set_major_locator(MultipleLocator(spec["dtick"]))
 
 
 def _broken(name: str) -> str:
@@ -166,8 +166,8 @@ def _broken(name: str) -> str:
     return "\n".join(lines)
 
 
-def _panel_of(panels: Mapping[tuple[str, str], Panel], told: Mapping[str, Any]) -> Panel | None:
-    names = tuple(str(told.get(f"{axis}ref", axis)).removesuffix(" domain") for axis in ("x", "y"))
+def _panel_of(panels: Mapping[tuple[str, str], Panel], spec: Mapping[str, Any]) -> Panel | None:
+    names = tuple(str(spec.get(f"{axis}ref", axis)).removesuffix(" domain") for axis in ("x", "y"))
     return panels.get((names[0], names[1]))
 
 
@@ -215,13 +215,13 @@ def _note(
         )
         return
     at = []
-    for axis, told in (("x", panel.x), ("y", panel.y)):
+    for axis, spec in (("x", panel.x), ("y", panel.y)):
         value, domain = note[axis], str(note.get(f"{axis}ref", "")).endswith("domain")
         if domain:
             at.append((value, True))
             continue
         value = panel.places(axis, [value])[0]
-        at.append((10.0**value if told.get("type") == "log" else value, False))
+        at.append((10.0**value if spec.get("type") == "log" else value, False))
     flat = panel.ax.transAxes
     data = panel.ax.transData
     points = [(flat if domain else data).transform((at[0][0], at[1][0]))[i] for i, (_, domain) in enumerate(at)]
@@ -256,12 +256,12 @@ def _legend(fig: Figure, traces: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _colour_bar(
-    fig: Figure, told: Mapping[str, Any], frame: tuple[float, ...], traces: Sequence[Mapping[str, Any]]
+    fig: Figure, spec: Mapping[str, Any], frame: tuple[float, ...], traces: Sequence[Mapping[str, Any]]
 ) -> None:
     left, bottom, width, height = frame
     ax = fig.add_axes((left + width + 0.02, bottom, 0.012, height))
-    scale, limits = colour_scale(told, traces)
-    bar, own = fig.colorbar(ScalarMappable(limits, scale), cax=ax), told.get("colorbar", {})
+    scale, limits = colour_scale(spec, traces)
+    bar, own = fig.colorbar(ScalarMappable(limits, scale), cax=ax), spec.get("colorbar", {})
     if "tickvals" in own:
         bar.set_ticks(own["tickvals"], labels=own["ticktext"])
     ax.set_title(_text(own.get("title", {}).get("text") or ""), fontsize=FONT - 0.5)

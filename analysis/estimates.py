@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from mtexp.metrics.interference import antt_rows, stp_rows
-from mtexp.metrics.repeats import Estimate, Throws, Together, readings, run_errors
+from mtexp.metrics.repeats import Estimate, NormalDraws, Together, readings, run_errors
 from mtexp.metrics.samples import Floats
 
-from .baseline_runs import Alone, Measured
+from .baseline_runs import BaselineRuns, Measured
 from .dataset import Dataset
 from .fairness import Progress, true_fairness
 from .frames import rows_of
@@ -73,7 +73,7 @@ class Study:
     """What the points of one dataset have in common."""
 
     data: Dataset
-    throws: Throws
+    normals: NormalDraws
     rows_alone: dict[Measured, Mapping[str, Any]] = field(default_factory=dict)
     """The tenant of each run alone, as :func:`analysis.spread.path_of` takes it."""
     by_point: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
@@ -87,9 +87,11 @@ class Study:
     """What runs measured side by side with time slicing say of the whole device, by record."""
 
     @classmethod
-    def of(cls, data: Dataset, alone: Alone, points: pd.DataFrame, tenants: pd.DataFrame, throws: Throws) -> Study:
+    def of(
+        cls, data: Dataset, alone: BaselineRuns, points: pd.DataFrame, tenants: pd.DataFrame, normals: NormalDraws
+    ) -> Study:
         """Points (:attr:`analysis.pooling.Results.points`) and their tenants; how runs differ is not learnt yet."""
-        study = cls(data, throws, _alone_rows(alone), in_rounds=measured_in_rounds(data.tenants))
+        study = cls(data, normals, _alone_rows(alone), in_rounds=measured_in_rounds(data.tenants))
         study.whole = whole_of(data.runs)
         modes = dict(zip(points["point"], points["sharing"], strict=True)) if len(points) else {}
         for tenant in rows_of(tenants.reindex(columns=["point", "position", "records", "ids", "compared", *_LIKE])):
@@ -125,7 +127,7 @@ class Study:
         whole = [name for own in zip(*known, strict=True) for name in own[0] if all(name in run for run in own)]
         names = list(dict.fromkeys(whole))
         how = Together(self.known.tenants, [[self.known.follows(name, tenant) for name in names] for tenant in tenants])
-        errors = run_errors(known, names, self.known.spreads(found, names), how, self.throws)
+        errors = run_errors(known, names, self.known.spreads(found, names), how, self.normals)
         for tenant in range(len(tenants)):  # in closed loop throughput is the inverse of latency, errors too
             if all(
                 abs(run[tenant]["throughput"].log + run[tenant]["mean"].log - np.log(1e3)) < _CLOSED for run in known
@@ -154,7 +156,7 @@ class Estimates:
 
 
 def estimates(
-    data: Dataset, alone: Alone, points: pd.DataFrame, tenants: pd.DataFrame, *, draws: int, seed: int
+    data: Dataset, alone: BaselineRuns, points: pd.DataFrame, tenants: pd.DataFrame, *, draws: int, seed: int
 ) -> Estimates:
     """Every figure of the points and their tenants that there are samples for.
 
@@ -166,11 +168,11 @@ def estimates(
         draws: Draws of errors.
         seed: Of the draws.
     """
-    throws = Throws(draws, np.random.Generator(np.random.SFC64(seed)))
-    return figures_of(Study.of(data, alone, points, tenants, throws), alone, points)
+    normals = NormalDraws(draws, np.random.Generator(np.random.SFC64(seed)))
+    return figures_of(Study.of(data, alone, points, tenants, normals), alone, points)
 
 
-def figures_of(study: Study, alone: Alone, points: pd.DataFrame) -> Estimates:
+def figures_of(study: Study, alone: BaselineRuns, points: pd.DataFrame) -> Estimates:
     """Learn how runs of a study differ, then every figure of ``points``, which are all of its points or some."""
     study.known = learn(_repeated(study, alone))
     found: dict[Key, Estimate] = {}
@@ -188,7 +190,7 @@ def figures_of(study: Study, alone: Alone, points: pd.DataFrame) -> Estimates:
 # --- which runs are alike ---------------------------------------------------------------------------------------------
 
 
-def _alone_rows(alone: Alone) -> dict[Measured, Mapping[str, Any]]:
+def _alone_rows(alone: BaselineRuns) -> dict[Measured, Mapping[str, Any]]:
     """The rows of models alone, each with how full the device was: the part of latency that is no launching."""
     rows = rows_of(alone.runs.reindex(columns=["record_id", "tenant", "launch_bound_pct", *_LIKE]))
     by_run = {(str(row["record_id"]), str(row["tenant"])): row for row in rows}
@@ -214,7 +216,7 @@ def _fill(study: Study, rows: Sequence[Mapping[str, Any]], alone: Mapping[Measur
     return total
 
 
-def _repeated(study: Study, alone: Alone) -> Iterable[Repeated]:
+def _repeated(study: Study, alone: BaselineRuns) -> Iterable[Repeated]:
     """Runs of points and of models alone; those of one tenant that are a model alone are among the latter only."""
     for rows in study.by_point.values():
         runs = runs_of(rows)
@@ -259,7 +261,7 @@ def _together(
     pairs: list[_Pair | InRounds] = []
     for i, row in enumerate(rows):
         own = [study.in_rounds.get(run[i]) for run in runs]
-        if (measured := in_rounds(own, study.throws)) is not None:
+        if (measured := in_rounds(own, study.normals)) is not None:
             pairs.append(measured)
             found |= {(i, key): figure for key, figure in measured.figures().items()}
             continue
@@ -277,7 +279,7 @@ def _together(
     progress = Progress(
         np.array([pair.log("throughput") for pair in pairs]), np.array([pair.error("throughput") for pair in pairs])
     )
-    of_all = _of_all(pairs, progress) | whole_figures([study.whole[own] for own in rows[0]["records"]], study.throws)
+    of_all = _of_all(pairs, progress) | whole_figures([study.whole[own] for own in rows[0]["records"]], study.normals)
     return found | {(RUN, key): figure for key, figure in of_all.items()}, progress
 
 
@@ -293,7 +295,7 @@ def _totals(study: Study, shared: Side, point: Mapping[str, Any]) -> dict[str, E
     found = {"throughput_rps": total}
     energy_j, counter = (float(point.get(name, np.nan)) for name in ("energy_j_per_request", "energy_counter_log"))
     if np.isfinite(energy_j):
-        found["energy_j_per_request"] = Estimate(energy_j, counter * study.throws.normal(()) - total.errors)
+        found["energy_j_per_request"] = Estimate(energy_j, counter * study.normals.normal(()) - total.errors)
     return found
 
 

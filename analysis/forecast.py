@@ -1,4 +1,4 @@
-"""Mixes that were not measured, and what prediction says of them against service levels.
+"""Mixes that were not measured: their predicted latency against service levels.
 
 Lives here: :func:`forecasts`, :func:`not_measured`, how a mix and a sharing mode are written on the command line. May
 touch: nothing outside its arguments. A forecast is no measurement: each has its risk of missing a level, and the
@@ -94,7 +94,7 @@ class Forecast:
 
 
 class Forecaster:
-    """What one study says of mixes that were not measured."""
+    """Predictions of one study for mixes that were not measured."""
 
     def __init__(self, results: Results, slo_ms: Mapping[str, float], percentile: float):
         """Levels are of models; ``percentile`` (in percent) of latency is compared with them."""

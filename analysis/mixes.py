@@ -77,7 +77,7 @@ def _many(found: pd.DataFrame, states: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _one(results: Results, row: dict[str, Any]) -> str:
-    """What the only combination comes to: STP, and the slowdown of each tenant."""
+    """The only combination: its STP, and the slowdown of each tenant."""
     word = {"yes": "gets more done than", "no": "gets less done than"}.get(
         str(row["pays"]), "is not clearly better than"
     )
@@ -202,8 +202,8 @@ def _of_one_size(pairs: Sequence[tuple[str, tuple[float, float], Estimate]], kin
     solved, *_ = np.linalg.lstsq(design, logs, rcond=None)
     residual = float(((logs - design @ solved) ** 2).sum()) / freedom
     error = float(np.sqrt(residual * np.linalg.pinv(design.T @ design)[3, 3]))
-    throws = np.random.default_rng(0).standard_t(freedom, len(used[0][2].errors))
-    return Estimate(float(np.exp(solved[3])), error * throws)
+    draws = np.random.default_rng(0).standard_t(freedom, len(used[0][2].errors))
+    return Estimate(float(np.exp(solved[3])), error * draws)
 
 
 def does_number_matter(results: Results, judge: Judge) -> Iterable[Answer]:

@@ -18,7 +18,7 @@ import pandas as pd
 from mtexp.metrics.repeats import Estimate
 from mtexp.records import keys
 
-from .baseline_runs import Alone
+from .baseline_runs import BaselineRuns
 from .dataset import Dataset
 from .estimates import RUN, TIMER, Key, estimates
 from .fairness import Progress
@@ -56,7 +56,7 @@ SHARING_ORDER = (*_GPU_MODES, "CPU (disabled)")
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What a dataset comes to."""
+    """The points of a dataset and their tenants, with figures over all repetitions."""
 
     data: Dataset
     points: pd.DataFrame
@@ -66,7 +66,7 @@ class Results:
     tenants: pd.DataFrame
     """One row per tenant of a point: ``point``, ``position``, ``model``, ``label``, ``role``, ``workload``,
     ``batch_size``, ``seq_len``, then tenant metrics."""
-    alone: Alone = field(default_factory=Alone)
+    alone: BaselineRuns = field(default_factory=BaselineRuns)
     """Models alone: what the tenants are compared with."""
     figures: Mapping[Key, Estimate] = field(default_factory=dict)
     """What intervals come from, for ratios and averages that keep what figures have in common."""
@@ -149,7 +149,7 @@ def pool(data: Dataset, *, draws: int = DRAWS) -> Results:
         data: Runs.
         draws: Draws of what figures err by.
     """
-    alone = Alone.of(data)
+    alone = BaselineRuns.of(data)
     points, pooled = points_of(repetitions(data.runs, data.tenants).values(), alone)
     if len(points):
         points["energy_counter_log"] = _energy_counter_log(data.runs, points)
@@ -181,7 +181,7 @@ def repetitions(runs: pd.DataFrame, tenants: pd.DataFrame) -> dict[tuple[Any, ..
     return members
 
 
-def points_of(members: Iterable[Sequence[Repetition]], alone: Alone) -> tuple[pd.DataFrame, pd.DataFrame]:
+def points_of(members: Iterable[Sequence[Repetition]], alone: BaselineRuns) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Points and their tenants with means over repetitions, and what each tenant is compared with."""
     found = []
     for number, repeated in enumerate(members):
@@ -191,7 +191,7 @@ def points_of(members: Iterable[Sequence[Repetition]], alone: Alone) -> tuple[pd
     return points, pd.concat([own for _, own in found], ignore_index=True) if found else pd.DataFrame()
 
 
-def _compared(tenants: pd.DataFrame, alone: Alone) -> pd.Series[Any]:
+def _compared(tenants: pd.DataFrame, alone: BaselineRuns) -> pd.Series[Any]:
     names = tenants.reindex(columns=["record_id", "baseline_hash", "arrival"]).fillna({"arrival": "closed"})
     return pd.Series([alone.compared(row) for row in rows_of(names)], tenants.index, dtype=object)
 

@@ -33,7 +33,7 @@ def lone_models(results: Results) -> dict[str, Lone]:
 
 
 def predictor_of(results: Results) -> Predictor:
-    """What the runs of one study say of mixes that were not measured."""
+    """What a predictor learns from: the runs of one study."""
     device = str(results.data.runs["device"].iloc[0])
     return learn_predictor(measured_cells(results), lone_models(results), device)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtexp.metrics.repeats import Estimate, Throws
+from mtexp.metrics.repeats import Estimate, NormalDraws
 from mtexp.metrics.samples import Floats
 from mtexp.records import keys
 
@@ -79,19 +79,19 @@ def _known(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[floa
     return found
 
 
-def whole_figures(runs: Sequence[Mapping[str, tuple[float, float]]], throws: Throws) -> dict[str, Estimate]:
+def whole_figures(runs: Sequence[Mapping[str, tuple[float, float]]], normals: NormalDraws) -> dict[str, Estimate]:
     """Figures of a point on the whole device, of its runs; without those that a run does not have."""
     there = [key for key in _OF_RUN if all(key in run for run in runs)]
     if not there:
         return {}
-    draws, found = throws.normal(()), {}
+    draws, found = normals.normal(()), {}
     for key in there:
         log, error = mean_over_runs([run[key] for run in runs])
         found[key] = Estimate(float(np.exp(log)), (error if key == "antt_whole" else -error) * draws)
     return found
 
 
-def in_rounds(runs: Sequence[Mapping[str, tuple[float, float]] | None], throws: Throws) -> InRounds | None:
+def in_rounds(runs: Sequence[Mapping[str, tuple[float, float]] | None], normals: NormalDraws) -> InRounds | None:
     """Runs of one tenant put together; None where one of them was no crossover run.
 
     The variance of the mean is that within runs and, where runs differ by more, that between them (the moment estimator
@@ -100,7 +100,7 @@ def in_rounds(runs: Sequence[Mapping[str, tuple[float, float]] | None], throws: 
     known = [run for run in runs if run is not None]
     if not known or len(known) < len(runs):
         return None
-    draws = throws.normal(())
+    draws = normals.normal(())
     logs, errors = {}, {}
     for key in (key for key in known[0] if all(key in run for run in known)):
         logs[key], error = mean_over_runs([run[key] for run in known])

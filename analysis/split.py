@@ -40,7 +40,7 @@ _SHOWN = 12
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """SMs of each model, and what they are predicted to come to."""
+    """SMs of each model, and the latencies and rates predicted for them."""
 
     sms: Mapping[str, int]
     """Of each tenant, by model."""

@@ -151,14 +151,14 @@ def _mix_advice(best: dict[str, Any]) -> str:
     stp = text(Interval(*(best[name] for name in tables.with_intervals(("stp",)))))
     slowed = text(Interval(*(best[name] for name in tables.with_intervals(("worst_slowdown",)))))
     name, tenants = f"{best['mix']} under {best['sharing']}", best["num_tenants"]
-    told = (
+    outcome = (
         f"STP {stp} of {tenants}, where 1 is taking turns; {best['worst']}, slowed most, takes {slowed} times as long"
     )
     if best["pays"] == "yes":
-        return f"Run {name} together: {told}."
+        return f"Run {name} together: {outcome}."
     if best["pays"] == "no":
-        return f"Run the models of {name} one after the other: {told}."
-    return f"{name} neither clearly gains nor loses by sharing: {told}."
+        return f"Run the models of {name} one after the other: {outcome}."
+    return f"{name} neither clearly gains nor loses by sharing: {outcome}."
 
 
 def _load_advice(load: pd.DataFrame) -> str:

@@ -162,13 +162,13 @@ KINDS: Mapping[str, Callable[[Panel, Mapping[str, Any], Mapping[str, Any]], None
 }
 
 
-def colour_scale(told: Mapping[str, Any], traces: Sequence[Mapping[str, Any]]) -> tuple[Any, Normalize]:
+def colour_scale(spec: Mapping[str, Any], traces: Sequence[Mapping[str, Any]]) -> tuple[Any, Normalize]:
     """The colours of a colour axis, and what spans them."""
-    colours = told.get("colorscale", "cividis")
+    colours = spec.get("colorscale", "cividis")
     if isinstance(colours, str):
         scale = colormaps["cividis"]
     else:
         scale = LinearSegmentedColormap.from_list("own", [(min(1, max(0, at)), colour) for at, colour in colours])
     values = [v for t in traces for v in np.ravel(t.get("marker", {}).get("color", [])) if isinstance(v, float)]
-    low, high = told.get("cmin", min(values, default=0)), told.get("cmax", max(values, default=1))
+    low, high = spec.get("cmin", min(values, default=0)), spec.get("cmax", max(values, default=1))
     return scale, Normalize(low, high)

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.answers import TURNS
-from analysis.baseline_runs import Alone, Measured
+from analysis.baseline_runs import BaselineRuns, Measured
 from analysis.data import load
 from analysis.estimates import RUN, Estimates, Study, figures_of, runs_of
 from analysis.pooling import points_of, repetitions
 from analysis.spread import Readings, path_of
 from benchmarks import common
-from mtexp.metrics.repeats import Reading, Throws, geometric_mean
+from mtexp.metrics.repeats import NormalDraws, Reading, geometric_mean
 
 Floats = NDArray[np.float64]
 STUDIES = {name: common.ROOT / "docs" / "results" / name / "records" for name in ("h200", "h100")}
@@ -68,7 +68,7 @@ class Template:
     """A committed study, as what others like it are drawn from."""
 
     study: Study
-    alone: Alone
+    alone: BaselineRuns
     points: Any
     drawn: list[Point]
     together: float
@@ -84,10 +84,10 @@ class Template:
     def of(cls, folder: Path) -> Template:
         """Read a study."""
         data = load(records=folder)
-        alone = Alone.of(data)
+        alone = BaselineRuns.of(data)
         points, tenants = points_of(repetitions(data.runs, data.tenants).values(), alone)
         points["energy_counter_log"] = np.nan
-        study = Study.of(data, alone, points, tenants, Throws(2, np.random.default_rng(0)))
+        study = Study.of(data, alone, points, tenants, NormalDraws(2, np.random.default_rng(0)))
         figures_of(study, alone, points.iloc[:0])  # learns how its runs differ
         known, like = study.known, study.known.like["mean"]
         units: list[tuple[list[list[Measured]], Any]] = [
@@ -126,9 +126,13 @@ class Template:
     def estimate(self, seed: int, noise: str, draws: int, freedom: float) -> tuple[float, float, float]:
         """The figure of another study and its interval, on logarithms."""
         rng = np.random.default_rng(seed)
-        throws = Throws(draws, np.random.Generator(np.random.SFC64(seed)))
+        normals = NormalDraws(draws, np.random.Generator(np.random.SFC64(seed)))
         study = Study(
-            self.study.data, throws, self.study.rows_alone, self.study.by_point, read=self.draw(rng, noise, freedom)
+            self.study.data,
+            normals,
+            self.study.rows_alone,
+            self.study.by_point,
+            read=self.draw(rng, noise, freedom),
         )
         study.whole = self.study.whole
         wanted = {at for pair in self.pairs for at in pair}

@@ -277,7 +277,7 @@ def _measured(planned: Plan, progress: Progress | None, config_dir: str | Path |
                 swept=differences[number] if planned.multirun else {},
                 retries=int(config.retries),
                 progress=progress or (lambda line: None),
-                apart=planned.sessions.apart.get(number, ""),
+                separate=planned.sessions.separate.get(number, ""),
                 required=config.side_by_side == SideBySide.require,
             )
             together = waiting.turn(number, (number, job))

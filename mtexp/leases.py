@@ -44,9 +44,9 @@ def lease(
     Args:
         devices: Candidates, best first.
         wait_s: Seconds to wait for one of them; 0 fails at once.
-        label: What the others are told that it is held for: the run's name.
+        label: Shown to others who wait for the device: the run's name.
         sleep: Waits; replaced in tests.
-        tell: Is told who holds the devices, while it waits for one.
+        tell: Called with a line that says who holds the devices, while it waits for one.
 
     Yields:
         The device that was free.
@@ -137,7 +137,7 @@ def _wait_for_one(
     tell: Callable[[str], None],
 ) -> tuple[filelock.BaseFileLock, Device]:
     deadline_s = time.monotonic() + wait_s
-    told = ""
+    shown = ""
     while True:
         for device in devices:
             lock = filelock.FileLock(_note_path(directory, device).with_suffix(".lock"), timeout=0, mode=0o666)
@@ -155,9 +155,9 @@ def _wait_for_one(
             raise LeaseBusy(
                 f"no free device for {label} after {wait_s:g} s: {holders}. Wait for it, or raise lease.wait"
             )
-        if holders != told:
+        if holders != shown:
             tell(f"waiting up to {wait_s:g} s for a device: {holders}")
-            told = holders
+            shown = holders
         sleep(min(_POLL_S, max(0.0, deadline_s - time.monotonic())))
 
 

@@ -223,7 +223,7 @@ class Started:
         if self._own:
             os.close(self.sentinel)
             self._own = False
-        with suppress(ValueError):  # the server has not told yet
+        with suppress(ValueError):  # the server has not reported it yet
             self.process.close()
 
 
@@ -235,7 +235,7 @@ def start_forkserver() -> None:
 
 
 class _Watch:
-    """Kills the forkserver when a start takes too long: whoever waits for its answer then gets an error."""
+    """Kills the forkserver when a start takes too long, so that the caller who waits for its answer gets an error."""
 
     def __init__(self) -> None:
         self._deadline = time.monotonic() + START_S

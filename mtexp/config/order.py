@@ -1,4 +1,4 @@
-"""In which order the points of a sweep run. Pure: the plan, Hydra's sweeper and the Python API come to the same one.
+"""In which order the points of a sweep run. Pure: the plan, Hydra's sweeper and the Python API all use it.
 
 What drifts in the hours of a sweep (temperature, other users of the host) would otherwise look like an effect of
 whatever is written last. Repetitions are passes over all points, so those of one point are spread over the sweep.

@@ -18,17 +18,19 @@ class Sessions:
     """Indices of the points of a sweep that are measured together."""
 
     groups: tuple[tuple[int, ...], ...] = ()
-    apart: dict[int, str] = field(default_factory=dict)
+    separate: dict[int, str] = field(default_factory=dict)
     """By point: why it is not measured beside the other sharing modes of its mix."""
-    mixes_apart: str = ""
+    mixes_separate: str = ""
     """Why one set of processes does not serve all mixes (``side_by_side=mixes``)."""
 
     @property
     def notes(self) -> list[str]:
         """What to say of it before the first run."""
-        found = [f"sharing modes of a mix run one after the other, because {why}" for why in set(self.apart.values())]
-        if self.mixes_apart:
-            found.append(f"mixes run one after the other, because {self.mixes_apart}")
+        found = [
+            f"sharing modes of a mix run one after the other, because {why}" for why in set(self.separate.values())
+        ]
+        if self.mixes_separate:
+            found.append(f"mixes run one after the other, because {self.mixes_separate}")
         return found
 
 
@@ -49,8 +51,8 @@ def sessions_of(specs: Sequence[RunSpec], asked: SideBySide, hardware: Hardware,
     if asked is SideBySide.never:
         return Sessions()
     groups: list[tuple[int, ...]] = []
-    apart: dict[int, str] = {}
-    mixes_apart = ""
+    separate: dict[int, str] = {}
+    mixes_separate = ""
     in_turns = [number for number, spec in enumerate(specs) if spec.measure.design == "crossover"]
     for candidates in _alike(specs, in_turns, without_mix) if asked is SideBySide.mixes else [in_turns]:
         of_mixes = _alike(specs, candidates, without_sharing)
@@ -59,16 +61,18 @@ def sessions_of(specs: Sequence[RunSpec], asked: SideBySide, hardware: Hardware,
             if not why:
                 groups.append(tuple(candidates))
                 continue
-            mixes_apart = why
+            mixes_separate = why
         for numbers in of_mixes:
             together = [number for number in numbers if not _obstacle(specs[number])]
             why = _why_not([specs[number] for number in together], hardware, serial=serial, mixes=False)
-            apart |= {n: why or _obstacle(specs[n]) for n in numbers if len(numbers) > 1 and (why or n not in together)}
+            separate |= {
+                n: why or _obstacle(specs[n]) for n in numbers if len(numbers) > 1 and (why or n not in together)
+            }
             if not why and len(together) > 1:
                 groups.append(tuple(together))
     if asked is SideBySide.require:
-        _refuse(specs, groups, apart)
-    return Sessions(tuple(groups), apart, mixes_apart)
+        _refuse(specs, groups, separate)
+    return Sessions(tuple(groups), separate, mixes_separate)
 
 
 def _alike(specs: Sequence[RunSpec], numbers: Sequence[int], name: Callable[[RunSpec], str]) -> list[list[int]]:
@@ -124,10 +128,10 @@ def _needed_mib(spec: RunSpec, *, gpu: bool) -> float:
     return run_mib(spec.tenants, one_process=sharing.one_process, gpu=gpu, share_weights=sharing.share_weights)
 
 
-def _refuse(specs: Sequence[RunSpec], groups: Sequence[Sequence[int]], apart: dict[int, str]) -> None:
+def _refuse(specs: Sequence[RunSpec], groups: Sequence[Sequence[int]], separate: dict[int, str]) -> None:
     remedy = "Use side_by_side=auto, or one sweep for each."
-    if apart:
-        raise ConfigError("side_by_side", "require", f"auto or never, because {next(iter(apart.values()))}", remedy)
+    if separate:
+        raise ConfigError("side_by_side", "require", f"auto or never, because {next(iter(separate.values()))}", remedy)
     left = [spec for number, spec in enumerate(specs) if not any(number in group for group in groups)]
     if left:
         spec = left[0]

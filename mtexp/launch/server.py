@@ -131,7 +131,7 @@ class Servers:
             server.check("measure")
 
     def blamed(self, failure: TenantFailed) -> TenantFailed:
-        """The failure of a client, told as that of its server if that had ended, and with the server's log."""
+        """The failure of a client, as that of its server if that had ended, with the server's log."""
         server = self._servers.get(failure.tenant)
         if server is None:
             return failure
@@ -263,8 +263,8 @@ class _Server:
         if left:
             cause = f"its server's command ended (exit code {code}) and left {len(left)} processes behind: it forked "
             raise self._failed(phase, f"{cause}away. Start it in the foreground, without --daemon or &")
-        told = why(code).replace("the process", "its server")
-        raise self._failed(phase, told, code)
+        cause = why(code).replace("the process", "its server")
+        raise self._failed(phase, cause, code)
 
     def _hear(self, timeout_s: float) -> None:
         """Take the messages of the guardian that come within ``timeout_s``."""

@@ -139,13 +139,13 @@ class _Guardian:
 
     def _watch(self) -> bytes:
         """Wait for a word of the run, its end, or a signal; say once when the command has ended."""
-        told = False
+        reported = False
         while not self._signalled and os.getppid() == self._parent:
             if select.select([0], [], [], _POLL_S)[0]:
                 return os.read(0, 4096)  # a word, or the end of the input
             self._reap()
-            if self._code is not None and not told:
-                told = True
+            if self._code is not None and not reported:
+                reported = True
                 _say(event="ended", code=self._code, left=descendants(os.getpid()))
         return b""
 

@@ -77,7 +77,7 @@ class Rounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class CrossoverFigures:
     """What tenants do to each other, each figure with its 95 % interval."""
 
     slowdown: dict[str, Interval]
@@ -185,7 +185,7 @@ def _means(rounds: Integers, values: Floats, count: int) -> Floats:
 # --- from rounds to figures -------------------------------------------------------------------------------------------
 
 
-def compare(latency: Rounds, cycle: Rounds | None = None, *, seed: int = 0) -> Comparison:
+def compare(latency: Rounds, cycle: Rounds | None = None, *, seed: int = 0) -> CrossoverFigures:
     """Slowdown and normalized progress of every tenant, STP, ANTT, Jain's index and fairness, with their intervals.
 
     A tenant's figure is exp(mean of the log ratios of its rounds). Its interval is a t interval: rounds of one group
@@ -206,14 +206,14 @@ def compare(latency: Rounds, cycle: Rounds | None = None, *, seed: int = 0) -> C
     slowdown = {latency.tenants[i]: slowed.exponential(i, 1.0, LEVEL) for i in there}
     progress = {latency.tenants[i]: progressed.exponential(i, -1.0, LEVEL) for i in there}
     if len(there) < len(latency.tenants) or not there:
-        return Comparison(slowdown, progress, {})
+        return CrossoverFigures(slowdown, progress, {})
     run = {
         "stp": progressed.total(-1.0, LEVEL),
         "antt": slowed.total(1.0, LEVEL, mean=True),
         "jain_fairness": progressed.jain(seed, LEVEL),
         "fairness": progressed.fairness(LEVEL),
     }
-    return Comparison(slowdown, progress, run)
+    return CrossoverFigures(slowdown, progress, run)
 
 
 def enough(latency: Rounds, target_pct: float) -> bool:

@@ -44,8 +44,8 @@ class Drift:
     """How latency moved from the start of the window to its end."""
 
     slope_pct: float
-    """What the Theil-Sen slope comes to over the window, as a share of the latency at its start: above -100, and no
-    more than the lowest and the highest latency lie apart."""
+    """Change over the window by the Theil-Sen slope, as a share of the latency at its start; at most the range between
+    the lowest and the highest latency."""
     thirds_pct: float
     """Median of the last third less that of the first, as a share of the first."""
     trend: bool

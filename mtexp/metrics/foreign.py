@@ -53,7 +53,7 @@ class Foreign:
     """``refuse``: a busy one makes the run INVALID; ``warn``: a warning; ``ignore``: only the record has it."""
     processes: tuple[ForeignProcess, ...] = ()
     not_attributable: int = 0
-    """Processes that are the run's or somebody else's: NVML numbers them otherwise than this pid namespace."""
+    """Processes that are the run's or somebody else's: NVML numbers them differently from this pid namespace."""
     own: int = 0
     """Processes that the run has on the device."""
     unlisted: bool = False
@@ -73,8 +73,8 @@ def foreign_findings(foreign: Foreign) -> Iterator[Finding]:
         yield Finding(
             "note",
             "not-attributable",
-            f"NVML numbers processes otherwise than here: {foreign.not_attributable} that came with the run's "
-            f"{foreign.own} processes cannot be told from them"
+            f"NVML numbers processes differently from this pid namespace: {foreign.not_attributable} that appeared "
+            f"with the run's {foreign.own} cannot be distinguished from them"
             if foreign.not_attributable
             else "NVML does not list the run's processes here, so it would not list others either",
             "In a container, share the host's pids (docker run --pid=host) to have foreign processes found.",

@@ -80,7 +80,7 @@ def run_errors(
     names: Sequence[str],
     spreads: Sequence[Sequence[Between]],
     how: Together,
-    throws: Throws,
+    normals: NormalDraws,
 ) -> Floats:
     """Draws of the error of the mean over runs, on logarithms; shape (tenants, names, draws).
 
@@ -94,7 +94,7 @@ def run_errors(
         names: Of the statistics.
         spreads: ``spreads[tenant][name]``: how far runs lie apart.
         how: What tenants and statistics of one run have in common; ``follows`` has one row a tenant.
-        throws: Source of chance.
+        normals: Source of chance.
     """
     found = [[[own.get(name, _ABSENT) for name in names] for own in run] for run in runs]
     shape = (len(found[0]), len(names))
@@ -102,11 +102,11 @@ def run_errors(
     bounded = np.isfinite(within).all(axis=0)
     there = np.isfinite([[[reading.log for reading in own] for own in run] for run in found]).all(axis=0)
     least = np.sqrt(np.nanmean(np.where(np.isfinite(within), within, 0.0) ** 2, axis=0))
-    common = throws.normal(())
-    errors = np.empty((*shape, throws.draws))
+    common = normals.normal(())
+    errors = np.empty((*shape, normals.draws))
     for tenant in range(shape[0]):
-        of_mean = math.sqrt(how.tenants) * common + math.sqrt(1 - how.tenants) * throws.normal(())
-        own, of_variance = throws.normal((len(names),)), throws.normal(())
+        of_mean = math.sqrt(how.tenants) * common + math.sqrt(1 - how.tenants) * normals.normal(())
+        own, of_variance = normals.normal((len(names),)), normals.normal(())
         for index, spread in enumerate(spreads[tenant]):
             follows = how.follows[tenant][index]
             throw = follows * of_mean + math.sqrt(1 - follows**2) * own[index]
@@ -127,8 +127,8 @@ class Together:
 
 
 @dataclass(frozen=True)
-class Throws:
-    """Standard normal throws, so many at a time."""
+class NormalDraws:
+    """A source of standard normal draws, so many at a time."""
 
     draws: int
     rng: np.random.Generator

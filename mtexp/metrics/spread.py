@@ -55,14 +55,14 @@ class Between:
         variance = (self.freedom * self.sd**2 + squares) / (self.freedom + freedom)
         return Between(math.sqrt(variance), self.freedom + freedom)
 
-    def draws(self, throws: Floats) -> Floats:
-        """Draws of the standard deviation, one for each of the standard normal ``throws``, of the same shape.
+    def draws(self, normals: Floats) -> Floats:
+        """Draws of the standard deviation, one for each of the standard normal ``normals``, of the same shape.
 
         The variance is a scaled inverse chi-square; its quantiles are those of E. B. Wilson and M. M. Hilferty (PNAS
         17, 1931), good to 1 % of the standard deviation from three degrees of freedom on.
         """
         ninth = 2 / (9 * self.freedom)
-        chi_square = np.maximum(1 - ninth + throws * math.sqrt(ninth), 0.05) ** 3
+        chi_square = np.maximum(1 - ninth + normals * math.sqrt(ninth), 0.05) ** 3
         drawn: Floats = self.sd / np.sqrt(chi_square)
         return drawn
 

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
+class BaselineRun:
     """A tenant's baseline: which run it was, and what it measured."""
 
     ref: BaselineRef
@@ -51,11 +51,13 @@ class Alone:
     """Its way to MLflow, if it was measured by this process."""
 
 
-MeasureAlone = Callable[[RunSpec, str], Alone | None]
+MeasureAlone = Callable[[RunSpec, str], BaselineRun | None]
 """Measures a baseline spec under its hash; None when it failed or came out INVALID."""
 
 
-def alone_of(record: RunRecord, samples: Mapping[str, Samples], folder: Path, sent: Future[Upload]) -> Alone | None:
+def alone_of(
+    record: RunRecord, samples: Mapping[str, Samples], folder: Path, sent: Future[Upload]
+) -> BaselineRun | None:
     """What a baseline run has to say; None when it failed or came out INVALID: nothing is compared with that.
 
     Args:
@@ -80,10 +82,10 @@ def alone_of(record: RunRecord, samples: Mapping[str, Samples], folder: Path, se
     )
     clock_mhz = record.telemetry.get("gpu_sm_clock_mhz_mean")
     baseline = Baseline(Series.of(samples[tenant.id], window), clock_mhz)
-    return Alone(ref, baseline, tenant.metrics.get("launch_bound_pct"), iso_ms(record.started_at), sent)
+    return BaselineRun(ref, baseline, tenant.metrics.get("launch_bound_pct"), iso_ms(record.started_at), sent)
 
 
-def linked(found: Mapping[str, Alone]) -> dict[str, Alone]:
+def linked(found: Mapping[str, BaselineRun]) -> dict[str, BaselineRun]:
     """Return ``found`` with the MLflow run of each, once those on their way there have arrived or failed to."""
     return {
         tenant: replace(alone, ref=replace(alone.ref, run_id=alone.sent.result().run_id)) if alone.sent else alone
@@ -91,7 +93,7 @@ def linked(found: Mapping[str, Alone]) -> dict[str, Alone]:
     }
 
 
-def with_rates(run: RunSpec, alone: Mapping[str, Alone]) -> RunSpec:
+def with_rates(run: RunSpec, alone: Mapping[str, BaselineRun]) -> RunSpec:
     """Return ``run`` with loads (shares of a tenant's own baseline throughput) turned into rates.
 
     Raises:
@@ -120,7 +122,10 @@ def without_arrivals(run: RunSpec) -> bool:
 
 
 def missing_baselines(
-    run: RunSpec, alone: Mapping[str, Alone], rechecked: Collection[str], at_arrivals: Mapping[str, Alone]
+    run: RunSpec,
+    alone: Mapping[str, BaselineRun],
+    rechecked: Collection[str],
+    at_arrivals: Mapping[str, BaselineRun],
 ) -> Iterator[Finding]:
     """A finding for each baseline that ``run`` asks for and does not have.
 
@@ -200,7 +205,7 @@ class Baselines:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Alone, int]] = {}
+        self._known: dict[str, tuple[BaselineRun, int]] = {}
         """By hash: the baseline, and the repetition for which it was looked up or measured."""
 
     def of(
@@ -211,7 +216,7 @@ class Baselines:
         *,
         partitioned: bool = False,
         at_arrivals: bool = False,
-    ) -> dict[str, Alone]:
+    ) -> dict[str, BaselineRun]:
         """The baseline of each tenant of ``run`` that has one, by tenant id.
 
         Args:
@@ -226,8 +231,8 @@ class Baselines:
         """
         if run.baseline.mode == "skip" or (at_arrivals and without_arrivals(run)):
             return {}
-        found: dict[str, Alone] = {}
-        tried: dict[str, Alone | None] = {}
+        found: dict[str, BaselineRun] = {}
+        tried: dict[str, BaselineRun | None] = {}
         for tenant in run.tenants:
             if at_arrivals and tenant.arrival.kind == "closed":
                 continue
@@ -244,32 +249,32 @@ class Baselines:
                     self._known[name] = alone, run.repetition
         return found
 
-    def _again(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> Alone | None:
+    def _again(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> BaselineRun | None:
         """The baseline measured anew, where the one that is known is of an earlier pass; None = no need, or in vain."""
         if run.baseline.mode != "auto" or name not in self._known or self._known[name][1] >= run.repetition:
             return None
         self._known[name] = self._known[name][0], run.repetition  # one attempt a pass
         return measure(spec, name)
 
-    def learn(self, alone: Alone, run: RunSpec) -> None:
+    def learn(self, alone: BaselineRun, run: RunSpec) -> None:
         """From now on compare with ``alone``, which was measured for ``run`` after the one that is known."""
         self._known[alone.ref.baseline_hash] = alone, run.repetition
 
-    def _young(self, name: str, run: RunSpec) -> Alone | None:
+    def _young(self, name: str, run: RunSpec) -> BaselineRun | None:
         alone, _ = self._known.get(name, (None, 0))
         if alone is None or not alone.started_ms:
             return alone
         age_h = (time.time() - alone.started_ms / 1e3) / 3600
         return alone if age_h <= run.baseline.max_age_h else None
 
-    def _stored(self, name: str, run: RunSpec) -> Alone | None:
+    def _stored(self, name: str, run: RunSpec) -> BaselineRun | None:
         stored = find_baseline(name, run.tracking, max_age_h=run.baseline.max_age_h)
         if stored is None:
             return None
         baseline = Baseline(stored.series, stored.sm_clock_mhz)
-        return Alone(stored.ref, baseline, stored.launch_bound_pct, iso_ms(stored.started_at))
+        return BaselineRun(stored.ref, baseline, stored.launch_bound_pct, iso_ms(stored.started_at))
 
-    def _measured(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> Alone | None:
+    def _measured(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> BaselineRun | None:
         if run.baseline.mode == "require":
             raise ConfigError(
                 "baseline.mode",

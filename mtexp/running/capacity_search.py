@@ -73,7 +73,7 @@ class Search:
         self.probes.append(Probe(value, kept, why))
         self.records.append(record)
         self.folders.append(folder)
-        word = {True: "kept", False: "missed", None: "says nothing"}[kept]
+        word = {True: "kept", False: "missed", None: "inconclusive"}[kept]
         return f"{self.mix}, {self.sharing}: {self.rule.by} {value:g} {word} ({why})"
 
     def _judged(self, record: RunRecord | None, folder: Path) -> tuple[bool | None, str]:
@@ -167,11 +167,11 @@ def said(search: Search) -> str:
     if found.outcome == PROBES:
         return f"{known}; not within {rule.tolerance_pct:g} % after capacity.max_probes={rule.max_probes} runs"
     if found.outcome == OPEN:
-        return f"not finished: {known}. Go on with resume=true"
+        return f"not finished: {known}. Continue with resume=true"
     silent = next(probe for probe in search.probes if probe.kept is None)
     remedy = "resume=true" + (" rerun_invalid=true" if silent.why.startswith("INVALID") else "")
     why = silent.why.removesuffix(".")
-    return f"stopped at {rule.by} {silent.value:g}, which says nothing ({why}); {known}. Go on with {remedy}"
+    return f"stopped: the probe at {rule.by} {silent.value:g} was inconclusive ({why}); {known}. Continue with {remedy}"
 
 
 def _value(value: float | None) -> str:

@@ -22,7 +22,7 @@ from mtexp.records.record import BaselineRef, RunRecord, TenantRecord, save_figu
 from mtexp.records.room import save_in_room
 from mtexp.records.salvage import KILLED
 from mtexp.running.bare_record import RecordContext, bare_tenant, of_failure, record_of, window_of, without_figures
-from mtexp.running.baselines import Alone, missing_baselines
+from mtexp.running.baselines import BaselineRun, linked, missing_baselines
 from mtexp.running.crossover_figures import (
     Reference,
     block_figures,
@@ -45,18 +45,23 @@ from mtexp.telemetry import TelemetrySummary, read
 class Comparison:
     """What a run is compared with, by tenant id."""
 
-    alone: Mapping[str, Alone] = field(default_factory=dict)
-    partitioned: Mapping[str, Alone] = field(default_factory=dict)
-    at_arrivals: Mapping[str, Alone] = field(default_factory=dict)
+    alone: dict[str, BaselineRun] = field(default_factory=dict)
+    partitioned: dict[str, BaselineRun] = field(default_factory=dict)
+    at_arrivals: dict[str, BaselineRun] = field(default_factory=dict)
     """Of tenants in open loop, alone at the same arrivals."""
-    drift_pct: Mapping[str, float] = field(default_factory=dict)
+    drift_pct: dict[str, float] = field(default_factory=dict)
     """Mean latency of the baseline after the mix against before (``baseline.recheck``), in percent."""
-    noise_pct: Mapping[str, float] = field(default_factory=dict)
+    noise_pct: dict[str, float] = field(default_factory=dict)
     """How far noise alone moves it, in percent."""
-    before: Mapping[str, Alone] = field(default_factory=dict)
+    before: dict[str, BaselineRun] = field(default_factory=dict)
     """The first baselines of tenants whose figures were impossible, so that the baseline was measured again."""
     reference: Reference | None = None
     """The run beside it, of another sharing mode, whose blocks took turns with its own."""
+
+    def linked(self) -> Comparison:
+        """The same with the MLflow run of each baseline, once those on their way there have arrived or failed to."""
+        found = {name: linked(getattr(self, name)) for name in ("alone", "partitioned", "at_arrivals")}
+        return replace(self, **found)
 
 
 def begin(spec: RunSpec, folder: Path, origin: RecordContext, config: str = "") -> RecordContext:
@@ -264,15 +269,15 @@ class _Evaluation:
         return metrics
 
 
-def _baseline(found: Mapping[str, Alone], tenant: TenantSpec) -> Baseline | None:
+def _baseline(found: Mapping[str, BaselineRun], tenant: TenantSpec) -> Baseline | None:
     return found[tenant.id].baseline if tenant.id in found else None
 
 
-def _ref(found: Mapping[str, Alone], tenant: TenantSpec) -> BaselineRef | None:
+def _ref(found: Mapping[str, BaselineRun], tenant: TenantSpec) -> BaselineRef | None:
     return found[tenant.id].ref if tenant.id in found else None
 
 
-def _slo_ms(tenant: TenantSpec, alone: Alone | None, samples: Samples) -> float:
+def _slo_ms(tenant: TenantSpec, alone: BaselineRun | None, samples: Samples) -> float:
     """The service level in ms; one given as a multiple of a latency alone that is not there is none."""
     in_blocks = samples.select(samples.phase == ALONE)
     if tenant.slo_factor and len(in_blocks):

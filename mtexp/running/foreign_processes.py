@@ -40,5 +40,5 @@ def foreign_of(spec: RunSpec, measured: Measurement, telemetry: TelemetrySummary
 
 
 def foreign_notes(spec: RunSpec, measured: Measurement, telemetry: TelemetrySummary) -> dict[str, Any]:
-    """What the record's notes on telemetry say of it; nothing on the CPU."""
+    """Foreign processes, for the record's notes on telemetry; nothing on the CPU."""
     return {"foreign": foreign_of(spec, measured, telemetry).to_json()} if spec.runtime == "gpu" else {}

@@ -11,7 +11,7 @@ from mtexp.metrics.drift import runs_sd
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.impossible import Compared, impossible
 from mtexp.metrics.summary import Metrics, RunSummary
-from mtexp.running.baselines import Alone
+from mtexp.running.baselines import BaselineRun
 
 _ONCE = "Set baseline.max_age_h=0, so that baselines are measured just before the run, and run it on a quiet host."
 _TWICE = (
@@ -25,7 +25,10 @@ _IN_BLOCKS = (
 
 
 def impossible_findings(
-    summary: RunSummary, sm_clock_mhz: float | None, alone: Mapping[str, Alone], before: Mapping[str, Alone]
+    summary: RunSummary,
+    sm_clock_mhz: float | None,
+    alone: Mapping[str, BaselineRun],
+    before: Mapping[str, BaselineRun],
 ) -> tuple[Finding, ...]:
     """Impossible figures of a run that has separate baselines, and the baselines that were measured again.
 
@@ -92,7 +95,9 @@ def _again(tenant: str, first_ms: float, second_ms: float) -> Finding:
     )
 
 
-def _compared(name: str, metrics: Metrics, sm_clock_mhz: float | None, alone: Alone, before: Alone | None) -> Compared:
+def _compared(
+    name: str, metrics: Metrics, sm_clock_mhz: float | None, alone: BaselineRun, before: BaselineRun | None
+) -> Compared:
     spread = runs_sd(alone.launch_bound_pct)
     if before is not None:
         spread = max(spread, abs(math.log(alone.ref.latency_mean_ms / before.ref.latency_mean_ms)) / math.sqrt(2))

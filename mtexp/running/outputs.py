@@ -11,7 +11,7 @@ from typing import Any
 
 from mtexp.metrics.finding import Finding
 from mtexp.records.computed import computed_with, differs
-from mtexp.running.baselines import Alone
+from mtexp.running.baselines import BaselineRun
 from mtexp.running.measured import Measurement
 from mtexp.sharing.known_numerics import known_of
 from mtexp.spec import RunSpec, TenantSpec
@@ -21,7 +21,7 @@ _GROWN_MIB = 16.0
 _LIST = "python -m mtexp.sharing.numerics lists those of this machine"
 
 
-def output_findings(spec: RunSpec, measured: Measurement, alone: Mapping[str, Alone]) -> Iterator[Finding]:
+def output_findings(spec: RunSpec, measured: Measurement, alone: Mapping[str, BaselineRun]) -> Iterator[Finding]:
     """Wrong outputs, what was not checked, and weights that are not those of the baseline."""
     if spec.kind == "profile" or measured.failure is not None:
         return
@@ -139,7 +139,7 @@ def _outputs(tenant: TenantSpec, facts: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _other_weights(tenant: TenantSpec, facts: Mapping[str, Any], alone: Alone | None) -> Iterator[Finding]:
+def _other_weights(tenant: TenantSpec, facts: Mapping[str, Any], alone: BaselineRun | None) -> Iterator[Finding]:
     if alone is not None and differs(computed_with(tenant.seed, facts), alone.ref.computed_with):
         yield Finding(
             "warning",

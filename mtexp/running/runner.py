@@ -23,7 +23,7 @@ from mtexp.processes import collector_off
 from mtexp.records.files import RECORD, fresh
 from mtexp.records.record import RunRecord
 from mtexp.running.bare_record import RecordContext
-from mtexp.running.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
+from mtexp.running.baselines import BaselineRun, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.running.churn import churn
 from mtexp.running.churn_record import keep_churn
 from mtexp.running.crossover_figures import Reference, no_mode
@@ -58,7 +58,7 @@ class Job:
     """Called with a line for each phase."""
     status: Progress | None = None
     """Called about once a second with what has been measured so far; must return at once. None = nobody looks."""
-    apart: str = ""
+    separate: str = ""
     """Why it is not measured beside the other sharing modes of its mix."""
     required: bool = False
     """Never by itself (``side_by_side=require``)."""
@@ -146,7 +146,7 @@ class _Point:
             sweep=job.sweep, position=job.position, swept=job.swept, environment=self.environment
         )
 
-    def alone(self) -> dict[str, Alone]:
+    def alone(self) -> dict[str, BaselineRun]:
         """The baselines that the run is compared with, measured where they are missing."""
         spec = self.job.spec
         in_blocks = spec.measure.design == "crossover" and spec.baseline.mode != "require"
@@ -167,27 +167,17 @@ class _Point:
         origin = begin(spec, folder, origin, self.job.config)
         progress(f"{spec.mix} on {self.device}, {shared_by(spec)}")
         measured = measure(spec, folder, self.setup)
-        if self.job.apart:
-            measured.findings.append(one_after_another(self.job.apart))
-        drift: dict[str, float] = {}
-        noise: dict[str, float] = {}
-        before: dict[str, Alone] = {}
+        if self.job.separate:
+            measured.findings.append(one_after_another(self.job.separate))
+        compared = Comparison(alone=alone, partitioned=partitioned, at_arrivals=at_arrivals)
         try:
             if spec.baseline.recheck and measured.failure is None:
-                self._recheck(spec, alone, drift, noise)
+                self._recheck(spec, compared)
             if spec.baseline.mode == "auto" and alone and measured.failure is None:
-                self._remeasure_doubted(spec, measured, folder, alone, before)
+                self._remeasure_doubted(spec, measured, folder, compared)
             if not measured.stop_now:
-                alone, partitioned, at_arrivals = linked(alone), linked(partitioned), linked(at_arrivals)
+                compared = compared.linked()
         finally:  # an interrupt of these does not cost the run its record
-            compared = Comparison(
-                alone=alone,
-                partitioned=partitioned,
-                at_arrivals=at_arrivals,
-                drift_pct=drift,
-                noise_pct=noise,
-                before=before,
-            )
             record, _ = self.keep(spec, measured, folder, compared, origin)
         return record
 
@@ -227,7 +217,7 @@ class _Point:
             raise measured.stop
         return record, sent
 
-    def _measure_alone(self, spec: RunSpec, baseline_hash: str, place: str = "baselines") -> Alone | None:
+    def _measure_alone(self, spec: RunSpec, baseline_hash: str, place: str = "baselines") -> BaselineRun | None:
         """Measure a baseline; one that fails or comes out INVALID is kept, and not compared with."""
         folder = fresh(self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}")
         at = "" if spec.tenants[0].arrival.kind == "closed" else " at the same arrivals"
@@ -238,14 +228,13 @@ class _Point:
         record, sent = self.keep(spec, measured, folder, Comparison(), origin)
         return alone_of(record, measured.samples, folder, sent)
 
-    def _remeasure_doubted(
-        self, spec: RunSpec, measured: Measurement, folder: Path, alone: dict[str, Alone], before: dict[str, Alone]
-    ) -> None:
+    def _remeasure_doubted(self, spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison) -> None:
         """Measure baselines once more, at once, where figures against them are impossible.
 
-        ``alone`` gets the new ones, ``before`` what they were. All tenants of a baseline are compared with the new one.
+        ``compared`` gets the new ones, and keeps the first ones as ``before``. All tenants of a baseline are compared
+        with the new one.
         """
-        doubts = doubted(spec, measured, folder, Comparison(alone=alone))
+        alone, doubts = compared.alone, doubted(spec, measured, folder, compared)
         named = {finding.tenant for finding in doubts}
         names = {alone[tenant].ref.baseline_hash for tenant in alone if named & {tenant, ""}}
         for doubt in doubts:
@@ -258,24 +247,22 @@ class _Point:
                 continue
             self.baselines.learn(again, spec)
             for tenant in same:
-                before[tenant.id], alone[tenant.id] = alone[tenant.id], again
+                compared.before[tenant.id], alone[tenant.id] = alone[tenant.id], again
 
-    def _recheck(
-        self, spec: RunSpec, alone: dict[str, Alone], drift_pct: dict[str, float], noise_pct: dict[str, float]
-    ) -> None:
+    def _recheck(self, spec: RunSpec, compared: Comparison) -> None:
         """Measure the baselines once more: how far each mean latency moved, and how far noise alone moves it."""
-        again: dict[str, Alone | None] = {}
+        again: dict[str, BaselineRun | None] = {}
         for tenant in spec.tenants:
-            if tenant.id not in alone:
+            if tenant.id not in compared.alone:
                 continue
-            before = alone[tenant.id]
+            before = compared.alone[tenant.id]
             name = before.ref.baseline_hash
             if name not in again:
                 again[name] = self._measure_alone(baseline_spec(tenant, spec), name, "rechecks")
             after = again[name]
             if after is not None:
-                drift_pct[tenant.id] = 100 * (after.ref.latency_mean_ms / before.ref.latency_mean_ms - 1)
-                noise_pct[tenant.id] = recheck_noise_pct(
+                compared.drift_pct[tenant.id] = 100 * (after.ref.latency_mean_ms / before.ref.latency_mean_ms - 1)
+                compared.noise_pct[tenant.id] = recheck_noise_pct(
                     before.baseline.series.latency_ms, after.baseline.series.latency_ms, before.launch_bound_pct
                 )
 
@@ -309,7 +296,7 @@ def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
         by_itself = measured.failure is not None and not measured.blocks and stop is None
         if by_itself and not point.job.required:
             reason = str(measured.failure).partition("\n")[0]
-            point.job = replace(point.job, apart=f"side by side it failed before its first block: {reason}")
+            point.job = replace(point.job, separate=f"side by side it failed before its first block: {reason}")
             records.append(None)
             continue
         reference = references[without_sharing(point.job.spec)]

@@ -1,4 +1,4 @@
-"""What the tenants of a run say of weights that they have in memory once. Pure."""
+"""Findings about weights that the tenants of a run have in memory once. Pure."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def explain(text: str, observed: Observed | None = None) -> str | None:
         observed: State of the sharing mode (``SharingMode.observe``), with ``mode`` and ``tenants``.
 
     Returns:
-        One or two sentences; None where the text says nothing of CUDA MPS or of the device.
+        One or two sentences; None where the text is not about CUDA MPS or the device.
     """
     state = observed or {}
     for code, pattern, say in _TABLE:

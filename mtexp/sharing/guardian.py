@@ -4,7 +4,7 @@ Lives here: a script, started by path, that starts the daemon in the foreground,
 its standard input (the run died, even by SIGKILL), and then quits the daemon within a bound, kills what is left of it
 by pid, saves its logs and removes its directory. May touch: the standard library only, so that it starts in 50 ms.
 
-It is told everything by one JSON argument (see :class:`Task`) and tells what happened in one JSON object a line.
+Its one argument is JSON (:class:`Task`); it reports what happened as one JSON object a line.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 SM_UNIT = 2
 """SMs of one hardware unit (a texture processing cluster): the driver rounds a percentage down to whole ones."""
 FEWEST_SMS = 8
-"""The fewest SMs that a percentage comes to."""
+"""The fewest SMs that a client gets, however small its percentage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def sm_count(total: int, percentage: float) -> int:
 
 
 def percentage_of(count: int, total: int) -> float:
-    """The shortest percentage that comes to ``count`` of ``total`` SMs, with two decimals at most."""
+    """The shortest percentage that gives ``count`` of ``total`` SMs, with two decimals at most."""
     percentage = 100.0
     for scale in (1, 10, 100):
         percentage = math.ceil(count / total * 100 * scale - 1e-9) / scale

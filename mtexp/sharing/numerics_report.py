@@ -116,7 +116,7 @@ class Report:
 
 
 def every_count(total: int) -> Iterator[float]:
-    """Percentages that come to each SM count below ``total``, rounded up to two decimals; from the largest down.
+    """A percentage for each SM count below ``total``, rounded up to two decimals; from the largest down.
 
     The driver rounds a percentage down to hardware units of two SMs, and gives no client fewer than eight.
     """

@@ -266,7 +266,7 @@ def check_partition(notes: Notes, tenant: str, facts: Mapping[str, Any], size: i
             "partition-size",
             f"its green context has {'an unknown number of' if found is None else found} SMs and its probe kernel ran "
             f"on {len(ids)}; expected {size} of both",
-            "This driver parted the SMs otherwise than asked: give sm_count in the steps that it can part",
+            "This driver divided the SMs differently from what was asked: give sm_count in steps that it can make",
             tenant,
         )
 

@@ -2,7 +2,7 @@
 
 NVML speaks in pids of the host. In a pid namespace (a container) those are other numbers than the tenants' own, and the
 processes of a run have to be known by something else: what was on the device before the run is not the run's; what came
-with it cannot be told from it.
+with it cannot be distinguished from it.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ class TelemetrySummary:
     @property
     def notes(self) -> dict[str, Any]:
         """Return the notes for the record: sources of the metrics, and what is absent."""
-        told = {"energy_source": self.energy_source, "power_source": self.power_source, "absent": self.absent}
-        return {name: value for name, value in told.items() if value}
+        notes = {"energy_source": self.energy_source, "power_source": self.power_source, "absent": self.absent}
+        return {name: value for name, value in notes.items() if value}
 
 
 def read(path: Path, t0_ns: int, t1_ns: int, spans_ns: NDArray[np.int64] | None = None) -> TelemetrySummary:

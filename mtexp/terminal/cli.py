@@ -127,7 +127,7 @@ def _launched(planned: Plan) -> int:
     known = len(planned.points) if not planned.search else 0
     if planned.multirun and known:
         write_points(planned)
-    points.SWEEP.waiting, points.SWEEP.apart = Waiting(planned.sessions.groups), planned.sessions.apart
+    points.SWEEP.waiting, points.SWEEP.separate = Waiting(planned.sessions.groups), planned.sessions.separate
     points.SWEEP.order = planned.order
     try:
         with _whole_errors(), console.live_line(known) if planned.serial else nullcontext():

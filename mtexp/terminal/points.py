@@ -63,14 +63,14 @@ class Sweep:
     """The sweep of this process: which points wait for others."""
 
     waiting: Waiting[Point] = field(default_factory=Waiting)
-    apart: dict[int, str] = field(default_factory=dict)
+    separate: dict[int, str] = field(default_factory=dict)
     order: tuple[int, ...] = ()
 
     def turn(self, index: int, point: Point | None) -> list[Point]:
         """Points to be measured now that this one has had its turn; None = it is not to be measured."""
         runs = self.waiting.turn(index, point)
         if len(runs) == 1 and self.waiting.shares_session(index) and runs[0].job is not None:
-            runs[0].job = replace(runs[0].job, apart="the others had been measured before (resume=true)")
+            runs[0].job = replace(runs[0].job, separate="the others had been measured before (resume=true)")
         return runs
 
 
@@ -105,7 +105,7 @@ def ready(config: Config, config_yaml: str, place: Place) -> Point:
         retries=config.retries,
         progress=console.phase,
         status=console.status if console.has_live_line() else None,
-        apart=SWEEP.apart.get(place.index, "") or spread,
+        separate=SWEEP.separate.get(place.index, "") or spread,
         required=config.side_by_side is SideBySide.require,
     )
     return Point(place.number, place.folder, without_record(spec, "FAILED"), job, config.verbose)

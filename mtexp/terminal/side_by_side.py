@@ -1,4 +1,4 @@
-"""What the terminal says of sharing modes that were measured side by side. Pure."""
+"""The terminal's summary of sharing modes that were measured side by side. Pure."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.fairness import Progress, true_fairness
-from mtexp.metrics.repeats import Reading, Throws, Together, run_errors
+from mtexp.metrics.repeats import NormalDraws, Reading, Together, run_errors
 from mtexp.metrics.spread import Group, LikeRuns
 
 SD, TOGETHER = 0.15, 0.2
@@ -34,7 +34,7 @@ def measured(rng: np.random.Generator, noise: str, truth: np.ndarray, runs: int)
     spread = LikeRuns.of(groups).expected(("a",)).with_own(squares * independent, (runs - 1) * independent)
     readings = [[{"mean": Reading(float(log), 0.01)} for log in run] for run in logs]
     how = Together(TOGETHER, [[1.0]] * truth.size)
-    errors = run_errors(readings, ["mean"], [[spread]] * truth.size, how, Throws(500, rng))[:, 0]
+    errors = run_errors(readings, ["mean"], [[spread]] * truth.size, how, NormalDraws(500, rng))[:, 0]
     return Progress(logs.mean(axis=0), errors)
 
 

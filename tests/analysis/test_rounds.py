@@ -15,15 +15,15 @@ from analysis.plots.rounds import rounds
 from analysis.pooling import FEW_DRAWS, Results, _designs_apart, impossible, pool
 from analysis.rounds import in_rounds, measured_in_rounds
 from mtexp.metrics.crossover_summary import BlockTelemetry, real_window, summarise_crossover
-from mtexp.metrics.repeats import Estimate, Throws
+from mtexp.metrics.repeats import Estimate, NormalDraws
 from mtexp.metrics.summary import Measured
 from mtexp.records.record import save
 from mtexp.testing.records import example
 from tests.metrics.test_crossover_summary import run
 
 
-def throws(draws: int = 20_000) -> Throws:
-    return Throws(draws, np.random.default_rng(1))
+def normals(draws: int = 20_000) -> NormalDraws:
+    return NormalDraws(draws, np.random.default_rng(1))
 
 
 def row(slowdown: float, half_log: float, **changes: object) -> dict[str, object]:
@@ -36,7 +36,7 @@ def row(slowdown: float, half_log: float, **changes: object) -> dict[str, object
 def test_one_run_keeps_its_own_interval() -> None:
     """What its rounds say, of slowdown and of progress, which err together."""
     known = measured_in_rounds(pd.DataFrame([row(1.5, 0.04)]))
-    found = in_rounds([known["r", "a"]], throws())
+    found = in_rounds([known["r", "a"]], normals())
     assert found is not None
     figures = found.figures()
     assert figures["slowdown"].value == pytest.approx(1.5)
@@ -47,9 +47,9 @@ def test_one_run_keeps_its_own_interval() -> None:
 
 def test_several_runs_that_agree_are_better_known_and_those_that_do_not_are_not() -> None:
     """Four runs halve the interval; where they differ by more than their rounds say, that counts."""
-    alike = in_rounds([{k: (np.log(1.5), 0.02) for k in ("slowdown", "normalized_progress")}] * 4, throws())
+    alike = in_rounds([{k: (np.log(1.5), 0.02) for k in ("slowdown", "normalized_progress")}] * 4, normals())
     apart = [{k: (np.log(v), 0.02) for k in ("slowdown", "normalized_progress")} for v in (1.2, 1.5, 1.8, 1.5)]
-    differing = in_rounds(apart, throws())
+    differing = in_rounds(apart, normals())
     assert alike is not None
     assert differing is not None
     assert alike.error("mean").std() == pytest.approx(0.01, rel=0.05)
@@ -60,8 +60,8 @@ def test_a_run_of_another_design_or_without_interval_has_none() -> None:
     """Old records have no design; a run of one round has no interval."""
     rows = [row(1.5, 0.04, design=None), row(1.5, 0.04, record_id="s", slowdown_ci_low=np.nan)]
     assert measured_in_rounds(pd.DataFrame(rows)) == {}
-    assert in_rounds([None], throws()) is None
-    assert in_rounds([{"slowdown": (0.1, 0.1), "normalized_progress": (0.1, 0.1)}, None], throws()) is None
+    assert in_rounds([None], normals()) is None
+    assert in_rounds([{"slowdown": (0.1, 0.1), "normalized_progress": (0.1, 0.1)}, None], normals()) is None
 
 
 def test_designs_are_points_of_their_own_where_there_are_two() -> None:

@@ -31,7 +31,7 @@ def test_points_that_differ_only_in_sharing_are_put_together() -> None:
         specs = [found.points[number].spec for number in group]
         assert {spec.sharing.mps for spec in specs} == {"disabled", "default"}
         assert len({(spec.repetition, spec.tenants[0].execution) for spec in specs}) == 1
-    assert not found.sessions.apart
+    assert not found.sessions.separate
 
 
 def test_streams_and_one_mode_twice_count() -> None:
@@ -70,7 +70,7 @@ def test_what_cannot_be_side_by_side_says_why(arguments: tuple[str, ...], memory
     hardware = hardware_of(replace(GPU, memory_mib=memory_mib))
     found = planned(*arguments, hardware=hardware)
     assert not found.sessions.groups
-    assert any(why in reason for reason in found.sessions.apart.values())
+    assert any(why in reason for reason in found.sessions.separate.values())
     assert any(why in note for note in found.notes)
     with pytest.raises(Refused, match=f"side_by_side=require.*{why}"):
         planned(*arguments, "side_by_side=require", hardware=hardware)
@@ -134,4 +134,4 @@ def test_the_reason_of_one_session_is_not_lost_in_the_next() -> None:
     specs = [compose_spec([f"mix={m}", f"sharing={s}", f"seed={n}", *options], GPU) for s, n in runs for m in both]
     found = sessions_of(specs, SideBySide.mixes, hardware_of(GPU), serial=True)
     assert found.groups == ((2, 3),)
-    assert "cannot share one process" in found.mixes_apart
+    assert "cannot share one process" in found.mixes_separate

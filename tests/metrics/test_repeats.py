@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mtexp.metrics.repeats import (
     Estimate,
+    NormalDraws,
     Reading,
-    Throws,
     Together,
     correlation,
     discoveries_limit,
@@ -34,7 +34,9 @@ def errors_of(
 ) -> np.ndarray:
     """Draws of the error of a mean over runs of one tenant."""
     runs = [[{"mean": Reading(log, within)}] for log in logs]
-    found: np.ndarray = run_errors(runs, ["mean"], [[spread]], ALIKE, Throws(draws, np.random.default_rng(seed)))[0, 0]
+    found: np.ndarray = run_errors(runs, ["mean"], [[spread]], ALIKE, NormalDraws(draws, np.random.default_rng(seed)))[
+        0, 0
+    ]
     return found
 
 
@@ -139,7 +141,9 @@ def test_tenants_of_one_run_have_as_much_in_common_as_was_measured() -> None:
     """Neither the same throw for all nor each on its own."""
     runs = [[{"mean": Reading(0.0, 0.001)}] * 2]
     how = Together(0.4, [[1.0], [1.0]])
-    found = run_errors(runs, ["mean"], [[Between(0.1, 500)]] * 2, how, Throws(40_000, np.random.default_rng(0)))[:, 0]
+    found = run_errors(runs, ["mean"], [[Between(0.1, 500)]] * 2, how, NormalDraws(40_000, np.random.default_rng(0)))[
+        :, 0
+    ]
     assert np.corrcoef(found)[0, 1] == pytest.approx(0.4, abs=0.02)
 
 
@@ -184,8 +188,8 @@ def test_a_percentile_that_its_iterations_do_not_bound_has_a_value_and_no_error(
     assert found["p90"].log == pytest.approx(math.log(1.9))
     assert math.isnan(found["p90"].error)
     names, spreads, how = ["mean", "p90"], [[Between(0.1, 10)] * 2], Together(0.2, [[1.0, 0.9]])
-    throws = Throws(10, np.random.default_rng(0))
-    few, enough = (run_errors([[found]] * runs, names, spreads, how, throws)[0] for runs in (2, 3))
+    normals = NormalDraws(10, np.random.default_rng(0))
+    few, enough = (run_errors([[found]] * runs, names, spreads, how, normals)[0] for runs in (2, 3))
     assert np.isfinite(few[0]).all()
     assert np.isnan(few[1]).all()
     assert np.isfinite(enough).all()
@@ -197,7 +201,7 @@ def test_a_statistic_that_a_tenant_lacks_costs_no_other_theirs() -> None:
     """NaN where it is absent, errors where it is not."""
     runs = [[{"mean": Reading(0.0, 0.1), "p90": Reading(0.0, 0.1)}, {"mean": Reading(0.0, 0.1)}]]
     spreads, how = [[Between(0.1, 9)] * 2] * 2, Together(0.2, [[1.0, 0.9]] * 2)
-    errors = run_errors(runs, ["mean", "p90"], spreads, how, Throws(5, np.random.default_rng(0)))
+    errors = run_errors(runs, ["mean", "p90"], spreads, how, NormalDraws(5, np.random.default_rng(0)))
     assert np.isfinite(errors).all(axis=2).tolist() == [[True, True], [True, False]]
 
 

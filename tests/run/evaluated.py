@@ -11,7 +11,7 @@ from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
 from mtexp.records.record import BaselineRef, RunRecord
 from mtexp.running.bare_record import RecordContext
-from mtexp.running.baselines import Alone
+from mtexp.running.baselines import BaselineRun
 from mtexp.running.evaluation import Comparison, evaluate
 from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.spec import ModelSpec, RunSpec, TenantSpec
@@ -25,7 +25,7 @@ MODEL = ModelSpec(name="bert_base", role="encoder", architecture="bert")
 RUN = RunSpec(mix="x", tenants=(TenantSpec(id="a", model=MODEL), TenantSpec(id="b", model=MODEL)))
 
 
-ALONE = Alone(
+ALONE = BaselineRun(
     BaselineRef(record_id="0" * 32, baseline_hash="h", throughput_rps=100.0, latency_mean_ms=10.0),
     Baseline(Series.closed(np.full(50, 10.0))),
 )

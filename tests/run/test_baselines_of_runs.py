@@ -14,7 +14,7 @@ from mtexp.errors import ConfigError
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
 from mtexp.running.bare_record import RecordContext
-from mtexp.running.baselines import Alone, Baselines, alone_of, baseline_spec, linked, with_rates
+from mtexp.running.baselines import BaselineRun, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.running.evaluation import Comparison, evaluate
 from mtexp.running.measured import Measurement
 from mtexp.spec import ArrivalSpec, BaselineSpec, MpsLimits, RunSpec, SearchSpec, SharingSpec, spec_hash
@@ -100,7 +100,7 @@ def test_who_is_measured_alone_at_its_own_arrivals(
     monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *args, **options: None)
     tried: list[str] = []
 
-    def measure(spec: RunSpec, name: str) -> Alone:
+    def measure(spec: RunSpec, name: str) -> BaselineRun:
         tried.append(spec.tenants[0].arrival.kind)
         return ALONE
 
@@ -141,9 +141,9 @@ def test_a_baseline_is_tried_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None
     """Two tenants of one model: one measurement, whether it comes out VALID or not; a later run tries again."""
     monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *args, **options: None)
     tried: list[str] = []
-    results: list[Alone | None] = [None, ALONE]
+    results: list[BaselineRun | None] = [None, ALONE]
 
-    def measure(spec: RunSpec, name: str) -> Alone | None:
+    def measure(spec: RunSpec, name: str) -> BaselineRun | None:
         tried.append(name)
         return results[len(tried) - 1]
 
@@ -159,7 +159,7 @@ def test_a_baseline_of_this_process_grows_old_too(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *args, **options: None)
     tried: list[str] = []
 
-    def measure(spec: RunSpec, name: str) -> Alone:
+    def measure(spec: RunSpec, name: str) -> BaselineRun:
         tried.append(name)
         return replace(ALONE, started_ms=time.time_ns() // 1_000_000 - 1000)
 
@@ -175,10 +175,10 @@ def test_each_pass_of_a_sweep_has_baselines_of_its_own(monkeypatch: pytest.Monke
     """Spread over the sweep as the repetitions are; where one fails in a later pass, the older one stays."""
     monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *args, **options: None)
     first, second = replace(ALONE), replace(ALONE)
-    results: list[Alone | None] = [first, second, None]
+    results: list[BaselineRun | None] = [first, second, None]
     baselines = Baselines()
 
-    def of(repetition: int, mode: str = "auto") -> Alone:
+    def of(repetition: int, mode: str = "auto") -> BaselineRun:
         run = replace(RUN, repetition=repetition, baseline=BaselineSpec(mode=mode))
         found = baselines.of(run, {}, lambda spec, name: results.pop(0))
         assert found["a"] is found["b"]

@@ -209,8 +209,8 @@ def test_a_probe_that_says_nothing_stops_its_search(
     stopped, found = _searches()
     assert (stopped["outcome"], found["outcome"]) == ("stopped", "found")
     assert (stopped["kept"], stopped["missed"]) == (None, 1.0)
-    assert f"says nothing ({why}" in out
-    assert f"Go on with {remedy}" in out
+    assert f"inconclusive ({why}" in out
+    assert f"Continue with {remedy}" in out
     measured, runner.spoil = runner.loads(), lambda job: {}
     assert cli.main([*command, *remedy.split()]) == 0
     assert [search["outcome"] for search in _searches()] == ["found", "found"]
