@@ -277,13 +277,8 @@ _Samples = list[Floats]
 
 def _tenants(results: Results, point: Mapping[str, Any]) -> list[tuple[dict[str, Any], _Samples]]:
     rows = rows_of(results.tenants[results.tenants["point"] == point["point"]])
-    return [(row, [] if row.get("saturated", 0) == 1 else _latencies(results, row)) for row in rows]
-
-
-def _latencies(results: Results, tenant: Mapping[str, Any]) -> _Samples:
-    pairs = zip(tenant["records"], tenant["ids"], strict=True)
-    parts = [results.data.samples(record, own)["latency_ms"].to_numpy(np.float64) for record, own in pairs]
-    return [part for part in parts if part.size]
+    runs = [[] if row.get("saturated", 0) == 1 else list(zip(row["records"], row["ids"], strict=True)) for row in rows]
+    return [(row, results.data.latencies_ms(own)) for row, own in zip(rows, runs, strict=True)]
 
 
 def _supported(tenants: Sequence[_Samples]) -> float:

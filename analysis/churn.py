@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mtexp.metrics.churn_rows import churn_rows
 from mtexp.output import enter
 from mtexp.records.files import find_records
 from mtexp.records.record import load
+from mtexp.text_tables import filled, plain_table
 
 from .churn_runs import Pooled, pooled
 from .dataset import DataError
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(f"{options.folder}: no such folder; it holds records of churn runs")
     runs = found_below(options.folder)
     rows = compared(runs)
-    sys.stdout.write(_table(rows) + "\n")
+    sys.stdout.write(plain_table(filled(rows), ()) + "\n")
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         drawn(runs).write_html(options.out / "churn.html", include_plotlyjs=True)
@@ -90,14 +91,6 @@ def _data(runs: Sequence[Pooled]) -> list[dict[str, Any]]:
         }
         for run in runs
     ]
-
-
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Aligned lines under a heading, without columns that are the same nothing in all rows."""
-    names = [name for name in rows[0] if any(row[name] not in ("", "-") for row in rows)]
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
-    lines = [{name: name for name in names}, *rows]
-    return "\n".join("  ".join(line[name].ljust(widths[name]) for name in names).rstrip() for line in lines)
 
 
 if __name__ == "__main__":

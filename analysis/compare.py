@@ -24,7 +24,7 @@ from rich.table import Table
 
 from mtexp.colours import BLUE, FAINT, RED
 from mtexp.commands import command_line
-from mtexp.errors import MtexpError, RecordError
+from mtexp.errors import MtexpError
 from mtexp.metrics.change import CHANGED, EQUAL, NOT_KNOWN
 from mtexp.output import enter
 
@@ -32,7 +32,7 @@ from . import changes
 from .changes import ALONE, FIGURES, SLOWDOWN, TOGETHER, Comparison, Row
 from .data import load
 from .dataset import DataError, Dataset
-from .options import refusing
+from .options import refusing, write_text
 from .page import figure_html, render, table_view
 from .plots.theme import figure as themed
 from .sections import Section, Shown
@@ -370,11 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     a, b = side("A", options.a, store), side("B", options.b, store)
     found = changes.compare(a, b, delta=options.delta / 100)
     if options.html is not None:
-        try:
-            options.html.parent.mkdir(parents=True, exist_ok=True)
-            options.html.write_text(page(found, a, b), encoding="utf-8")
-        except OSError as error:
-            raise RecordError(f"--html {options.html}: {error.strerror or error}. Choose another place") from error
+        write_text("--html", options.html, page(found, a, b))
     if options.json:
         sys.stdout.write(json.dumps(as_json(found, a, b), indent=1) + "\n")
     else:

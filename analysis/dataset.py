@@ -6,7 +6,7 @@ an export: those of :mod:`mtexp.records.keys`, tags without ``mtexp.``. ``record
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import pandas as pd
 
 from mtexp.errors import MtexpError
 from mtexp.metrics.crossover_summary import without_pauses
+from mtexp.metrics.samples import Floats
 from mtexp.metrics.window import Series
 
 VALID = "VALID"
@@ -80,6 +81,11 @@ class Dataset:
         """Measured samples of one tenant, with ``window`` those inside the window; empty if there are none."""
         rows: pd.DataFrame = self.iterations.iloc[self._rows.get((record_id, tenant), [])]
         return rows[rows["in_window"]] if window else rows
+
+    def latencies_ms(self, runs: Iterable[tuple[str, str]]) -> list[Floats]:
+        """Latencies inside the window of each of these (record_id, tenant); without those that have none."""
+        parts = [self.samples(*run)["latency_ms"].to_numpy(np.float64) for run in runs]
+        return [part for part in parts if part.size]
 
     @cached_property
     def _t0_ns(self) -> pd.Series[Any]:

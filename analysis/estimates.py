@@ -1,6 +1,6 @@
 """Figures of points with what they err by: within runs, between runs, and by what they are compared with.
 
-Lives here: :func:`estimates`. May touch: nothing outside its arguments. The formulas are those of
+Lives here: :class:`Study`, :func:`figures_of`. May touch: nothing outside its arguments. The formulas are those of
 :mod:`mtexp.metrics`; here they are given every run of a point and every run of its tenants alone.
 """
 
@@ -153,23 +153,6 @@ class Estimates:
     """Of the tenants of each point, for fairness of several points together."""
     latency_alone_ms: Mapping[str, Estimate]
     """Mean latency alone, by group of runs alone."""
-
-
-def estimates(
-    data: Dataset, alone: BaselineRuns, points: pd.DataFrame, tenants: pd.DataFrame, *, draws: int, seed: int
-) -> Estimates:
-    """Every figure of the points and their tenants that there are samples for.
-
-    Args:
-        data: Runs.
-        alone: Models alone.
-        points: :attr:`analysis.pooling.Results.points`.
-        tenants: Their tenants, each with ``records``, ``ids`` and ``compared`` (a group of runs alone for each run).
-        draws: Draws of errors.
-        seed: Of the draws.
-    """
-    normals = NormalDraws(draws, np.random.Generator(np.random.SFC64(seed)))
-    return figures_of(Study.of(data, alone, points, tenants, normals), alone, points)
 
 
 def figures_of(study: Study, alone: BaselineRuns, points: pd.DataFrame) -> Estimates:

@@ -157,8 +157,8 @@ def read_export(folder: Path) -> Dataset:
     for name, frame in ((RUNS, runs), (TENANTS, tenants)):
         _require(folder / name, frame, ("record_id", "verdict", "device"))
     _require(folder / TENANTS, tenants, ("tenant", "model", "run_kind", "throughput_rps"))
-    if strangers := set(tenants.loc[tenants["run_kind"] == "mix", "record_id"]) - set(runs["record_id"]):
-        raise RecordError(f"{folder / TENANTS}: tenants of runs that {RUNS} does not have: {sorted(strangers)[:3]}")
+    if without_run := set(tenants.loc[tenants["run_kind"] == "mix", "record_id"]) - set(runs["record_id"]):
+        raise RecordError(f"{folder / TENANTS}: tenants of runs that {RUNS} does not have: {sorted(without_run)[:3]}")
     runs, tenants = _current(runs), _current(tenants)
     samples = _unpacked(folder, manifest, tenants)
     telemetry = _read_frame(folder, TELEMETRY, manifest)

@@ -8,7 +8,6 @@ of percentile and mean that the model has in mixes of the same sharing mode, or 
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections import Counter
@@ -162,9 +161,7 @@ class Forecaster:
         return self._long_enough(list({m for row in rows for group in row["compared"] for m in group}))
 
     def _long_enough(self, measured: Sequence[tuple[str, str]]) -> list[Floats]:
-        data = self.results.data
-        found = [data.samples(record, own)["latency_ms"].to_numpy(np.float64) for record, own in measured]
-        return [latency_ms for latency_ms in found if latency_ms.size >= _FEWEST]
+        return [own_ms for own_ms in self.results.data.latencies_ms(measured) if own_ms.size >= _FEWEST]
 
 
 def forecasts(
@@ -173,10 +170,8 @@ def forecasts(
     slo_ms: Mapping[str, float],
     percentile: float,
     measured: Collection[tuple[tuple[str, ...], str]],
-    *,
-    extra: int = 1,
 ) -> list[Forecast]:
-    """Mixes of ``models`` with up to ``extra`` tenants more that were not measured, the most requests a second first.
+    """Mixes of ``models``, and with one tenant more, that were not measured, the most requests a second first.
 
     Those that miss a level with a chance of more than 10 % come after those that do not; beyond 50 % they are left out.
 
@@ -186,14 +181,11 @@ def forecasts(
         slo_ms: Service level of each.
         percentile: Of latency, in percent, that is compared with the levels.
         measured: Models (sorted) and sharing mode of what was measured.
-        extra: Most tenants more.
     """
     forecaster = Forecaster(results, slo_ms, percentile)
-    kinds = list(dict.fromkeys(models))
     found = []
     for mode in forecaster.modes:
-        for more in (m for count in range(extra + 1) for m in itertools.combinations_with_replacement(kinds, count)):
-            labels = [*models, *more]
+        for labels in (list(models), *([*models, more] for more in dict.fromkeys(models))):
             if len(labels) > 1 and (tuple(sorted(labels)), mode) not in measured:
                 one = forecaster.forecast(labels, mode)
                 if one is not None and one.risk <= RISKY:
@@ -219,7 +211,7 @@ def override_of(sharing: str) -> str:
 
 def not_measured(results: Results, models: Sequence[str], points: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sharing modes in which the mix asked for is not among ``points``, and mixes with one or two tenants more."""
-    token = "+".join(model if count == 1 else f"{model}*{count}" for model, count in Counter(models).items())
+    token = token_of(models)
     there = {(tuple(sorted(point["models"])), point["sharing"]) for point in points}
     sharings = in_order(results.points["sharing"].unique())
     asked = tuple(sorted(models))

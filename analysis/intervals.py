@@ -1,13 +1,8 @@
-"""When a figure may be called different, and how it is written with its interval. Lives here: nothing else. Pure."""
+"""How a figure is written with its interval. Pure."""
 
 from __future__ import annotations
 
 from mtexp.metrics.bootstrap import Interval
-
-
-def differs(figure: Interval, reference: float = 1.0) -> bool:
-    """Whether the interval leaves ``reference`` out: only then may a difference be claimed."""
-    return not figure.low <= reference <= figure.high
 
 
 def text(figure: Interval) -> str:

@@ -57,9 +57,9 @@ def _with(rows: pd.DataFrame, reasons: dict[str, str]) -> pd.DataFrame:
     if not bad.any():
         return rows
     said = rows["verdict_reasons"] if "verdict_reasons" in rows else pd.Series(pd.NA, rows.index, dtype="string")
-    reasons = own[bad].str.cat(said[bad].fillna(""), sep=" | ").str.removesuffix(" | ")
+    both = own[bad].str.cat(said[bad].fillna(""), sep=" | ").str.removesuffix(" | ")
     return rows.assign(
-        verdict=rows["verdict"].where(~bad, "INVALID"), verdict_reasons=said.astype("object").where(~bad, reasons)
+        verdict=rows["verdict"].where(~bad, "INVALID"), verdict_reasons=said.astype("object").where(~bad, both)
     )
 
 

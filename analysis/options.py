@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mtexp.errors import MtexpError
+from mtexp.errors import MtexpError, RecordError
 
 from .data import load
 from .dataset import DataError, Dataset
@@ -71,6 +71,19 @@ def number(what: str, text: str, allowed: str) -> float:
         return float(text)
     except ValueError:
         raise DataError(f"{what}: allowed: {allowed}") from None
+
+
+def write_text(option: str, path: Path, text: str) -> None:
+    """Write the file that ``option`` asks for, and make its folder.
+
+    Raises:
+        RecordError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"{option} {path}: {error.strerror or error}. Choose another place") from error
 
 
 def refusing(command: Callable[..., int]) -> Callable[..., int]:

@@ -172,8 +172,7 @@ def _alone(results: Results, slo_ms: Mapping[str, float], percentile: float, sha
         usual = (row["workload"] == "forward" and row["execution"] == "eager") or model in labels
         if model not in slo_ms or model in found or not usual or str(row.get("arrival", "closed")) != "closed":
             continue
-        samples = [results.data.samples(record, tenant)["latency_ms"].to_numpy(np.float64) for record, tenant in own]
-        latency_ms = np.concatenate(samples)
+        latency_ms = np.concatenate([np.empty(0), *results.data.latencies_ms(own)])
         if latency_ms.size and percentile_ms(latency_ms, percentile) <= slo_ms[model]:
             found[model] = Configuration(model, "alone", {model: share * 1e3 / float(latency_ms.mean())}, ALONE)
     return list(found.values())
@@ -187,9 +186,8 @@ def _measured(results: Results, slo_ms: Mapping[str, float], percentile: float, 
             continue
         rates: dict[str, float] = {}
         for row in rows_of(by_point[point["point"]]):
-            pairs = zip(row["records"], row["ids"], strict=True)
-            samples = [results.data.samples(record, own)["latency_ms"].to_numpy(np.float64) for record, own in pairs]
-            latency_ms = np.concatenate(samples)
+            runs = zip(row["records"], row["ids"], strict=True)
+            latency_ms = np.concatenate([np.empty(0), *results.data.latencies_ms(runs)])
             if not latency_ms.size or percentile_ms(latency_ms, percentile) > slo_ms[str(row["model"])]:
                 break
             model = str(row["model"])

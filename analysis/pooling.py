@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtexp.metrics.repeats import Estimate
+from mtexp.metrics.repeats import Estimate, NormalDraws
 from mtexp.records import keys
 
 from .baseline_runs import BaselineRuns
 from .dataset import Dataset
-from .estimates import RUN, TIMER, Key, estimates
+from .estimates import RUN, TIMER, Key, Study, figures_of
 from .fairness import Progress
 from .frames import rows_of
 from .intervals import text
@@ -153,7 +153,8 @@ def pool(data: Dataset, *, draws: int = DRAWS) -> Results:
     points, pooled = points_of(repetitions(data.runs, data.tenants).values(), alone)
     if len(points):
         points["energy_counter_log"] = _energy_counter_log(data.runs, points)
-    known = estimates(data, alone, points, pooled, draws=draws)
+    normals = NormalDraws(draws, np.random.Generator(np.random.SFC64(0)))
+    known = figures_of(Study.of(data, alone, points, pooled, normals), alone, points)
     points, pooled = _with_intervals(points, pooled, known.figures)
     reasons = impossible(points, pooled, known.figures)
     bad = points["point"].map(reasons) if len(points) else pd.Series(dtype="string")

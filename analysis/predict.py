@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.commands import command_line
-from mtexp.errors import RecordError
 from mtexp.output import enter
 
 from .dataset import DataError
 from .learning import measure_next, suspects
-from .options import add_source, read, refusing
+from .options import add_source, read, refusing, write_text
 from .pooling import FEW_DRAWS, Results, in_order, pool
 from .predictions import as_json, kept, mix_labels, not_measured, read_kept, text
 from .predictor import Cell, NotPredictable, Predicted, Predictor
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predictor = _read(options.predictor) if results is None else predictor_of(results)
     _require_fits(predictor)
     if options.save is not None:
-        _write("--save", options.save, predictor.to_json())
+        write_text("--save", options.save, _text(predictor.to_json()))
     rivals = {} if results is None else _rivals(results)
     modes = options.mode or in_order([*predictor.fits])
     said: list[dict[str, Any]] = []
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             predicted = {mode: predictor.predict(pair, mode) for mode in where}
             said.append(as_json("+".join(pair), predicted, predictor, rivals))
     if options.write is not None:
-        _write("--write", options.write, kept(said, predictor))
+        write_text("--write", options.write, _text(kept(said, predictor)))
     extra = {} if results is None else _more(results, predictor, options)
     if options.json:
         sys.stdout.write(json.dumps({"predictor": predictor.hash, "predictions": said} | extra, indent=1) + "\n")
@@ -185,12 +184,8 @@ def _read(path: Path) -> Predictor:
         raise DataError(f"--predictor {path}: {error}; --save FILE writes one") from error
 
 
-def _write(option: str, path: Path, content: Mapping[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"{option} {path}: {error.strerror or error}. Choose another place") from error
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from .rivals import Rival
 KIND, FORMAT = "predictions", 1
 
 
-def mix_labels(token: str, known: Sequence[str]) -> list[str]:
-    """``bert_base*2+mistral_7b`` as labels of tenants.
+def mix_labels(token: str, known: Sequence[str] = ()) -> list[str]:
+    """``bert_base*2+mistral_7b`` as labels of tenants; ``known`` ones are named in the error.
 
     Raises:
         DataError: It is no mix.
@@ -37,8 +37,8 @@ def mix_labels(token: str, known: Sequence[str]) -> list[str]:
     for part in token.split("+"):
         label, star, count = (side.strip() for side in part.partition("*"))
         if not label or (star and not (count.isdecimal() and 0 < int(count) <= 64)):
-            raise DataError(f"mix {token!r}: allowed: models with a count, e.g. bert_base*2+mistral_7b; known: "
-                            f"{', '.join(sorted(known))}")  # fmt: skip
+            there = f"; known: {', '.join(sorted(known))}" if known else ""
+            raise DataError(f"mix {token!r}: allowed: models with a count, e.g. bert_base*2+mistral_7b{there}")
         found += [label] * (int(count) if star else 1)
     return found
 

@@ -17,23 +17,24 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mtexp.commands import command_line
-from mtexp.errors import RecordError, TrackingError
+from mtexp.errors import TrackingError
 from mtexp.output import enter
 from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
+from mtexp.text_tables import counted
 
 from . import markdown
 from .answers import Judge
 from .dataset import DataError, Dataset
 from .findings import findings, paragraph, what_events_do
 from .images import IMAGES, USUAL, write_images
-from .options import add_source, read, refusing
+from .options import add_source, read, refusing, write_text
 from .page import render
 from .plots import FIGURES, draw
 from .plots.churn import churn
 from .pooling import Results, pool
 from .sections import Section, appendix, distinct, facts, questions, who_slows_whom
-from .summary import Summary, counted, summary
+from .summary import Summary, summary
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +101,7 @@ def write(results: Results, folder: Path, *, images: Sequence[str] = USUAL, titl
     """
     figures = draw(results)
     path = folder / REPORT
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(build(results, figures, title=title), encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"could not write {path}: {error.strerror or error}. Choose a place with --out") from error
+    write_text("--out", path, build(results, figures, title=title))
     drawn = write_images(figures, folder / PLOTS, images) if images else []
     if drawn:
         every = {folder / PLOTS / f"{figure.name}.{kind}" for figure in FIGURES for kind in IMAGES}
@@ -133,11 +130,7 @@ def write_churn(data: Dataset, folder: Path, *, images: Sequence[str] = USUAL, t
         appendix=[Section("What was run, on what", facts=facts(data.churn))],
     )
     path = folder / REPORT
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"could not write {path}: {error.strerror or error}. Choose a place with --out") from error
+    write_text("--out", path, page)
     if images:
         write_images(figures, folder / PLOTS, images)
     return path, text
@@ -159,10 +152,7 @@ def write_markdown(results: Results, path: Path, images: Sequence[Path], *, titl
         made_by=made_by,
         images=os.path.relpath(drawn[0].parent, path.parent) if drawn else PLOTS,
     )
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"could not write {path}: {error.strerror or error}") from error
+    write_text("--markdown", path, text)
 
 
 def log_to_mlflow(results: Results, files: Sequence[Path], *, uri: str | None, experiment: str) -> str:

@@ -13,6 +13,7 @@ import importlib
 import itertools
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from .formats import add_formats, shown
 from .frames import rows_of
 from .options import add_source, numbers, read, refusing
 from .pooling import sharing_name
+from .predictions import mix_labels
 from .sm_curve import GREEN, SmCurve, sm_curves
 
 STEP = 8
@@ -205,13 +207,8 @@ def counts_of(mix: str) -> dict[str, int]:
     Raises:
         DataError: It is not that.
     """
-    counts: dict[str, int] = {}
-    for part in mix.split("+"):
-        model, _, count = (side.strip() for side in part.partition("*"))
-        if not model or model in counts or (count and not (count.isdecimal() and int(count))):
-            raise DataError(f"{mix}: allowed: models, each once, as in bert_base*2+mistral_7b")
-        counts[model] = int(count or 1)
-    if not sum(counts.values()) >= 2 or len(counts) > _MOST_MODELS:
+    counts = Counter(mix_labels(mix))
+    if counts.total() < 2 or len(counts) > _MOST_MODELS:
         raise DataError(f"{mix}: allowed: two tenants or more, of at most {_MOST_MODELS} models")
     return counts
 

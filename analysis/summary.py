@@ -18,6 +18,7 @@ import pandas as pd
 from mtexp.commands import command_line
 from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.repeats import Estimate, geometric_mean
+from mtexp.text_tables import counted
 
 from . import tables
 from .answers import MPS, TURNS, Judge, gains
@@ -225,11 +226,6 @@ def caveats(results: Results) -> list[str]:
     return found
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 # --- tiles ------------------------------------------------------------------------------------------------------------
 
 
@@ -239,7 +235,7 @@ def _gain(results: Results, judge: Judge, found: pd.DataFrame) -> Tile:
         interval = gain.ratio.interval
         sure = judge.differs(gain.ratio)
         tone = ("good" if gain.ratio.value > 1 else "bad") if sure else ""
-        note = f"times the STP of time slicing, over {counted(gain.mixes, 'mix').replace('mixs', 'mixes')}"
+        note = f"times the STP of time slicing, over {counted(gain.mixes, 'mix')}"
         note += "" if gain.priced else "; without what the mode itself costs"
         return Tile("What MPS gains", f"×{interval.value:.2f}", _ends(interval), note, tone)
     if found.empty:

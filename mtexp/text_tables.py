@@ -61,10 +61,9 @@ def plain_table(rows: Sequence[Mapping[str, str]], numbers: Collection[str]) -> 
 
 
 def counted(count: int, noun: str) -> str:
-    """``1 run``, ``2 runs``."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count} {noun}es" if noun.endswith("ch") else f"{count} {noun}s"
+    """``1 run``, ``2 runs``, ``1,000 mixes``."""
+    ending = "" if count == 1 else "es" if noun.endswith(("ch", "x")) else "s"
+    return f"{count:,} {noun}{ending}"
 
 
 def _widths(rows: Sequence[Mapping[str, str]]) -> dict[str, int]:

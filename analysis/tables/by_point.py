@@ -132,13 +132,6 @@ def fairness(results: Results) -> pd.DataFrame:
     return only(found, columns).dropna(subset="fairness").reset_index(drop=True)
 
 
-def energy(results: Results) -> pd.DataFrame:
-    """Energy per request and mean power, by mix and sharing."""
-    names = (*with_intervals(("energy_j_per_request",)), "gpu_power_w_mean", "throughput_rps")
-    found = only(results.points, ["point", "mix", "sharing", "num_tenants", *names])
-    return found.dropna(subset="energy_j_per_request").reset_index(drop=True)
-
-
 def without_baseline(results: Results) -> pd.DataFrame:
     """Points in closed loop in which a tenant was not compared with anything: no slowdown, STP or fairness."""
     found = results.tenants[results.tenants.reindex(columns=["normalized_progress"])["normalized_progress"].isna()]

@@ -89,13 +89,6 @@ def _pair(victim: dict[str, Any], neighbour: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def matrix(results: Results, sharing: str) -> pd.DataFrame:
-    """The N by N interference matrix: slowdown of the row's model beside the column's; NaN = not measured."""
-    found = matrix_pairs(results)
-    found = found[found["sharing"] == sharing]
-    return found.pivot_table(index="victim", columns="neighbour", values="slowdown", aggfunc="mean", observed=True)
-
-
 def matrix_pairs(results: Results) -> pd.DataFrame:
     """Rows of :func:`pairs` of models in closed loop that both do what most tenants here do (same workload ...)."""
     found = pairs(results)

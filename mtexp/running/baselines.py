@@ -5,7 +5,6 @@ Lives here: what a baseline of a tenant is, and when one is reused. May touch: t
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
@@ -34,8 +33,6 @@ from mtexp.spec import (
 )
 from mtexp.tracking.ledger import baseline_hash, find_baseline
 from mtexp.tracking.upload import Upload
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from mtexp.tenant.families import class_of, from_config
 from mtexp.tenant.quantised import quantise
 from mtexp.tenant.weights import DTYPES, Pool, filled_from
 
-__all__ = ["DTYPES", "ModelUnavailable", "build_model", "count_parameters", "meta_model"]
+__all__ = ["DTYPES", "ModelUnavailable", "build_model", "meta_model"]
 
 
 class ModelUnavailable(MtexpError):
@@ -48,11 +48,6 @@ def build_model(tenant: TenantSpec, device: torch.device) -> torch.nn.Module:
     if tenant.precision in QUANTISED:
         quantise(model, tenant.precision, spec.name)
     return model.eval()
-
-
-def count_parameters(spec: ModelSpec) -> int:
-    """Number of parameters of ``spec``'s shape, tied weights once; needs no memory (meta device)."""
-    return sum(p.numel() for p in meta_model(spec).parameters())
 
 
 def meta_model(spec: ModelSpec) -> Any:

@@ -63,7 +63,7 @@ def test_the_interval_of_energy_knows_how_far_the_counter_is_off(tmp_path: Path)
     for name, power_w in (("right", 500.0), ("short", 500.0 / 0.87)):
         study = Study(tmp_path / name, iterations=60)
         study.run(["bert_base"] * 2, repetitions=3, telemetry={"gpu_power_w_mean": power_w})
-        row = tables.energy(pool(load(records=tmp_path / name), draws=2000)).iloc[0]
+        row = pool(load(records=tmp_path / name), draws=2000).points.iloc[0]
         halves.append(np.log(row["energy_j_per_request_ci_high"] / row["energy_j_per_request_ci_low"]) / 2)
     assert halves[0] < 0.05
     assert halves[1] == pytest.approx(1.96 * -np.log(0.87), rel=0.15)
@@ -72,7 +72,7 @@ def test_the_interval_of_energy_knows_how_far_the_counter_is_off(tmp_path: Path)
 def test_energy_without_sampled_power_has_no_interval(tmp_path: Path) -> None:
     """How far the counter is off is not known: a figure and no ends."""
     Study(tmp_path, iterations=30).run(["bert_base"] * 2)
-    row = tables.energy(pool(load(records=tmp_path), draws=200)).iloc[0]
+    row = pool(load(records=tmp_path), draws=200).points.iloc[0]
     assert row["energy_j_per_request"] > 0
     assert np.isnan(row["energy_j_per_request_ci_low"])
     assert np.isnan(row["energy_j_per_request_ci_high"])
