@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from mtexp.records import keys
+from mtexp.text_tables import counted
 
 from . import markdown, tables
 from .answers import Answer
@@ -23,7 +24,7 @@ from .page import Table, figure_html, table_view
 from .plots import FIGURES
 from .pooling import Results
 from .sentences import SENTENCES
-from .summary import HeatMap, counted
+from .summary import HeatMap
 
 _FACTS = {
     "device": "device",

@@ -60,8 +60,12 @@ class Comparison:
 
     def linked(self) -> Comparison:
         """The same with the MLflow run of each baseline, once those on their way there have arrived or failed to."""
-        found = {name: linked(getattr(self, name)) for name in ("alone", "partitioned", "at_arrivals")}
-        return replace(self, **found)
+        return replace(
+            self,
+            alone=linked(self.alone),
+            partitioned=linked(self.partitioned),
+            at_arrivals=linked(self.at_arrivals),
+        )
 
 
 def begin(spec: RunSpec, folder: Path, origin: RecordContext, config: str = "") -> RecordContext:
