@@ -1,7 +1,7 @@
 """How processes are started: what they inherit, and no wait for the forkserver that could last for ever.
 
 Lives here: :func:`shielded`, :func:`importing_alike`, :class:`Started`, :func:`start_forkserver`. May touch:
-multiprocessing, signals, the environment while a process is started, files under /proc.
+multiprocessing, signals, the environment while a process is started, psutil.
 
 A forkserver may be stopped (SIGSTOP) or hang. Then it neither starts processes nor tells that one has ended. So a
 start has a deadline, after which the server is killed (the next start gets a new one), and the end of a process is
@@ -33,6 +33,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
+
+import psutil
 
 PRELOADED = ["mtexp.tenant.preload"]
 """What a forkserver imports, so that a tenant imports nothing."""
@@ -283,10 +285,9 @@ def end_stopped() -> None:
 def is_stopped(pid: int | None) -> bool:
     """Whether a process is stopped by a signal (SIGSTOP, SIGTSTP)."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace") if pid else ""
-    except OSError:
+        return bool(pid) and psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
         return False
-    return text.rpartition(")")[2].split()[:1] == ["T"]
 
 
 def _server() -> int | None:

@@ -13,6 +13,7 @@ Equality is the claim of two one-sided tests at 5 % (D. J. Schuirmann, Journal o
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -138,13 +139,8 @@ class Change:
         def tells(runs: int) -> bool:
             return _error([(weight, part.with_more(runs)) for weight, part in self.terms], self.correlation) <= enough
 
-        if not tells(_MOST_RUNS):
-            return None
-        low, high = 0, _MOST_RUNS
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if tells(middle) else (middle, high)
-        return high
+        runs = bisect_left(range(_MOST_RUNS + 1), True, lo=1, key=tells)
+        return runs if runs <= _MOST_RUNS else None
 
 
 def _error(terms: Sequence[tuple[float, Part]], correlation: float) -> float:

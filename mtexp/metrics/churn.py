@@ -6,7 +6,6 @@ are drawn anew with replacement: what it says is about further events of the sam
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -25,7 +24,6 @@ NEED_GPU = ("oom", "fault")
 MIN_EVENTS = 30
 """Fewest events of a kind for an interval."""
 _DRAWS = 1000
-_Z = 1.96
 _NS_PER_MS, _NS_PER_S = 1e6, 1e9
 
 
@@ -215,11 +213,14 @@ def _of_a_kind(
     median = percentile_interval(stalls_ms, 50)
     died = sum(steady in event.died for event in events)
     if len(events) >= MIN_EVENTS:
+        from scipy.stats import binomtest  # half a second to import: not before a run is checked
+
         rng = np.random.Generator(np.random.SFC64(seed))
         draws = rng.integers(len(events), size=(_DRAWS, len(events)))
         stall_ci_ms = _middle(stalls_ms[draws].mean(axis=1))
         stall_p50_ci_ms = (median.low, median.high)
-        steady_died_ci_pct = _wilson_pct(died, len(events))
+        share = binomtest(died, len(events)).proportion_ci(method="wilson")
+        steady_died_ci_pct = (100 * float(share.low), 100 * float(share.high))
         if enough:
             p99_ci_ms = _middle([np.percentile(np.concatenate([latencies_ms[i] for i in d]), 99) for d in draws[:400]])
     back_s = [event.back_s for event in events if event.back_s is not None]
@@ -245,14 +246,6 @@ def _of_a_kind(
         neighbour_back_s=float(np.mean(neighbour_back_s)) if neighbour_back_s else None,
         took_s=float(np.mean([(event.done_ns - event.start_ns) / _NS_PER_S for event in events])),
     )
-
-
-def _wilson_pct(count: int, of: int) -> tuple[float, float]:
-    """95 % interval of a share, in percent."""
-    z2, share = _Z**2, count / of
-    middle, reach = share + z2 / (2 * of), _Z * math.sqrt(share * (1 - share) / of + z2 / (4 * of**2))
-    low, high = (100 * (middle + sign * reach) / (1 + z2 / of) for sign in (-1, 1))
-    return max(low, 0.0), min(high, 100.0)
 
 
 def _middle(draws: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:

@@ -75,12 +75,6 @@ def jain_fairness_rows(progress: Floats) -> Floats:
     return index
 
 
-def fairness_rows(progress: Floats) -> Floats:
-    """:func:`fairness` along the last axis, unchecked."""
-    ratio: Floats = progress.min(axis=-1) / progress.max(axis=-1)
-    return ratio
-
-
 def _vector(name: str, values: ArrayLike) -> Floats:
     return _checked(name, values).ravel()
 
@@ -118,7 +112,8 @@ def fairness(progress: ArrayLike) -> float:
     Args:
         progress: NP of each tenant, shape (n,).
     """
-    return float(fairness_rows(_vector("fairness", progress)))
+    checked = _vector("fairness", progress)
+    return float(checked.min() / checked.max())
 
 
 def percentile_slowdown(latency_shared: ArrayLike, latency_alone: ArrayLike, percentile: float) -> float:

@@ -21,7 +21,7 @@ BEGUN = "begun.json"
 EVENTS, STEADY = "events.jsonl", "steady"
 """Of a churn run: its events, and folders of its steady tenant's processes (``steady-0`` ...) while it lives."""
 BLOCKS = "blocks.jsonl"
-"""Of a crossover run, while it lives (:mod:`mtexp.records.blocks_file`)."""
+"""Of a crossover run, while it lives (:mod:`mtexp.records.live_files`)."""
 
 
 @contextmanager

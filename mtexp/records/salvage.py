@@ -32,11 +32,10 @@ from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.verdict import Finding, in_order
 from mtexp.metrics.window import common_window
-from mtexp.records.blocks_file import read_blocks
-from mtexp.records.events_file import read_events
 from mtexp.records.files import (
     BEGUN,
     BLOCKS,
+    EVENTS,
     ITERATIONS,
     RECORD,
     STEADY,
@@ -45,6 +44,7 @@ from mtexp.records.files import (
     remove_leftovers,
     write_aside,
 )
+from mtexp.records.live_files import read_blocks, read_events
 from mtexp.records.record import MAX_RECORD_BYTES, NO_FIGURES, RunRecord, from_bytes, load
 from mtexp.records.room import save_in_room
 from mtexp.records.validation import parse
@@ -138,11 +138,11 @@ def _salvaged(directory: Path) -> Salvage:
         elif not any(finding.code == NO_FIGURES for finding in own.findings):  # killed after its record was written
             remove_leftovers(directory)
             return Salvage(directory, "its record was complete", made=True)
-    blocks = tuple(read_blocks(directory / BLOCKS)) or (own.blocks if own is not None else ())
+    blocks = read_blocks(directory / BLOCKS) or (own.blocks if own is not None else ())
     samples = mark(dict(_samples(record, directory)), blocks) or _saved_samples(place)
     made = _as_far_as_it_came(replace(record, blocks=blocks), samples)
     if record.kind == "churn":
-        made = _with_events(made, read_events(directory))
+        made = _with_events(made, read_events(directory / EVENTS))
     save_in_room(made, place, samples, config=config)
     remove_leftovers(directory)
     count = sum(len(rows.measured) for rows in samples.values())

@@ -26,7 +26,7 @@ from mtexp.metrics.churn import (
     next_cycle,
     seen,
 )
-from mtexp.records.events_file import append_event
+from mtexp.records import live_files
 from mtexp.records.files import EVENTS
 from mtexp.running.churn_record import Churned
 from mtexp.running.churn_steady import Steady
@@ -47,7 +47,7 @@ _MOST_ROWS = 5_000_000
 
 
 def churn(spec: RunSpec, folder: Path, setup: Setup) -> Churned:
-    """Run the events of ``spec``; logs, telemetry and :mod:`mtexp.records.events_file` go to ``folder``.
+    """Run the events of ``spec``; logs, telemetry and :mod:`mtexp.records.live_files` go to ``folder``.
 
     What ends the run early is in the result, with all that had been seen.
     """
@@ -281,7 +281,7 @@ class _Story:
     def _keep(self, event: Event) -> None:
         """On disk at once, with what was seen of the steady tenant so far: whatever ends the run costs no event."""
         self.churned.events.append(event)
-        append_event(self.folder, seen(event, self.steady.served(self.rows)))
+        live_files.append(self.folder / EVENTS, [seen(event, self.steady.served(self.rows))])
 
     # the sharing mode
 

@@ -19,7 +19,7 @@ from mtexp.launch import CorePlan, Part
 from mtexp.metrics.crossover import MIN_REQUESTS, Block, Rounds, compare, enough, mark, rounds_of
 from mtexp.metrics.samples import MEASURE, WARMUP, Samples
 from mtexp.metrics.side_by_side import Side, mode_ratios
-from mtexp.records.blocks_file import write_blocks
+from mtexp.records import live_files
 from mtexp.spec import MeasureSpec, RunSpec
 
 LEAST_BLOCK_MS = 50.0
@@ -174,7 +174,7 @@ class _Rounds:
                     self._block(own, active, cores)
                     cores = {}
         for own in self.sets:
-            write_blocks(own.set.kept, own.set.blocks[before[id(own)] :])
+            live_files.append(own.set.kept, own.set.blocks[before[id(own)] :])
         self.number += 1
         self.elapsed_s += time.monotonic() - begin_s
 

@@ -22,8 +22,7 @@ from mtexp.errors import RecordError
 from mtexp.metrics.churn import Event
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.verdict import Finding
-from mtexp.records import salvage
-from mtexp.records.events_file import append_event
+from mtexp.records import live_files, salvage
 from mtexp.records.files import BEGUN, EVENTS, ITERATIONS
 from mtexp.records.record import RunRecord, load
 from mtexp.records.samples_file import read_iterations, read_samples
@@ -271,7 +270,7 @@ def test_the_events_of_a_churn_run_are_salvaged(tmp_path: Path) -> None:
     _fill(folder / "steady-0" / "samples-0.bin", samples["t0"])
     for number in range(31):
         kill = Event(kind="kill", cycle=number, start_ns=number, done_ns=number, end_ns=number + 1, died=("t1",))
-        append_event(folder, replace(kill, stall_ms=number + 1.0, lost=2, requests=9))
+        live_files.append(folder / EVENTS, [replace(kill, stall_ms=number + 1.0, lost=2, requests=9)])
     with (folder / EVENTS).open("a") as file:
         file.write('{"kind": "kill", "cyc')
     (found,) = salvage.salvage(tmp_path)

@@ -213,12 +213,14 @@ def test_a_run_that_was_killed_keeps_its_blocks(tmp_path: Path) -> None:
     """As lines of a file beside the buffers; the last one may be cut short."""
     from mtexp.errors import RecordError
     from mtexp.metrics.crossover import Block
-    from mtexp.records.blocks_file import read_blocks, write_blocks
     from mtexp.records.files import BLOCKS
+    from mtexp.records.live_files import append, read_blocks
 
-    blocks = [Block(block=i, round=0, group=0, active=("a",), start_ns=i, end_ns=i + 1, cores=(3,)) for i in range(3)]
-    write_blocks(tmp_path / BLOCKS, blocks[:2])
-    write_blocks(tmp_path / BLOCKS, blocks[2:])
+    blocks = tuple(
+        Block(block=i, round=0, group=0, active=("a",), start_ns=i, end_ns=i + 1, cores=(3,)) for i in range(3)
+    )
+    append(tmp_path / BLOCKS, blocks[:2])
+    append(tmp_path / BLOCKS, blocks[2:])
     with (tmp_path / BLOCKS).open("a") as file:
         file.write('{"block": 3, "ro')
     assert read_blocks(tmp_path / BLOCKS) == blocks
