@@ -13,7 +13,6 @@ import pandas as pd
 from mtexp.records import keys
 
 from . import tables
-from .answers import Answer
 from .findings import claim_limit, findings
 from .frames import rows_of
 from .page import number
@@ -37,7 +36,8 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
         parts.append(f"This page is generated: `{made_by}` regenerates it from the records in this folder.")
     parts += [read(results)] if results.repeated else [read(results), ONCE]
     for question in dict.fromkeys(answer.question for answer in answers):
-        parts += [f"## {question}", *(_paragraph(a) for a in answers if a.question == question)]
+        own = (answer for answer in answers if answer.question == question)
+        parts += [f"## {question}", *(a.text if a.claimed else f"*{a.text}*" for a in own)]
     matrices = [(sharing, tables.matrix_pairs(results)) for sharing in results.sharings]
     parts += [block for sharing, found in matrices for block in _matrix(sharing, found)]
     combinations = tables.combinations(results, claim_limit(results)[0])
@@ -147,10 +147,6 @@ def _measured(results: Results) -> str:
     if devices > 1:
         facts[0] += f" ({devices} of them)"
     return f"{len(runs)} runs of {len(results.points)} points on {', '.join(facts)}."
-
-
-def _paragraph(answer: Answer) -> str:
-    return answer.text if answer.claimed else f"*{answer.text}*"
 
 
 def _matrix(sharing: str, found: pd.DataFrame) -> list[str]:

@@ -254,8 +254,8 @@ def _described(tenants: pd.DataFrame) -> pd.DataFrame:
     for row, model in enumerate(models):
         ordinary = {name: usual[name, model if name in _OF_MODEL else ""] for name in columns}
         own = {name: texts[row] or ordinary[name] for name, texts in columns.items()}  # older records have fewer
-        unusual = [_phrase(n, text) for n, text in own.items() if text != ordinary[n] and n not in _UNSAID]
-        labels.append(" ".join([model, *unusual]))
+        unusual = {n: text for n, text in own.items() if text != ordinary[n] and n not in _UNSAID}
+        labels.append(" ".join([model, *(_PHRASES.get(n, "{}").format(text) for n, text in unusual.items())]))
         settings.append("|".join(own.values()))
     return tenants.assign(label=labels, setting=settings)
 
@@ -282,10 +282,6 @@ _PHRASES = {
     "attn_implementation": "{} attention",
     "parameters": "{} parameters",
 }
-
-
-def _phrase(name: str, text: str) -> str:
-    return _PHRASES.get(name, "{}").format(text)
 
 
 def _own_percentages(tenants: pd.DataFrame) -> pd.Series[float]:

@@ -41,7 +41,8 @@ def lengths_of(
     text, generated = varies
     given = tuple(r.input_tokens or workload.seq_len for r in requests) if text else ()
     made = tuple(r.output_tokens or workload.new_tokens for r in requests) if generated else ()
-    positions = _positions(model)
+    shape = None if model.server is not None else dimensions(model.shape)
+    positions = shape.positions if shape else 0
     longest = positions and positions - {"decode": 1, "generate": workload.new_tokens}.get(workload.kind, 0)
     if longest and buckets and buckets[-1] > longest:
         remedy = f"{model.name} has {positions} positions."
@@ -75,11 +76,6 @@ def _varies(model: ModelSpec, workload: WorkloadSpec) -> tuple[bool, bool] | str
     return True, workload.kind == "generate"
 
 
-def _positions(model: ModelSpec) -> int:
-    found = None if model.server is not None else dimensions(model.shape)
-    return found.positions if found else 0
-
-
 def padded(specs: Iterable[RunSpec]) -> Iterator[str]:
     """Sentences that say what becomes of the tokens of traces in ``specs``."""
     for tenant in (tenant for spec in specs for tenant in spec.tenants):
@@ -87,12 +83,9 @@ def padded(specs: Iterable[RunSpec]) -> Iterator[str]:
         if lengths.unused:
             yield f"{tenant.id}: {what} are not used: {lengths.unused}"
         elif len(lengths):
-            input_text = f"input padded to {', '.join(map(str, _used(lengths)))}" if lengths.buckets else ""
+            used = ", ".join(map(str, sorted({size.padded_tokens for size in lengths.sizes})))
+            input_text = f"input padded to {used}" if lengths.buckets else ""
             made = lengths.ranges.get("new_tokens")
             output_text = f"{made} tokens generated" if made else ""
             cut = f"; {lengths.cut} of {len(lengths)} requests are cut" if lengths.cut else ""
             yield f"{tenant.id}: {what} are used: {', '.join(filter(None, (input_text, output_text)))}{cut}"
-
-
-def _used(lengths: Lengths) -> list[int]:
-    return sorted({size.padded_tokens for size in lengths.sizes})

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -103,10 +104,8 @@ def plan(
     """
     argv = with_tokens(argv)
     args = parse_command_line(argv)
-    try:
+    with _refusing():
         composer = composer_of(args)
-    except ConfigError as error:
-        raise Refused([error]) from error
     typed = [f"+{text}" if text.startswith("experiment=") else text for text in args.overrides]
     overrides = _with_sweep(typed)
     _check(composer, overrides)
@@ -133,13 +132,13 @@ def plan(
         _check_points(composer, points)
         where = hardware_for(launcher, hardware)
         planned = _convert(composer, points, where, search=search)
+        _check_subfolders(hydra, len(planned))
     else:
         where = hardware()
-        spec = _to_spec(config, where)
+        with _refusing():
+            spec = to_spec(config, where)
         planned = [PlannedPoint(tuple(overrides), spec, why_sustained(config, spec.tenants))]
     place = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-    if multirun:
-        _check_subfolders(hydra, len(planned))
     _check_folder(config, folder, place)
     for tracking in {point.spec.tracking for point in planned}:
         if tracking.enabled:
@@ -154,7 +153,10 @@ def plan(
     command = [*flags, *(a for a in argv if a not in args.overrides), *kept, *sweeper, pinned]
     specs = [point.spec for point in planned]
     known = warnings(specs, where.gpus) + too_few_cores(specs, _cores(launcher))
-    sessions = _sessions(config, specs, where, serial=serial, multirun=multirun and not search)
+    sessions = Sessions()
+    if multirun and not search:
+        with _refusing():
+            sessions = sessions_of(specs, config.side_by_side, where, serial=serial)
     said = [
         *(point.note for point in planned if point.note),
         *sessions.notes,
@@ -199,12 +201,11 @@ def _order(
     return tuple(random_order([point.overrides for point in points], config.seed))
 
 
-def _sessions(
-    config: Config, specs: Sequence[RunSpec], hardware: Hardware, *, serial: bool, multirun: bool
-) -> Sessions:
-    """Points to measure side by side; a single run has nothing beside it."""
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Refuse the command line if it is found wrong here."""
     try:
-        return sessions_of(specs, config.side_by_side, hardware, serial=serial) if multirun else Sessions()
+        yield
     except ConfigError as error:
         raise Refused([error]) from error
 
@@ -344,13 +345,6 @@ def _convert(
     if problems:
         raise Refused(list(problems.values()), len(points))
     return planned
-
-
-def _to_spec(config: Config, hardware: Hardware) -> RunSpec:
-    try:
-        return to_spec(config, hardware)
-    except ConfigError as error:
-        raise Refused([error]) from error
 
 
 def _config(composer: Composer, sections: SectionedComposer, overrides: Sequence[str]) -> Config:

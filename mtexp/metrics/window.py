@@ -56,18 +56,6 @@ class Window:
         return Series.of(samples, self).throughput_rps
 
 
-def cycles_ms(start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> Floats:
-    """Time that each of several consecutive closed-loop iterations took of its tenant, in ms; shape (n,).
-
-    From start to next start, for the last one from start to end. The mean is (last end - first start) / n.
-
-    Args:
-        start_ns: Shape (n,), in the order served.
-        end_ns: Shape (n,).
-    """
-    return np.diff(start_ns, append=end_ns[-1:]) / 1e6
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
     """What intervals are computed from: the kept iterations of one tenant in one repetition."""
@@ -75,8 +63,9 @@ class Series:
     latency_ms: Floats
     """Shape (n,), in the order served."""
     cycle_ms: Floats
-    """Shape (n,): the time each iteration took of the tenant. Closed loop: :func:`cycles_ms`, whose mean is the inverse
-    of throughput. Open loop: the time since the iteration before it ended."""
+    """Shape (n,): the time each iteration took of the tenant. Closed loop: from start to next start, for the last one
+    from start to end, so that the mean, (last end - first start) / n, is the inverse of throughput. Open loop: the time
+    since the iteration before it ended."""
     throughput_rps: float
     arrival: NDArray[np.int64] | None = None
     """Shape (n,), open loop: which of the tenant's arrivals each is, from 0."""
@@ -89,7 +78,7 @@ class Series:
     @classmethod
     def consecutive(cls, start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> Series:
         """Consecutive closed-loop iterations with these time stamps, each of shape (n,), n >= 1."""
-        cycle_ms = cycles_ms(start_ns, end_ns)
+        cycle_ms = np.diff(start_ns, append=end_ns[-1:]) / 1e6
         return cls((end_ns - start_ns) / 1e6, cycle_ms, 1e3 / float(cycle_ms.mean()))
 
     @classmethod

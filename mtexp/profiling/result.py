@@ -139,7 +139,7 @@ def analyse(kernels: Kernels, folder: Path, *, time_slicing: bool) -> ProfileRes
         }
         for t in overlap.tenants
     }
-    artifacts = (path, *write_kernel_table(kernels, folder), picture)
+    artifacts = (path, *_write_table(kernel_table(kernels), folder, "kernels"), picture)
     return ProfileResult(overlap.metrics(), per_tenant, artifacts, tuple(findings))
 
 
@@ -162,11 +162,6 @@ def kernel_table(kernels: Kernels) -> list[dict[str, Any]]:
                 }
             )
     return table
-
-
-def write_kernel_table(kernels: Kernels, folder: Path) -> tuple[Path, Path]:
-    """Write ``kernels.parquet`` and ``kernels.csv``; return both paths."""
-    return _write_table(kernel_table(kernels), folder, "kernels")
 
 
 def write_rooflines(

@@ -12,6 +12,27 @@ from typing import Any
 
 Observed = Mapping[str, Any]
 
+_SERVER_DIED = (
+    "The MPS server died while the run was on it (806), and every tenant with it. "
+    "The last lines of mps-server.log say why; repeat the run."
+)
+_TERMINATED = (
+    "The process was taken off the GPU by terminate_client (810), which comes before a kill: "
+    "look for what failed first."
+)
+_NO_DEVICE = (
+    "CUDA sees no device (100, 101): the tenant was given one that is not there for it. "
+    "Daemon and tenants name the GPU by UUID: check nvidia-smi -L, and an external daemon's CUDA_VISIBLE_DEVICES."
+)
+_NO_PARTITION = (
+    "The MPS daemon partitions SMs statically and this client has no partition (915). "
+    "Give every tenant sm_partition (mps_settings.sm_partition=<chunks>), or start the daemon without -S."
+)
+_FORKED = (
+    "A package that transformers imports where it is installed has started CUDA in the process that tenants are "
+    "forked from. Use launcher=interpreter, or remove that package from this environment."
+)
+
 
 def explain(text: str, observed: Observed | None = None) -> str | None:
     """Return what the failure ``text`` of a tenant means and what to do about it.
@@ -27,7 +48,7 @@ def explain(text: str, observed: Observed | None = None) -> str | None:
     for code, pattern, say in _TABLE:
         number = rf"\b(?:error|code|status)\W{{0,3}}{code}\b" if code else r"(?!)"
         if re.search(rf"{number}|{pattern}", text, re.IGNORECASE):
-            said = say(state)
+            said = say if isinstance(say, str) else say(state)
             if said is not None:
                 return said
     return None
@@ -38,13 +59,6 @@ def _connection(state: Observed) -> str:
     return (
         f"CUDA found an MPS directory but no daemon answers (805): stale MPS directory {pipe}. "
         f"Remove it or unset CUDA_MPS_PIPE_DIRECTORY; a run with mps_settings=default brings its own daemon."
-    )
-
-
-def _server_died(state: Observed) -> str:
-    return (
-        "The MPS server died while the run was on it (806), and every tenant with it. "
-        "The last lines of mps-server.log say why; repeat the run."
     )
 
 
@@ -67,33 +81,12 @@ def _too_many(state: Observed) -> str:
     )
 
 
-def _terminated(state: Observed) -> str:
-    return (
-        "The process was taken off the GPU by terminate_client (810), which comes before a kill: "
-        "look for what failed first."
-    )
-
-
 def _busy(state: Observed) -> str:
     mode = state.get("compute_mode", "unknown")
     text = f"The GPU takes no further process (46): compute mode {mode}, sharing by {state.get('mode', 'unknown')}. "
     if mode.startswith("exclusive") and state.get("mode") != "mps":
         return text + "Exclusive mode lets one process on it: an administrator runs nvidia-smi -c DEFAULT."
     return text + "Look for another process on it (nvidia-smi), and for a percentage or memory limit that is too low."
-
-
-def _no_device(state: Observed) -> str:
-    return (
-        "CUDA sees no device (100, 101): the tenant was given one that is not there for it. "
-        "Daemon and tenants name the GPU by UUID: check nvidia-smi -L, and an external daemon's CUDA_VISIBLE_DEVICES."
-    )
-
-
-def _partition(state: Observed) -> str:
-    return (
-        "The MPS daemon partitions SMs statically and this client has no partition (915). "
-        "Give every tenant sm_partition (mps_settings.sm_partition=<chunks>), or start the daemon without -S."
-    )
 
 
 def _memory(state: Observed) -> str | None:
@@ -103,13 +96,6 @@ def _memory(state: Observed) -> str | None:
     return (
         f"Out of memory under the MPS limit {', '.join(limits)}, which counts CUDA's own memory too "
         "(about half a GiB a process). Raise pinned_memory_limit or shrink the batch."
-    )
-
-
-def _forked(state: Observed) -> str:
-    return (
-        "A package that transformers imports where it is installed has started CUDA in the process that tenants are "
-        "forked from. Use launcher=interpreter, or remove that package from this environment."
     )
 
 
@@ -135,18 +121,18 @@ def _hang(state: Observed) -> str | None:
     return None
 
 
-_TABLE: tuple[tuple[int, str, Callable[[Observed], str | None]], ...] = (
+_TABLE: tuple[tuple[int, str, str | Callable[[Observed], str | None]], ...] = (
     (805, r"MPS_?Connection_?Failed|failed to connect to the MPS", _connection),
-    (806, r"MPS_?Rpc_?Failure|remote procedural call between the MPS", _server_died),
+    (806, r"MPS_?Rpc_?Failure|remote procedural call between the MPS", _SERVER_DIED),
     (807, r"MPS_?Server_?Not_?Ready|MPS server is not ready", _not_ready),
     (808, r"MPS_?Max_?Clients_?Reached|required to create MPS client", _too_many),
     (809, r"MPS_?Max_?Connections_?Reached|required to support device connections", _too_many),
-    (810, r"MPS_?Client_?Terminated|MPS client has been terminated", _terminated),
+    (810, r"MPS_?Client_?Terminated|MPS client has been terminated", _TERMINATED),
     (46, r"devices?(?:\(s\))? (?:is/)?are busy or unavailable|DevicesUnavailable", _busy),
-    (915, r"INVALID_RESOURCE_CONFIGURATION|invalid resource configuration", _partition),
-    (100, r"no CUDA-capable device is detected|No CUDA GPUs are available", _no_device),
-    (101, r"invalid device ordinal", _no_device),
-    (0, r"re-initialize CUDA in forked subprocess", _forked),
+    (915, r"INVALID_RESOURCE_CONFIGURATION|invalid resource configuration", _NO_PARTITION),
+    (100, r"no CUDA-capable device is detected|No CUDA GPUs are available", _NO_DEVICE),
+    (101, r"invalid device ordinal", _NO_DEVICE),
+    (0, r"re-initialize CUDA in forked subprocess", _FORKED),
     (0, r"out of memory", _memory),
     (0, r"within [\d.]+ s\b|timed out|in time|deadlines\.", _hang),
 )

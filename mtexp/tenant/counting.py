@@ -154,7 +154,8 @@ class _Counted(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        numbers = sum(t.numel() for t in given if not self._weight(t)) + _numel(out)
+        numbers = sum(t.numel() for t in given if not self._weight(t))
+        numbers += sum(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))
         self._most = max(self._most, numbers)
         count = _FLOPS.get(func._overloadpacket) or flop_registry.get(func._overloadpacket)
         if count is not None:
@@ -187,10 +188,6 @@ _FLOPS: Mapping[Any, Any] = {torch.ops.aten._grouped_mm: _grouped_mm}
 
 def _base(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor._base is None else tensor._base
-
-
-def _numel(out: Any) -> int:
-    return sum(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))
 
 
 def _said(error: Exception) -> str:

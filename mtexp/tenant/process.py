@@ -93,7 +93,7 @@ class TenantProcess:
             "finish": self.finish,
         }
         _send(self.connection, event="hello", name=self.job.name, pid=os.getpid(), package=PACKAGE)
-        while (message := _receive(self.connection))["do"] != "exit":
+        while (message := json.loads(self.connection.recv_bytes()))["do"] != "exit":
             self.phase = message["do"]
             commands[self.phase](message)
             if self.terminated:
@@ -383,8 +383,3 @@ def _move_thread(core: int) -> None:
 
 def _send(connection: Connection, **message: Any) -> None:
     connection.send_bytes(json.dumps(message).encode())
-
-
-def _receive(connection: Connection) -> Message:
-    message: Message = json.loads(connection.recv_bytes())
-    return message

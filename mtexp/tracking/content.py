@@ -114,7 +114,7 @@ def tenant_content(
         keys.KIND: record.kind if record.kind == "profile" else keys.TENANT,  # only measured tenants
         keys.RUN_KIND: record.kind,
         keys.INTERVAL_SCOPE: _interval_scope(record, tenant.metrics),
-        keys.FAILURE: _tenant_failure(tenant),
+        keys.FAILURE: f"{tenant.phase}: {tenant.error}" if tenant.status == "FAILED" else "",
         keys.INSUFFICIENT: ", ".join(tenant.insufficient),
         keys.REQUEST: own[0].request if own else "",
         **_baseline_tags(tenant.baseline),
@@ -241,10 +241,6 @@ def _baseline_tags(baseline: BaselineRef | None) -> dict[str, str]:
         keys.BASELINE_RUN_ID: baseline.run_id,
         keys.BASELINE_RECORD_ID: baseline.record_id,
     }
-
-
-def _tenant_failure(tenant: TenantRecord) -> str:
-    return f"{tenant.phase}: {tenant.error}" if tenant.status == "FAILED" else ""
 
 
 def _thinned_text(thinned: Mapping[str, int], max_history: int) -> str:

@@ -74,35 +74,21 @@ def _bytes(uri: str) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if os.path.isfile(path) and not path.is_symlink())
 
 
-def delete(store: Store, sweep: Sweep) -> None:
-    """Mark every run of the sweep as deleted."""
-    for run_id in sweep.run_ids:
-        with store.step():
-            store.client.delete_run(run_id)
-
-
-def rename(store: Store, sweep: Sweep, name: str) -> None:
-    """Give every run of the sweep another sweep's name."""
-    for run_id in sweep.run_ids:
-        with store.step():
-            store.client.set_tag(run_id, keys.SWEEP, name)
-
-
 def _table(found: Sequence[Sweep]) -> str:
-    heads = ("sweep", "began", "mixes", "baselines", "invalid", "MiB")
-    rows = [dict(zip(heads, _row(own), strict=True)) for own in found]
+    rows = [
+        {
+            "sweep": own.name,
+            "began": f"{datetime.fromtimestamp(own.began_ms / 1000):%Y-%m-%d %H:%M}",
+            "mixes": str(own.kinds.get("mix", 0)),
+            "baselines": str(own.kinds.get("baseline", 0)),
+            "invalid": str(own.invalid),
+            "MiB": f"{own.mib:.1f}",
+        }
+        for own in found
+    ]
     if sys.stdout.isatty():
         rows = fitting(rows, shutil.get_terminal_size().columns, ("baselines", "began", "mixes"))
-    return plain_table(rows, heads[2:])
-
-
-def _row(own: Sweep) -> tuple[str, ...]:
-    counts = (own.kinds.get("mix", 0), own.kinds.get("baseline", 0), own.invalid)
-    return (own.name, _when(own.began_ms), *map(str, counts), f"{own.mib:.1f}")
-
-
-def _when(epoch_ms: int) -> str:
-    return f"{datetime.fromtimestamp(epoch_ms / 1000):%Y-%m-%d %H:%M}"
+    return plain_table(rows, ("mixes", "baselines", "invalid", "MiB"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,7 +143,9 @@ def _delete(store: Store, sweep: Sweep, *, ask: bool) -> int:
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             sys.stdout.write("Nothing was deleted.\n")
             return 1
-    delete(store, sweep)
+    for run_id in sweep.run_ids:
+        with store.step():
+            store.client.delete_run(run_id)
     sys.stdout.write(f"Deleted {what}. mlflow gc frees the disk; until then the UI can restore the runs.\n")
     return 0
 
@@ -167,7 +155,9 @@ def _rename(store: Store, sweep: Sweep, new: str, names: Sequence[str]) -> int:
         raise TrackingError(f"rename to {new}: allowed: letters, digits, . _ and -, e.g. pairs-a100")
     if new in names:
         raise TrackingError(f"rename to {new}: there is a sweep of that name; choose another")
-    rename(store, sweep, new)
+    for run_id in sweep.run_ids:
+        with store.step():
+            store.client.set_tag(run_id, keys.SWEEP, new)
     sys.stdout.write(f"{sweep.name} is now {new} in the store. Folders keep their names.\n")
     return 0
 
