@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mtexp.metrics.bootstrap import LEVEL, Interval
+from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.round_means import Means
 from mtexp.metrics.samples import ALONE, EDGE, MEASURE, Floats, Mask, Samples
 
@@ -203,15 +203,15 @@ def compare(latency: Rounds, cycle: Rounds | None = None, *, seed: int = 0) -> C
     slowed = Means.of(latency.log_ratios, latency.group)
     progressed = slowed if cycle is None else Means.of(cycle.log_ratios, cycle.group)
     there = [i for i in range(len(latency.tenants)) if latency.complete[i] and np.isfinite(progressed.mean[i])]
-    slowdown = {latency.tenants[i]: slowed.exponential(i, 1.0, LEVEL) for i in there}
-    progress = {latency.tenants[i]: progressed.exponential(i, -1.0, LEVEL) for i in there}
+    slowdown = {latency.tenants[i]: slowed.exponential(i, 1.0) for i in there}
+    progress = {latency.tenants[i]: progressed.exponential(i, -1.0) for i in there}
     if len(there) < len(latency.tenants) or not there:
         return CrossoverFigures(slowdown, progress, {})
     run = {
-        "stp": progressed.total(-1.0, LEVEL),
-        "antt": slowed.total(1.0, LEVEL, mean=True),
-        "jain_fairness": progressed.jain(seed, LEVEL),
-        "fairness": progressed.fairness(LEVEL),
+        "stp": progressed.total(-1.0),
+        "antt": slowed.total(1.0, mean=True),
+        "jain_fairness": progressed.jain(seed),
+        "fairness": progressed.fairness(),
     }
     return CrossoverFigures(slowdown, progress, run)
 
@@ -241,7 +241,7 @@ def mean_interval(values: Floats, group: Integers) -> Interval:
     if not np.isfinite(values).any():
         raise ValueError("the interval of a mean needs at least one value, found none")
     means = Means.of(values[:, None], group)
-    reach = means.reach(means.errors[:, 0], int(means.groups[0]), LEVEL)
+    reach = means.reach(means.errors[:, 0], int(means.groups[0]))
     return Interval(float(means.mean[0]), float(means.mean[0]) - reach, float(means.mean[0]) + reach)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mtexp.metrics.bootstrap import Interval
+from mtexp.metrics.bootstrap import LEVEL, Interval
 from mtexp.metrics.interference import jain_fairness_rows
 from mtexp.metrics.samples import Floats
 
@@ -45,35 +45,35 @@ class Means:
         groups = ((member @ seen) > 0).sum(axis=0)
         return cls(mean, errors, groups)
 
-    def reach(self, errors: Floats, groups: int, level: float) -> float:
+    def reach(self, errors: Floats, groups: int) -> float:
         """Half the width of the t interval of a quantity to whose error the groups add ``errors``, shape (groups,)."""
         if groups < 2:
             return math.inf
         spread = math.sqrt(float((errors**2).sum()) * groups / (groups - 1))
-        return _critical(groups - 1, level) * spread
+        return _critical(groups - 1) * spread
 
-    def exponential(self, tenant: int, sign: float, level: float) -> Interval:
+    def exponential(self, tenant: int, sign: float) -> Interval:
         """exp(sign * mean) of one tenant."""
-        reach = self.reach(self.errors[:, tenant], int(self.groups[tenant]), level)
+        reach = self.reach(self.errors[:, tenant], int(self.groups[tenant]))
         value = sign * float(self.mean[tenant])
         return Interval(math.exp(value), math.exp(value - reach), _exp(value + reach))
 
-    def total(self, sign: float, level: float, *, mean: bool = False) -> Interval:
+    def total(self, sign: float, *, mean: bool = False) -> Interval:
         """The sum (or the mean) over tenants of exp(sign * mean)."""
         parts = np.exp(sign * self.mean) / (self.mean.size if mean else 1)
         value = float(parts.sum())
-        reach = self.reach(self.errors @ parts, int(self.groups.min()), level)
+        reach = self.reach(self.errors @ parts, int(self.groups.min()))
         return Interval(value, max(0.0, value - reach), value + reach)
 
-    def ratio(self, other: Means, sign: float, level: float) -> Interval:
+    def ratio(self, other: Means, sign: float) -> Interval:
         """The sum over tenants of exp(sign * mean), over the same of ``other``, whose groups are the same rounds."""
         parts, others = np.exp(sign * self.mean), np.exp(sign * other.mean)
         value = math.log(float(parts.sum() / others.sum()))
         errors = self.errors @ (parts / parts.sum()) - other.errors @ (others / others.sum())
-        reach = self.reach(errors, int(min(self.groups.min(), other.groups.min())), level)
+        reach = self.reach(errors, int(min(self.groups.min(), other.groups.min())))
         return Interval(math.exp(value), math.exp(value - reach), _exp(value + reach))
 
-    def fairness(self, level: float) -> Interval:
+    def fairness(self) -> Interval:
         """Smallest NP / largest NP: exp(-(largest - smallest mean log ratio))."""
         tenants = self.mean.size
         if tenants == 1:
@@ -84,11 +84,11 @@ class Means:
         if groups < 2:
             return Interval(math.exp(-apart.max()), 0.0, 1.0)
         spread = np.sqrt(((self.errors[:, first] - self.errors[:, second]) ** 2).sum(axis=0) * groups / (groups - 1))
-        reach = _critical(groups - 1, 1 - (1 - level) / first.size) * spread
+        reach = _critical(groups - 1, 1 - (1 - LEVEL) / first.size) * spread
         widest, narrowest = float((apart + reach).max()), max(0.0, float((apart - reach).max()))
         return Interval(math.exp(-float(apart.max())), math.exp(-widest), math.exp(-narrowest))
 
-    def jain(self, seed: int, level: float) -> Interval:
+    def jain(self, seed: int) -> Interval:
         """Jain's index of exp(-mean); noise alone makes equal tenants look unequal, and the upper end allows for it."""
         groups = int(self.groups.min())
         value = float(_jain(-self.mean))
@@ -98,7 +98,7 @@ class Means:
         signs = rng.standard_normal((_DRAWS, self.errors.shape[0])) * math.sqrt(groups / (groups - 1))
         scale = np.sqrt((groups - 1) / rng.chisquare(groups - 1, _DRAWS))[:, None]
         noise = signs @ self.errors * scale
-        tail = (1 - level) / 2
+        tail = (1 - LEVEL) / 2
         low, high = np.quantile(_jain(-self.mean + noise), [tail, 1 - tail])
         by_noise = np.quantile(_jain(noise), tail)
         return Interval(value, min(value, float(low)), min(1.0, max(float(high), value / float(by_noise))))
@@ -109,7 +109,7 @@ def _jain(logs: Floats) -> Floats:
     return jain_fairness_rows(np.exp(logs - logs.max(axis=-1, keepdims=True)))
 
 
-def _critical(freedom: int, level: float) -> float:
+def _critical(freedom: int, level: float = LEVEL) -> float:
     """Two-sided critical value of Student's t."""
     from scipy.special import stdtrit  # half a second to import: not before a run is checked
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtexp.metrics.bootstrap import LEVEL, Interval
+from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.crossover import Block, Rounds, rounds_of
 from mtexp.metrics.crossover_summary import cycle_ms
 from mtexp.metrics.round_means import Means
@@ -58,14 +58,13 @@ def _metrics(intervals: Mapping[str, Interval]) -> Metrics:
     return {key: interval.value for key, interval in intervals.items()} | ends(intervals)
 
 
-def mode_ratios(own: Side, reference: Side, *, whole: bool, level: float = LEVEL) -> ModeRatios:
+def mode_ratios(own: Side, reference: Side, *, whole: bool) -> ModeRatios:
     """Compare a mode with the reference of its session, over the rounds that both have.
 
     Args:
         own: The mode.
         reference: Of the same tenants.
         whole: In the alone blocks of the reference a tenant has the whole device and no mode (time slicing).
-        level: Of the intervals.
     """
     rounds = min(len(own.latency.group), len(reference.latency.group))
     group = own.latency.group[:rounds]
@@ -85,16 +84,16 @@ def mode_ratios(own: Side, reference: Side, *, whole: bool, level: float = LEVEL
         means = Means.of(values, group)
         for column, name in enumerate(tenants):
             if means.groups[column]:
-                tenants[name][key] = means.exponential(column, sign, level)
+                tenants[name][key] = means.exponential(column, sign)
     progress, ref_progress = Means.of(cycle - own_cycle, group), Means.of(ref_cycle - ref_own_cycle, group)
     run: dict[str, Interval] = {}
     if progress.groups.all() and ref_progress.groups.all():
-        run["stp_ratio"] = progress.ratio(ref_progress, -1.0, level)
+        run["stp_ratio"] = progress.ratio(ref_progress, -1.0)
         if whole:
             progress = Means.of(cycle - ref_own_cycle, group)
-            run["stp_whole"] = progress.total(-1.0, level)
-            run["antt_whole"] = Means.of(together - ref_alone, group).total(1.0, level, mean=True)
-            run["stp_whole_ratio"] = progress.ratio(ref_progress, -1.0, level)
+            run["stp_whole"] = progress.total(-1.0)
+            run["antt_whole"] = Means.of(together - ref_alone, group).total(1.0, mean=True)
+            run["stp_whole_ratio"] = progress.ratio(ref_progress, -1.0)
     return ModeRatios(run, tenants)
 
 
