@@ -7,8 +7,8 @@ of a mix of that one tenant in closed loop under plain time slicing.
 
 Runs on several GPUs of one kind are put together: between hosts they differ no more than on one (on H100s and H200s the
 variance of hosts is 0 to 0.004 of the logarithm, that of runs 0.02 to 0.04). Hashes are of one group where everything
-else that a record says is the same. Where two hashes of *one* GPU are alike in all that, they differ in something that
-is not said, and then no hash like them is put together with another.
+else in their records is the same. If two hashes of *one* GPU agree in all that, they differ in something that records
+do not have; then hashes like these are not put together with others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two sets of runs, point by point: what each figure changed by, and what may be said of it.
+"""Two sets of runs, point by point: what each figure changed by, and whether that is certain.
 
 Lives here: :func:`compare`, :class:`Comparison`. May touch: nothing outside its arguments. Points are paired by what
 was asked (:func:`analysis.pooling.repetitions`), whatever the environments were. Three figures: mean latency ``alone``,
@@ -306,7 +306,7 @@ def _of_point(
 
 
 def _difference(a: Repeated, b: Repeated, positions: Sequence[int], known: Known) -> Part:
-    """Mean latency of tenants that are alike, as one; their spread is that of both sides and of runs like them."""
+    """Mean latency of equal tenants, as one; their spread is that of both sides and of runs like them."""
     logs = [np.array([[run[t]["mean"].log for t in positions] for run in side.runs]) for side in (a, b)]
     within = [np.mean([[run[t]["mean"].error ** 2 for t in positions] for run in side.runs]) for side in (a, b)]
     paths = [path_of(side.tenants[positions[0]]) for side in (a, b)]

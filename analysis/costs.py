@@ -82,7 +82,8 @@ def does_sharing_save_energy(results: Results, judge: Judge) -> Iterable[Answer]
         word = ("less" if average.value < 1 else "more") if claimed else "not clearly less or more"
         yield Answer(
             question,
-            f"Under {sharing} a request takes {word} energy than in turns: {_said(average)} times {over(own)}.",
+            f"Under {sharing} a request takes {word} energy than in turns: "
+            f"{_with_interval(average)} times {over(own)}.",
             claimed,
             average.interval,
         )
@@ -90,7 +91,7 @@ def does_sharing_save_energy(results: Results, judge: Judge) -> Iterable[Answer]
         yield missing(question, "mixes on a GPU, and each of their models alone as a mix", "mix=bert_base,pair")
 
 
-def _said(figure: Estimate) -> str:
+def _with_interval(figure: Estimate) -> str:
     """The figure with its interval; alone where its error is not known (no sampled power beside the counter)."""
     return text(figure.interval) if np.isfinite(figure.interval.high) else f"{figure.value:.2f} (error not known)"
 

@@ -40,7 +40,7 @@ _SLOWDOWNS = {"slowdown": "mean", TIMER: "gpu_time"} | {
     f"slowdown_{name}": name for name in ("p50", "p90", "p95", "p99")
 }
 _LIKE = ("model", "workload", "execution")
-"""What makes runs alike in how they differ, beside the sharing mode and how full the device is."""
+"""Runs that agree in these, in the sharing mode and in how full the device is, are taken to vary equally."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ def figures_of(study: Study, alone: BaselineRuns, points: pd.DataFrame) -> Estim
     return Estimates(found, progress, {n: _absolute(side, 0, "mean") for n, side in sides.items() if side is not None})
 
 
-# --- which runs are alike ---------------------------------------------------------------------------------------------
+# --- which runs are pooled --------------------------------------------------------------------------------------------
 
 
 def _alone_rows(alone: BaselineRuns) -> dict[Measured, Mapping[str, Any]]:

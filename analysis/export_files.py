@@ -147,7 +147,7 @@ def _thin_telemetry(telemetry: pd.DataFrame, samples: pd.DataFrame) -> pa.Table:
 
 
 def read_export(folder: Path) -> Dataset:
-    """Read an export back; nothing of it is run through MLflow.
+    """Read an export back; without MLflow.
 
     Raises:
         RecordError: A file is absent or not what the manifest says.

@@ -263,7 +263,7 @@ def _positive(option: str, found: Mapping[str, float], example: str) -> None:
 
 @refusing
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the packing; exit code 1 where the demand needs more GPUs than there are, 2 where nothing can be said."""
+    """Print the packing; exit code 1 if the demand needs more GPUs than there are, 2 without enough data."""
     parser = argparse.ArgumentParser(prog=command_line("pack"), description="Which GPU serves what.")
     parser.add_argument("--gpus", type=int, required=True, help="how many there are")
     parser.add_argument("--demand", required=True, metavar="MODEL=RATE,...", help="requests a second of each model")

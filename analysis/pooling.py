@@ -27,7 +27,7 @@ from .intervals import text
 
 DRAWS = 4_000
 FEW_DRAWS = 200
-"""Enough to tell points that cannot be, for those who want no intervals."""
+"""Enough to find impossible points, where no intervals are needed."""
 
 _SETTING = (
     *("precision", "workload", "execution", "batch_size", "seq_len", "new_tokens", "arrival", "rate_rps", "trace"),
@@ -41,7 +41,7 @@ _NEVER_USUAL = (
     *("rate_rps", "slo_ms", "own_pct", "mps_priority", "pinned_memory_limit", "sm_partition", "mig", "trace"),
     *("partition_sms", "weights"),
 )
-_UNSAID = ("slo_ms",)
+_NOT_IN_LABELS = ("slo_ms",)
 _LATENCIES = ("latency_", "slowdown", "tail_inflation", "wait_", "ttft_", "tpot_", "spread_")
 _TAILS = ("slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99", "tail_inflation")
 _KEPT = (
@@ -254,7 +254,7 @@ def _described(tenants: pd.DataFrame) -> pd.DataFrame:
     for row, model in enumerate(models):
         ordinary = {name: usual[name, model if name in _OF_MODEL else ""] for name in columns}
         own = {name: texts[row] or ordinary[name] for name, texts in columns.items()}  # older records have fewer
-        unusual = {n: text for n, text in own.items() if text != ordinary[n] and n not in _UNSAID}
+        unusual = {n: text for n, text in own.items() if text != ordinary[n] and n not in _NOT_IN_LABELS}
         labels.append(" ".join([model, *(_PHRASES.get(n, "{}").format(text) for n, text in unusual.items())]))
         settings.append("|".join(own.values()))
     return tenants.assign(label=labels, setting=settings)

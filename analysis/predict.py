@@ -30,7 +30,7 @@ from .scoring import score
 
 @refusing
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict mixes; exit code 2 where nothing can be said of one."""
+    """Predict mixes; exit code 2 where one cannot be predicted."""
     options = _options(arguments)
     width = shutil.get_terminal_size().columns
     if options.check is not None:
@@ -96,7 +96,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _in_modes(
     labels: Sequence[str], modes: Sequence[str], predictor: Predictor, *, every: bool
 ) -> dict[str, list[Predicted]]:
-    """Predictions by mode; ``every`` = a mode in which nothing can be said is an error."""
+    """Predictions by mode; ``every`` = a mode in which the mix cannot be predicted is an error."""
     found: dict[str, list[Predicted]] = {}
     for mode in modes:
         try:

@@ -130,7 +130,7 @@ def as_json(
                         "predicted_latency_ms": one.latency_ms,
                         "basis": one.basis,
                         "does": list(predictor.lone[one.label].does),
-                        "rivals": _said(one, tenants, predictor, (rivals or {}).get(mode, {})),
+                        "rivals": _by_rivals(one, tenants, predictor, (rivals or {}).get(mode, {})),
                     }
                     for one in tenants
                 ],
@@ -143,7 +143,7 @@ def as_json(
     return {"kind": "prediction", "mix": token, "device": predictor.device, "predictor": predictor.hash, "modes": modes}
 
 
-def _said(
+def _by_rivals(
     one: Predicted, tenants: Sequence[Predicted], predictor: Predictor, rivals: Mapping[str, Rival]
 ) -> dict[str, float]:
     """Slowdowns by name of the rival that says one."""

@@ -41,7 +41,7 @@ CODE = hashlib.sha256(b"".join(path.read_bytes() for path in _PROGRAM)).hexdiges
 
 
 class NotPredictable(MtexpError):
-    """A mix that nothing can be said of: no run of a model alone, or nothing measured in its sharing mode."""
+    """A mix that cannot be predicted: no run of a model alone, or nothing measured in its sharing mode."""
 
 
 @dataclass(frozen=True, slots=True)

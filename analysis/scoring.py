@@ -1,8 +1,8 @@
 """Predictions that were made before, against what was measured after: errors by sharing mode and execution.
 
 Lives here: :func:`score`, :class:`Score`. May touch: nothing outside its arguments. Only runs that started after the
-predictions were made count. Beside the predictor stand what other predictors said at the same time, and what a perfect
-one would be off by, since the measurements err.
+predictions were made count. For comparison: the errors of other predictors at the same time, and the error that even a
+perfect one would have, since the measurements err.
 """
 
 from __future__ import annotations

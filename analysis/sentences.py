@@ -1,8 +1,8 @@
 """One sentence a figure: what it shows, with its interval where there is one.
 
 Lives here: :data:`SENTENCES`, by the name of the figure, for figures that answer no question of
-:mod:`analysis.findings`. May touch: nothing outside its arguments. Nothing here is claimed to differ: it is said as
-measured.
+:mod:`analysis.findings`. May touch: nothing outside its arguments. Nothing here is claimed to differ: the
+sentences repeat what was measured.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def sm_curves(data: Dataset) -> list[SmCurve]:
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if str(row.get("arrival", "closed")) == "closed":
-            groups.setdefault((row["way"], *(_said(row.get(name)) for name in _SAME)), []).append(row)
+            groups.setdefault((row["way"], *(_as_text(row.get(name)) for name in _SAME)), []).append(row)
     curves = []
     for key, own in sorted(groups.items()):
         points = _points(data, own)
@@ -105,7 +105,7 @@ def sm_curves(data: Dataset) -> list[SmCurve]:
     return curves
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return "" if value is None or pd.isna(value) else str(value)
 
 

@@ -170,12 +170,12 @@ def sms_of(data: Dataset) -> int:
     """SMs of the device that ``data`` was measured on.
 
     Raises:
-        DataError: No run says, or they say different numbers.
+        DataError: No run has it, or they have different numbers.
     """
     known = column(data.runs, "gpu_sm_count").dropna().unique()
     if len(known) != 1:
-        said = ", ".join(map(str, known)) or "nothing"
-        raise DataError(f"{data.source}: its runs say {said} of the device's number of SMs. Name it: --sms 132")
+        found = ", ".join(map(str, known)) or "no"
+        raise DataError(f"{data.source}: found {found} number of SMs of the device in its runs. Name it: --sms 132")
     return int(known[0])
 
 

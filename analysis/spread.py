@@ -1,7 +1,7 @@
 """What the runs of a study that were repeated say about how runs differ.
 
-Lives here: :class:`Known`, :func:`learn`. May touch: nothing outside its arguments. Runs are alike in the model and
-what it does, the sharing mode, and how full the device is (:mod:`mtexp.metrics.spread` shrinks one to the other).
+Lives here: :class:`Known`, :func:`learn`. May touch: nothing outside its arguments. Runs are pooled by model and
+what it does, sharing mode, and how full the device is (:mod:`mtexp.metrics.spread` shrinks one to the other).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FOLLOWS_FREEDOM = 4.0
 
 
 def path_of(tenant: Mapping[str, Any]) -> Path:
-    """What makes runs of a tenant alike: what it does, ``mode`` of sharing, and ``fill`` of the device it shares."""
+    """The group in which runs of a tenant are pooled: what it does, its sharing ``mode``, ``fill`` of its device."""
     does = f"{tenant['model']} {tenant.get('workload')} {tenant.get('execution')}"
     mode, fill = str(tenant.get("mode", "")), float(tenant.get("fill", np.nan))
     if mode == ALONE or np.isnan(fill):
@@ -47,17 +47,17 @@ class Repeated:
         rows = [[run[t][name].log for t in tenants] for run in self.runs if all(name in run[t] for t in tenants)]
         return np.array(rows).reshape(len(rows), len(tenants))
 
-    def alike(self) -> dict[Path, list[int]]:
-        """Positions of tenants that are alike."""
+    def by_path(self) -> dict[Path, list[int]]:
+        """Positions of the tenants of each group."""
         found: dict[Path, list[int]] = {}
         for position, tenant in enumerate(self.tenants):
             found.setdefault(path_of(tenant), []).append(position)
         return found
 
     def groups(self, name: str, together: float) -> dict[Path, Group]:
-        """Sum of squares and degrees of freedom of tenants that are alike, which count as one group."""
+        """Sum of squares and degrees of freedom of the tenants of each group."""
         found = {}
-        for path, positions in self.alike().items():
+        for path, positions in self.by_path().items():
             logs = self.logs(name, positions)
             independent = len(positions) / (1 + (len(positions) - 1) * together)
             if len(logs) > 1:
@@ -90,7 +90,7 @@ class Known:
         for index, name in enumerate(names):
             like = self.like.get(name, LikeRuns())
             groups = runs.groups(name, self.tenants)
-            for path, positions in runs.alike().items():
+            for path, positions in runs.by_path().items():
                 own = like.expected(path).with_own(groups[path].squares, groups[path].freedom)
                 for position in positions:
                     table[position][index] = own

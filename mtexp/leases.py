@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LEASE_DIRECTORY = "/tmp/mtexp-lease"
-"""One place for every user of the host: a lease under TMPDIR or a home directory would exclude nobody."""
+"""One place for every user of the host: a lease under TMPDIR or a home directory would not exclude other users."""
 _POLL_S = 0.5
 
 
@@ -36,7 +36,7 @@ def lease(
     sleep: Callable[[float], None] = time.sleep,
     tell: Callable[[str], None] = log.warning,
 ) -> Iterator[Device]:
-    """Hold the first free one of ``devices`` for one run; nobody else on this host gets it meanwhile.
+    """Hold the first free one of ``devices`` for one run; no other run on this host gets it meanwhile.
 
     The lease is a lock on an open file (flock), so that the kernel frees it when the holder dies, however it dies. The
     lock files are in ``$MTEXP_LEASE_DIR`` (default :data:`LEASE_DIRECTORY`), shared by all users of the host.
@@ -72,7 +72,7 @@ def _lease_directory() -> Path:
     directory = Path(os.environ.get("MTEXP_LEASE_DIR") or LEASE_DIRECTORY)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with suppress(PermissionError):  # somebody else's: it has the mode already
+        with suppress(PermissionError):  # another user's: it has the mode already
             directory.chmod(0o1777)
     except OSError as error:
         raise HostError(
@@ -170,7 +170,7 @@ def _holder(directory: Path, device: Device) -> str:
 
 
 def _write_note(path: Path, label: str | None) -> None:
-    """Say who holds the lease, or (None) that nobody does; in place, since another user may own the file."""
+    """Write down who holds the lease, or (None) that it is free; in place, since another user may own the file."""
     text = ""
     if label is not None:
         since = datetime.now(UTC).isoformat(timespec="seconds")

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 SMALLEST = 16
-"""The smallest of the buckets that nobody named."""
+"""The smallest bucket where the user named none."""
 
 
 class Sized(NamedTuple):

@@ -86,7 +86,7 @@ def _warn_only() -> None:
 
 
 def protect() -> None:
-    r"""Let no write to stdout or stderr fail from here on; what somebody has put in their place stays.
+    r"""Let no write to stdout or stderr fail from here on; a stream that has replaced one of them stays.
 
     A character that the terminal cannot show is written as ``\xb5``. A closed stdin, stdout or stderr becomes
     ``/dev/null``: the next file that is opened would otherwise take its place, and get the output.

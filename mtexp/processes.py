@@ -3,7 +3,7 @@
 Lives here: :func:`shielded`, :func:`importing_alike`, :class:`Started`, :func:`start_forkserver`. May touch:
 multiprocessing, signals, the environment while a process is started, psutil.
 
-A forkserver may be stopped (SIGSTOP) or hang. Then it neither starts processes nor tells that one has ended. So a
+A forkserver may be stopped (SIGSTOP) or hang. Then it neither starts processes nor reports that one has ended. So a
 start has a deadline, after which the server is killed (the next start gets a new one), and the end of a process is
 seen through a file descriptor that the kernel keeps (pidfd).
 """
@@ -41,14 +41,14 @@ PRELOADED = ["mtexp.tenant.preload"]
 START_S = 120.0
 """Seconds in which a forkserver has started a process; the first one waits for its imports."""
 UNKNOWN = 255
-"""Exit code of a process whose forkserver does not tell; multiprocessing says the same of a server that has ended."""
+"""Exit code of a process whose forkserver does not report it; multiprocessing uses it for a server that has ended."""
 _LOOK_S = 0.25
 _STOPPED_LOOKS = 4
 """A server that is seen stopped so many times in a row is given up."""
 _SIGNAL_S = 2.0
 """What a start may still take once a signal has asked this process to end."""
-_TOLD_S = 1.0
-"""How long after the end of a process its exit code may come."""
+_EXIT_CODE_S = 1.0
+"""Longest wait for the exit code of a process that has ended."""
 _LONGEST_TEMPORARY = 64
 """Bytes of TMPDIR: with multiprocessing's own names behind it, the address of a socket has at most 107."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -131,7 +131,7 @@ def _shorten_temporary() -> None:
 def signals_postponed(at_signal: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Let Ctrl-C, SIGTERM and SIGHUP raise when the block has ended, not within it.
 
-    Within it a process is started and noted: between the two, a signal would leave one that nobody ends.
+    Within it a process is started and noted: between the two, a signal would leave a process behind.
 
     Args:
         at_signal: Called at once when a signal comes.
@@ -158,7 +158,7 @@ def signals_postponed(at_signal: Callable[[], None] = lambda: None) -> Iterator[
 
 
 class Started:
-    """A process of multiprocessing, started; its end is seen even where a forkserver does not tell.
+    """A process of multiprocessing, started; its end is seen even if the forkserver does not report it.
 
     Args:
         process: Not started.
@@ -187,13 +187,13 @@ class Started:
             self.sentinel, self._own = process.sentinel, False
 
     def exit_code(self) -> int | None:
-        """Exit code, negative for a signal, :data:`UNKNOWN` where nobody tells; None while it runs."""
+        """Exit code, negative for a signal, :data:`UNKNOWN` where nothing reports it; None while it runs."""
         if self._exit_code is not None or (self._own and not wait([self.sentinel], 0)):
             return self._exit_code
         self._exit_code = self.process.exitcode
         if self._exit_code is None and self._own:
             self._ended_at = self._ended_at or time.monotonic()
-            if time.monotonic() - self._ended_at > _TOLD_S:
+            if time.monotonic() - self._ended_at > _EXIT_CODE_S:
                 self._exit_code = UNKNOWN
         return self._exit_code
 
@@ -215,7 +215,7 @@ class Started:
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end; True when it has ended."""
         ended = bool(wait([self.sentinel], timeout_s))
-        deadline = time.monotonic() + 2 * _TOLD_S
+        deadline = time.monotonic() + 2 * _EXIT_CODE_S
         while ended and self.exit_code() is None and time.monotonic() < deadline:
             wait([self.process.sentinel], _LOOK_S)
         return self.exit_code() is not None
@@ -304,7 +304,7 @@ def _kill(pid: int | None) -> None:
 
 
 def _end_helpers() -> None:
-    """End forkserver and resource tracker and wait for it: one that is stopped once nobody looks would stay for ever.
+    """End forkserver and resource tracker and wait for it: one that is stopped later would stay for ever.
 
     The tracker ends when nobody has its pipe any more; where somebody else still has, it is left alone.
     """
@@ -314,7 +314,7 @@ def _end_helpers() -> None:
         return
     os.close(tracker._fd)
     tracker._fd = tracker._pid = None
-    deadline = time.monotonic() + _TOLD_S
+    deadline = time.monotonic() + _EXIT_CODE_S
     while time.monotonic() < deadline and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         if is_stopped(pid):
             _kill(pid)

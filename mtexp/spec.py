@@ -236,7 +236,7 @@ class MeasureSpec:
     foreign: str = "refuse"
     """What busy processes of others on the device do to a run: ``refuse`` (INVALID), ``warn`` or ``ignore``."""
     check_outputs: bool = True
-    """Check that every tenant computes what it should; nothing of it is in the window."""
+    """Check that every tenant computes what it should, outside the window."""
     probe_sms: bool = False
     """Each tenant notes the SMs that it runs on, before and after the window."""
 
@@ -320,7 +320,7 @@ class BaselineSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpec:
-    """The search that a run is a probe of (``experiment=capacity``); nothing of it changes what is measured."""
+    """The search that a run is a probe of (``experiment=capacity``); it does not change what is measured."""
 
     name: str = ""
     """Empty = none."""

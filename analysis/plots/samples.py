@@ -347,7 +347,7 @@ def telemetry(results: Results) -> go.Figure | None:
 def _windows(data: Dataset) -> pd.DataFrame:
     """``t0_ns`` and ``t1_ns`` of the window of each run: the latest first start and the earliest last end.
 
-    Of runs whose telemetry has the clock of their requests: exports of before it was kept lost it, which is said.
+    Only runs whose telemetry and requests have one clock: older exports did not keep it, and the figure notes that.
     """
     by_tenant = data.iterations.groupby(["record_id", "tenant"], observed=True)
     spans = by_tenant.agg(t0_ns=("start_ns", "min"), t1_ns=("end_ns", "max"))

@@ -18,8 +18,8 @@ from .columns import only, with_intervals
 def baselines(results: Results) -> pd.DataFrame:
     """Each model alone: how often measured, latency and throughput, how far runs lie apart, how launch-bound it is.
 
-    One row for what was measured alike, on whichever GPU of a kind; runs of one tenant under plain time slicing are
-    among its runs. ``sharing`` is there for partitioned baselines: the MPS limits that they were measured under.
+    One row for what was measured in the same way, on any GPU of one kind; runs of one tenant under plain time slicing
+    are among its runs. ``sharing`` is there for partitioned baselines: the MPS limits that they were measured under.
     """
     rows = []
     for name, own in results.alone.runs.groupby("group", observed=True, sort=False):

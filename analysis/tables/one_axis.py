@@ -17,8 +17,8 @@ FEWEST_MODES = 3
 def one_axis(results: Results) -> pd.DataFrame:
     """Mixes measured under three sharing modes or more: ``mix``, ``sharing``, ``model``, mean and p99 slowdown.
 
-    A mode that parts the SMs is in it where its tenants have equal shares: other shares are another question. Tenants
-    of one model are one row, the mean of theirs, whose interval is that of the first.
+    A mode that divides the SMs is included where its tenants have equal shares: other shares are another question.
+    Tenants of one model are one row, with the mean of their figures and the interval of the first.
     """
     points = results.points[results.points["closed"].astype(bool) & (results.points["num_tenants"] > 1)]
     rows: list[dict[str, Any]] = []

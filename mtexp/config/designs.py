@@ -33,7 +33,7 @@ def design_of(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
 
 
 def why_sustained(config: Config, tenants: tuple[TenantSpec, ...]) -> str:
-    """Say why a mix in closed loop is not measured in turns, where nobody decided that; else return "".
+    """Return why a mix in closed loop is not measured in turns, if the user did not choose that; else "".
 
     One tenant has nothing to take turns with, and open loop has no slowdown: these need no explanation.
     """

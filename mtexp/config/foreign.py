@@ -1,6 +1,6 @@
 """What a file of a group may say: its group's own keys, as data. Pure, but for reading the file through Hydra.
 
-A mix or a model may come from somebody else. Composed by Hydra as it is, its file could set any key (``@package
+A mix or a model may come from another author. Composed by Hydra as it is, its file could set any key (``@package
 _global_``): where results go, which file a log is written to, which classes Hydra makes. And a resolver in it could
 put a secret of the environment into a name. Both are refused. An experiment is a preset of the command line: it may
 also set keys of other groups, but not where results go nor anything of Hydra's but the sweep.

@@ -51,7 +51,7 @@ def read_off(key: str, model: ModelSpec, workload: WorkloadSpec) -> ReadOff:
         workload: The size of a request.
 
     Raises:
-        ConfigError: transformers cannot build it, or cannot run it on the inputs that it is said to take.
+        ConfigError: transformers cannot build it, or cannot run it on its configured inputs.
     """
     asked = {"model": to_json(model), "workload": to_json(workload)}
     found = _ask(json.dumps(asked, sort_keys=True))

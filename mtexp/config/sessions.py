@@ -35,7 +35,7 @@ class Sessions:
 
 
 def sessions_of(specs: Sequence[RunSpec], asked: SideBySide, hardware: Hardware, *, serial: bool) -> Sessions:
-    """Put points together that only ``sharing`` and ``mps_settings`` tell apart, and that are crossover runs.
+    """Put crossover runs together that differ only in ``sharing`` and ``mps_settings``.
 
     With ``side_by_side=mixes`` their mix may differ too, where there is room for all tenants at once.
 

@@ -87,7 +87,7 @@ def plan_cores(
 
 
 def by_physical_core(free: Sequence[int], held: Collection[int] = ()) -> list[int]:
-    """Order ``free`` so that one thread of each physical core comes last, where tenants get theirs.
+    """Order ``free`` so that one thread of each physical core comes last: tenants get the last cores.
 
     Two threads of one physical core slow each other, which looks like interference on the GPU; so a thread of a core
     that another run has ``held`` a thread of comes early too.
@@ -135,7 +135,7 @@ def leased_cores(
     """Plan with the cores that no other run of this host measures on; the others keep off these until the block ends.
 
     Two runs on two GPUs of a host would otherwise pin their tenants to the same cores. What is leased are the cores of
-    tenants and sampler; the parent, which sleeps while they run, may use all that nobody had leased when they began.
+    tenants and sampler; the parent, which sleeps while they run, may use all that were free when the run began.
 
     Args:
         tenants_per_process: How many tenants each process has.

@@ -1,4 +1,4 @@
-"""The neighbour of a churn run, as the parent sees it: it is started, told what to do, and found dead.
+"""The neighbour of a churn run, as the parent sees it: it starts it, sends it commands, and notices its end.
 
 May touch: the starters, a socket of its own. The other side is :mod:`mtexp.tenant.neighbour`.
 """
@@ -62,7 +62,7 @@ class NeighbourHandle:
         """Whether there is one, as far as can be seen without asking it."""
         if self._connection is None or (self._child is not None and self._child.exit_code() is not None):
             return False
-        try:  # nothing is said unasked: what can be read is its end
+        try:  # it sends nothing unasked: anything to read here is its end
             return not self._connection.poll(0)
         except OSError:
             return False

@@ -234,9 +234,9 @@ class _Server:
             ready = f"http://{self.place[0]}:{self.place[1]}{ready}"
         if ready.startswith("http"):
             return _answers(ready)
-        return self._said(ready), f"no line of its output matches {ready}"
+        return self._has_printed(ready), f"no line of its output matches {ready}"
 
-    def _said(self, pattern: str) -> bool:
+    def _has_printed(self, pattern: str) -> bool:
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             return re.search(pattern, file.read(_LOG_BYTES).decode(errors="replace"), re.MULTILINE) is not None
         return False

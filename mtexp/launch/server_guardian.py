@@ -1,6 +1,6 @@
 """The small process that owns the server of a tenant, and ends all of its processes whatever becomes of the run.
 
-Lives here: a script, started by path, that starts the command, tells when it has ended, and waits for ``stop`` or for
+Lives here: a script, started by path, that starts the command, reports when it has ended, and waits for ``stop`` or for
 the end of its standard input (the run died, even by SIGKILL). It adopts every process below it, also those that have
 turned themselves into daemons, so that none is lost. May touch: the standard library only, so that it starts in 50 ms.
 

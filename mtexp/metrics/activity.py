@@ -26,8 +26,8 @@ STALL_MIN_MS = 50.0
 """Shorter ones are never a stop: a host suspends any process for some milliseconds."""
 OVERLAP_LIMIT_PCT = 95.0
 GRAVE_MS = 100.0
-"""Stops that are shorter in all are said and leave the run VALID, also where the window is so short that they are more
-than 5 % of it."""
+"""Stops that are shorter in sum are reported and leave the run VALID, even if they are more than 5 % of a short
+window."""
 
 Intervals = NDArray[np.int64]
 """Shape (n, 2): starts and ends in ns, ascending, disjoint."""

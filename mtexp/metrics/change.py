@@ -119,7 +119,7 @@ class Change:
         return abs(self.log) + reach < math.log1p(delta)
 
     def more_runs(self, delta: float, level: float = 1 - LEVEL) -> int | None:
-        """How many more runs of everything, on each side, would tell with a chance of 80 %; None for too many.
+        """How many more runs of everything, on each side, would decide it with a chance of 80 %; None for too many.
 
         That is: enough to call equal what is equal, or to call changed what differs as much as measured, whichever is
         sooner. A figure whose spread is not known needs one more, which shows it.
@@ -164,7 +164,7 @@ def claim_levels(changes: int, totals: int) -> tuple[float, float]:
 
 
 def answers(changes: Sequence[Change], totals: Sequence[Change], delta: float) -> tuple[list[str], list[str]]:
-    """What may be said of each figure of ``changes`` and of each of ``totals``, which put many of them together.
+    """The answer for each figure of ``changes`` and each of ``totals``, which put many of them together.
 
     What is surely within the margin is equal, however surely it differs. Of what is called changed at most 5 % is
     expected to be false: totals have a fifth of that among them, as weighted p-values (C. R. Genovese, K. Roeder,

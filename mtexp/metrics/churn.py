@@ -129,7 +129,7 @@ def seen(event: Event, requests: Served) -> Event:
 
 
 def _longest_stall_ms(event: Event, requests: Served) -> float:
-    """Longest of the stretches of the event's window in which somebody waited and nothing was completed."""
+    """Longest of the stretches of the event's window in which a request waited and none was completed."""
     if not requests.arrival_ns.size:
         return 0.0
     # a lost request was waited for until the tenant served again, or for good

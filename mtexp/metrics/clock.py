@@ -18,8 +18,8 @@ from mtexp.metrics.samples import Floats
 
 CLOCK_LIMIT = 0.95
 """Share of the reference clock that a run must have, whatever limits it but the power cap."""
-_SAID_PCT = 1.0
-"""A loss without a known reason is said from here on: clocks move in steps of 15 MHz, 0.8 % of 1980."""
+_REPORTED_PCT = 1.0
+"""A loss without a known reason is reported from here on: clocks move in steps of 15 MHz, 0.8 % of 1980."""
 _ROUNDING_PCT = 1e-9
 _ALWAYS = 0.95
 _BEST = 95.0
@@ -138,7 +138,7 @@ def clock_findings(clock: ClockLoss | None, bits: int) -> Iterator[Finding]:
             f"clock ({against}); allowed are {limit_pct:.0f} % for all that is not the power cap",
             "Let it cool down, check its cooling and power supply, then repeat the run.",
         )
-    if clock.other_lost_pct >= _SAID_PCT or (
+    if clock.other_lost_pct >= _REPORTED_PCT or (
         not clock.throttled_pct and clock.lowest_mhz < CLOCK_LIMIT * clock.reference_mhz
     ):
         yield Finding(

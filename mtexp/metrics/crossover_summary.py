@@ -1,4 +1,4 @@
-"""The figures of a crossover run and of its tenants, by MLflow key, and what is to be said of them. May touch: numpy.
+"""The figures of a crossover run and of its tenants, by MLflow key, and findings about them. May touch: numpy.
 
 Latencies, percentiles and throughput are those of the blocks of all tenants, with the time between blocks cut out;
 what they are compared with are the alone blocks of the same processes.
@@ -230,7 +230,7 @@ def _start_skew_ms(samples: Mapping[str, Samples], blocks: Sequence[Block]) -> f
     return float(np.median(skews)) if skews else 0.0
 
 
-# --- what is to be said -----------------------------------------------------------------------------------------------
+# --- findings ---------------------------------------------------------------------------------------------------------
 
 
 def crossover_findings(

@@ -53,7 +53,7 @@ class Foreign:
     """``refuse``: a busy one makes the run INVALID; ``warn``: a warning; ``ignore``: only the record has it."""
     processes: tuple[ForeignProcess, ...] = ()
     not_attributable: int = 0
-    """Processes that are the run's or somebody else's: NVML numbers them differently from this pid namespace."""
+    """Processes of this run or of another user: NVML numbers them differently from this pid namespace."""
     own: int = 0
     """Processes that the run has on the device."""
     unlisted: bool = False

@@ -28,9 +28,9 @@ Path = tuple[str, ...]
 _PRIORS = np.array([3.0, 4, 5, 6, 8, 10, 13, 16, 20, 26, 32, 48, 64, 128, 512])
 """Prior degrees of freedom that are tried. With fewer than three an interval would have next to no bound."""
 _FEWEST_GROUPS = 4
-"""Groups from which on their variances say how alike variances are."""
+"""Groups needed to estimate how much variances differ between groups."""
 _UNKNOWN_PRIOR = 4.0
-"""Prior degrees of freedom where too few groups say how alike variances are."""
+"""Prior degrees of freedom where there are too few groups to estimate them."""
 _SHRINK = 4.0
 """Degrees of freedom by which a factor is drawn towards 1."""
 _SWEEPS = 25

@@ -36,7 +36,7 @@ class RooflineRow:
     execution: str
     profiled: str
     """``layer``: the middle layer, times ``layers``, and the head; ``request``: all of one request; ``kernels``: ncu
-    did not tell in which NVTX range they ran, so shares and intensity are theirs, and no sum is a request's."""
+    did not report their NVTX ranges, so shares and intensity are of these kernels, and no sum is a request's."""
     layers: int
     kernels: int
     complete: bool

@@ -129,7 +129,7 @@ _TAGS = (
     (SWEPT, "what distinguishes the run from the others of its sweep: key=value, with · between them"),
     (PROFILE_OF, "record of the timed run that a profile belongs to"),
     (REQUEST, "of a tenant: what one request is, whose latency is measured"),
-    (TIME_SLICE, "the driver's time slice, where nvidia-smi tells it: default, short, medium or long"),
+    (TIME_SLICE, "the driver's time slice, where nvidia-smi reports it: default, short, medium or long"),
     (SESSION, "names the runs that were measured side by side"),
     (SESSION_REFERENCE, "record of the run of the session that ..._ratio, ..._whole and mode_cost compare with"),
     (AGAINST, "what slowdowns compare with: baseline (alone on the whole device) or alone_in_mode (alone blocks)"),

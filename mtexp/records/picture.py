@@ -38,7 +38,7 @@ def draw_run(directory: Path) -> None:
             write_rounds_plot(directory / PLOTS, samples, models, record.blocks)
     except (RecordError, OSError) as error:
         log.warning("No picture of the run. %s", error)
-    except Exception as error:  # noqa: BLE001  nobody foresaw it, and the record is worth more than its picture
+    except Exception as error:  # noqa: BLE001  the record is worth more than its picture
         log.warning("No picture of %s. %s: %s (please report it)", directory, type(error).__name__, error)
 
 

@@ -59,20 +59,20 @@ class Salvage:
     """What became of one folder in which a run had begun."""
 
     directory: Path
-    said: str
+    outcome: str
     ok: bool = True
     """False when its note or its samples cannot be read."""
     made: bool = False
     """There is a record now, in ``directory``, which is to be sent."""
 
     def __str__(self) -> str:
-        return f"{self.directory}: {self.said}"
+        return f"{self.directory}: {self.outcome}"
 
 
 def begin(record: RunRecord, directory: Path, *, config: str = "") -> None:
     """Leave a note that a run has begun in ``directory``: what its record is to be if it is killed.
 
-    A directory that cannot be written is not this function's to report: the run finds out next, and says it better.
+    A directory that cannot be written is not reported here: the run notices it next, with a better message.
     It must be one in which no run has been (:func:`mtexp.records.files.fresh`).
     """
     note = {"run": _this_process(), "record": asdict(record), "config": config}
@@ -91,9 +91,10 @@ def is_running(directory: Path) -> bool:
 
 
 def salvage(*folders: Path, ended: bool = False) -> Iterator[Salvage]:
-    """Make a FAILED record of every run at or below ``folders`` that was killed, and say what became of each.
+    """Make a FAILED record of every run at or below ``folders`` that was killed, and report on each.
 
-    A run that is alive is left alone. Twice is once; being killed on the way leaves what there was.
+    A run that is alive is left alone. A second call changes nothing more; if this process is killed, what is on disk
+    stays, and the next call finishes the work.
 
     Args:
         folders: Where to look.
@@ -108,7 +109,7 @@ def salvage(*folders: Path, ended: bool = False) -> Iterator[Salvage]:
                     found = _salvaged(directory)
                 Path(lock.lock_file).unlink(missing_ok=True)
         except filelock.Timeout:
-            found = Salvage(directory, "is being salvaged by somebody else, left alone")
+            found = Salvage(directory, "is being salvaged by another process, left alone")
         except (RecordError, OSError) as error:
             found = Salvage(directory, f"NOT salvaged: {error}", ok=False)
         except Exception as error:  # noqa: BLE001  one folder never keeps the others from being salvaged
@@ -128,7 +129,7 @@ def _left_alone(directory: Path, *, ended: bool) -> Salvage | None:
 
 def _salvaged(directory: Path) -> Salvage:
     if not (directory / BEGUN).is_file():
-        return Salvage(directory, "was salvaged by somebody else")
+        return Salvage(directory, "was salvaged by another process")
     _, record, config = _read(directory)
     place, own = directory, None
     if (directory / RECORD).is_file():

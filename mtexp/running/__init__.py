@@ -1,1 +1,1 @@
-"""The story of one run, of a baseline, of a capacity search and of a profile. Each of them makes a record."""
+"""Runs a mix, a baseline, a capacity search or a profiling pass, step by step. Each of them makes a record."""

@@ -23,7 +23,7 @@ _REPORTED_ONCE = ("torch_version", "transformers_version", "torch_cuda_version")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordContext:
-    """Where a record belongs; nothing of it changes a figure."""
+    """Where a record belongs; it changes no figure."""
 
     sweep: str = ""
     position: int = 0
@@ -100,7 +100,7 @@ def of_failure(measured: Measurement) -> Iterator[Finding]:
 
 
 def bare_tenant(tenant: TenantSpec, measured: Measurement) -> TenantRecord:
-    """A tenant without its figures: how it ended, and what it said of itself."""
+    """A tenant without its figures: how it ended, and the facts that it reported."""
     failed = tenant.id in measured.failed_tenant.split(",")
     return TenantRecord(
         id=tenant.id,

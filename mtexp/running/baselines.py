@@ -109,9 +109,9 @@ def with_rates(run: RunSpec, alone: Mapping[str, BaselineRun]) -> RunSpec:
 
 
 def without_arrivals(run: RunSpec) -> bool:
-    """Whether nobody in ``run`` is compared with itself alone at the same arrivals.
+    """Whether no tenant of ``run`` is compared with itself alone at the same arrivals.
 
-    One tenant that shares with nobody is alone already. A capacity search tries another rate with each probe: what it
+    A single tenant is alone already. A capacity search tries another rate with each probe: what it
     asks is the service level, not what sharing costs.
     """
     alone = len(run.tenants) == 1 and run.sharing.mode in ("processes", "mig") and run.sharing.mps_mode == "disabled"

@@ -1,6 +1,6 @@
 """A churn run: a steady tenant in open loop, and a neighbour that starts, works, misbehaves and goes, again and again.
 
-Lives here: the story of the events, from the sharing mode coming up to the record. May touch: launch, sharing,
+Lives here: the order of the events, from the start of the sharing mode to the record. May touch: launch, sharing,
 telemetry. What an event does to the steady tenant is computed by :mod:`mtexp.metrics.churn`. No event ends the run:
 who dies is started again.
 """
@@ -58,13 +58,13 @@ def churn(spec: RunSpec, folder: Path, setup: Setup) -> Churned:
         with (
             open_sharing(spec, setup.device, work_dir=folder) as sharing,
             leased_cores([len(group) for group in sharing.groups()], pin=spec.measure.pin_cores) as cores,
-            _Story(Place(spec, folder), setup, sharing, cores, churned) as story,
+            _ChurnRun(Place(spec, folder), setup, sharing, cores, churned) as run,
             setup.uploads_paused(),
         ):
             core = cores.sampler[0] if cores.sampler else None
             path, mps = folder / TELEMETRY, spec.sharing.mps_mode != "disabled"
             with open_sampler(spec.telemetry, spec.runtime, setup.device.uuid, {}, path, core, mps=mps) as sampler:
-                story.tell()
+                run.measure()
                 churned.measured.findings += sampler.stop()
     except MtexpError as error:
         churned.measured.failure = error
@@ -77,7 +77,7 @@ def churn(spec: RunSpec, folder: Path, setup: Setup) -> Churned:
     return churned
 
 
-class _Story:
+class _ChurnRun:
     """The events of one run, one after another."""
 
     def __init__(self, place: Place, setup: Setup, sharing: SharingMode, cores: CorePlan, churned: Churned) -> None:
@@ -97,7 +97,7 @@ class _Story:
         self.cycle = 0
         self.took_s: dict[str, float] = {}
         self.facts: dict[str, Any] = {}
-        """What the neighbour said of itself."""
+        """The facts that the neighbour reported."""
         self.ending: int | None = None
         """Place of the event after which the next neighbour is awaited."""
         self.neighbour = NeighbourHandle(setup.starter, spec.deadlines.stop_s, release=sharing.release)
@@ -114,7 +114,7 @@ class _Story:
             rows=self.rows + spec.measure.warmup,
         )
 
-    def __enter__(self) -> _Story:
+    def __enter__(self) -> _ChurnRun:
         self.neighbour.__enter__()
         return self
 
@@ -131,8 +131,8 @@ class _Story:
                 served = self.churned.served = self.steady.served(self.rows)
                 self.churned.events = [seen(event, served) for event in self.churned.events]
 
-    def tell(self) -> None:
-        """All events.
+    def measure(self) -> None:
+        """Run all events.
 
         Raises:
             MtexpError: A tenant could not be started again.
@@ -161,7 +161,7 @@ class _Story:
         self.churned.measured.facts_after = {self.steady_spec.id: self.steady.facts_after}
 
     def _live(self, steps: list[tuple[str, bool]], done: Counter[str]) -> None:
-        """One life of a neighbour, or as much of it as happens before somebody dies."""
+        """One life of a neighbour: it ends early if a tenant dies."""
         settled = True
         for kind, looked_at in steps:
             if self._late():

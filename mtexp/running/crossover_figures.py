@@ -71,7 +71,7 @@ def block_views(measured: Measurement) -> dict[str, tuple[Samples, Window | None
 
 
 def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) -> Iterator[Finding]:
-    """What is to be said of the figures of a run that did not fail."""
+    """Findings about the figures of a run that did not fail."""
     if measured.failure is not None:
         return
     yield from crossover_findings(

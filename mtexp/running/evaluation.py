@@ -309,9 +309,9 @@ def _without_switches(spec: RunSpec, telemetry: TelemetrySummary) -> Iterator[Fi
         yield Finding(
             "note",
             "no-context-switches",
-            f"the driver tells nothing of context switches: {telemetry.no_context_switches}",
-            "Telemetry is no evidence of time slicing then, nor against it; the sharing mode has its own proof, and "
-            "profiler=nsys shows when whose kernels ran.",
+            f"the driver does not report context switches: {telemetry.no_context_switches}",
+            "Telemetry can then neither confirm nor rule out time slicing. The sharing mode has its own proof, and "
+            "profiler=nsys shows which tenant's kernels ran when.",
         )
 
 

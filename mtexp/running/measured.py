@@ -35,7 +35,7 @@ class Setup:
     progress: Progress = lambda text: None
     """Called with a line for each phase."""
     status: Progress | None = None
-    """Called about once a second with what has been measured so far; must return at once. None = nobody looks."""
+    """Called about once a second with what has been measured so far; must return at once. None = not shown."""
     uploads_paused: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     """Entered while tenants warm up and measure: this process does nothing else meanwhile."""
 

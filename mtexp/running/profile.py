@@ -60,8 +60,8 @@ class _Pass:
 def profile(timed: RunRecord, folder: Path, origin: RecordContext, setup: Setup) -> Path | None:
     """Profile what ``timed`` measured; return the folder of the record of the pass, ``folder/profile-<kind>``.
 
-    A pass that fails is said (a warning with the reason) and leaves a FAILED record without a profile; None where not
-    even that can be written.
+    A pass that fails brings a warning with the reason and a FAILED record without a profile; None where not even that
+    can be written.
     """
     kind = timed.run_spec.profiler.kind
     setup.progress(f"profiling with {kind}")
@@ -81,13 +81,13 @@ def profile(timed: RunRecord, folder: Path, origin: RecordContext, setup: Setup)
     except OSError as error:
         remedy = "Make room, or choose another place with hydra.run.dir (hydra.sweep.dir in a sweep)."
         return _failed(the_pass, f"{error.filename or the_pass.out}: {error.strerror or error}. {remedy}")
-    for line in _told(record):
+    for line in _lines_of(record):
         setup.progress(line)
     return the_pass.out
 
 
 def _failed(the_pass: _Pass, reason: str) -> Path | None:
-    """Say why there is no profile, and leave a record that says so too."""
+    """Log why there is no profile, and leave a record with the reason."""
     log.warning("No profile; the timed results stand. %s", reason)
     nothing = Measurement(failure=ProfilerError(reason))
     record = without_figures(the_pass.spec, nothing, the_pass.origin)
@@ -97,8 +97,8 @@ def _failed(the_pass: _Pass, reason: str) -> Path | None:
     return None
 
 
-def _told(record: RunRecord) -> Iterator[str]:
-    """What a reader of the terminal wants to know at once; tables and pictures are among the artifacts."""
+def _lines_of(record: RunRecord) -> Iterator[str]:
+    """The main figures and findings, for the terminal; tables and pictures are among the artifacts."""
     if "kernel_overlap_pct" in record.metrics:
         names = ("kernel_overlap_pct", "gpu_idle_pct")
         yield ", ".join(f"{name} {record.metrics[name]:.1f}" for name in names)

@@ -57,7 +57,7 @@ class Job:
     progress: Progress = field(default=lambda text: None)
     """Called with a line for each phase."""
     status: Progress | None = None
-    """Called about once a second with what has been measured so far; must return at once. None = nobody looks."""
+    """Called about once a second with what has been measured so far; must return at once. None = not shown."""
     separate: str = ""
     """Why it is not measured beside the other sharing modes of its mix."""
     required: bool = False

@@ -95,14 +95,14 @@ class TenantSet:
         self.open.callback(self._take)
 
     def _take(self) -> None:
-        """Before the tenants are stopped."""
+        """Take the samples before the tenants are stopped."""
         for run in self.runs:
             run.result.samples = mark(run.part.samples(), run.result.blocks)
             run.result.full = run.part.full()
             run.result.findings += server_findings(self.spec, run.result.samples, run.result.facts_after)
 
     def _end(self) -> None:
-        """Once they have gone."""
+        """Clear up once the tenants have ended."""
         # the samples of a profiling pass are not used; those of other runs stay until their record is on disk
         if self.spec.kind == "profile":
             _clear(self.folder, "*.bin")
@@ -128,13 +128,13 @@ class TenantSet:
         return jobs_of(self.spec, self.folder, self.sharing, cores, self.tenants, self.servers, trace_folder)
 
     def warmed_up(self, facts: Facts) -> None:
-        """What the tenants said of themselves before the window."""
+        """Keep the facts that the tenants reported before the window."""
         self.facts_before = with_servers(facts, self.servers, self.listed)
         for run in self.runs:
             run.result.facts_before = run.own(self.facts_before)
 
     def finished(self, facts: Facts, observed_after: Mapping[str, Any]) -> None:
-        """What they said after it, and whether that proves the sharing mode."""
+        """Keep those reported after it, and check whether they prove the sharing mode."""
         after = with_servers(facts, self.servers, self.listed)
         proof, findings = self.sharing.prove(self.facts_before, after, self.observed, observed_after)
         for run in self.runs:

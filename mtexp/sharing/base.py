@@ -131,7 +131,7 @@ class SharingMode:
         """Add the problems of one tenant that is a server, as seen from outside, at one time."""
         if self.device.kind == "gpu":
             server_proof.check_on_device(notes, tenant.id, facts)
-            server_proof.say_unseen(notes, tenant.id, tenant.mps.active_thread_pct)
+            server_proof.note_unseen(notes, tenant.id, tenant.mps.active_thread_pct)
 
     def _check_run(self, notes: proof.Notes, facts: Facts, observed: Mapping[str, Any]) -> None:
         """Add the problems of all tenants together at one time."""

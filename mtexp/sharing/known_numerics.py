@@ -85,7 +85,7 @@ KNOWN: tuple[KnownCounts, ...] = (
 
 
 def known_wrong(*, gpu: str, torch: str, cuda: str, precision: str, percentage: float) -> KnownCounts | None:
-    """What is known, where it says that results are wrong; None where they are right or where nobody measured.
+    """The measurement by which results are known to be wrong; None where they are right or were not checked.
 
     Args:
         gpu: Name of the GPU.
@@ -101,7 +101,7 @@ def known_wrong(*, gpu: str, torch: str, cuda: str, precision: str, percentage: 
 
 
 def known_of(*, gpu: str, torch: str, cuda: str, precision: str) -> KnownCounts | None:
-    """What was measured on such a GPU with such a stack in such a precision; None where nobody measured.
+    """What was measured on such a GPU with such a stack in such a precision; None where nothing was.
 
     The arguments are those of :func:`known_wrong`.
     """

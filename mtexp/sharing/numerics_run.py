@@ -74,7 +74,7 @@ class _Process:
         return message
 
     def go(self, *, on: bool = True) -> None:
-        """Let it go on after it has said what it sees, or end."""
+        """Let it continue after it has reported its device, or end it."""
         with contextlib.suppress(OSError):
             self._here.send("go" if on else "end")
 

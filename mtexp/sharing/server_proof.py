@@ -1,7 +1,7 @@
 """Checks of a server's processes, made from outside: on the device, and clients of the MPS daemon or not. Pure.
 
 NVML lists the processes on the device where it numbers them as this process does; else a process that uses CUDA is
-known by the driver's file that it has open. What cannot be seen from outside is said.
+known by the driver's file that it has open. What cannot be seen from outside is a finding.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def check_not_mps(notes: Notes, tenant: str, facts: Mapping[str, Any]) -> None:
         )
 
 
-def say_unseen(notes: Notes, tenant: str, limit_pct: float) -> None:
-    """What no one outside a process can ask CUDA: the SMs that it sees; and nothing checks what a server computes."""
+def note_unseen(notes: Notes, tenant: str, limit_pct: float) -> None:
+    """Note what cannot be checked from outside: the SMs that a server sees, and what it computes."""
     if 0 < limit_pct < 100:
         notes.add(
             "server-limit-unproven",

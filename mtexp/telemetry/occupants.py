@@ -22,7 +22,7 @@ class Occupants:
     foreign: tuple[GpuProcess, ...] = ()
     """Surely none of the run's."""
     not_attributable: tuple[GpuProcess, ...] = ()
-    """The run's or somebody else's."""
+    """Of this run or of another user."""
     own: frozenset[int] = frozenset()
     """The pids of the run's processes, as NVML numbers them where that is known."""
     same_pids: bool = False
@@ -119,5 +119,5 @@ def _nspid(status: Path) -> list[int]:
 def _namespace(process: Path) -> str:
     try:
         return os.readlink(process / "ns" / "pid")
-    except OSError:  # somebody else's
+    except OSError:  # another user's
         return ""

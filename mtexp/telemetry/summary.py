@@ -47,7 +47,7 @@ _FEWEST_SAMPLES = 3
 _LEAST_W = 1e-3
 """Power from which on the work done grows with time, so that a counter can be read against it."""
 _LEVELS = ("tenant_gpu_memory_mib", "tenant_memory_mib")
-"""What a tenant holds from warm-up to the end: a reading beside the window tells it where none lies inside."""
+"""What a tenant holds from warm-up to the end: where no reading lies inside the window, the nearest one is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,7 +258,7 @@ def _clock_polls(samples: Samples, inside: NDArray[np.bool_]) -> ClockPolls:
 
 
 def _process_util_pct(polls: Sequence[Any], t0_ns: int, t1_ns: int) -> dict[int, float] | None:
-    """Return the mean over the polls of the window and the one after it, which tells of its end."""
+    """Return the mean over the polls of the window and the one after it, which covers its end."""
     within = [dict(found) for at_ns, found in polls if t0_ns <= at_ns <= t1_ns + _AFTER_NS]
     if not within:
         return None

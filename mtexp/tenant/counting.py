@@ -50,7 +50,7 @@ def describe(spec: ModelSpec, workload: WorkloadSpec) -> dict[str, Any]:
     :func:`count`'s sizes, ``inputs`` (empty for those that take tokens only) and ``cost``, a :class:`CostSpec`.
 
     Raises:
-        CannotBuild: It cannot be built, or not run on the inputs that it is said to take.
+        CannotBuild: It cannot be built, or cannot run on its configured inputs.
     """
     try:
         if not spec.role:
@@ -61,7 +61,7 @@ def describe(spec: ModelSpec, workload: WorkloadSpec) -> dict[str, Any]:
     except families.NoRequest:
         raise
     except Exception as error:
-        raise CannotBuild("architecture", _said(error)) from error
+        raise CannotBuild("architecture", _reason_of(error)) from error
     inputs, cost = _run(model, spec, workload)
     return {
         "role": spec.role,
@@ -125,7 +125,7 @@ def _attention(spec: ModelSpec) -> list[str]:
 
 
 def _run(model: Any, spec: ModelSpec, workload: WorkloadSpec) -> tuple[dict[str, list[int]], CostSpec]:
-    """Run one forward pass on the first possible inputs that the model takes; its cost is 0 where it cannot be told."""
+    """Run one forward pass on the first possible inputs that the model takes; its cost is 0 if not countable."""
     refused = ""
     batch = max(_TRIED, workload.batch_size)
     for inputs in families.possible_inputs(model, spec, workload):
@@ -136,7 +136,7 @@ def _run(model: Any, spec: ModelSpec, workload: WorkloadSpec) -> tuple[dict[str,
         except Exception as error:  # noqa: BLE001  whatever a model raises over inputs that it does not take
             if any(words in str(error) for words in _DATA):
                 return inputs, CostSpec()
-            refused = f"{', '.join(f'{name} {shape}' for name, shape in inputs.items())}: {_said(error)}"
+            refused = f"{', '.join(f'{name} {shape}' for name, shape in inputs.items())}: {_reason_of(error)}"
             continue
         return inputs, counted.cost(workload.batch_size / batch)
     raise CannotBuild("inputs", f"one forward pass fails over {refused}")
@@ -190,7 +190,7 @@ def _base(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor._base is None else tensor._base
 
 
-def _said(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     first = next((line for line in str(error).strip().splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first[:300]}"
 
@@ -202,7 +202,7 @@ def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
     except MtexpError as error:
         return {"error": str(error), "field": getattr(error, "field", "inputs")}
     except Exception as error:  # noqa: BLE001  the process's outermost frame: what went wrong is the answer
-        return {"error": _said(error), "field": "architecture"}
+        return {"error": _reason_of(error), "field": "architecture"}
 
 
 def main() -> int:

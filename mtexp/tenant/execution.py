@@ -94,7 +94,7 @@ def _captured(prepared: Prepared) -> Request:
             with torch.cuda.graph(graph, stream=captured_on, capture_error_mode="thread_local"):
                 prepared.request()
     except RuntimeError as error:
-        raise NotCapturable(_refusal(_said(error))) from error
+        raise NotCapturable(_refusal(_reason_of(error))) from error
     replay = graph.replay
     prepared.outputs.static, prepared.outputs.last = prepared.outputs.last, None
 
@@ -133,7 +133,7 @@ def _without_host_copies() -> None:
     module.make_log_bucket_position = make_log_bucket_position  # type: ignore[attr-defined]
 
 
-def _said(error: RuntimeError) -> str:
+def _reason_of(error: RuntimeError) -> str:
     """The reason in one line; TorchScript puts it after a traceback of its own."""
     lines = str(error).splitlines()
     return next((line for line in lines if line.startswith("RuntimeError: ")), lines[0])

@@ -17,7 +17,7 @@ from mtexp.errors import MtexpError
 
 _HEAD = b"\r\n\r\n"
 _MOST_HEAD = 2**16
-_SAID = 300
+_MOST_QUOTED = 300
 
 
 class ServerError(MtexpError):
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
             finally:
                 timer.cancel()
             if not 200 <= answer.status < 300:
-                said = bytes(answer.body[:_SAID]).decode(errors="replace").strip()
+                said = bytes(answer.body[:_MOST_QUOTED]).decode(errors="replace").strip()
                 raise ServerError(f"its server answered {answer.status}: {said or '(nothing)'}")
             return answer
         raise ServerError("its server closed the connection twice without an answer")

@@ -46,7 +46,7 @@ class TenantJob:
     values: Mapping[str, Any] = field(default_factory=dict)
     """What the placeholders of its requests stand for."""
     weights: str = ""
-    """Abstract Unix socket at which the keeper of shared weights tells where they are; empty = it has its own."""
+    """Abstract Unix socket at which the keeper of shared weights answers where they are; empty = it has its own."""
     keeps_weights: bool = False
     """Whether it is the keeper (:mod:`mtexp.tenant.shared_weights`)."""
     request_s: float = 60.0

@@ -187,7 +187,7 @@ class Neighbour:
             self._give_back()
 
     def fault(self) -> dict[str, Any]:
-        """A store to an address that nobody has."""
+        """A store to an invalid address."""
         driver, module, kernel = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p(), ctypes.c_void_p()
         handle = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         none = ctypes.c_void_p()

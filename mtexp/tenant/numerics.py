@@ -3,14 +3,14 @@
 Lives here: what the process is asked (:class:`Task`) and what it answers, message by message. May touch: torch, CUDA.
 
 ======== ==================================================================================================
-event     what is said
+event     content
 ======== ==================================================================================================
 device    what the process sees of its device; it then waits for ``go`` (anything else ends it)
 products  the products of the models, for the processes that follow (asked for with ``find_products``)
 product   one product in one precision: relative error, NaN and infinite numbers, wrong or not
 model     one whole model in one precision
-error     it cannot go on
-done      that is all
+error     it cannot continue; the reason
+done      all is measured
 ======== ==================================================================================================
 """
 

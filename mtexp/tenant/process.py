@@ -1,4 +1,4 @@
-"""The story of one tenant process, command by command (``mtexp.tenant.job`` lists them). May touch: torch, signals."""
+"""What a tenant process does at each command (``mtexp.tenant.job`` lists them). May touch: torch, signals."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ class TenantProcess:
     def leave_with_parent(self) -> None:
         """Body of a thread that sleeps until the parent is gone: finish the iteration and leave, or be killed.
 
-        A forked tenant is the forkserver's child, and the forkserver lives as long as its tenants: only the socket
-        tells that the run has gone.
+        A forked tenant is the forkserver's child, and the forkserver lives as long as its tenants: only the closed
+        socket shows that the run has ended.
         """
         gone = select.poll()
         gone.register(self.connection.fileno(), select.POLLRDHUP)
@@ -338,7 +338,7 @@ class _Tenant:
         return facts
 
     def leave(self) -> None:
-        """Keep shared weights until nobody has them any more."""
+        """Keep shared weights until no tenant uses them any more."""
         if self.shared is not None:
             self.shared.close()
 

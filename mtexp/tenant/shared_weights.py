@@ -69,7 +69,7 @@ class SharedModel:
                 torch.cuda.synchronize()
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            self._tell(place)
+            self._serve(place)
         else:
             with torch.device("meta"):
                 model = from_config(
@@ -97,7 +97,7 @@ class SharedModel:
             except OSError:
                 continue
 
-    def _tell(self, place: dict[str, Any]) -> None:
+    def _serve(self, place: dict[str, Any]) -> None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(self._address)
         listener.listen(64)
@@ -114,7 +114,7 @@ class SharedModel:
             self._borrowers.append(asking)
 
     def _ask(self) -> dict[str, Any]:
-        """What the keeper tells, once it has built; the run's deadline ends the wait for one that never does."""
+        """Where the weights are, from their keeper once it has built; the run's deadline bounds the wait."""
         while True:
             try:
                 self._asked = Client(self._address, "AF_UNIX")

@@ -1,4 +1,4 @@
-"""Marks and traces of profile runs; nothing of it is active in a timed run. May touch: torch."""
+"""Marks and traces of profile runs; not active in a timed run. May touch: torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Tenants that fail for real: a starter whose children run into a fault at a chosen moment.
 
-What ships here runs in the child before, or instead of, a step of the real tenant; the real code knows nothing of it.
+What ships here runs in the child before, or instead of, a step of the real tenant; the real code does not import it.
 May touch: multiprocessing, signals, and (in the child only) mtexp.tenant.
 """
 

@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 WAITING = 4
 """Most records that wait to be sent: with a slower store, the runs wait for it."""
 GIVING_UP_S = 5.0
-"""How long the call of the store that is going on may still take once nobody wants to wait."""
+"""Longest wait for the current call of the store after an interrupt."""
 SILENCE_S = 30.0
-"""How long a measurement waits for the call of the store that is going on: one that hangs (a database that answers
-nothing any more) waits for the network, and takes nothing from tenants that measure."""
-INTERRUPTED = "Interrupted: nobody wanted to wait until it was sent."
+"""Longest wait of a measurement for the current call of the store. A call that takes longer hangs on the network (a
+database that no longer answers), and uses no CPU that tenants need."""
+INTERRUPTED = "Interrupted before it was sent."
 
 
 class Uploads:

@@ -4,8 +4,8 @@ Lives here: :func:`search`. May touch: MLflow (reading), the garbage collector's
 
 ``MlflowClient.search_runs`` spends its time making one object for every tag, parameter and metric of every run, and
 most of that in a garbage collector that looks at them again and again and finds nothing. So it is held off for the
-length of a page. Where MLflow reads a database itself, it is also told which names are wanted (an SQLAlchemy loader
-criterion), and makes objects of no others; a server always sends everything.
+length of a page. Where MLflow reads a database itself, an SQLAlchemy loader criterion restricts it to the wanted
+names; a server always sends everything.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def _follow(file: Path, experiment_id: str) -> None:
     """Let an experiment whose store was moved or copied, with its project, keep its artifacts beside the store again.
 
     MLflow keeps the absolute place of an experiment and of each run: new artifacts would go to the old one. Runs follow
-    where their old place is gone. An experiment with a place that somebody else chose keeps it.
+    where their old place is gone. An experiment whose place the user chose keeps it.
     """
     here = file.parent / ARTIFACTS
     with closing(sqlite3.connect(file)) as database, database:

@@ -137,7 +137,7 @@ def _delete(store: Store, sweep: Sweep, *, ask: bool) -> int:
     what = f"{sweep.name}: {sum(sweep.kinds.values())} runs, {sweep.mib:.1f} MiB of artifacts"
     if ask:
         if not sys.stdin.isatty():
-            raise TrackingError(f"{what}: nobody is there to ask; add --yes to delete it")
+            raise TrackingError(f"{what}: cannot ask without a terminal; add --yes to delete it")
         sys.stdout.write(f"Delete {what}? [y/N] ")
         sys.stdout.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):

@@ -55,8 +55,8 @@ def mark_pending(record_dir: Path) -> None:
 def log_or_defer(record_dir: Path, tracking: TrackingSpec, step: Step = nullcontext) -> Upload:
     """Send a record; one that MLflow does not take can be sent later, and its marker, if it has one, gets the reason.
 
-    A record without a marker is in a store already, or nobody has asked for it to be: not being sent to this one does
-    not change that. ``step`` is entered for each piece of the work (:func:`mtexp.tracking.mlflow_writer.log_record`).
+    A record without a marker is in a store already, or was not to be sent to one: a failure here does not change that.
+    ``step`` is entered for each piece of the work (:func:`mtexp.tracking.mlflow_writer.log_record`).
     With ``tracking=none`` nothing is sent.
     """
     if not tracking.enabled:

@@ -41,7 +41,7 @@ def problem(uri: str) -> str:
         parts = urlsplit(uri)
         _ = parts.port
     except ValueError:
-        return "host and port cannot be told apart: a port is a number, and / and @ in a password are %2F and %40"
+        return "host and port cannot be separated: a port is a number, and / and @ in a password are %2F and %40"
     if not is_server(uri) and not is_database(uri):
         return ""
     if "@" in parts.path:

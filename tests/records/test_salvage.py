@@ -74,7 +74,7 @@ def test_what_a_killed_run_measured_becomes_a_record(tmp_path: Path) -> None:
     begun, samples = _begun(tmp_path / "run")
     (said,) = salvage.salvage(tmp_path)
     assert str(said).startswith(f"{tmp_path / 'run'}: was killed; ")
-    assert "40 measured iterations" in said.said
+    assert "40 measured iterations" in said.outcome
     record = load(tmp_path / "run")
     assert (record.status, record.verdict, record.record_id) == ("FAILED", "INVALID", begun.record_id)
     assert record.failure == salvage.KILLED
@@ -101,7 +101,7 @@ def test_one_that_was_killed_while_it_warmed_up_has_measured_nothing(tmp_path: P
     _fill(path, rows)
     (tmp_path / "run" / "samples-1.bin").unlink()
     (said,) = salvage.salvage(tmp_path)
-    assert "0 measured iterations" in said.said
+    assert "0 measured iterations" in said.outcome
     record = load(tmp_path / "run")
     assert record.window is None
     assert [t.metrics for t in record.tenants] == [{"iterations_measured": 0, "iterations_in_window": 0}, {}]
@@ -123,7 +123,7 @@ def test_a_run_that_may_be_alive_is_left_alone(tmp_path: Path, run: dict[str, An
     (tmp_path / "old" / "record.json").rename(tmp_path / "run" / "record.json")
     before = _files(tmp_path / "run")
     (found,) = salvage.salvage(tmp_path / "run")
-    assert said in found.said
+    assert said in found.outcome
     assert found.ok
     assert main([str(tmp_path / "run"), "--uri", f"sqlite:///{tmp_path / 'no.db'}"]) == 0
     assert _files(tmp_path / "run") == before
@@ -135,7 +135,7 @@ def test_a_run_is_dead_when_its_process_cannot_be(tmp_path: Path, run: dict[str,
     """The host was started anew, its pid belongs to another process now, or the user says so."""
     _begun(tmp_path / "run", run=run)
     (found,) = salvage.salvage(tmp_path, ended="host" in run)
-    assert "FAILED record" in found.said
+    assert "FAILED record" in found.outcome
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -157,7 +157,7 @@ def test_salvaging_that_is_killed_itself_loses_nothing(
     if moment == "after":
         (tmp_path / "run" / "samples-1.bin").unlink()
     (found,) = salvage.salvage(tmp_path)
-    assert found.said.startswith("was killed" if moment == "before" else "its record was complete")
+    assert found.outcome.startswith("was killed" if moment == "before" else "its record was complete")
     assert len(read_samples(tmp_path / "run" / ITERATIONS)) == 2
     assert not list(tmp_path.rglob("*.bin"))
 
@@ -218,9 +218,9 @@ def test_what_is_no_note_or_no_buffer_is_said(tmp_path: Path, capsys: pytest.Cap
         file.write((10**9).to_bytes(8, "little"))
     _begun(tmp_path / "d")
     said = {found.directory.name: found for found in salvage.salvage(tmp_path)}
-    assert "not JSON" in said["a"].said
-    assert "leaves its folder" in said["b"].said
-    assert "1000000000 rows" in said["c"].said
+    assert "not JSON" in said["a"].outcome
+    assert "leaves its folder" in said["b"].outcome
+    assert "1000000000 rows" in said["c"].outcome
     assert [found.ok for found in said.values()] == [False, False, False, True]
     assert main([str(tmp_path / "a"), "--uri", f"sqlite:///{tmp_path / 'no.db'}"]) == 1
     assert "NOT salvaged" in capsys.readouterr().out
@@ -274,7 +274,7 @@ def test_the_events_of_a_churn_run_are_salvaged(tmp_path: Path) -> None:
     with (folder / EVENTS).open("a") as file:
         file.write('{"kind": "kill", "cyc')
     (found,) = salvage.salvage(tmp_path)
-    assert "31 events and 20 measured" in found.said
+    assert "31 events and 20 measured" in found.outcome
     record = load(folder)
     assert (record.status, len(record.events), record.events[0].died) == ("FAILED", 31, ("t1",))
     assert record.metrics["churn_kill_stall_p50_ms"] == 16
@@ -314,7 +314,7 @@ def test_any_note_is_a_note_or_refused(tmp_path: Path, note: dict[str, Any], dat
     text = json.dumps(changed).encode() if data.draw(st.booleans()) else data.draw(st.binary(max_size=60))
     (tmp_path / BEGUN).write_bytes(text)
     (found,) = salvage.salvage(tmp_path, ended=True)
-    assert found.said
+    assert found.outcome
     assert salvage.is_running(tmp_path) in (True, False)
 
 
