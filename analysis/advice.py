@@ -82,7 +82,7 @@ class Advice:
 
     models: tuple[str, ...]
     percentile: float
-    """Of latency, in percent, by which every candidate was judged."""
+    """Percentile of latency by which every candidate was judged."""
     chosen: bool
     """Whether the user chose it; if not, it is the highest that the data support."""
     best: Candidate | None

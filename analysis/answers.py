@@ -31,7 +31,7 @@ class Answer:
     claimed: bool
     """False where the data do not settle it, or were not measured."""
     interval: Interval | None = None
-    """Of the figure that the text rests on."""
+    """Interval of the figure that the text rests on."""
     measured: bool = True
     """False where the runs have nothing for the question; the text says how to measure it."""
 

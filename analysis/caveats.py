@@ -68,7 +68,7 @@ class _Timers:
     host: Estimate
     """Geometric mean over its tenants of what the host clock says of their slowdown."""
     timer: Estimate
-    """The same of the event timer."""
+    """The same figure by the event timer."""
     hidden_pct: float
     tenants: int
 

@@ -86,7 +86,7 @@ class _Point:
     mix: str
     sharing: str
     labels: tuple[str, ...]
-    """Of the tenants, in the same order on both sides."""
+    """Labels of the tenants, in the same order on both sides."""
     tenants: Sequence[Mapping[str, Any]]
     """As :func:`analysis.spread.path_of` takes them."""
     runs: Sequence[Sequence[Measured]]
@@ -125,7 +125,7 @@ class Side:
         return cls(study, found, frozenset(frozenset(group) for group in alone.groups.values()))
 
     def part(self, records: Collection[str]) -> Side:
-        """Those of its runs and baselines that are among ``records``."""
+        """The side with only those of its runs and baselines that are among ``records``."""
         points = {}
         for key, point in self.points.items():
             runs = [run for run in point.runs if run[0][0] in records]
@@ -136,7 +136,7 @@ class Side:
         return replace(self, points=points, groups=frozenset(group for group in groups if group))
 
     def with_readings(self, read: Mapping[Measured, Readings]) -> Side:
-        """The same with other statistics of its runs."""
+        """The side with other statistics of its runs."""
         return replace(self, study=replace(self.study, read=dict(read)))
 
     def alone(self, group: frozenset[Measured]) -> Repeated | None:

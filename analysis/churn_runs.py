@@ -89,7 +89,7 @@ def _same(record: RunRecord) -> tuple[str, str, float, str]:
 
 
 def _latencies(record: RunRecord, folder: Path) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    """Of the requests of each event, where the run's last word was its record and not what salvage found."""
+    """Latencies of the requests of each event; none for a salvaged record."""
     tenant = record.run_spec.tenants[0].id
     salvaged = any(finding.code == "salvaged" for finding in record.findings)
     samples = read_samples(folder / ITERATIONS).get(tenant) if (folder / ITERATIONS).is_file() else None

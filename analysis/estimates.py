@@ -52,7 +52,7 @@ class Side:
     names: list[str]
     """Statistics that some tenant has in all of them."""
     errors: Floats
-    """Of the means over runs, shape (tenants, names, draws)."""
+    """Errors of the means over runs, shape (tenants, names, draws)."""
 
     def has(self, tenant: int, name: str) -> bool:
         """Whether the tenant has the statistic in every run."""
@@ -150,7 +150,7 @@ class Estimates:
     figures: Mapping[Key, Estimate]
     """Every figure of the points and their tenants that there are samples for."""
     progress: Mapping[int, Progress]
-    """Of the tenants of each point, for fairness of several points together."""
+    """Progress of the tenants of each point, for the fairness over several points."""
     latency_alone_ms: Mapping[str, Estimate]
     """Mean latency alone, by group of runs alone."""
 

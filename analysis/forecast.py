@@ -83,7 +83,7 @@ class Forecast:
     """Predicted requests a second, by model."""
     levels: tuple[Level, ...]
     overrides: tuple[str, ...]
-    """Of the run that would measure it."""
+    """Command-line overrides of the run that would measure it."""
     rests_on: str
 
     @property

@@ -17,7 +17,7 @@ IMAGES = ("png", "svg", "pdf")
 USUAL = ("png", "svg")
 _LOOK: Any = {"svg.hashsalt": "mtexp", "svg.fonttype": "none", "font.family": "DejaVu Sans"}
 _PRINT_DPI = 200
-"""Of what is a picture in an SVG or PDF."""
+"""Resolution of bitmaps in an SVG or PDF."""
 _METADATA = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 

@@ -19,8 +19,8 @@ from .predictor import COVERAGE, NEW_MIX, NEW_MODEL, Cell, Fit, Lone, Predictor,
 
 _TOWARDS = (0.0, 0.5, 0.5)
 _RIDGE = (3.0, 3.0)
-"""Of coefficients, and of what models suffer and inflict, where too little is measured to choose: each counts like
-three measured tenants that say 0."""
+"""Penalties of coefficients, and of what models suffer and inflict, where too little is measured to choose them: each
+counts like three tenants for which 0 was measured."""
 _RIDGES = tuple((form, own) for form in (0.3, 3.0, 30.0) for own in (0.1, 0.3, 1.0, 3.0, 10.0))
 _FEWEST = 10
 """Errors from which on their 90 % quantile is an interval: with nine or fewer it would be infinite."""
@@ -59,7 +59,7 @@ def quantile(errors: Sequence[float]) -> float:
 
 
 Keeps = Callable[[Cell], Sequence[Callable[[Cell], bool]]]
-"""Of a cell, which others it is predicted from; several times for several predictions."""
+"""For a cell, which other cells it is predicted from: one function for each prediction."""
 
 
 def _other_mix(cell: Cell) -> list[Callable[[Cell], bool]]:
@@ -107,7 +107,7 @@ class _Design:
     models: Sequence[str]
     columns: tuple[str, ...]
     rows: Floats
-    """Of each cell, less what the coefficients are drawn towards."""
+    """Predictors of each cell, less what the coefficients are drawn towards."""
     logs: Floats
 
     @classmethod
@@ -130,7 +130,7 @@ class _Design:
         return found
 
     def blocks(self, keeps: Keeps) -> list[tuple[int, tuple[int, ...]]]:
-        """Of each prediction its cell, and the cells that are left out for it; none where nothing would be left."""
+        """The cell of each prediction, with the cells left out for it; no prediction where none would be left."""
         found = []
         for place, cell in enumerate(self.cells):
             for keep in keeps(cell):
@@ -175,7 +175,7 @@ class _Design:
 
 
 def _covariance(rows: Floats, penalty: Floats) -> Floats:
-    """Of the coefficients, in units of the variance of one cell."""
+    """Covariance of the coefficients, in units of the variance of one cell."""
     return np.asarray(np.linalg.inv(rows.T @ rows + np.diag(penalty)), np.float64)
 
 

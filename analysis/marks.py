@@ -23,7 +23,7 @@ _STACK = ("device", "torch", "cuda", "precision", "active_thread_pct")
 
 
 def marked(data: Dataset) -> Dataset:
-    """The same with those runs INVALID, each with the reason; baselines measured at such a share too."""
+    """``data`` with these runs INVALID, each with the reason; baselines measured at such a share too."""
     reasons: dict[str, str] = {}
     for rows in (data.tenants, data.baselines):
         for row in rows_of(rows.reindex(columns=["record_id", *_STACK])):

@@ -125,7 +125,7 @@ def who_pays(results: Results, judge: Judge) -> Iterable[Answer]:
 
 
 def _slowdown(results: Results, cell: dict[str, Any]) -> Estimate | None:
-    """Of a row of :func:`analysis.tables.pairs`: two of a kind have the mean of both."""
+    """The slowdown in a row of :func:`analysis.tables.pairs`: of two tenants of a kind, the mean of both."""
     key = "antt" if cell["position"] == RUN else "slowdown"
     return results.figure(cell, key)
 

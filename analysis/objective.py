@@ -33,7 +33,7 @@ class Objective:
     tokens: bool = False
     """Count tokens and not requests; a weight is then that of a token."""
     cost_per_hour: float = 0.0
-    """Of the device, in any currency; 0 = not asked."""
+    """Price of the device, in any currency; 0 = not asked."""
 
     def score(self, tenants: list[dict[str, Any]]) -> float:
         """What the tenants of a mix (rows of :attr:`analysis.pooling.Results.tenants`) are worth together.

@@ -34,7 +34,7 @@ from .predictor_data import lone_models
 
 MEASURED, PREDICTED, ALONE = "measured", "predicted", "alone"
 _MOST_TENANTS = 4
-"""Of a predicted mix."""
+"""Most tenants of a predicted mix."""
 _PREFER = {ALONE: 0.0, MEASURED: 1e-4, PREDICTED: 1e-3}
 """In GPUs: of configurations that serve alike, the one that is known best."""
 _TIME_LIMIT_S = 60.0

@@ -36,7 +36,7 @@ _SETTING = (
 )
 """What makes two tenants of a model different."""
 _OF_MODEL = ("attn_implementation", "parameters")
-"""Of these, what models usually differ in."""
+"""The settings among these in which models usually differ."""
 _NEVER_USUAL = (
     *("rate_rps", "slo_ms", "own_pct", "mps_priority", "pinned_memory_limit", "sm_partition", "mig", "trace"),
     *("partition_sms", "weights"),

@@ -37,7 +37,7 @@ NEW_MODEL, NEW_MIX = "new model", "new mix"
 FORMAT = 2
 _PROGRAM = [Path(__file__).with_name(name) for name in ("predictor.py", "learning.py")]
 CODE = hashlib.sha256(b"".join(path.read_bytes() for path in _PROGRAM)).hexdigest()[:16]
-"""Of the program that learns and predicts."""
+"""Hash of the program that learns and predicts."""
 
 
 class NotPredictable(MtexpError):
@@ -116,13 +116,13 @@ class Fit:
     ridge: tuple[float, float]
     """How strongly coefficients, and what models suffer and inflict, were drawn."""
     coefficients: tuple[float, ...]
-    """Of the form, then of :attr:`columns`."""
+    """Coefficients of the form, then of :attr:`columns`."""
     suffers: Mapping[str, float]
     """By model, on logarithms."""
     inflicts: Mapping[str, float]
     half_widths: Mapping[str, float]
-    """Of the interval, on logarithms: by :data:`NEW_MODEL` and :data:`NEW_MIX`, with ``, more`` of three tenants or
-    more. Absent where too little was measured to know it."""
+    """Half widths of the interval, on logarithms: by :data:`NEW_MODEL` and :data:`NEW_MIX`, with ``, more`` for three
+    tenants or more. Absent where too little was measured to know it."""
     cells: int
     measured: tuple[tuple[str, ...], ...]
     """The mixes it was learnt from, as labels of their tenants."""
@@ -239,7 +239,7 @@ class Predictor:
 
     @property
     def hash(self) -> str:
-        """Of all that predictions depend on: 16 hexadecimal digits."""
+        """Hash of everything that predictions depend on: 16 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, object]:

@@ -60,14 +60,14 @@ def measured_cells(results: Results) -> list[Cell]:
 
 
 @dataclass(slots=True)
-class _Alone:
+class _RunsAlone:
     """Runs of one model alone."""
 
     label: str
     logs: list[float] = field(default_factory=list)
-    """Of mean latency, of each run outside MPS."""
+    """Logarithms of the mean latency of each run outside MPS."""
     in_mode: dict[str, list[float]] = field(default_factory=dict)
-    """The same by sharing mode."""
+    """Logarithms of its mean latency alone in the runs of each sharing mode."""
     busy_ms: dict[str, list[float]] = field(default_factory=dict)
     """How long the device works, by sharing mode."""
     traits: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -81,7 +81,7 @@ def _by_key(results: Results) -> dict[_Key, Lone]:
         for place, row in enumerate(rows):
             if str(row.get("role")) == "stressor":
                 continue
-            own = found.setdefault(key_of(row), _Alone(str(row["label"])))
+            own = found.setdefault(key_of(row), _RunsAlone(str(row["label"])))
             own.label = min(own.label, str(row["label"]), key=lambda label: (len(label), label))
             alone_ms = float(row.get("alone_latency_mean_ms", np.nan))
             if len(rows) == 1 and sharing != _TURNS:  # outside MPS it is among the runs alone
@@ -95,16 +95,16 @@ def _by_key(results: Results) -> dict[_Key, Lone]:
     return {key: lone for key, lone in known.items() if lone is not None}
 
 
-def _runs_alone(results: Results) -> dict[_Key, _Alone]:
-    """Models by what their runs alone say."""
+def _runs_alone(results: Results) -> dict[_Key, _RunsAlone]:
+    """Models with their runs alone."""
     runs = results.alone.runs
     if runs.empty:
         return {}
-    found: dict[_Key, _Alone] = {}
+    found: dict[_Key, _RunsAlone] = {}
     runs = runs.reindex(columns=["role", "latency_mean_ms", "launch_bound_pct", *SAME])
     for row in rows_of(runs[(runs["role"] != "stressor") & (runs["latency_mean_ms"] > 0)]):
         words = [] if str(row["execution"]) in ("eager", "") else [str(row["execution"])]
-        own = found.setdefault(_key(row), _Alone(" ".join([str(row["model"]), *words])))
+        own = found.setdefault(_key(row), _RunsAlone(" ".join([str(row["model"]), *words])))
         own.logs.append(math.log(row["latency_mean_ms"]))
         busy_ms = own.busy_ms.setdefault(_TURNS, [])
         busy_ms += _busy_ms(row["launch_bound_pct"], float(row["latency_mean_ms"]))
@@ -126,7 +126,7 @@ def _trait(sharing: str, row: Mapping[str, Any], stressor: Mapping[str, Any]) ->
     return {f"{sharing}: {stressor['label']}": (math.log(both[0]), math.log(both[1]))} if min(both) > 0 else {}
 
 
-def _lone(key: _Key, own: _Alone, others: Mapping[_Key, _Alone]) -> Lone | None:
+def _lone(key: _Key, own: _RunsAlone, others: Mapping[_Key, _RunsAlone]) -> Lone | None:
     """A model alone; None where nothing says how busy it keeps the device.
 
     Where no run probed that, a CUDA graph is busy throughout, and the same model as a graph says how long it is busy.

@@ -23,7 +23,7 @@ from .frames import rows_of
 _Z = 1.96
 _KEYS = ("slowdown", "normalized_progress")
 _WHOLE = ("slowdown_whole", "mode_cost")
-"""Of a mode measured side by side with time slicing: against the tenant alone on the whole device."""
+"""Figures of a mode that was measured side by side with time slicing, against the tenant alone on the whole device."""
 _OF_RUN = ("stp_whole", "antt_whole", "stp_whole_ratio")
 
 
@@ -64,7 +64,7 @@ def measured_in_rounds(tenants: pd.DataFrame) -> dict[Measured, dict[str, tuple[
 
 
 def whole_of(runs: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
-    """The same of each run that was measured side by side with time slicing: STP and ANTT on the whole device."""
+    """STP and ANTT on the whole device, of each run that was measured side by side with time slicing."""
     return {str(row["record_id"]): _known(row, _OF_RUN) for row in rows_of(runs)}
 
 

@@ -42,7 +42,7 @@ class Errors:
 
     @classmethod
     def of(cls, logs: Iterable[float]) -> Errors:
-        """Of logarithms of predicted / measured."""
+        """Summarise logarithms of predicted / measured."""
         off = 100 * np.abs(np.expm1(np.array(list(logs))))
         return cls(len(off), float(np.median(off)), float(off.mean()), float(np.quantile(off, 0.9)), float(off.max()))
 

@@ -45,9 +45,9 @@ class Split:
     """SMs of each model, and the latencies and rates predicted for them."""
 
     sms: Mapping[str, int]
-    """Of each tenant, by model."""
+    """SMs of each tenant, by model."""
     latency_ms: Mapping[str, float]
-    """Of the level's kind: mean, or p99."""
+    """Mean or p99 latency, as the level asks, by model."""
     stp: float
     kept: bool
     """Every level is."""

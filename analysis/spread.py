@@ -43,7 +43,7 @@ class Repeated:
     """``runs[run][tenant]``."""
 
     def logs(self, name: str, tenants: Sequence[int]) -> Floats:
-        """Of those runs in which these tenants all have the statistic, shape (runs, tenants)."""
+        """Logarithms from the runs in which all these tenants have the statistic, shape (runs, tenants)."""
         rows = [[run[t][name].log for t in tenants] for run in self.runs if all(name in run[t] for t in tenants)]
         return np.array(rows).reshape(len(rows), len(tenants))
 
@@ -77,7 +77,7 @@ class Known:
     tenants: float = 0.0
     """Correlation of tenants of one run."""
     correlations: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """Of a statistic with the mean latency, by statistic and sharing mode, '' for all."""
+    """Correlations with the mean latency, by statistic and sharing mode; '' for all modes."""
 
     def follows(self, name: str, tenant: Mapping[str, Any]) -> float:
         """Correlation of a statistic of a tenant with its mean latency."""
@@ -85,7 +85,7 @@ class Known:
         return 1.0 if name == "mean" else known
 
     def spreads(self, runs: Repeated, names: Sequence[str]) -> list[list[Between]]:
-        """Of each tenant and statistic: that of runs like it, together with its own runs."""
+        """The spread of each tenant and statistic, from runs like it together with its own runs."""
         table: list[list[Between]] = [[NOT_KNOWN] * len(names) for _ in runs.tenants]
         for index, name in enumerate(names):
             like = self.like.get(name, LikeRuns())
@@ -123,7 +123,7 @@ def _pairs(known: Sequence[Repeated], like: LikeRuns) -> Iterable[tuple[float, f
 
 
 def _correlations(known: Sequence[Repeated], names: Sequence[str]) -> dict[tuple[str, str], float]:
-    """Of each statistic with the mean, over runs: of a sharing mode where enough is known of it, and of all."""
+    """Correlations of each statistic with the mean, over runs: of sharing modes with enough runs, and of all modes."""
     sums: dict[tuple[str, str], Floats] = {}
     for runs in known:
         for name in names:

@@ -39,7 +39,7 @@ class Panel:
     """Axes with the places of their categories."""
 
     ax: Any
-    """Of matplotlib."""
+    """Axes of matplotlib."""
     x: Mapping[str, Any]
     y: Mapping[str, Any]
     categories: dict[str, dict[str, int]] = field(default_factory=dict)

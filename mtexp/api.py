@@ -40,7 +40,7 @@ class Result:
 
     record: RunRecord
     folder: Path
-    """Of the record: ``record.json``, ``iterations.parquet``, ``telemetry.parquet``, logs, a picture."""
+    """Folder of the record: ``record.json``, ``iterations.parquet``, ``telemetry.parquet``, logs, a picture."""
     untracked: str = ""
     """Why the record is not in MLflow, and what to do; empty when it is, or was not to be."""
 
@@ -63,7 +63,7 @@ class Result:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the whole run, e.g. ``stp``, ``antt``, ``fairness``, ``stp_ci_low``."""
+        """Metrics of the whole run, e.g. ``stp``, ``antt``, ``fairness``, ``stp_ci_low``."""
         return dict(self.record.metrics)
 
     @cached_property

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, RED, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 FAINT = "#9AA5B1"
-"""Of what stands back: guides, and tenants that only press on a resource."""
+"""For secondary things: guides, and tenants that only load a resource."""
 _MODELS = {
     "bert_base": BLUE,
     "bert_large": SKY,

@@ -15,7 +15,7 @@ class Sized(NamedTuple):
     """The tokens of one request, as it is issued."""
 
     input_tokens: int
-    """Of its prompt or text; 0 = as the workload says."""
+    """Tokens of its prompt or text; 0 = those of the workload."""
     padded_tokens: int
     """The bucket that they are padded to: what is computed."""
     output_tokens: int
@@ -36,7 +36,7 @@ class Lengths:
     input_tokens: tuple[int, ...] = ()
     """As the trace has them, before any is cut."""
     output_tokens: tuple[int, ...] = ()
-    """Of requests that generate."""
+    """Tokens to generate, of each request; empty where requests do not generate."""
     buckets: tuple[int, ...] = ()
     """Sizes that input is padded to, ascending; what is longer than the last one is cut to it."""
     most_tokens: int = 0

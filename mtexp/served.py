@@ -35,7 +35,7 @@ class ServerSpec:
     command: tuple[str, ...]
     """argv, with placeholders."""
     url: str
-    """Of a request, with placeholders."""
+    """URL of a request, with placeholders."""
     ready: str = ""
     """URL that answers once it is ready, or a regular expression of its output; empty = the port takes connections."""
     ready_s: float = 0.0

@@ -42,7 +42,7 @@ class ModelSpec:
     parameters: int = 0
     """Number of parameters of ``shape``."""
     layer_parameters: int = 0
-    """Of them, the elements of the weight matrices of all layers that a token passes; 0 = not known."""
+    """Elements of the weight matrices of all layers that a token passes; 0 = not known."""
     attn_implementation: str = "sdpa"
     """``sdpa`` or ``eager``."""
     model_class: str = ""
@@ -134,7 +134,7 @@ class CostSpec:
     numbers: float = 0.0
     """Numbers read and written: weights once, operands and results of every product."""
     weights: float = 0.0
-    """Of them, weights."""
+    """How many of them are weights."""
     activations: float = 0.0
     """Most numbers that one operation reads and writes, weights left out."""
 
@@ -252,7 +252,7 @@ class SharingSpec:
     mps_mode: str = "disabled"
     """``disabled`` (driver time slicing), ``managed`` (a private daemon), ``external``."""
     pipe_directory: str = ""
-    """Of an external daemon; empty = the default of the driver."""
+    """Pipe directory of an external daemon; empty = the default of the driver."""
     static_partitioning: bool = False
     share_weights: bool = False
     """All tenants have one model, whose weights are in memory once."""
@@ -327,7 +327,7 @@ class SearchSpec:
     by: str = "load"
     """``load`` or ``rate``: what the search varies."""
     value: float = 0.0
-    """Of this probe."""
+    """Load or rate of this probe."""
     attainment_pct: float = 0.0
     """Share of requests within the service level that the search asks for."""
 

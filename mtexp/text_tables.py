@@ -8,7 +8,7 @@ ABSENT = "-"
 GAP = 2
 """Spaces between columns of plain text."""
 DRAWN_GAP = 3
-"""The same of a drawn table."""
+"""Spaces between columns of a drawn table."""
 DROPPED_FIRST = (
     *("launch-bound %", "fairness", "precision", "p90 ms", "tenants", "req/s", "p99 ms", "p99 alone"),
     *("p50 ms", "p50 alone", "model", "goodput/s", "requests", "ANTT", "alone ms", "mps_settings", "mean ms"),

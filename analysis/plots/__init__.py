@@ -41,7 +41,7 @@ class Figure:
     """One figure of the report."""
 
     name: str
-    """Of its file."""
+    """Name of its file."""
     title: str
     caption: str
     draw: Callable[[Results], go.Figure | None]

@@ -79,7 +79,7 @@ def _order(frame: pd.DataFrame, name: str) -> list[str]:
 
 
 def _height(rows: int, frame: int) -> int:
-    """Of a figure with so many rows: roomy for few, dense for many."""
+    """Height of a figure with so many rows: roomy for few, dense for many."""
     return frame + max(90, min(26 * rows, max(_PAGE_PX, 15 * rows)))
 
 

@@ -128,7 +128,7 @@ def interval_text(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
 
 
 LOG_TICKS = [digit * 10.0**power for power in range(-2, 6) for digit in (1, 2, 5)]
-"""Of logarithmic axes, whole numbers in full: plotly would write 2 where it means 20."""
+"""Ticks of logarithmic axes, in full: plotly would write 2 for 20."""
 _DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
 
 

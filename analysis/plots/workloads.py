@@ -23,7 +23,7 @@ from ..pooling import Results, in_order
 from . import theme
 
 _MOST_ROWS = 4
-"""Of panels in one figure."""
+"""Most rows of panels in one figure."""
 
 
 def scaling(results: Results) -> go.Figure | None:

@@ -20,7 +20,7 @@ def with_intervals(names: tuple[str, ...]) -> list[str]:
 
 
 def only(frame: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Those of ``names``, in that order; a figure that nothing has is a column of NaN."""
+    """The columns ``names``, in that order; a figure that nothing has is a column of NaN."""
     return frame.reindex(columns=names).reset_index(drop=True)
 
 
@@ -49,5 +49,5 @@ def on_whole_device(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame
 
 
 def figure_on_whole_device(results: Results, row: Mapping[str, Any], key: str) -> Estimate | None:
-    """The same of one figure, with its error; None where it has no interval."""
+    """One such figure, with its error; None where it has no interval."""
     return results.figure(row, f"{key}_whole") or results.figure(row, key)

@@ -73,14 +73,14 @@ def alone_rps(results: Results, point: int) -> float | None:
 
 
 def _alone_rows(results: Results, measured: set[Measured]) -> pd.DataFrame:
-    """Those of the runs of models alone."""
+    """The rows of these runs of models alone."""
     runs = results.alone.runs
     pairs = zip(runs["record_id"].astype(str), runs["tenant"].astype(str), strict=True)
     return runs[np.array([pair in measured for pair in pairs], dtype=bool)]
 
 
 def busy_alone(results: Results, point: int) -> list[float]:
-    """Of each tenant of a point the share of its own latency alone in which the device is busy; NaN where unknown."""
+    """For each tenant of a point, the share of its latency alone in which the device is busy; NaN where unknown."""
     rows = rows_of(results.tenants[results.tenants["point"] == point])
     found = []
     for row in rows:

@@ -27,7 +27,7 @@ MOST: dict[str, float] = {
 }
 """By the last part of a key."""
 MOST_INTEGER, MOST_FLOAT = 2**31 - 1, 1e9
-"""Of every other number."""
+"""Upper bounds of all other numbers."""
 
 
 def check_upper_bounds(config: Config) -> None:

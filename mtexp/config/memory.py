@@ -18,7 +18,7 @@ CPU_PROCESS_MIB = 150.0
 """Unshared memory of a tenant forked from the preloaded forkserver."""
 
 _BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "int8": 2, "fp8": 2}
-"""Of a number between layers."""
+"""Bytes of a number between layers."""
 _LIMIT = re.compile(r"([0-9]{1,7})([GM])")
 _MIB = 2**20
 

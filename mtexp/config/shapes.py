@@ -176,7 +176,7 @@ _FORMULAS = {
     "llama": (_llama, 3),
     "mistral": (_llama, 3),
 }
-"""Of architectures that are known: the formula of the parameters, the matrices of a feed-forward block. A test compares
+"""For known architectures: the formula of the parameters, the matrices of a feed-forward block. A test compares
 both with the model that transformers builds. Any other architecture is read off that model (mtexp.config.read_off)."""
 
 

@@ -25,7 +25,7 @@ class CorePlan:
 
     processes: tuple[tuple[int, ...], ...]
     servers: tuple[tuple[int, ...], ...] = ()
-    """Of each process that is the client of a server, the cores of that server; tenants do not move to them."""
+    """For each process that is the client of a server, the cores of that server; tenants do not move to them."""
     sampler: tuple[int, ...]
     parent: tuple[int, ...]
     spare: tuple[int, ...] = ()

@@ -34,7 +34,7 @@ class TenantHandle:
 
     @property
     def name(self) -> str:
-        """Of its job."""
+        """Name of its job."""
         return self.job.name
 
     def receive(self) -> Message | None:

@@ -41,7 +41,7 @@ class Activity:
     typical_ms: float
     """Its median service time."""
     length_ns: int
-    """Of the window."""
+    """Length of the window."""
 
     @property
     def active_pct(self) -> float:

@@ -150,7 +150,7 @@ def _interval(values: Floats) -> Interval:
 
 
 def _evenness_interval(without_noise: Callable[[Floats, Floats], Evenness], progress: Floats) -> Interval:
-    """Of an index of NP, rows as in :func:`_interval`, one column a tenant."""
+    """Interval of a fairness index of NP; rows as in :func:`_interval`, one column a tenant."""
     found = without_noise(progress[0], np.log(progress[1:] / progress[0]).T)
     low, high = np.quantile(found.draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(found.value, float(low), float(high))

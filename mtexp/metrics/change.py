@@ -49,12 +49,12 @@ class Part:
 
     @property
     def variance(self) -> float:
-        """Of the difference."""
+        """Variance of the difference."""
         (first, second), (a, b) = self.variances, self.runs
         return max(first / a + second / b - 2 * self.shared * math.sqrt(first * second) / (a * b), 0.0)
 
     def with_more(self, runs: int) -> Part:
-        """The same with so many more runs on each side."""
+        """The part with so many more runs on each side."""
         return replace(self, runs=(self.runs[0] + runs, self.runs[1] + runs), shared=0 if runs else self.shared)
 
 
@@ -65,7 +65,7 @@ class Change:
     terms: tuple[tuple[float, Part], ...]
     """Weight and part: their sum is the logarithm of the ratio."""
     correlation: float = 0.0
-    """Of parts of the same runs."""
+    """Correlation of parts of the same runs."""
 
     @property
     def log(self) -> float:

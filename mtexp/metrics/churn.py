@@ -45,7 +45,7 @@ class Event:
     error: str = ""
     """What the neighbour answered, where that was an error: first line."""
     neighbour_back_s: float | None = None
-    """Of an ending: seconds that the next neighbour took until its first request was served, without pauses."""
+    """For an ending: seconds that the next neighbour took until its first request was served, without pauses."""
     requests: int = 0
     """Requests of the steady tenant that came in the window."""
     lost: int = 0
@@ -154,7 +154,7 @@ class KindFigures:
     stall_p50_ci_ms: tuple[float, float] | None = None
     stall_max_ms: float = 0.0
     p99_ms: float | None = None
-    """Of the requests of all events."""
+    """Percentile of the requests of all events."""
     p99_ci_ms: tuple[float, float] | None = None
     requests: int = 0
     lost: int = 0
@@ -163,7 +163,7 @@ class KindFigures:
     steady_died_pct: float = 0.0
     """Events in which the steady tenant died."""
     steady_died_ci_pct: tuple[float, float] | None = None
-    """Of Wilson (JASA 1927), which holds where none or all died."""
+    """Wilson's interval (JASA 1927), which holds even if none or all died."""
     back_s: float | None = None
     """Mean over events."""
     back_max_s: float | None = None

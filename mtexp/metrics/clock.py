@@ -54,8 +54,8 @@ class ClockLoss:
     """Whose clock that is: ``the baseline's``, ``its own best``, ``the device's highest``."""
     mean_mhz: float
     lowest_mhz: float
-    """Of the polls that the power cap does not explain and that have none of it beside them, for the driver names a
-    reason up to a poll late; the reference where there is no such poll."""
+    """Lowest clock of polls neither under the power cap nor next to one that is (the driver names a reason up to a poll
+    late); the reference where there is no such poll."""
     throttled_pct: Mapping[str, float]
     """By name of the limit (``THROTTLE_BITS``): how much of the window it was active; only those that were."""
     throttled_lost_pct: float

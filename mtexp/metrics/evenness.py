@@ -110,7 +110,7 @@ def jain_without_noise(progress: Floats, errors: Floats) -> Evenness:
 
 
 def _evenness(ranges: Floats, noise_alone: Mask) -> Evenness:
-    """Of draws of a range of log NP; ``noise_alone``: those in which noise alone exceeds what was measured."""
+    """The index by draws of the range of log NP; ``noise_alone``: whether noise alone exceeds the measured range."""
     value = float(np.median(np.where(noise_alone, 0, ranges)))
     return Evenness(float(np.exp(-value)), np.exp(-ranges))
 

@@ -45,12 +45,12 @@ def min_iterations(percentile: float) -> int:
 
 
 def supported(iterations: int) -> tuple[float, ...]:
-    """Those of :data:`PERCENTILES` that ``iterations`` support."""
+    """The percentiles of :data:`PERCENTILES` that ``iterations`` support."""
     return tuple(p for p in PERCENTILES if iterations >= min_iterations(p))
 
 
 def insufficient(iterations: int, percentiles: Sequence[float] = PERCENTILES) -> dict[str, int]:
-    """Those that ``iterations`` do not support, by name, and the iterations each needs: ``{"p99": 662}``."""
+    """The percentiles that ``iterations`` do not support, by name, and the iterations each needs: ``{"p99": 662}``."""
     return {percentile_name(p): min_iterations(p) for p in percentiles if iterations < min_iterations(p)}
 
 

@@ -29,7 +29,7 @@ from mtexp.metrics.window import Series
 FEWEST_RUNS = 3
 """Runs from which on a percentile has an interval even where its iterations do not bound it."""
 _USUAL_CORRELATION, _USUAL_FREEDOM = 0.15, 4.0
-"""Of tenants of one run, as measured on H100s (0.1) and H200s (0.2), and the degrees of freedom it counts for."""
+"""Correlation of tenants of one run (H100s: 0.1, H200s: 0.2), and the degrees of freedom that it counts for."""
 _QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 _Z95 = 1.959963984540054
 _ROUNDING = 1e-9
@@ -139,7 +139,7 @@ class NormalDraws:
 
 
 def correlation(pairs: Iterable[tuple[float, float, float]]) -> float:
-    """Of tenants of one run, pooled over groups of runs, between 0 and 0.95.
+    """Correlation of tenants of one run, pooled over groups of runs, between 0 and 0.95.
 
     Args:
         pairs: Of each group the mean over pairs of tenants of their covariance between runs and of the product of their
@@ -196,7 +196,7 @@ class Estimate:
 
 
 def geometric_mean(figures: Sequence[Estimate]) -> Estimate:
-    """Of figures whose draws belong together.
+    """Geometric mean of figures that share their draws.
 
     Raises:
         ValueError: None is given.

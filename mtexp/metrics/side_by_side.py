@@ -46,11 +46,11 @@ class ModeRatios:
 
     @property
     def run_metrics(self) -> Metrics:
-        """Those of the run as metrics."""
+        """The ratios of the run as metrics."""
         return _metrics(self.run)
 
     def tenant_metrics(self, name: str) -> Metrics:
-        """Those of one tenant as metrics."""
+        """The ratios of one tenant as metrics."""
         return _metrics(self.tenants.get(name, {}))
 
 

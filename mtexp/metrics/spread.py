@@ -86,7 +86,7 @@ class LikeRuns:
     """What groups of runs say about the spread of others like them."""
 
     variance: float = 0.0
-    """Of all runs."""
+    """Variance of all runs."""
     factors: tuple[Mapping[str, Between], ...] = ()
     """By position in a path and its value: what the standard deviation is multiplied with there."""
     prior: float = _UNKNOWN_PRIOR

@@ -35,7 +35,7 @@ class Baseline:
     """What a tenant did alone."""
 
     series: Series
-    """Of its window."""
+    """Iterations of its window."""
     sm_clock_mhz: float | None = None
     """Mean SM clock in its window."""
 
@@ -50,7 +50,7 @@ class Measured:
     partitioned: Baseline | None = None
     """Alone under the run's MPS limits."""
     at_arrivals: Baseline | None = None
-    """Of a tenant in open loop: alone on the whole device at the same arrivals."""
+    """For a tenant in open loop: its run alone on the whole device at the same arrivals."""
     slo_ms: float = 0.0
     """Service level; 0 = none."""
     new_tokens: int = 0

@@ -26,9 +26,9 @@ from mtexp.errors import ConfigError
 from mtexp.spec import CostSpec, ModelSpec, WorkloadSpec
 
 BYTES = {"fp16": 2, "bf16": 2, "fp32": 4, "tf32": 4, "int8": 2, "fp8": 2}
-"""Of a number between layers, and of a weight outside them."""
+"""Bytes of a number between layers, and of a weight outside them."""
 _WEIGHT_BYTES = {**BYTES, "int8": 1, "fp8": 1}
-"""Of a weight of a layer."""
+"""Bytes of a weight of a layer."""
 RELATIVE = frozenset({"deberta", "deberta-v2"})
 LAUNCH_BOUND_PCT = 50.0
 """From this share of a request on that the device waits for the host, a model is bound by launches."""

@@ -35,7 +35,7 @@ class ProfileResult:
     """A profiling pass."""
 
     metrics: Mapping[str, float]
-    """Of the run."""
+    """Metrics of the run."""
     tenants: Mapping[str, Mapping[str, float]]
     """Metrics by tenant id (``pid <n>`` if the capture does not distinguish tenants)."""
     artifacts: tuple[Path, ...]

@@ -19,9 +19,9 @@ ENVIRONMENT, CONFIG = "environment.json", "config.yaml"
 _COPIES = ("mlartifacts", "mlruns")
 BEGUN = "begun.json"
 EVENTS, STEADY = "events.jsonl", "steady"
-"""Of a churn run: its events, and folders of its steady tenant's processes (``steady-0`` ...) while it lives."""
+"""For a churn run: its events, and folders of its steady tenant's processes (``steady-0`` ...) while it lives."""
 BLOCKS = "blocks.jsonl"
-"""Of a crossover run, while it lives (:mod:`mtexp.records.live_files`)."""
+"""Blocks of a crossover run while it lives (:mod:`mtexp.records.live_files`)."""
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Key:
     better: str = NONE
     """``lower``, ``higher`` or ``none``."""
     where: tuple[str, ...] = ()
-    """Of ``run`` (parent), ``tenant`` (child), ``history`` (child, by iteration), ``telemetry`` (parent, by sample),
+    """``run`` (parent), ``tenant`` (child), ``history`` (child, by iteration), ``telemetry`` (parent, by sample) or
     ``tenant_telemetry`` (child, by sample)."""
     dtype: str = "string"
     """pandas dtype of the column that :mod:`analysis.fetch` makes of it."""

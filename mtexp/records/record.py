@@ -95,7 +95,7 @@ class RunRecord:
     """:func:`mtexp.spec.to_json` of the RunSpec."""
     spec_hash: str
     baseline_hash: str = ""
-    """Of a baseline: :func:`mtexp.tracking.ledger.baseline_hash`."""
+    """For a baseline: :func:`mtexp.tracking.ledger.baseline_hash`."""
     status: str
     """``FINISHED`` or ``FAILED``."""
     failure: str = ""
@@ -116,14 +116,14 @@ class RunRecord:
     sharing: dict[str, Any] = field(default_factory=dict)
     """What proved the sharing mode."""
     blocks: tuple[Block, ...] = ()
-    """Of a crossover run, in the order in which they were measured."""
+    """Blocks of a crossover run, in the order in which they were measured."""
     events: tuple[Event, ...] = ()
-    """Of a churn run, in the order in which they happened."""
+    """Events of a churn run, in the order in which they happened."""
     verdict: str = "INVALID"
     """``VALID`` or ``INVALID``."""
     findings: tuple[Finding, ...] = ()
     profile_of: str = ""
-    """Of a profile: record_id of the timed run."""
+    """For a profile: record_id of the timed run."""
     attempt: int = 1
     sweep_position: int | None = None
     """How many points of the sweep were started before; None in older records."""

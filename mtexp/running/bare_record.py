@@ -33,7 +33,7 @@ class RecordContext:
     baseline_hash: str = ""
     profile_of: str = ""
     record_id: str = ""
-    """Of the record to be made; empty = a new one."""
+    """Id of the record to be made; empty = a new one."""
     session: str = ""
     """Names the runs that are measured side by side."""
     session_reference: str = ""

@@ -33,7 +33,7 @@ from mtexp.spec import RunSpec
 FILE = "capacity.json"
 FORMAT_VERSION = 1
 _COMPARABLE = ("gpu_name", "driver_version", "cuda_version", "torch_version", "torch_cuda_version", "cpu_model")
-"""Of an environment: where the probes of one search must agree."""
+"""Facts of the environment in which all probes of a search must agree."""
 
 
 @dataclass(slots=True)

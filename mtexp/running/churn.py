@@ -85,7 +85,7 @@ class _ChurnRun:
         self.device, self.sharing, self.cores = setup.device, sharing, cores
         self.listed_before = listed(setup.device)
         self.pids: set[int] = set()
-        """Of all processes of both tenants so far."""
+        """Pids of all processes of both tenants so far."""
         self.churned, self.progress = churned, setup.progress
         self.status = setup.status or (lambda text: None)
         self.steady_spec, self.neighbour_spec = spec.tenants

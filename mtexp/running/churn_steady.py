@@ -80,7 +80,7 @@ class Steady:
 
     @property
     def pid(self) -> int:
-        """Of its process; 0 = none."""
+        """Pid of its process; 0 = none."""
         return self._group.pids[0] if self._group is not None and self._group.pids else 0
 
     @property

@@ -155,7 +155,7 @@ class _Rounds:
 
     @property
     def sets(self) -> list[_SetProgress]:
-        """Those that are still there."""
+        """The sets that have not failed."""
         return [own for own in self._all if not own.set.tenants.group.gone]
 
     def measure(self) -> None:
@@ -239,7 +239,7 @@ class _SetProgress:
         """Mean latencies of all rounds so far."""
         warm = of.tenants.samples()
         self.request_ms = {name: _warm_ms(warm[name]) for name in self.names}
-        """Of each tenant: about how long a request takes, together and alone, as far as it is known."""
+        """About how long a request of each tenant takes, together and alone, as far as it is known."""
         self.alone_ms = dict(self.request_ms)
         self._check_length()
 

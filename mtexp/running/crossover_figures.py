@@ -112,7 +112,7 @@ def block_telemetry(measured: Measurement, folder: Path) -> BlockTelemetry:
 
 
 def own_spans(measured: Measurement) -> NDArray[np.int64] | None:
-    """Of a run with others beside it: when its own blocks were; None = it had all the time."""
+    """Start and end of the blocks of a run that was measured beside others; None = it was measured by itself."""
     if measured.runs == 1:
         return None
     return np.array([(block.start_ns, block.end_ns) for block in measured.blocks], dtype=np.int64).reshape(-1, 2)

@@ -48,7 +48,7 @@ class Comparison:
     alone: dict[str, BaselineRun] = field(default_factory=dict)
     partitioned: dict[str, BaselineRun] = field(default_factory=dict)
     at_arrivals: dict[str, BaselineRun] = field(default_factory=dict)
-    """Of tenants in open loop, alone at the same arrivals."""
+    """For tenants in open loop: their runs alone at the same arrivals."""
     drift_pct: dict[str, float] = field(default_factory=dict)
     """Mean latency of the baseline after the mix against before (``baseline.recheck``), in percent."""
     noise_pct: dict[str, float] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Comparison:
     """The run beside it, of another sharing mode, whose blocks took turns with its own."""
 
     def linked(self) -> Comparison:
-        """The same with the MLflow run of each baseline, once those on their way there have arrived or failed to."""
+        """This with the MLflow run of each baseline; waits until pending uploads have ended."""
         return replace(
             self,
             alone=linked(self.alone),

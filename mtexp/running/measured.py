@@ -47,7 +47,7 @@ class Measurement:
     samples: dict[str, Samples] = field(default_factory=dict)
     """By tenant; of a crossover run with the block, round and phase of each request."""
     blocks: list[Block] = field(default_factory=list)
-    """Of a crossover run, those that ended."""
+    """Blocks of a crossover run that ended."""
     facts_before: Facts = field(default_factory=dict)
     facts_after: Facts = field(default_factory=dict)
     proof: dict[str, Any] = field(default_factory=dict)

@@ -54,7 +54,7 @@ class _Session:
         self.places = places
         self.all = [TenantSet([places[i] for i in own]) for own in by_set([place.spec for place in places])]
         self.going = list(self.all)
-        """Those that have not failed."""
+        """The sets that have not failed."""
         self.setup, self.device, self.progress = setup, setup.device, setup.progress
         self.trace_folder = trace_folder
         self.listed_before: list[GpuProcess] = []
@@ -149,7 +149,7 @@ class _Session:
         own.warmed_up(own.tenants.warm_up())
 
     def _mixes(self) -> list[list[CrossoverSet]]:
-        """Of each mix, the sets that take turns: one a sharing mode."""
+        """The sets that take turns, by mix: one for each sharing mode."""
         mixes: dict[str, list[CrossoverSet]] = {}
         for own in self.going:
             drop = (lambda failure, own=own: self._drop(own, failure)) if len(self.all) > 1 else None

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 _SESSION_S = 900.0
 _NCU_PASS_S = 1800.0
-"""Of all models together."""
+"""Seconds for all models together."""
 _NCU_WARMUP = 2
 _GPU_METRICS_HZ = 10_000
 _OF_LATENCIES = ("few-iterations", "insufficient", "drift", "saturated")

@@ -37,10 +37,10 @@ class Session:
     spec: dict[str, Any]
     device: dict[str, Any]
     folder: str
-    """Of logs and sample buffers."""
+    """Folder of logs and sample buffers."""
     origin: dict[str, Any]
     pipe_directory: str = ""
-    """Of the MPS daemon that is up; empty = the mode needs none."""
+    """Pipe directory of the running MPS daemon; empty = the mode needs none."""
     owner: int
     """Pid of the run that this pass belongs to: when it is gone, the session ends."""
 

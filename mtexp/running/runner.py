@@ -316,7 +316,7 @@ def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
 def _reference(
     mix: str, points: Sequence[_Point], found: Sequence[Measurement], origins: Sequence[RecordContext]
 ) -> Reference | None:
-    """Of one mix, time slicing, else the first mode; None where too few went well."""
+    """The run that those of one mix are compared with: time slicing, else the first mode; None if too few succeeded."""
     there = [
         Reference(point.job.spec, measured, origin.record_id)
         for point, measured, origin in zip(points, found, origins, strict=True)

@@ -35,7 +35,7 @@ class Run:
     result: Measurement = field(default_factory=Measurement)
 
     def own(self, facts: Facts) -> Facts:
-        """Of what is known by tenant of the set, that of this run."""
+        """The facts of this run's tenants, among those of the set."""
         return {own: facts[name] for name, own in self.ids.items() if name in facts}
 
     def failure(self, error: MtexpError) -> MtexpError:
@@ -76,7 +76,7 @@ class TenantSet:
 
     @property
     def results(self) -> list[Measurement]:
-        """Of its runs."""
+        """Measurements of its runs."""
         return [run.result for run in self.runs]
 
     def begin(self, starter: Starter) -> None:

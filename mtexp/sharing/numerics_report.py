@@ -13,7 +13,7 @@ from mtexp.sharing.known_numerics import FEWEST_SMS, SM_UNIT
 from mtexp.spec import ModelSpec, from_json, to_json
 
 FORMAT = 1
-"""Of the JSON report."""
+"""Version of the JSON report's format."""
 USUAL = (100.0, 50.0, 25.0, 33.33, 20.0, 75.0, 40.0, 80.0, 10.0, 12.5, 16.66, 14.28, 30.0, 60.0, 66.66, 70.0, 90.0)
 """Percentages that people write, and equal shares of up to eight: checked first."""
 QUICK = (100.0, 50.0, 25.0, 33.33, 20.0, 75.0)

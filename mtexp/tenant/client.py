@@ -48,7 +48,7 @@ _SPIN_NS = 1_500_000
 _SETTLE_S = 0.002
 _KEPT = 100
 Over = Callable[[int, int], bool]
-"""Of a slot and the instant of its last answer: whether it asks no more."""
+"""Whether a slot sends no more requests, from its number and the instant of its last answer."""
 
 
 class ServedTenant:

@@ -78,7 +78,7 @@ class ProcessJob:
 
     @property
     def ids(self) -> str:
-        """Of its tenants, separated by commas."""
+        """Ids of its tenants, separated by commas."""
         return ",".join(tenant.tenant.id for tenant in self.tenants)
 
 

@@ -69,7 +69,7 @@ class TraceRequests:
         self._issue: dict[tuple[int, int], Request] = {shape: part.request for shape, part in parts.items()}
         self.outputs = _TraceOutputs(self)
         self.number = 0
-        """Of the request that comes next."""
+        """Number of the next request."""
         self._order: list[_Kind] = []
         self.rewind(warming=True)
 

@@ -49,7 +49,7 @@ class Outputs:
         self.last: Any = None
         """What the newest request gave; the loop drops it before the next one starts."""
         self.static: Any = None
-        """Of a CUDA graph: where every replay writes its output."""
+        """For a CUDA graph: where every replay writes its output."""
         self.due = _NEVER
         """The row whose output is to be kept next."""
         self._checked: torch.Tensor | None = None
@@ -134,7 +134,7 @@ class Outputs:
 
 
 def _is_wrong(deviation: Deviation, precision: str, same_kernels: bool) -> bool:
-    """Of the same kernels, as close as one product; of others (eager and compiled), as close as whole models are."""
+    """Whether outputs differ too much: the same kernels agree as one product does, others only as whole models do."""
     if same_kernels:
         return deviation.wrong(precision)
     return deviation.nonfinite > 0 or not deviation.error <= MODEL_TOLERANCE[precision]

@@ -42,7 +42,7 @@ class Prepared:
     forward: Request | None = None
     """What runs every product, where the request does something else (a training step); None = the request does."""
     steps: Steps = field(default_factory=Steps)
-    """Of a request that generates."""
+    """Steps of a request that generates."""
     trace: TraceRequests | None = None
     """Where requests have the lengths of a trace: what issues them in its order."""
 

@@ -208,7 +208,7 @@ class _Tenant:
         """Facts that are found out once: what it computes with, and whether it computes right."""
         self.thread_id = 0
         self.arrivals_ns: list[int] = []
-        """Of an open-loop tenant, after the start: drawn while it builds, since drawing takes milliseconds."""
+        """Arrivals of an open-loop tenant after the start: drawn while it builds, since drawing takes milliseconds."""
         self.prepared: Prepared
         """Kept because a CUDA graph holds addresses only: the weights and inputs that it reads must outlive it."""
         self.loop: Loop

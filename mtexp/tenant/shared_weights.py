@@ -88,7 +88,7 @@ class SharedModel:
         return {"weights": "kept" if self._keeper else "borrowed", "shared_weights_mib": self._mib}
 
     def close(self) -> None:
-        """Of the keeper: wait until all borrowers have gone, for a bounded time."""
+        """Have the keeper wait until all borrowers have ended, for a bounded time."""
         deadline = time.monotonic() + _LEAVE_S
         for borrower in self._borrowers:
             borrower.settimeout(max(0.01, deadline - time.monotonic()))

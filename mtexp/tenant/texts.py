@@ -13,7 +13,7 @@ from mtexp.tenant.http import render
 VARIANTS = 64
 """Requests that differ, sent in turn: a server that remembers answers or prefixes is not asked the same at once."""
 _VARIANTS_OF_A_LENGTH = 8
-"""Of each length, where a trace gives the lengths."""
+"""Texts of each length, where a trace gives the lengths."""
 _IDS = range(1000, 2000)
 """Token ids that every vocabulary has."""
 _TEXT = (

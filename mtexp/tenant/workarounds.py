@@ -28,7 +28,7 @@ class Way:
     """One thing to try."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Of the process, set before torch is imported."""
+    """Environment of the process, set before torch is imported."""
     apply: Callable[[int], None] = _nothing
     """Called with the SM count before the first product."""
     run: Run = _as_it_is

@@ -40,7 +40,7 @@ class FakeGpu:
     """Telemetry by column name, or a function of the monotonic time in ns that returns it."""
     codes: Mapping[str, int] = field(default_factory=dict)
     whole_gpu_codes: Mapping[str, int] = field(default_factory=dict)
-    """The same of the whole GPU only: what a container that was given one of its MIG instances may not ask."""
+    """The same for the whole GPU only: calls that a container with one of its MIG instances may not make."""
     unified_memory: bool = False
     """It uses the host's memory (GB10, Jetson), and does not answer for its own."""
     compute: Sequence[tuple[int, int | None]] = ()

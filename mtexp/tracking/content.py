@@ -51,7 +51,7 @@ _PROFILE_TABLE = (
     ("traced slowdown", "traced_slowdown"),
     ("FLOP/byte", "intensity_flop_per_byte"),
 )
-"""Of a profile, which has no latencies."""
+"""The description of a profile, which has no latencies."""
 _HEADLINE = (
     *(("STP", "stp"), ("ANTT", "antt"), ("fairness", "fairness"), ("overlap %", "overlap_pct")),
     *(("kernel overlap %", "kernel_overlap_pct"), ("GPU idle %", "gpu_idle_pct")),

@@ -213,7 +213,7 @@ class _Histories:
 
 
 def _system(history: History) -> History:
-    """The same points, fewer of them, under MLflow's prefix of system metrics."""
+    """Some of these points under MLflow's prefix of system metrics."""
     kept = evenly(len(history.values), MOST_SYSTEM_POINTS)
     key = f"{keys.SYSTEM}{history.key}"
     points = len(kept)

@@ -39,9 +39,9 @@ class Sweep:
     """How many runs of each kind (mix, baseline, profile); tenants are not counted."""
     invalid: int
     artifacts_bytes: int
-    """Of files in the artifact folders on this host; 0 for a server's."""
+    """Size of the artifact folders on this host; 0 for a server's."""
     run_ids: tuple[str, ...]
-    """Of runs and of their tenants."""
+    """MLflow ids of runs and of their tenants."""
 
     @property
     def mib(self) -> float:

@@ -15,7 +15,7 @@ _COLUMNS = {
     "params": ("mix", "sharing", "mps_settings", "model", "batch_size", "seq_len", "load"),
     "tags": ("mtexp.verdict",),
 }
-"""Of a run: STP, mix, sharing, what is swept most, verdict; of its tenants: model, percentiles, slowdown.
+"""Columns of a run: STP, mix, sharing, what is swept most, verdict; of its tenants: model, percentiles, slowdown.
 
 MLflow sorts the columns of a kind by name and shows attributes first. A description begins with the verdict and the
 main figures, so that they are seen in a narrow window, where the other columns lie beyond the edge.
