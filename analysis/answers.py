@@ -77,11 +77,13 @@ def comparable(results: Results, sharing: str, key: str) -> list[tuple[dict[str,
     return found
 
 
-def matched(results: Results, sharing: str, other: str, key: str) -> list[tuple[str, Estimate, Estimate]]:
-    """Mixes measured both ways: name, figure under ``sharing``, figure under ``other``."""
-    turns = {tuple(sorted(point["labels"])): figure for point, _, figure in comparable(results, other, key)}
-    found = ((tuple(sorted(point["labels"])), mix, figure) for point, mix, figure in comparable(results, sharing, key))
-    return [(mix, figure, turns[labels]) for labels, mix, figure in found if labels in turns]
+def matched(results: Results, sharing: str, other: str) -> list[tuple[str, Estimate, Estimate]]:
+    """Mixes measured both ways: name, STP under ``sharing``, STP under ``other``."""
+    others = {tuple(sorted(point["labels"])): figure for point, _, figure in comparable(results, other, "stp")}
+    found = (
+        (tuple(sorted(point["labels"])), mix, figure) for point, mix, figure in comparable(results, sharing, "stp")
+    )
+    return [(mix, figure, others[labels]) for labels, mix, figure in found if labels in others]
 
 
 def gains(results: Results, sharing: str) -> tuple[list[tuple[str, Estimate]], bool]:
@@ -96,7 +98,7 @@ def gains(results: Results, sharing: str) -> tuple[list[tuple[str, Estimate]], b
         return [], True  # the modes are nominal there
     if known := [(mix, ratio) for mix, ratio in direct if ratio is not None]:
         return known, True
-    return [(mix, a / b) for mix, a, b in matched(results, sharing, TURNS, "stp")], (
+    return [(mix, a / b) for mix, a, b in matched(results, sharing, TURNS)], (
         sharing == STREAMS or not _in_turns(results, points)
     )
 

@@ -37,7 +37,7 @@ def is_mps_efficient(results: Results, judge: Judge) -> Iterable[Answer]:
         if len(each) > 1:
             claim += f"; most in {most_mix} ({text(most)}), least in {least_mix} ({text(least)})"
         claim += _price(results, sharing, priced)
-        beside = matched(results, sharing, MPS, "stp") if sharing != MPS else []
+        beside = matched(results, sharing, MPS) if sharing != MPS else []
         if beside:
             ratio = geometric_mean([a / b for _, a, b in beside]).interval
             claim += f"; against plain MPS on the same mixes {text(ratio)} {over(beside)}"

@@ -152,6 +152,7 @@ def _shown(name: str, figures: Mapping[str, go.Figure]) -> Shown:
 
 def appendix(results: Results, answers: Sequence[Answer], figures: Mapping[str, go.Figure]) -> list[Section]:
     """Tables and method."""
+    tenants = tables.tenants(results).drop(columns=["point", "position", "saturated"], errors="ignore")
     return [
         Section(
             "What was run, on what",
@@ -163,7 +164,7 @@ def appendix(results: Results, answers: Sequence[Answer], figures: Mapping[str, 
         *_capacity(results),
         *_impossible(results),
         *_verdicts(results),
-        Section("Tenants", tables=[_folded(tables.tenants(results), "every tenant")]),
+        Section("Tenants", tables=[table_view(tenants, folded="every tenant")]),
         *_baselines(results),
         *_method(results, answers, figures),
         *_not_measured(answers),
@@ -180,10 +181,6 @@ def _every_mix(results: Results) -> pd.DataFrame:
     frame = tables.overview(results).drop(columns=["verdict"])
     first = ["mix", "sharing", *tables.with_intervals(("stp", "antt", "fairness"))]
     return frame[[*first, *(name for name in frame if name not in first)]]
-
-
-def _folded(frame: pd.DataFrame, word: str) -> Table:
-    return table_view(frame.drop(columns=["point", "position", "saturated"], errors="ignore"), folded=word)
 
 
 def _ranked(results: Results) -> list[Section]:

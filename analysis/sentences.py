@@ -30,24 +30,21 @@ _MOST_NAMED = 3
 _NOISE = "host_noise_pct"
 
 
-def _extremes(frame: pd.DataFrame, name: str, said: Callable[[dict[str, Any]], str], most: str, least: str) -> str:
-    """The rows with the largest and the smallest value."""
-    ordered = rows_of(frame.dropna(subset=name).sort_values(name))
+def _slowed_most_and_least(frame: pd.DataFrame, name: str) -> str:
+    """The rows with the largest and the smallest slowdown; ``name`` is what a row is called, by its columns."""
+    ordered = rows_of(frame.dropna(subset="slowdown").sort_values("slowdown"))
     if not ordered:
         return ""
-    ends = [f"{said(row)}, {interval_text(row, name)} times" for row in (ordered[-1], ordered[0])]
-    return f"{most}: {ends[0]}; {least}: {ends[1]}." if len(ordered) > 1 else f"{most}: {ends[0]}."
+    most, least = (f"{name.format(**row)}, {interval_text(row, 'slowdown')} times" for row in (ordered[-1], ordered[0]))
+    return f"Slowed most: {most}; least: {least}." if len(ordered) > 1 else f"Slowed most: {most}."
 
 
 def _of_largest(results: Results) -> str:
-    def said(row: dict[str, Any]) -> str:
-        return f"{row['label']} in {row['mix']} under {row['sharing']}"
-
-    return _extremes(largest_mixes(results), "slowdown", said, "Slowed most", "least")
+    return _slowed_most_and_least(largest_mixes(results), "{label} in {mix} under {sharing}")
 
 
 def _of_shares(results: Results) -> str:
-    return _extremes(tables.shares(results), "slowdown", lambda row: str(row["place"]), "Slowed most", "least")
+    return _slowed_most_and_least(tables.shares(results), "{place}")
 
 
 def _of_sm_curves(results: Results) -> str:
@@ -148,10 +145,7 @@ def _of_tokens(results: Results) -> str:
 
 
 def _of_sensitivity(results: Results) -> str:
-    def said(row: dict[str, Any]) -> str:
-        return f"{row['victim']} beside {row['neighbour']} under {row['sharing']}"
-
-    return _extremes(tables.sensitivity(results), "slowdown", said, "Slowed most", "least")
+    return _slowed_most_and_least(tables.sensitivity(results), "{victim} beside {neighbour} under {sharing}")
 
 
 def _of_repeats(results: Results) -> str:

@@ -7,7 +7,7 @@ Lives here: figures of the samples of one showcase mix, or of mixes in open loop
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from mtexp.colours import FAINT, model_colour, shades
 from mtexp.metrics.latency import min_iterations
 from mtexp.records import keys
 
-from ..baseline_runs import Measured
 from ..dataset import Dataset
 from ..frames import rows_of
 from ..join import CLOCK, LOST, on_another_clock, with_telemetry
@@ -247,14 +246,15 @@ def latency_ecdf(results: Results) -> go.Figure | None:
     ends: dict[tuple[int, int], list[float]] = {}
     for label, (row, column) in zip(labels, theme.positions(len(labels), columns), strict=True):
         mine = rows_of(own[own["label"] == label].drop_duplicates("point"))
-        alone = _alone(results, [measured for tenant in mine for group in tenant["compared"] for measured in group])
-        lines = [("alone", alone, "#7B8794", "dot")]
+        alone = dict.fromkeys(measured for tenant in mine for group in tenant["compared"] for measured in group)
+        lines = [("alone", results.data.latencies_ms(alone), "#7B8794", "dot")]
         for tenant in mine:
             sharing = str(sharings[tenant["point"]])
-            values = _together(results, tenant)
-            lines.append((sharing, values, model_colour(str(tenant["model"])), theme.sharing_style(sharing)[2]))
-        for name, values, colour, dash in lines:
-            if len(values):
+            together = results.data.latencies_ms(zip(tenant["records"], tenant["ids"], strict=True))
+            lines.append((sharing, together, model_colour(str(tenant["model"])), theme.sharing_style(sharing)[2]))
+        for name, parts, colour, dash in lines:
+            if parts:
+                values = np.concatenate(parts)
                 ends.setdefault((row, column), []).extend((values.min(), values.max()))
                 _step(fig, name, values, {"color": colour, "dash": dash, "width": 2}, (row, column))
                 if theme.legend_once(shown, name):
@@ -283,16 +283,6 @@ def _step(fig: go.Figure, name: str, values: NDArray[np.float64], line: dict[str
         row=place[0],
         col=place[1],
     )
-
-
-def _alone(results: Results, runs: Sequence[Measured]) -> NDArray[np.float64]:
-    each = (results.data.samples(*own)["latency_ms"].to_numpy() for own in dict.fromkeys(runs))
-    return np.concatenate([np.empty(0), *each])
-
-
-def _together(results: Results, tenant: dict[str, Any]) -> NDArray[np.float64]:
-    pairs = zip(tenant["records"], tenant["ids"], strict=True)
-    return np.concatenate([np.empty(0), *(results.data.samples(r, t)["latency_ms"].to_numpy() for r, t in pairs)])
 
 
 def telemetry(results: Results) -> go.Figure | None:

@@ -91,26 +91,18 @@ def error_bars(frame: pd.DataFrame, name: str) -> dict[str, Any]:
     low, high = keys.interval(name)
     if low not in frame:
         return {}
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": _reach(frame[high] - frame[name]),
-        "arrayminus": _reach(frame[name] - frame[low]),
-        "thickness": 1.2,
-        "width": 3,
-    }
+    return _bars(_reach(frame[high] - frame[name]), _reach(frame[name] - frame[low]))
 
 
 def error_bars_of(ends: Sequence[tuple[float, float | None, float | None]]) -> dict[str, Any]:
     """Plotly's ``error_x`` or ``error_y`` of values with their (low, high); None where a value has no interval."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": ["none" if high is None else high - value for value, _, high in ends],
-        "arrayminus": ["none" if low is None else value - low for value, low, _ in ends],
-        "thickness": 1.2,
-        "width": 3,
-    }
+    above = ["none" if high is None else high - value for value, _, high in ends]
+    return _bars(above, ["none" if low is None else value - low for value, low, _ in ends])
+
+
+def _bars(above: Sequence[float | str], below: Sequence[float | str]) -> dict[str, Any]:
+    lengths = {"array": above, "arrayminus": below}
+    return {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, **lengths}
 
 
 def _reach(values: pd.Series[Any]) -> list[float | str]:

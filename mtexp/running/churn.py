@@ -2,7 +2,7 @@
 
 Lives here: the order of the events, from the start of the sharing mode to the record. May touch: launch, sharing,
 telemetry. What an event does to the steady tenant is computed by :mod:`mtexp.metrics.churn`. No event ends the run:
-who dies is started again.
+a tenant that dies is started again.
 """
 
 from __future__ import annotations

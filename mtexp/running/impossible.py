@@ -90,7 +90,7 @@ def _again(tenant: str, first_ms: float, second_ms: float) -> Finding:
         "baseline-again",
         f"figures against the first baseline of {tenant} were impossible; it was measured again after the run "
         f"({second_ms:.4g} ms a request, {first_ms:.4g} before: {apart_pct:.0f} % apart), which is used",
-        "What is compared with baselines that lie so far apart is known no better. Repeat the run on a quiet host.",
+        "Slowdowns against such a baseline are as uncertain. Repeat the run on a quiet host.",
         tenant,
     )
 

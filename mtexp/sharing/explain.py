@@ -67,7 +67,7 @@ def _not_ready(state: Observed) -> str:
     status = ", ".join(f"server {server['pid']} is {server.get('status', 'of unknown state')}" for server in servers)
     return (
         f"The MPS server takes no clients now (807){': ' + status if status else ''}. "
-        "FAULT: a tenant's fatal error took its neighbours along, see mps-server.log and repeat the run. "
+        "FAULT: a tenant's fatal error ended its neighbours too, see mps-server.log and repeat the run. "
         "INITIALIZING: try again in a minute. Otherwise another user's server holds the GPU."
     )
 
