@@ -27,7 +27,7 @@ from .estimates import Study, runs_of
 from .frames import rows_of
 from .pooling import points_of, repetitions
 from .rounds import mean_over_runs
-from .spread import Known, Readings, Repeated, learn, path_of
+from .spread import Known, Repeated, learn, path_of
 
 ALONE, TOGETHER, SLOWDOWN = "alone", "together", "slowdown"
 FIGURES = (ALONE, TOGETHER, SLOWDOWN)
@@ -134,10 +134,6 @@ class Side:
                 points[key] = replace(point, runs=runs, compared=compared)
         groups = (frozenset(m for m in group if m[0] in records) for group in self.groups)
         return replace(self, points=points, groups=frozenset(group for group in groups if group))
-
-    def with_readings(self, read: Mapping[Measured, Readings]) -> Side:
-        """The side with other statistics of its runs."""
-        return replace(self, study=replace(self.study, read=dict(read)))
 
     def alone(self, group: frozenset[Measured]) -> Repeated | None:
         """Runs of one model alone; None where there are none or samples are missing."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,13 +105,12 @@ def slower(side: Side, factor: float) -> Side:
     """A side whose every latency is multiplied."""
     if factor == 1:
         return side
-    study = side.study
-    plain = {measured: own for measured, own in study.read.items() if own is not None}
+    plain = {measured: own for measured, own in side.study.read.items() if own is not None}
     moved = {
         measured: {name: Reading(one.log + math.log(factor), one.error) for name, one in own.items()}
         for measured, own in plain.items()
     }
-    return side.with_readings(moved)
+    return replace(side, study=replace(side.study, read=moved))
 
 
 def _show(folder: Path, planted: float, whole: Side, splits: list[tuple[set[str], set[str]]], samples: Samples) -> None:

@@ -253,7 +253,7 @@ def _sharing(config: Config, device: Device) -> SharingSpec:
         allowed = f"disabled with sharing={mode.name} ({why})"
         raise ConfigError("mps_settings", mps.name, allowed, "Use mps_settings=disabled, or sharing=processes.")
     if mode is SharingMode.green_contexts and device.kind == "cpu":
-        remedy = "Green contexts part the SMs of a GPU: run on one, or use sharing=streams."
+        remedy = "Green contexts divide the SMs of a GPU: run on one, or use sharing=streams."
         raise ConfigError("sharing", "green_contexts", "processes, streams on the CPU", remedy)
     if mode is SharingMode.mig and device.kind == "cpu":
         raise ConfigError("sharing", "mig", "processes, streams on the CPU", "MIG needs a GPU with MIG enabled.")

@@ -214,7 +214,7 @@ def _profile_alone(
     """The kernels of one model under ncu, and the record of its session."""
     left_s = deadline - time.monotonic()
     if left_s <= 0:
-        raise ProfilerError(f"the pass has had its {_NCU_PASS_S:g} s. Profile fewer models at once.")
+        raise ProfilerError(f"the pass took more than {_NCU_PASS_S:g} s. Profile fewer models at once.")
     spec, out = the_pass.spec, the_pass.out
     alone = replace(
         spec,

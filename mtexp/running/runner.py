@@ -331,7 +331,7 @@ def one_after_another(why: str) -> Finding:
         "note",
         "one-after-another",
         f"not measured side by side with the other sharing modes of this mix, because {why}",
-        "What differs between them may be the host of another minute: their intervals cover rounds of one run only.",
+        "Differences between them may come from the host, which changes within minutes: intervals cover one run only.",
     )
 
 

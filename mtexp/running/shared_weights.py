@@ -32,5 +32,5 @@ def shared_findings(spec: RunSpec, measured: Measurement) -> Iterator[Finding]:
         "note",
         "weights-shared",
         f"weights of {once_mib:.3g} MiB are in memory once for {len(facts)} tenants; {what} (MiB) {', '.join(beside)}",
-        "Weights of each tenant's own would take that much again for each further one.",
+        "With weights of its own, every further tenant would need as much again.",
     )

@@ -39,7 +39,7 @@ def open_sharing(spec: RunSpec, device: Device, *, work_dir: Path) -> SharingMod
     if spec.runtime == "cpu":
         return Cpu(spec, device, work_dir)
     if sharing.mode != "processes" and sharing.mps_mode != "disabled":
-        remedy = f"CUDA MPS joins processes; sharing={sharing.mode} does not go with it"
+        remedy = f"CUDA MPS works with sharing=processes only: use mps_settings=disabled with sharing={sharing.mode}"
         raise ConfigError("mps_settings", sharing.mps, f"disabled with sharing={sharing.mode}", remedy)
     if sharing.mode == "mig":
         return Mig(spec, device, work_dir, device.mig_instances)

@@ -33,7 +33,7 @@ class GreenContexts(Streams):
             ConfigError: They cannot be divided as requested.
         """
         if self.device.sm_count is None:
-            raise HostError(f"sharing=green_contexts: NVML does not tell how many SMs {self.device} has")
+            raise HostError(f"sharing=green_contexts: NVML does not report how many SMs {self.device} has")
         return partition_sizes(self.spec.tenants, self.device.sm_count)
 
     def _look(self) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _ask_file(uri: str, file: str, experiment: str) -> str:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
             if "experiments" not in tables:
                 if tables:
-                    raise TrackingError(f"{public(uri)} is a database of something else than MLflow")
+                    raise TrackingError(f"{public(uri)} is a database, but not of MLflow")
                 return ""
             query = "select lifecycle_stage from experiments where name = ?"
             stages = [stage for (stage,) in connection.execute(query, (experiment,))]
