@@ -174,8 +174,9 @@ def sms_of(data: Dataset) -> int:
     """
     known = column(data.runs, "gpu_sm_count").dropna().unique()
     if len(known) != 1:
-        found = ", ".join(map(str, known)) or "no"
-        raise DataError(f"{data.source}: found {found} number of SMs of the device in its runs. Name it: --sms 132")
+        found = ", ".join(map(str, known)) or "none"
+        what = f"number of SMs of the device in its runs: found {found}, allowed: one"
+        raise DataError(f"{data.source}: {what}. Name it: --sms 132")
     return int(known[0])
 
 
