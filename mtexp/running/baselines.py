@@ -1,4 +1,4 @@
-"""The tenants of a run alone on the device: found again where they were measured, measured where they were not.
+"""Baselines: the tenants of a run alone on the device, reused where they were measured, else measured.
 
 Lives here: what a baseline of a tenant is, and when one is reused. May touch: the tracking ledger; the runner measures.
 """
@@ -49,13 +49,13 @@ class BaselineRun:
 
 
 MeasureAlone = Callable[[RunSpec, str], BaselineRun | None]
-"""Measures a baseline spec under its hash; None when it failed or came out INVALID."""
+"""Measures a baseline spec under its hash; None when it failed or is INVALID."""
 
 
 def alone_of(
     record: RunRecord, samples: Mapping[str, Samples], folder: Path, sent: Future[Upload]
 ) -> BaselineRun | None:
-    """What a baseline run has to say; None when it failed or came out INVALID: nothing is compared with that.
+    """The baseline that a run measured; None when it failed or is INVALID: nothing is compared with that.
 
     Args:
         record: Of the baseline.
@@ -83,7 +83,7 @@ def alone_of(
 
 
 def linked(found: Mapping[str, BaselineRun]) -> dict[str, BaselineRun]:
-    """Return ``found`` with the MLflow run of each, once those on their way there have arrived or failed to."""
+    """Return ``found`` with the MLflow run of each; waits until pending uploads have ended."""
     return {
         tenant: replace(alone, ref=replace(alone.ref, run_id=alone.sent.result().run_id)) if alone.sent else alone
         for tenant, alone in found.items()
@@ -111,8 +111,8 @@ def with_rates(run: RunSpec, alone: Mapping[str, BaselineRun]) -> RunSpec:
 def without_arrivals(run: RunSpec) -> bool:
     """Whether no tenant of ``run`` is compared with itself alone at the same arrivals.
 
-    A single tenant is alone already. A capacity search tries another rate with each probe: what it
-    asks is the service level, not what sharing costs.
+    A single tenant is alone already. A capacity search tries another rate with each probe: it looks for the service
+    level, not for the cost of sharing.
     """
     alone = len(run.tenants) == 1 and run.sharing.mode in ("processes", "mig") and run.sharing.mps_mode == "disabled"
     return alone or run.kind != "mix" or bool(run.search.name) or run.baseline.mode == "skip"
@@ -247,14 +247,14 @@ class Baselines:
         return found
 
     def _again(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> BaselineRun | None:
-        """The baseline measured anew, where the one that is known is of an earlier pass; None = no need, or in vain."""
+        """The baseline measured anew, where the known one is of an earlier pass; None = not needed, or not VALID."""
         if run.baseline.mode != "auto" or name not in self._known or self._known[name][1] >= run.repetition:
             return None
         self._known[name] = self._known[name][0], run.repetition  # one attempt a pass
         return measure(spec, name)
 
     def learn(self, alone: BaselineRun, run: RunSpec) -> None:
-        """From now on compare with ``alone``, which was measured for ``run`` after the one that is known."""
+        """Compare with ``alone`` from now on, which was measured for ``run`` after the known one."""
         self._known[alone.ref.baseline_hash] = alone, run.repetition
 
     def _young(self, name: str, run: RunSpec) -> BaselineRun | None:

@@ -36,8 +36,8 @@ def impossible_findings(
         summary: Figures of the run.
         sm_clock_mhz: Mean SM clock in its window; None = not measured.
         alone: Baselines that it is compared with, by tenant id.
-        before: Those of them that were measured again, as they were first. Two that lie far apart show how far runs
-            differ on this host: within that nothing is sure.
+        before: The first measurement of baselines that were measured again. How far the two differ shows how far runs
+            differ on this host: a smaller difference proves nothing.
     """
     compared = [
         _compared(name, metrics, sm_clock_mhz, alone[name], before.get(name))

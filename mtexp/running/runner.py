@@ -1,4 +1,4 @@
-"""The story of one run, top to bottom: lease, baselines, measurement, record, MLflow, profile.
+"""Runs a job, step by step: lease, baselines, measurement, record, MLflow, profile.
 
 May touch: everything below it, through its front doors. One Runner lives as long as the process, so that the points of
 a sweep share the forkserver and the baselines.
@@ -61,7 +61,7 @@ class Job:
     separate: str = ""
     """Why it is not measured beside the other sharing modes of its mix."""
     required: bool = False
-    """Never by itself (``side_by_side=require``)."""
+    """Fail if it cannot be measured side by side (``side_by_side=require``)."""
 
 
 class Runner:
@@ -75,7 +75,7 @@ class Runner:
         """True if the command line waits for ``uploads`` at its end; otherwise each job waits for its own."""
 
     def warm(self, *, tracked: bool = True) -> None:
-        """Import torch, in the forkserver, and for runs that are tracked what sends records, here, side by side."""
+        """Import torch in the forkserver and, for tracked runs, MLflow in this process, both at once."""
         self._forkserver.warm()
         if tracked:
             with collector_off():
@@ -90,7 +90,7 @@ class Runner:
             LeaseBusy: No device became free.
             ConfigError: A baseline was required and is not there.
             RecordError: The record cannot be written.
-            KeyboardInterrupt: Somebody interrupted; what had been measured is on disk and, unless twice, being sent.
+            KeyboardInterrupt: What had been measured is on disk and, after a single interrupt, on its way to MLflow.
         """
         spec = job.spec
         label = f"{spec.mix} {spec.mps_settings}"
@@ -198,7 +198,7 @@ class _Point:
         return record
 
     def profile(self, timed: RunRecord) -> None:
-        """The profiler's pass, as its own run, after the timed one, which stands whatever becomes of the pass."""
+        """Run the profiling pass as a run of its own, after the timed one, which it cannot harm."""
         self.uploads.drain()  # a profiler's session is another process: nothing here knows when it measures
         folder = profile(timed, self.job.folder, self.origin, self.setup)
         if folder is not None:
@@ -207,7 +207,7 @@ class _Point:
     def keep(
         self, spec: RunSpec, measured: Measurement, folder: Path, compared: Comparison, origin: RecordContext
     ) -> tuple[RunRecord, Future[Upload]]:
-        """Write what was measured, judge it, write that, have it sent; then let an interrupt go on."""
+        """Write what was measured, judge it, write that, have it sent; then raise an interrupt that had come."""
         record = keep(spec, measured, folder, compared, origin, self.job.config)
         self.job.progress("tracking")
         if measured.stop_now:
@@ -218,7 +218,7 @@ class _Point:
         return record, sent
 
     def _measure_alone(self, spec: RunSpec, baseline_hash: str, place: str = "baselines") -> BaselineRun | None:
-        """Measure a baseline; one that fails or comes out INVALID is kept, and not compared with."""
+        """Measure a baseline; one that fails or is INVALID is kept as a record, but not used."""
         folder = fresh(self.job.folder / place / f"{spec.mix}-{baseline_hash[:8]}")
         at = "" if spec.tenants[0].arrival.kind == "closed" else " at the same arrivals"
         self.job.progress(f"baseline of {spec.mix}{at}")
@@ -268,10 +268,10 @@ class _Point:
 
 
 def side_by_side(points: Sequence[_Point]) -> list[RunRecord | None]:
-    """Measure points side by side; the record of each, None where it is still to be measured, by itself.
+    """Measure points side by side; returns the record of each, None where it still has to be measured by itself.
 
     Raises:
-        KeyboardInterrupt: Somebody interrupted; the records of all are on disk.
+        KeyboardInterrupt: The records of all are on disk.
     """
     alone = [point.alone() for point in points]
     session = uuid.uuid4().hex[:16]
@@ -326,7 +326,7 @@ def _reference(
 
 
 def one_after_another(why: str) -> Finding:
-    """What the record of a run says that was not measured beside the other sharing modes of its mix."""
+    """The finding of a run that was not measured beside the other sharing modes of its mix."""
     return Finding(
         "note",
         "one-after-another",
@@ -336,7 +336,7 @@ def one_after_another(why: str) -> Finding:
 
 
 def _candidates(spec: RunSpec) -> list[Device]:
-    """Devices that would do, best first."""
+    """Devices that the run may use, best first."""
     if spec.runtime == "cpu":
         return [cpu_device()]
     devices = chosen(find_devices(), spec.device)
