@@ -1,4 +1,4 @@
-"""The steady tenant of a churn run: served by a process, and by another one when that has died.
+"""The steady tenant of a churn run: a process, and another one when that has died.
 
 May touch: launch. It measures while this process does other things, so its group of tenants has a thread here.
 """
@@ -70,7 +70,7 @@ class Steady:
         self.failure: TenantFailed | None = None
         """Why the present process has ended."""
         self.facts: dict[str, Any] = {}
-        """What the present process says of itself."""
+        """The facts that the present process reported."""
         self.facts_after: dict[str, Any] = {}
 
     @property
@@ -123,7 +123,7 @@ class Steady:
             self._ended.set()
 
     def begin_again(self) -> None:
-        """Another process in place of the one that has died; tried until ``deadlines.start_s`` have passed.
+        """Replace the process that has died; tried until ``deadlines.start_s`` have passed.
 
         Raises:
             HostError: None could be started.

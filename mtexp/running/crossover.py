@@ -1,4 +1,4 @@
-"""The rounds of a crossover run: which block comes next, how long it is, on which cores, and when it is enough.
+"""The rounds of a crossover run: which block comes next, how long it is, on which cores, and when to stop.
 
 Everything here happens between blocks, while no tenant measures. May touch: the tenant group, metrics.
 """
@@ -23,14 +23,14 @@ from mtexp.records import live_files
 from mtexp.spec import MeasureSpec, RunSpec
 
 LEAST_BLOCK_MS = 50.0
-"""Shortest block of a run that does not say: neighbouring blocks must lie close together, and switching takes 4 ms."""
+"""Shortest block of an automatic length: neighbouring blocks must lie close together, and switching takes 4 ms."""
 REQUESTS_A_BLOCK = 6
-"""Requests of its slowest tenant that a block has room for, the first of which does not count."""
+"""Requests of its slowest tenant for which a block is long enough; the first does not count."""
 ROUNDS_A_GROUP = 1
 """Rounds after which tenants get new cores. What the core adds then differs from round to round, so that a run of 30
 rounds averages over as many draws, and the rounds are as good as independent."""
 ALONE_A_ROUND = 8
-"""Most alone blocks of a round; with more tenants each has its turn in some of the rounds only."""
+"""Most alone blocks of a round; with more tenants, each has one in some of the rounds only."""
 LEAST_ROUNDS = 4
 """Rounds of every tenant that are measured whatever ``measure.max_time_s`` says."""
 STATUS_EVERY_S = 1.0
@@ -45,22 +45,22 @@ class CrossoverSet:
     spec: RunSpec
     tenants: Part
     blocks: list[Block]
-    """Gets each block of this set as it ends; numbered within the set, in rounds that all sets have in common."""
+    """Each block of this set once it has ended; numbered within the set, in rounds that all sets have in common."""
     kept: Path
-    """A file that has them too."""
+    """The file that they are written to."""
     drop: Callable[[TenantFailed], None] | None = None
-    """Called with the failure of a tenant to take this set away, where the others may go on; None = they may not."""
+    """Called with the failure of a tenant to remove this set, where the others can continue; None = they cannot."""
 
 
 def measure_rounds(
     mixes: Sequence[Sequence[CrossoverSet]], cores: CorePlan, status: Callable[[str], None] | None = None
 ) -> None:
-    """Measure round after round until it is enough for every set of every mix.
+    """Measure round after round until every set of every mix has enough.
 
-    Enough is: every tenant has ``measure.iterations`` requests in blocks of all, ``measure.min_time_s`` has passed, and
-    the intervals (those of the ratios of STP of several sets too) are as narrow as ``measure.target_pct``, or
-    ``measure.max_time_s`` of each set has passed. A full sample buffer ends the rounds too. Several mixes have a round
-    each in turn, in an order drawn anew; the seconds of a mix are those of its own rounds.
+    A set has enough when every tenant has ``measure.iterations`` requests in blocks of all, ``measure.min_time_s`` has
+    passed, and the intervals (those of the ratios of STP of several sets too) are as narrow as ``measure.target_pct``,
+    or ``measure.max_time_s`` of each set has passed. A full sample buffer ends the rounds too. Several mixes have a
+    round each in turn, in an order drawn anew; the seconds of a mix are those of its own rounds.
 
     Args:
         mixes: Of each mix, its sets, one a sharing mode.
@@ -96,7 +96,7 @@ def measure_rounds(
 
 @contextmanager
 def guarded(own: CrossoverSet) -> Iterator[None]:
-    """Take a set away whose tenant fails, where others may go on."""
+    """Remove a set whose tenant fails, where others can continue."""
     try:
         yield
     except TenantFailed as failure:
@@ -148,7 +148,7 @@ class _Rounds:
         self.rng = np.random.default_rng([spec.seed, spec.repetition])
         self.number = 0
         self.elapsed_s = 0.0
-        """Spent in its rounds so far."""
+        """Seconds spent in its rounds so far."""
         self._fixed = [core for own in cores.processes for core in own][: self.tenants] if fixed else []
         self._due_alone: list[int] = []
         self._on: dict[int, int] = {}
@@ -230,7 +230,7 @@ class _Rounds:
 
 
 class _SetProgress:
-    """What is known of one set of tenants: how long its requests take, and its rounds so far."""
+    """One set of tenants: how long its requests take, and its rounds so far."""
 
     def __init__(self, of: CrossoverSet) -> None:
         self.set, self.rule = of, of.spec.measure
@@ -244,14 +244,14 @@ class _SetProgress:
         self._check_length()
 
     def length_ms(self, active: Sequence[int]) -> float:
-        """How long a block of these tenants is to be."""
+        """Length of a block of these tenants."""
         if self.rule.block_ms:
             return self.rule.block_ms
         known = self.request_ms if len(active) > 1 else self.alone_ms
         return max(LEAST_BLOCK_MS, REQUESTS_A_BLOCK * max(known[self.names[slot]] for slot in active))
 
     def learn(self, rounds: int) -> int:
-        """Look at what ``rounds`` rounds have measured; returns the fewest requests of a tenant that count together."""
+        """Use what ``rounds`` rounds have measured; returns the fewest requests of a tenant that count together."""
         samples = mark(self.set.tenants.samples(), self.set.blocks)
         self.latency = rounds_of(samples, self.set.blocks, lambda own: own.latency_ms)
         for block in reversed(self.set.blocks):
@@ -267,7 +267,7 @@ class _SetProgress:
         return together_requests(list(samples.values()))
 
     def _check_length(self) -> None:
-        """Refuse blocks that by the warm-up are too short for a tenant."""
+        """Refuse blocks that are too short for a tenant, as its warm-up shows."""
         for name in self.names:
             self._refuse_if(name, MIN_REQUESTS * self.alone_ms[name] > self.rule.block_ms, self.alone_ms[name])
 

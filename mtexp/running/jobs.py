@@ -1,4 +1,4 @@
-"""What each tenant process of a run is to do: one job a process, as the sharing mode groups the tenants. Pure."""
+"""The jobs of the tenant processes of a run: one a process, as the sharing mode groups the tenants. Pure."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def _with_cores(
 
 
 def protocol(spec: RunSpec) -> MeasureSpec:
-    """What the tenants are asked for: one iteration more, for the first of each is left out of its figures.
+    """The protocol that tenants follow: one iteration more than asked for, because figures leave out the first.
 
-    A profiler's pass has no such figures: it measures as many as it is asked for.
+    A profiling pass has no such figures, and no further iteration.
     """
     rule = spec.measure
     if spec.kind == "profile":

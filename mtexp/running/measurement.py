@@ -1,6 +1,7 @@
-"""One measured run, from sharing mode up to tenants gone: what was measured, before anybody judges it.
+"""Measures a run, or several side by side, from the start of the sharing mode to the end of the tenants.
 
-Lives here: the order of design section 4, steps 4 to 6. May touch: launch, sharing, telemetry, host.
+Lives here: the order of these steps. The result is judged by :mod:`mtexp.running.evaluation`. May touch: launch,
+sharing, telemetry, host.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def measure(spec: RunSpec, folder: Path, setup: Setup, trace_folder: str = "") -
     """Bring the sharing mode up and measure ``spec``; samples, logs and telemetry go to ``folder``.
 
     A failure of a tenant or of the host, and Ctrl-C, end the run and are returned in the measurement with all that was
-    measured; the tenants are gone, the sharing mode is down, nothing is left behind.
+    measured. The tenants have ended then, and the sharing mode is down.
     """
     return _Session([Place(spec, folder)], setup, trace_folder).measure()[0]
 
@@ -41,14 +42,14 @@ def measure(spec: RunSpec, folder: Path, setup: Setup, trace_folder: str = "") -
 def measure_side_by_side(places: Sequence[Place], setup: Setup) -> list[Measurement]:
     """Measure crossover runs that differ in how tenants share, or in their mix, all resident at once, block by block.
 
-    Runs that differ in their mix only have one set of processes. As :func:`measure`; a set that fails is taken away and
-    the others go on. A run without any block may fit by itself.
+    Runs that differ only in their mix share one set of processes. As :func:`measure`, but a set that fails is removed
+    and the others continue. A run that got no block can still be measured by itself.
     """
     return _Session(places, setup).measure()
 
 
 class _Session:
-    """One run, or several side by side, from sharing modes up to tenants gone."""
+    """One run, or several side by side."""
 
     def __init__(self, places: Sequence[Place], setup: Setup, trace_folder: str = "") -> None:
         self.places = places
@@ -62,7 +63,7 @@ class _Session:
         self.telemetry = places[0].folder / (TELEMETRY if len(places) == 1 else _OF_ALL)
 
     def measure(self) -> list[Measurement]:
-        """Measure all; what came of each, in order."""
+        """Measure all; returns the measurement of each, in order."""
         try:
             with contextlib.ExitStack() as opened:
                 self._measure(opened)
@@ -81,7 +82,7 @@ class _Session:
             own.fail(error, stop)
 
     def _each(self, action: Callable[[TenantSet], object]) -> None:
-        """Do something for every set; one for which it fails is taken away, unless it is the last."""
+        """Do something for every set; a set for which it fails is removed, unless it is the last."""
         for own in list(self.going):
             try:
                 action(own)
@@ -142,7 +143,7 @@ class _Session:
         own.sharing = open_sharing(own.spec, self.device, work_dir=own.folder)
 
     def _warm_up(self, own: TenantSet) -> None:
-        """One set after the other, so that each finds the device as its blocks do."""
+        """Warm up one set after the other, so that each finds the device as in its blocks."""
         own.tenants.begin_warm_up()
         own.observed = own.sharing.observe()  # meanwhile: a device that waits for it would cool down
         self._look(own)
@@ -170,7 +171,7 @@ class _Session:
         own.finished(own.tenants.finish(), observed_after)
 
     def _look(self, own: TenantSet) -> None:
-        """Note whose the processes on the device are."""
+        """Note which processes are on the device, and which of them are the run's."""
         if self.device.kind != "gpu":
             return
         own.listed += listed(self.device)
@@ -223,7 +224,7 @@ def listed(device: Device) -> list[GpuProcess]:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Free what the frames of an exception that is kept hold: a sampler that was not stopped ends once it is freed."""
+    """Free what the frames of a kept exception hold: a sampler that was not stopped ends once it is freed."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__

@@ -21,7 +21,7 @@ class Waiting(Generic[T]):
         self._there: dict[int, T] = {}
 
     def shares_session(self, number: int) -> bool:
-        """Whether a point is one of a session."""
+        """Whether a point belongs to a session."""
         return number in self._groups
 
     def turn(self, number: int, point: T | None) -> list[T]:

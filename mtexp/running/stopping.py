@@ -1,4 +1,4 @@
-"""When a run that is not measured in blocks has enough, and what to say until then. May touch: the tenant group."""
+"""When to stop a run that is not measured in blocks, and its progress until then. May touch: the tenant group."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CAPTURE_S = 30.0
 _CI_EVERY_S = 0.1
 _STATUS_EVERY_S = 1.0
 _LAST = 2000
-"""Latest requests of a tenant that the live line looks at: about a millisecond of this process, on its own cores."""
+"""Latest requests of a tenant that the live line uses: that costs this process, on its own cores, a millisecond."""
 _SHOWN = 3
 """Most tenants in the live line."""
 _LEAST = 11
-"""Requests that bound a median."""
+"""Fewest requests for the interval of a median."""
 
 
 def enough_of(
@@ -54,7 +54,7 @@ def enough_of(
 def medians(spec: RunSpec, tenants: TenantGroup) -> str:
     """The median latency of the first tenants so far, each with its interval: ``; p50 ms a 4.21 +- 0.08``.
 
-    It is read from the memory that the tenants write to, so that no tenant does anything for it.
+    It is read from the memory that the tenants write to, and costs them nothing.
     """
     said = []
     for slot, tenant in enumerate(spec.tenants[:_SHOWN]):

@@ -26,11 +26,11 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 @dataclass(slots=True)
 class Run:
-    """One run of a set of processes, and what came of it."""
+    """One run of a set of processes, and its result."""
 
     place: Place
     ids: dict[str, str]
-    """By tenant id of the set: that in the run."""
+    """Tenant ids of the run, by those of the set."""
     part: Part = field(init=False)
     result: Measurement = field(default_factory=Measurement)
 
@@ -39,7 +39,7 @@ class Run:
         return {own: facts[name] for name, own in self.ids.items() if name in facts}
 
     def failure(self, error: MtexpError) -> MtexpError:
-        """``error`` as this run has it: of its own tenants, or of those of another mix."""
+        """``error`` in the words of this run: of its own tenant, or of one of another mix."""
         if not isinstance(error, TenantFailed):
             return error
         names = error.tenant.split(",")
@@ -66,7 +66,7 @@ class TenantSet:
             for place, slots in zip(places, united.slots, strict=True)
         ]
         self.open = contextlib.ExitStack()
-        """What has to be taken down again."""
+        """What has to be closed at the end."""
         self.sharing: SharingMode
         self.servers: Servers
         self.tenants: TenantGroup
@@ -110,7 +110,7 @@ class TenantSet:
             result.clock.append(clock_pair())
 
     def fail(self, error: MtexpError | OSError, stop: KeyboardInterrupt | None = None) -> None:
-        """Remember why it ended, unless it had ended before."""
+        """Keep the reason of the failure, unless there is an earlier one."""
         if self.runs[0].result.failure is not None:
             return
         if isinstance(error, TenantFailed):
@@ -122,7 +122,7 @@ class TenantSet:
             run.result.stop = stop
 
     def jobs(self, cores: CorePlan, trace_folder: str) -> list[ProcessJob]:
-        """What its processes are to do."""
+        """The jobs of its processes."""
         if len(self.runs) > 1:
             cores = cores_of_all(cores, len(self.spec.tenants))
         return jobs_of(self.spec, self.folder, self.sharing, cores, self.tenants, self.servers, trace_folder)

@@ -1,4 +1,4 @@
-"""Tenants that fail for real: who, in which phase, why, and nobody left behind (design section 8)."""
+"""Tenants that fail for real: who, in which phase, why, and no process left behind."""
 
 from __future__ import annotations
 

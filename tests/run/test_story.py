@@ -1,4 +1,4 @@
-"""The main job end to end: a sweep on the CPU, its records, what MLflow holds (design sections 4 and 7)."""
+"""The main job end to end: a sweep on the CPU, its records, what MLflow holds."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class TestMlflow:
         assert {run.info.status for run in place.mlflow_runs(FIRST)} == {"FINISHED"}
 
     def test_parameters_and_tags(self, place: Workplace) -> None:
-        """Those of design section 7, on the parent and on its children."""
+        """On the parent and on its children."""
         pair = mix(place, "pair")
         children = place.children(pair)
         assert {name: (c.data.params["tenant"], c.data.params["model"]) for name, c in children.items()} == {
