@@ -40,14 +40,14 @@ _EXAMPLES = 3
 
 
 class Outputs:
-    """What the requests of one tenant gave; requests write :attr:`last`, the loop asks :attr:`due`."""
+    """The outputs of the requests of one tenant; requests write :attr:`last`, the loop asks :attr:`due`."""
 
     def __init__(self, *, changing: bool = False, branching: bool = False) -> None:
         self.changing, self.branching = changing, branching
         """``changing``: each request gives another output (training). ``branching``: rounding may choose another token,
         so that the outputs of two executions, eager and compiled, cannot be compared (generating)."""
         self.last: Any = None
-        """What the newest request gave; the loop drops it before the next one starts."""
+        """Output of the newest request; the loop drops it before the next one starts."""
         self.static: Any = None
         """For a CUDA graph: where every replay writes its output."""
         self.due = _NEVER
@@ -101,7 +101,7 @@ class Outputs:
         self.due = self._rows[self._next] if self._next < len(self._rows) else _NEVER
 
     def compare(self, precision: str) -> dict[str, Any]:
-        """After the window: what became of the outputs, as plain data; lets go of them."""
+        """After the window: compare the outputs, return the result as plain data, and release them."""
         if self._checked is None:
             return {}
         last = self.static if self.static is not None else self.last
@@ -141,7 +141,7 @@ def _is_wrong(deviation: Deviation, precision: str, same_kernels: bool) -> bool:
 
 
 def output_tensor(found: Any, *, attached: bool = False) -> torch.Tensor:
-    """The tensor of what a request gave: itself, its logits, its last hidden state, how well each text fits each
+    """The tensor of an output: itself, its logits, its last hidden state, how well each text fits each
     image, or else its largest one.
 
     Args:

@@ -1,4 +1,4 @@
-"""A request that is ready to be issued, and what may be done with it. May touch: torch."""
+"""A request that is ready to be issued, and its parts for checks, compiling and graphs. May touch: torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request ready to be issued, and what may be done with it."""
+    """A request ready to be issued, and its parts for checks, compiling and graphs."""
 
     request: Request
     module: torch.nn.Module | None = None
@@ -34,9 +34,9 @@ class Prepared:
     not_capturable: str = ""
     """Why it cannot become a CUDA graph; empty = it may."""
     outputs: Outputs = field(default_factory=Outputs)
-    """What the request gives."""
+    """Outputs of the request."""
     inputs: tuple[torch.Tensor, ...] = ()
-    """What it is given."""
+    """Inputs of the request."""
     checked: bool = False
     """Whether a request without a module gives an output that can be checked; one with a module always does."""
     forward: Request | None = None
@@ -44,11 +44,11 @@ class Prepared:
     steps: Steps = field(default_factory=Steps)
     """Steps of a request that generates."""
     trace: TraceRequests | None = None
-    """Where requests have the lengths of a trace: what issues them in its order."""
+    """Issues requests in the order of a trace, where they have its lengths."""
 
 
 def synchronizer(device: torch.device) -> Callable[[], object]:
-    """What waits for the work of the current stream."""
+    """A function that waits for the work of the current stream."""
     return torch.cuda.current_stream().synchronize if device.type == "cuda" else _nothing
 
 
