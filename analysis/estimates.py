@@ -1,4 +1,4 @@
-"""Figures of points with what they err by: within runs, between runs, and by what they are compared with.
+"""Figures of points with their errors: within runs, between runs, and of what they are compared with.
 
 Lives here: :class:`Study`, :func:`figures_of`. May touch: nothing outside its arguments. The formulas are those of
 :mod:`mtexp.metrics`; here they are given every run of a point and every run of its tenants alone.
@@ -84,7 +84,7 @@ class Study:
     in_rounds: Mapping[Measured, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     """What crossover runs measured themselves."""
     whole: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
-    """What runs measured side by side with time slicing say of the whole device, by record."""
+    """STP and ANTT on the whole device of runs measured side by side with time slicing, by record."""
 
     @classmethod
     def of(
@@ -145,7 +145,7 @@ class Study:
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """Figures with what they err by."""
+    """Figures with their errors."""
 
     figures: Mapping[Key, Estimate]
     """Every figure of the points and their tenants that there are samples for."""
@@ -174,7 +174,7 @@ def figures_of(study: Study, alone: BaselineRuns, points: pd.DataFrame) -> Estim
 
 
 def _alone_rows(alone: BaselineRuns) -> dict[Measured, Mapping[str, Any]]:
-    """The rows of models alone, each with how full the device was: the part of latency that is no launching."""
+    """The rows of models alone, each with how full the device was: the part of latency not spent launching."""
     rows = rows_of(alone.runs.reindex(columns=["record_id", "tenant", "launch_bound_pct", *_LIKE]))
     by_run = {(str(row["record_id"]), str(row["tenant"])): row for row in rows}
     for group in alone.groups.values():

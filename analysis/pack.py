@@ -36,7 +36,7 @@ MEASURED, PREDICTED, ALONE = "measured", "predicted", "alone"
 _MOST_TENANTS = 4
 """Most tenants of a predicted mix."""
 _PREFER = {ALONE: 0.0, MEASURED: 1e-4, PREDICTED: 1e-3}
-"""In GPUs: of configurations that serve alike, the one that is known best."""
+"""Costs in GPUs that break ties: of configurations that serve the same, the best known one is chosen."""
 _TIME_LIMIT_S = 60.0
 _WHOLE = 1e-6
 

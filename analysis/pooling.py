@@ -75,7 +75,7 @@ class Results:
     progress: Mapping[int, Progress] = field(default_factory=dict)
     """Progress of the tenants of a point, for fairness of several points together."""
     impossible: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Points that are in no table or figure because what they say cannot be: as :attr:`points`, with ``reason``."""
+    """Points that are in no table or figure because they are impossible: as :attr:`points`, with ``reason``."""
 
     def figure(self, row: Mapping[str, Any], key: str) -> Estimate | None:
         """A figure of a point, or of a tenant (a row that has a ``position``); None where it has no interval."""

@@ -107,7 +107,7 @@ def kind_of(basis: str, tenants: int) -> str:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the measured mixes of one sharing mode and execution say."""
+    """What was learnt from the measured mixes of one sharing mode and execution."""
 
     sharing: str
     execution: str

@@ -1,4 +1,4 @@
-"""Other predictors of slowdowns, to be shown beside ours: what each would say, learnt from the same measured mixes.
+"""Other predictors of slowdowns, for comparison with ours, learnt from the same measured mixes.
 
 Lives here: :func:`rivals_of`. May touch: numpy. Slowdown 1; the mean of the mode; what a victim suffers and its
 neighbours inflict added up, without a form; and the form of gpulets, linear in the utilisations of both tenants alone

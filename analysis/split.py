@@ -85,7 +85,7 @@ def best_splits(
     beside: Mapping[str, float] | None = None,
     p99: bool = False,
 ) -> list[Split]:
-    """Every split that is worth a look, the best first: levels kept, then STP.
+    """Candidate splits, the best first: levels kept, then STP.
 
     Args:
         curves: By model.

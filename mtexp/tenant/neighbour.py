@@ -130,7 +130,7 @@ class Neighbour:
                     return
 
     def build(self) -> dict[str, Any]:
-        """The model, onto the device."""
+        """Build the model on the device."""
         spec = self.job.tenant
         prepared = prepare(spec, self.device.torch_device, execution.compiler(spec.execution))
         request, timer = execution.ready(prepared, spec.execution), self.device.timer()
@@ -145,7 +145,7 @@ class Neighbour:
         return {}
 
     def warm_up(self) -> dict[str, Any]:
-        """Some requests, and what it knows of itself."""
+        """Run warm-up requests; returns its facts."""
         for _ in range(max(1, self.process.measure.warmup)):
             self.one()
         facts = self.device.facts() | {"pid": os.getpid(), "thread_id": threading.get_native_id()}
@@ -155,13 +155,13 @@ class Neighbour:
         return {"facts": facts}
 
     def load(self) -> dict[str, Any]:
-        """Full load from now on."""
+        """Serve requests back to back from now on."""
         self.one()
         self.serving = True
         return {}
 
     def memory(self) -> dict[str, Any]:
-        """Fill and free."""
+        """Fill most of the free memory, then free it, some times."""
         on_gpu = isinstance(self.device, CudaDevice)
         filled_mib = 0
         for _ in range(_FILLS):
@@ -175,7 +175,7 @@ class Neighbour:
         return {"filled_mib": filled_mib}
 
     def oom(self) -> dict[str, Any]:
-        """Until there is no more."""
+        """Allocate until there is no more memory, then free it."""
         blocks: list[torch.Tensor] = []
         try:
             while True:
@@ -187,7 +187,7 @@ class Neighbour:
             self._give_back()
 
     def fault(self) -> dict[str, Any]:
-        """A store to an invalid address."""
+        """Write to an invalid address."""
         driver, module, kernel = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p(), ctypes.c_void_p()
         handle = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         none = ctypes.c_void_p()
@@ -202,7 +202,7 @@ class Neighbour:
         return {}
 
     def end(self) -> dict[str, Any]:
-        """Let go of everything."""
+        """Free everything."""
         self.serving, self.kept, self.one = False, None, lambda: None
         gc.collect()
         self._give_back()

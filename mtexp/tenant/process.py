@@ -102,7 +102,7 @@ class TenantProcess:
             tenant.leave()
 
     def build(self, message: Message) -> None:
-        """Models onto the device, one after another; then whatever must be captured or compiled."""
+        """Build the models on the device, one after another; then capture or compile what must be."""
         self.device = open_device(self.job.runtime)
         if self.job.tenants[0].url:
             self.tenants = [ServedTenant(job, self.job, self.board) for job in self.job.tenants]
@@ -142,7 +142,7 @@ class TenantProcess:
             _send(self.connection, event="measured")
 
     def finish(self, message: Message) -> None:
-        """Everything that must not run inside the window: outputs compared, the busy probe, the facts after it."""
+        """Do what must not run inside the window: compare outputs, probe the device, collect the facts after it."""
         self._together(lambda tenant: tenant.check_outputs())
         if len(self.tenants) > 1 and not (self.job.nvtx or self.job.torch_trace):
             self._together(lambda tenant: tenant.probe_lock())
@@ -205,7 +205,7 @@ class _Tenant:
         self.busy_ms: float | None = None
         self.shared = SharedModel(job.weights, keeper=job.keeps_weights) if job.weights else None
         self.known: dict[str, Any] = {}
-        """Facts that are found out once: what it computes with, and whether it computes right."""
+        """Facts that are determined once: checksums of weights and inputs, and whether it computes right."""
         self.thread_id = 0
         self.arrivals_ns: list[int] = []
         """Arrivals of an open-loop tenant after the start: drawn while it builds, since drawing takes milliseconds."""

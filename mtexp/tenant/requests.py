@@ -29,7 +29,7 @@ from mtexp.tenant.stressors import stressor_request
 
 
 class CacheUnusable(MtexpError):
-    """The KV cache of this release of transformers cannot be set back; the message says what to do."""
+    """The KV cache of this release of transformers cannot be reset; the message says what to do."""
 
 
 def prepare(
@@ -194,7 +194,7 @@ class _Caches:
 
 
 class _Cache:
-    """A static KV cache whose length can be set back in one kernel."""
+    """A static KV cache whose length can be reset in one kernel."""
 
     def __init__(self, model: Any, tenant: TenantSpec, length: int, device: torch.device) -> None:
         config = model.config.get_text_config(decoder=True)
@@ -224,7 +224,7 @@ class _Cache:
 def _initialised(cache: Any, *sizes: Any) -> list[torch.Tensor]:
     """Allocate ``cache`` now (a request must not) and return the length of each layer, a tensor on its device.
 
-    Both are details of transformers that a release may change without a word.
+    Both are details of transformers that a release may change without notice.
 
     Raises:
         CacheUnusable: This release has others.
