@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from analysis.baseline_runs import Measured
 from analysis.changes import ALONE, TOGETHER, Comparison, Side, judge, side_of
 from analysis.data import load
 from analysis.dataset import Dataset
+from analysis.spread import Readings
 from benchmarks import common
 from mtexp.metrics.change import CHANGED, EQUAL
 from mtexp.metrics.repeats import Reading
@@ -106,7 +108,7 @@ def slower(side: Side, factor: float) -> Side:
     if factor == 1:
         return side
     plain = {measured: own for measured, own in side.study.read.items() if own is not None}
-    moved = {
+    moved: dict[Measured, Readings | None] = {
         measured: {name: Reading(one.log + math.log(factor), one.error) for name, one in own.items()}
         for measured, own in plain.items()
     }
