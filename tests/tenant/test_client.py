@@ -36,22 +36,25 @@ async def asked(answer: bytes, pieces: int, stream: str = "", times: int = 2, cl
     """Ask a server that answers so, byte for byte, in so many pieces."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(65536):
-            for piece in np.array_split(np.frombuffer(answer, dtype=np.uint8), pieces):
-                writer.write(piece.tobytes())
-                await writer.drain()
-                await asyncio.sleep(0)
-            if close:
-                break
-        writer.close()
+        try:
+            while await reader.read(65536):
+                for piece in np.array_split(np.frombuffer(answer, dtype=np.uint8), pieces):
+                    writer.write(piece.tobytes())
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                if close:
+                    break
+        finally:
+            writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         connection = Connection(f"http://127.0.0.1:{port}/x", stream, 5.0)
-        found = [await connection.ask(b"GET /x HTTP/1.1\r\n\r\n") for _ in range(times)]
-        connection.close()
-        await asyncio.sleep(0.01)
-    return found
+        try:
+            return [await connection.ask(b"GET /x HTTP/1.1\r\n\r\n") for _ in range(times)]
+        finally:
+            connection.close()
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 40])
