@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -25,10 +25,10 @@ import numpy as np
 from mtexp.errors import RecordError
 from mtexp.metrics.churn import Event, figures_of
 from mtexp.metrics.churn_rows import metrics_of
-from mtexp.metrics.crossover import mark
+from mtexp.metrics.crossover import Block, mark
 from mtexp.metrics.crossover_summary import BlockTelemetry, real_window, summarise_crossover
 from mtexp.metrics.guarded import Attempts, summarise_guarded
-from mtexp.metrics.samples import Samples
+from mtexp.metrics.samples import WARMUP, Samples
 from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.verdict import Finding, in_order
 from mtexp.metrics.window import common_window
@@ -140,7 +140,7 @@ def _salvaged(directory: Path) -> Salvage:
             remove_leftovers(directory)
             return Salvage(directory, "its record was complete", made=True)
     blocks = read_blocks(directory / BLOCKS) or (own.blocks if own is not None else ())
-    samples = mark(dict(_samples(record, directory)), blocks) or _saved_samples(place)
+    samples = _in_blocks(mark(dict(_samples(record, directory)), blocks), blocks) or _saved_samples(place)
     made = _as_far_as_it_came(replace(record, blocks=blocks), samples)
     if record.kind == "churn":
         made = _with_events(made, read_events(directory / EVENTS))
@@ -192,6 +192,17 @@ def _samples(record: RunRecord, directory: Path) -> Iterator[tuple[str, Samples]
             yield tenant.id, buffer.samples()
         except (OSError, ValueError, IndexError) as error:
             raise RecordError(f"{path}: not a sample buffer: {error}") from error
+
+
+def _in_blocks(samples: Mapping[str, Samples], blocks: Sequence[Block]) -> dict[str, Samples]:
+    """``samples`` without requests that began outside ``blocks``: the same processes served other mixes then."""
+    if not blocks:
+        return dict(samples)
+    ends_ns = np.array([block.end_ns for block in blocks])
+    return {
+        tenant: own.select((own.phase == WARMUP) | ((own.block >= 0) & (own.start_ns < ends_ns[own.block])))
+        for tenant, own in samples.items()
+    }
 
 
 def _as_far_as_it_came(record: RunRecord, samples: Mapping[str, Samples]) -> RunRecord:

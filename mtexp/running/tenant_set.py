@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -125,7 +126,10 @@ class TenantSet:
         """The jobs of its processes."""
         if len(self.runs) > 1:
             cores = cores_of_all(cores, len(self.spec.tenants))
-        return jobs_of(self.spec, self.folder, self.sharing, cores, self.tenants, self.servers, trace_folder)
+        jobs = jobs_of(self.spec, self.folder, self.sharing, cores, self.tenants, self.servers, trace_folder)
+        for run, slots in zip(self.runs[1:], self.slots[1:], strict=True):
+            _link_samples(self.folder, slots, run.place.folder)
+        return jobs
 
     def warmed_up(self, facts: Facts) -> None:
         """Keep the facts that the tenants reported before the window."""
@@ -148,6 +152,13 @@ class TenantSet:
         """Process of each tenant."""
         groups = zip(self.sharing.groups(), self.tenants.pids, strict=True)
         return {tenant: pid for group, pid in groups for tenant in group} | self.servers.main_pids()
+
+
+def _link_samples(folder: Path, slots: Sequence[int], run: Path) -> None:
+    """Give ``run`` the buffers of its tenants as hard links, so that they can be salvaged if this process is killed."""
+    with contextlib.suppress(OSError):  # a file system without hard links: these runs cannot be salvaged
+        for place, slot in enumerate(slots):
+            os.link(folder / f"samples-{slot}.bin", run / f"samples-{place}.bin")
 
 
 def _clear(folder: Path, *patterns: str) -> None:

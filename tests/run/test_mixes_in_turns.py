@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,11 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mtexp.metrics.samples import MEASURE, WARMUP
+from mtexp.records.files import BLOCKS
 from mtexp.records.record import RunRecord
+from mtexp.records.record import load as load_record
+from mtexp.records.salvage import KILLED, salvage
 from mtexp.records.samples_file import read_samples
 from mtexp.telemetry import load
+from mtexp.terminal import cli
 from mtexp.testing.faults import Fault
-from tests.run.run_helpers import Workplace
+from tests.run.run_helpers import ENDLESS, SMALL, Workplace
 
 pytestmark = pytest.mark.process
 
@@ -83,6 +92,41 @@ def test_telemetry_is_of_its_own_blocks(records: dict[str, RunRecord], place: Wo
         assert {name.partition("/")[2] for name in samples.columns} - {""} == {tenant.id for tenant in record.tenants}
         assert samples.times_ns.size
     assert not list(place.folder.glob("multirun/four/*/telemetry-*"))
+
+
+def _sweep(folder: Path) -> None:
+    """A sweep of mixes without end, in a process of its own."""
+    os.chdir(folder)
+    os.environ["MTEXP_LEASE_DIR"] = str(folder / "lease")
+    with (folder / "out").open("w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    cli.main([*SMALL, *MIXES, *SHORT, *ENDLESS, "mps_settings=disabled", "measure.max_time_s=600", "sweep=s"])
+
+
+def test_of_a_sweep_that_is_killed_every_mix_is_salvaged(tmp_path: Path) -> None:
+    """SIGKILL: each run becomes a FAILED record with the requests of its own blocks, and no buffer is left."""
+    process = multiprocessing.get_context("forkserver").Process(target=_sweep, args=(tmp_path,))
+    process.start()
+    folders = [tmp_path / "multirun/s" / number for number in "01"]
+    deadline = time.monotonic() + 120
+    while not all((folder / BLOCKS).is_file() for folder in folders):  # written after each round
+        assert time.monotonic() < deadline, (tmp_path / "out").read_text()
+        time.sleep(0.05)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    assert all(found.made for found in salvage(tmp_path))
+    for folder in folders:
+        record = load_record(folder)
+        assert (record.status, record.failure) == ("FAILED", KILLED)
+        samples = read_samples(folder / "iterations.parquet")
+        assert list(samples) == [tenant.id for tenant in record.tenants]
+        ends_ns = np.array([block.end_ns for block in record.blocks])
+        for own in samples.values():
+            measured = own.select(own.phase != WARMUP)
+            assert (measured.phase == MEASURE).any()
+            assert (measured.start_ns < ends_ns[measured.block]).all()
+    assert not list(tmp_path.rglob("*.bin"))
 
 
 def test_a_tenant_that_fails_ends_the_runs_of_its_mode(place: Workplace, tmp_path: Path) -> None:
