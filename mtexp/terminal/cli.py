@@ -42,6 +42,7 @@ from mtexp.terminal.conclusion import (
     announce_point,
     conclude,
     jobs_below,
+    repeated,
     unsent_below,
     with_swept_keys,
     write_points,
@@ -116,6 +117,9 @@ def _main(argv: Sequence[str] | None) -> int:
     elif planned.multirun:
         console.say("")
         console.summary(with_swept_keys(planned, jobs))
+        if rows := repeated(planned, jobs):
+            console.say("\nRepetitions together ([ ] hold 95 % over runs, as in the report):")
+            console.summary(rows)
     unsent = max(sum(job["unsent"] for job in jobs) + late, unsent_below(planned.folder))
     conclude(planned, jobs, expected, unsent, arguments)
     done = sum(job["status"] != "FAILED" for job in jobs)

@@ -70,6 +70,16 @@ def with_swept_keys(planned: Plan, jobs: Sequence[dict[str, Any]]) -> list[dict[
     return rows
 
 
+def repeated(planned: Plan, jobs: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of the runs that are the same but for their repetition, put together; none where nothing was repeated."""
+    if len({point.spec.repetition for point in planned.points}) == 1:
+        return []
+    from mtexp.terminal.repetitions import together
+
+    rows = dict(zip((job.get("record_id", "") for job in jobs), with_swept_keys(planned, jobs), strict=True))
+    return together(rows, planned.folder)
+
+
 def _resume_command(planned: Plan, arguments: Sequence[str]) -> str:
     """The command that runs the points of a sweep that have no result."""
     own = [text for text in arguments if text.partition("=")[0].lstrip("+") not in ("sweep", "resume")]

@@ -45,7 +45,7 @@ _NUMBERS = {
     "ANTT",
     "fairness",
 } | {
-    *("launch-bound %", "repetition"),
+    *("launch-bound %", "repetition", "runs"),
     *("asked/s", "goodput/s", "level ms", "within %", "requests"),
 }
 _MOST_SLOWDOWNS = 8
@@ -121,10 +121,15 @@ def summary(rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def sweep_row(record: Mapping[str, Any]) -> dict[str, str]:
-    """Return the row of one run in the summary of its sweep."""
-    spec, metrics = record["spec"], record["metrics"]
+    """Return the row of one run in the summary of its sweep.
+
+    Args:
+        record: As in ``record.json``, or ``spec`` and ``status`` of a point that left none. A point that was measured
+            before (``SKIPPED``) has the metrics and the verdict that it got then.
+    """
+    spec, metrics, status = record["spec"], record.get("metrics", {}), record["status"]
     precisions = sorted({tenant["precision"] for tenant in spec["tenants"]})
-    finished = record["status"] == "FINISHED"
+    verdict = {"FINISHED": "{}", "SKIPPED": "{} before"}.get(status, status).format(record.get("verdict", ""))
     return {
         "mix": spec["mix"],
         "precision": ",".join(precisions),
@@ -134,7 +139,7 @@ def sweep_row(record: Mapping[str, Any]) -> dict[str, str]:
         "STP": _number(metrics.get("stp"), 3),
         "ANTT": _number(metrics.get("antt"), 3),
         "fairness": _number(metrics.get("fairness"), 3),
-        "verdict": record["verdict"] if finished else record["status"],
+        "verdict": verdict,
     }
 
 
@@ -203,7 +208,7 @@ def _summary_lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"{stp} of {tenants} (1 = in turns, {tenants} = undisturbed)"
     if "antt" in metrics:
         parts.append(f"{_with_interval('ANTT', 'antt', metrics)} (mean slowdown)")
-    if "fairness" in metrics:
+    if "fairness" in metrics and tenants > 1:
         parts.append(f"{_with_interval('fairness', 'fairness', metrics)} (1 = all slowed alike)")
     if "overlap_pct" in metrics:
         parts.append(f"overlap {metrics['overlap_pct']:.1f} %")
@@ -312,6 +317,6 @@ def _table(rows: Sequence[Mapping[str, str]]) -> None:
         table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
     styles = {"VALID": "green", "INVALID": "yellow", "FAILED": "red"}
     for row in rows:
-        table.add_row(*row.values(), style=styles.get(row.get("verdict", "")))
+        table.add_row(*row.values(), style=styles.get(row.get("verdict", "").partition(" ")[0]))
     with _above_live_line():
         _console().print(table)

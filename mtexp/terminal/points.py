@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from mtexp.text_tables import counted
 if TYPE_CHECKING:
     from mtexp.running.runner import Job
     from mtexp.tracking.background import Uploads
+    from mtexp.tracking.ledger import Done
 
 
 @dataclass
@@ -89,10 +90,10 @@ def ready(config: Config, config_yaml: str, place: Place) -> Point:
 
     spec = to_spec(config, hardware())
     if config.resume:
-        done = done_before(spec.tracking, spec.runtime, spec.device, config.rerun_invalid, place.sweep_folder)
-        if spec_hash(spec) in done:
+        before = done_before(spec.tracking, spec.runtime, spec.device, config.rerun_invalid, place.sweep_folder)
+        if (done := before.get(spec_hash(spec))) is not None:
             console.phase(f"{spec.mix}: done before, skipped (resume=true)")
-            return Point(place.number, place.folder, without_record(spec, "SKIPPED"))
+            return Point(place.number, place.folder, skipped(spec, done))
     in_turns = spec.measure.design == "crossover" and config.side_by_side is SideBySide.auto
     spread = "the launcher spreads the points of a sweep" if place.spread and in_turns else ""
     job = Job(
@@ -108,7 +109,7 @@ def ready(config: Config, config_yaml: str, place: Place) -> Point:
         separate=SWEEP.separate.get(place.index, "") or spread,
         required=config.side_by_side is SideBySide.require,
     )
-    return Point(place.number, place.folder, without_record(spec, "FAILED"), job, config.verbose)
+    return Point(place.number, place.folder, _outcome({"spec": to_json(spec), "status": "FAILED"}), job, config.verbose)
 
 
 def run(points: Sequence[Point], *, waits: bool) -> None:
@@ -128,7 +129,7 @@ def run(points: Sequence[Point], *, waits: bool) -> None:
         if len(jobs) > 1:
             console.say(f"{record.run_spec.mix}, {shared_by(record.run_spec)}")
         console.results(data, verbose=point.verbose)
-        point.outcome = {"status": record.status, "unsent": 0, "row": console.sweep_row(data)}
+        point.outcome = _outcome(data)
     for line in side_by_side_lines(records):
         console.say(line)
     points[0].outcome["unsent"] = report_failed_uploads()
@@ -142,10 +143,15 @@ def write_outcome(folder: Path, outcome: dict[str, Any]) -> None:
         sys.stderr.write(f"{folder / JOB} cannot be written: {error}\n")
 
 
-def without_record(spec: RunSpec, status: str) -> dict[str, Any]:
-    """What became of a point that left no record."""
-    row = console.sweep_row({"spec": to_json(spec), "metrics": {}, "status": status})
-    return {"status": status, "unsent": 0, "row": row}
+def skipped(spec: RunSpec, done: Done) -> dict[str, Any]:
+    """What became of a point that was measured before."""
+    return _outcome({"spec": to_json(spec), "status": "SKIPPED", **done._asdict()})
+
+
+def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a record, or of what is known of a point without one."""
+    row = console.sweep_row(record)
+    return {"status": record["status"], "unsent": 0, "row": row, "record_id": record.get("record_id", "")}
 
 
 def report_failed_uploads() -> int:
@@ -176,8 +182,10 @@ def uploads() -> Uploads:
 
 
 @cache
-def done_before(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool, folder: Path) -> set[str]:
-    """Spec hashes of what has been measured already on this device; asked once, the points of a sweep differ.
+def done_before(
+    tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool, folder: Path
+) -> dict[str, Done]:
+    """By spec hash, what has been measured already on this device; asked once, the points of a sweep differ.
 
     Where none is named, any GPU like one of these would do: so it was when they were measured.
     """
@@ -189,7 +197,7 @@ def done_before(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: 
     if runtime == "gpu":
         devices = {device.name: device for device in chosen(hardware().gpus, uuid)}
         known = [environment(device) | facts(device.uuid) for device in devices.values()]
-    done: set[str] = set()
+    done: dict[str, Done] = {}
     for found in known:
         if not uuid:
             found.pop("gpu_uuid", None)

@@ -54,6 +54,19 @@ class StoredBaseline(NamedTuple):
     """ISO 8601."""
 
 
+class Done(NamedTuple):
+    """A point that was measured before."""
+
+    record_id: str
+    verdict: str
+    metrics: Mapping[str, float]
+    """Of the run: those of :data:`SUMMED_UP` that it has."""
+
+
+SUMMED_UP = ("stp", "antt", "fairness")
+"""What the summary of a sweep says of a run."""
+
+
 def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, Any]) -> str:
     """Return a hash of everything that could change the baseline of ``tenant``.
 
@@ -127,8 +140,8 @@ def finished(
     *,
     folder: Path | None = None,
     redo_invalid: bool = False,
-) -> set[str]:
-    """Return the spec hashes of mixes and profiles that are done: FINISHED, on this device and driver.
+) -> dict[str, Done]:
+    """Return mixes and profiles that are done, by spec hash: FINISHED, on this device and driver; of several the newest.
 
     Args:
         tracking: Which store and experiment.
@@ -142,11 +155,11 @@ def finished(
     gpu = "gpu_name" in environment
     hardware = [key for key in DEVICE_KEYS if key in environment] if gpu else CPU_KEYS
     verdicts = ("VALID",) if redo_invalid else ("VALID", "INVALID")
-    done = set()
-    for record in _records(folder):
+    done: dict[str, Done] = {}
+    for record in sorted(_records(folder), key=lambda record: record.started_at):
         same = all(record.environment.get(key) == environment.get(key) for key in hardware)
         if record.kind != "baseline" and record.status == "FINISHED" and same and record.verdict in verdicts:
-            done.add(record.spec_hash)
+            done[record.spec_hash] = Done(record.record_id, record.verdict, _summed_up(record.metrics))
     if not tracking.enabled:
         return done
     tags: dict[str, Any] = {keys.RUNTIME: "gpu" if gpu else "cpu"}
@@ -155,17 +168,21 @@ def finished(
     tags |= {keys.ENVIRONMENT_TAGS[key]: environment.get(key) for key in hardware if key in keys.ENVIRONMENT_TAGS}
     try:
         with open_store(tracking, write=False) as store:
-            for run in search(store, _query(tags), (keys.KIND, keys.VERDICT, keys.SPEC_HASH)):
-                if (
-                    run.data.tags.get(keys.KIND) in ("mix", "profile", "churn")
-                    and run.data.tags[keys.VERDICT] in verdicts
-                ):
-                    done.add(run.data.tags[keys.SPEC_HASH])
+            wanted = (keys.KIND, keys.VERDICT, keys.SPEC_HASH, keys.RECORD_ID, *SUMMED_UP)
+            for run in search(store, _query(tags), wanted):
+                own = run.data.tags
+                if own.get(keys.KIND) in ("mix", "profile", "churn") and own[keys.VERDICT] in verdicts:
+                    found = Done(own.get(keys.RECORD_ID, ""), own[keys.VERDICT], _summed_up(run.data.metrics))
+                    done.setdefault(own[keys.SPEC_HASH], found)
     except NoStoreError:
         pass  # nothing has been tracked yet
     except TrackingError as error:
         log.warning("Only the records in %s count as done, because MLflow cannot be queried. %s", folder, error)
     return done
+
+
+def _summed_up(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: metrics[name] for name in SUMMED_UP if name in metrics}
 
 
 def _query(tags: Mapping[str, Any]) -> str:

@@ -77,6 +77,7 @@ def test_without_mlflow_the_records_say_what_is_done(workplace: Workplace) -> No
     ran = workplace.run("-m", "mix=bert_base,distilgpt2", ALONE, "sweep=s", "resume=true", away)
     assert "bert_base: done before, skipped (resume=true)" in workplace.phases
     assert workplace.jobs("multirun/s") == ["SKIPPED", "FINISHED"]
+    assert "VALID before" in ran.out
     assert ran.err.count("count as done") == 1
     assert "runs failed" not in ran.out
 

@@ -173,11 +173,16 @@ def test_a_row_of_the_summary_names_what_was_swept() -> None:
     assert row == {**row, "mix": "mixed", "precision": "fp16", "tenants": "2", "STP": "2.00", "ANTT": "10.0"}
     assert (row["fairness"], row["verdict"]) == ("-", "VALID")
     record["spec"]["sharing"]["mode"] = "streams"
-    assert console.sweep_row({**record, "status": "SKIPPED"}) == {
-        **row,
-        "mps_settings": "streams",
-        "verdict": "SKIPPED",
-    }
+    assert console.sweep_row(record) == {**row, "mps_settings": "streams"}
+
+
+def test_a_point_that_was_measured_before_keeps_its_figures() -> None:
+    """A resumed sweep shows them, and the verdict that they got; a point without a record has what became of it."""
+    record = _record(metrics={"stp": 2.0}, verdict="INVALID")
+    row = console.sweep_row({**record, "status": "SKIPPED"})
+    assert (row["STP"], row["verdict"]) == ("2.00", "INVALID before")
+    row = console.sweep_row({"spec": record["spec"], "status": "FAILED"})
+    assert (row["STP"], row["verdict"]) == ("-", "FAILED")
 
 
 def test_repetitions_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,15 +131,20 @@ def test_a_baseline_is_never_reused_across_devices_and_libraries(key: str) -> No
 
 
 def test_resume_runs_what_is_missing_or_failed(tmp_path: Path, tracking: TrackingSpec) -> None:
-    """FINISHED points count, INVALID ones unless they are to be redone, baselines and FAILED ones never."""
+    """FINISHED points count, INVALID ones unless they are to be redone, baselines and FAILED ones never; each comes
+    with its verdict and figures."""
     changes = {"v": {}, "i": {"verdict": "INVALID"}, "f": {"status": "FAILED"}, "b": {"kind": "baseline"}}
     for seed, (name, change) in enumerate(changes.items()):
         record, samples = example(seed=seed, spec_hash=name, **change)
         save(record, tmp_path / name, samples)
         log_record(tmp_path / name, tracking)
-    assert finished(tracking, ENVIRONMENT) == {"v", "i"}
-    assert finished(tracking, ENVIRONMENT, redo_invalid=True) == {"v"}
-    assert finished(tracking, {**ENVIRONMENT, "driver_version": "999"}) == set()
+    assert finished(tracking, ENVIRONMENT).keys() == {"v", "i"}
+    assert finished(tracking, ENVIRONMENT, redo_invalid=True).keys() == {"v"}
+    by_mlflow = finished(tracking, ENVIRONMENT)["i"]
+    on_disk = finished(TrackingSpec(enabled=False), ENVIRONMENT, folder=tmp_path)["i"]
+    assert (by_mlflow.verdict, by_mlflow.metrics) == ("INVALID", {"stp": 1.2, "antt": 1.6})
+    assert on_disk == by_mlflow
+    assert finished(tracking, {**ENVIRONMENT, "driver_version": "999"}).keys() == set()
 
 
 def test_resume_counts_what_another_gpu_of_the_kind_has_done(tmp_path: Path, tracking: TrackingSpec) -> None:
@@ -152,15 +157,15 @@ def test_resume_counts_what_another_gpu_of_the_kind_has_done(tmp_path: Path, tra
             save(record, tmp_path / place / key, samples)
         log_record(tmp_path / "sent" / key, tracking)
     any_gpu = {key: value for key, value in ENVIRONMENT.items() if key != "gpu_uuid"}
-    assert finished(tracking, any_gpu, folder=tmp_path / "kept") == {"sent gpu_uuid", "kept gpu_uuid"}
-    assert finished(tracking, ENVIRONMENT, folder=tmp_path / "kept") == set()
+    assert finished(tracking, any_gpu, folder=tmp_path / "kept").keys() == {"sent gpu_uuid", "kept gpu_uuid"}
+    assert finished(tracking, ENVIRONMENT, folder=tmp_path / "kept").keys() == set()
 
 
 def test_resume_counts_records_where_mlflow_does_not_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The folder of the sweep says what is done, and that only it was asked is said."""
     record, samples = example(spec_hash="here")
     save(record, tmp_path, samples)
-    assert finished(TrackingSpec(uri="http://127.0.0.1:9"), ENVIRONMENT, folder=tmp_path) == {"here"}
+    assert finished(TrackingSpec(uri="http://127.0.0.1:9"), ENVIRONMENT, folder=tmp_path).keys() == {"here"}
     assert f"Only the records in {tmp_path} count" in caplog.text
 
 
@@ -171,8 +176,8 @@ def test_resume_counts_records_that_did_not_reach_mlflow(tmp_path: Path) -> None
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "record.json").write_text("{")
     nowhere = TrackingSpec(uri=f"sqlite:///{tmp_path / 'none.db'}")
-    assert finished(nowhere, record.environment, folder=tmp_path) == {"here"}
-    assert finished(nowhere, {**record.environment, "host": "another"}, folder=tmp_path) == set()
+    assert finished(nowhere, record.environment, folder=tmp_path).keys() == {"here"}
+    assert finished(nowhere, {**record.environment, "host": "another"}, folder=tmp_path).keys() == set()
 
 
 def test_a_baseline_measured_beside_foreign_processes_is_another_one():
