@@ -24,6 +24,9 @@ class Hardware:
     """Maximum number of tenants in one run."""
 
 
+_CHECK = "check that nvidia-smi lists a GPU and that CUDA_VISIBLE_DEVICES does not hide it"
+
+
 def probe() -> Hardware:
     """Look for the devices of this host."""
     from mtexp.telemetry.nvml import look_for_devices
@@ -65,12 +68,13 @@ def choose_device(runtime: RuntimeConfig, hardware: Hardware) -> Device:
         )
     if runtime.kind is RuntimeKind.cpu or (runtime.kind is RuntimeKind.auto and not hardware.gpus):
         if wanted:
-            raise ConfigError("runtime.device", wanted, "empty on the CPU", _gpu_remedy(hardware, "runtime=gpu"))
+            remedy = "Leave it out, or use runtime=gpu." if hardware.gpus else f"Leave it out, or {_CHECK}."
+            raise ConfigError("runtime.device", wanted, "empty on the CPU", remedy)
         return hardware.cpu
     if not hardware.gpus:
         why = hardware.lost or "no GPU was found here"
         allowed = f"cpu ({why})" if hardware.lost else f"auto, cpu ({why})"
-        raise ConfigError("runtime", "gpu", allowed, _gpu_remedy(hardware, "runtime=cpu"))
+        raise ConfigError("runtime", "gpu", allowed, f"{_CHECK.capitalize()}, or use runtime=cpu.")
     if not wanted:
         return hardware.gpus[0]
     from mtexp.telemetry.nvml import chosen
@@ -80,9 +84,3 @@ def choose_device(runtime: RuntimeConfig, hardware: Hardware) -> Device:
     found = [device.uuid for device in hardware.gpus]
     found += [instance.uuid for device in hardware.gpus for instance in device.mig_instances]
     raise ConfigError("runtime.device", wanted, found, "Name one of these, or leave it empty for the first free one.")
-
-
-def _gpu_remedy(hardware: Hardware, instead: str) -> str:
-    if hardware.gpus:
-        return f"Use {instead} to run on a GPU."
-    return f"Check that nvidia-smi lists a GPU and that CUDA_VISIBLE_DEVICES does not hide it, or use {instead}."

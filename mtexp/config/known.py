@@ -53,3 +53,17 @@ def too_few_cores(specs: Iterable[RunSpec], cores: int | None) -> tuple[str, ...
         for mix, tenants in crowded.items()
         if cores is not None and tenants > cores
     )
+
+
+def overloaded(specs: Iterable[RunSpec]) -> tuple[str, ...]:
+    """Sentences about loads that a tenant cannot serve even alone; each load once.
+
+    Args:
+        specs: Every point.
+    """
+    loads = sorted({tenant.arrival.load for spec in specs for tenant in spec.tenants if tenant.arrival.load > 1})
+    return tuple(
+        f"arrival.load={load:g} is more than a tenant serves alone (1): its queue grows until the run ends, so its "
+        "latency says only how long the run was"
+        for load in loads
+    )

@@ -5,6 +5,7 @@ Misspelt groups, choices and keys are found before Hydra composes. Errors of Hyd
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from mtexp.commands import command_line
 from mtexp.config.checks import nearest
@@ -33,6 +35,8 @@ _TOKENS = {
     "mps_settings": "or a percentage such as 30pct",
 }
 _HELP = f"{command_line('run')} -h lists groups, choices and examples."
+_IN_FILE = re.compile("In '([^']+)'")
+"""Beginning of an error of Hydra about a file of ours."""
 _PLUGINS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "ray_aws": "ray"}
 """Choices of hydra/launcher that come with a plugin -> the extra of mtexp that installs it."""
 
@@ -147,18 +151,20 @@ def _check_key(composer: Composer, override: Override) -> None:
         known = typing.get_type_hints(hint) if is_dataclass(hint) else {}
         if part not in known:
             names = [*known, *composer.groups()] if depth == 0 else list(known)
-            raise _unknown_key(".".join(path[: depth + 1]), value_text(override), names)
+            key, whole = ".".join(path[: depth + 1]), override.key_or_group
+            raise _unknown_key(key, value_text(override), names, whole=whole)
         hint = known[part]
 
 
-def _unknown_key(key: str, value: str, known: Sequence[str]) -> ConfigError:
+def _unknown_key(key: str, value: str, known: Sequence[str], *, whole: str = "", where: str = "") -> ConfigError:
+    """The error about ``key``, which does not exist; ``whole`` = the key below it that was typed."""
     above, _, part = key.rpartition(".")
     names = ", ".join(dict.fromkeys(known)) or "nothing below it"
     allowed = f"keys of {above}: {names}" if above else names
     remedy = nearest(part, known) or _HELP
     if above == "mix.tenants":
         remedy = f"{nearest(part, known)} In a sweep over mixes write ...=choice({value}), checked for each point."
-    return ConfigError(key, value, allowed, f"There is no {key}. {remedy.strip()}")
+    return ConfigError(whole or key, value, allowed, f"There is no {key}. {remedy.strip()}{where}")
 
 
 def _bare(hint: Any) -> Any:
@@ -189,25 +195,38 @@ def _expected(key: str) -> str:
 def translate(error: Exception, composer: Composer, overrides: Sequence[str]) -> ConfigError:
     """Translate an error of Hydra or OmegaConf to a ConfigError."""
     chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__) is not None:
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     inner = next((e for e in chain if isinstance(e, OmegaConfBaseException) and e.full_key), None)
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if inner is not None:
         key = str(inner.full_key)
+        file = found[1] if (found := _IN_FILE.match(text)) else ""
+        where = f" It is in {file}.yaml." if file else ""
         if isinstance(inner, ConfigKeyError | ConfigAttributeError) and isinstance(inner.parent_node, DictConfig):
-            typed = next((t.partition("=")[2] for t in overrides if _key_of(composer, t).startswith(key)), "")
-            return _unknown_key(key, typed, [str(name) for name in inner.parent_node])
-        value = next((t.partition("=")[2] for t in overrides if _key_of(composer, t) == key), str(inner.value))
+            typed = (t for t in overrides if f"{_key_of(composer, t)}.".startswith(f"{key}."))
+            whole, _, value = next(typed, f"{key}={_in_file(inner.value)}").lstrip("+").partition("=")
+            return _unknown_key(key, value, [str(name) for name in inner.parent_node], whole=whole, where=where)
+        value = next((t.partition("=")[2] for t in overrides if _key_of(composer, t) == key), _in_file(inner.value))
         word = str(inner.msg).splitlines()[0]
         choices = _expected(key)
         hint = nearest(value, choices.split(", ")) or f"{word}."
-        return ConfigError(key, value, choices, hint)
+        return ConfigError(key, value, choices, f"{hint}{where}")
+    marked = next((e for e in chain if isinstance(e, MarkedYAMLError) and e.problem_mark), None)
+    if marked is not None:
+        mark = marked.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}"
+        return ConfigError("file", mark.name, "YAML", f"In {place}: {marked.problem or 'it cannot be read'}.")
     for override in overrides:
         if override in text or f"'{_key_of(composer, override)}'" in text:
             key, _, value = override.partition("=")
             return ConfigError(key, value or "(dropped)", "settings that do not conflict", f"{text}.")
     return ConfigError("configuration", " ".join(overrides) or "(defaults)", "a valid Hydra configuration", f"{text}.")
+
+
+def _in_file(value: Any) -> str:
+    """A value of a configuration file, as far as the error knows it."""
+    return "..." if value is None else str(value)
 
 
 def _key_of(composer: Composer, text: str) -> str:

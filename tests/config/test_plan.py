@@ -65,7 +65,11 @@ MISTAKES = [
     ("measure.foreign=allow", "allowed: refuse, warn, ignore", ""),
     ("measure=3", "refused: measure=3", "MeasureConfig"),
     ("execution=cuda_grph", "allowed: eager, cuda_graph, compile", "Did you mean cuda_graph?"),
-    ("mix.tenants.z.count=3", "keys of mix.tenants: a, b", "There is no mix.tenants.z."),
+    (
+        "mix.tenants.z.count=3",
+        "refused: mix.tenants.z.count=3: allowed: keys of mix.tenants: a, b",
+        "no mix.tenants.z.",
+    ),
     ("mix.tenants.a.cont=3", "keys of mix.tenants.a: name", "Did you mean count?"),
     ("seed.x=3", "There is no seed.x", "nothing below it"),
     ("mixed", "refused: mixed=(nothing)", "Write it as KEY=VALUE."),
@@ -109,6 +113,41 @@ def test_a_long_sweep_of_mistakes_is_not_told_in_full() -> None:
     """Up to five different problems are shown."""
     text = _refusal("-m", "mix=mistral_7b*40", "workload.batch_size=" + ",".join(str(-i) for i in range(20)))
     assert text.count("refused: ") == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "beginning", "remedy"),
+    [
+        (
+            "tenants: {a: {batchsize: 3}}",
+            "refused: mix.tenants.a.batchsize=",
+            "Did you mean batch_size? It is in mix/bad.",
+        ),
+        (
+            "tenants: {a: {batch_size: many}}",
+            "refused: mix.tenants.a.batch_size=many: allowed: an integer",
+            "mix/bad.yaml",
+        ),
+        ("tenants:\n  a: [", "mix/bad.yaml: allowed: YAML", "In line 2, column"),
+    ],
+)
+def test_a_mistake_in_a_file_is_answered_like_one_of_the_command_line(
+    tmp_path: Path, text: str, beginning: str, remedy: str
+) -> None:
+    """The key, its value, what is allowed, and in which file it is."""
+    (tmp_path / "mix").mkdir()
+    (tmp_path / "mix" / "bad.yaml").write_text(text)
+    refusal = _refusal("--config-dir", str(tmp_path), "mix=bad")
+    assert beginning in refusal
+    assert remedy in refusal
+    assert "ConfigKeyError" not in refusal
+
+
+def test_a_load_that_nobody_can_serve_is_warned_about() -> None:
+    """Once, whatever the points; a load of 1 is the most that a tenant can do."""
+    planned = _plan("-m", "mix=solo,pair", "arrival=poisson", "arrival.load=1,1.5")
+    (warning,) = [text for text in planned.warnings if "arrival.load" in text]
+    assert "arrival.load=1.5" in warning
 
 
 def test_a_misspelt_choice_in_a_sweep_of_an_experiment_is_found(tmp_path: Path) -> None:
