@@ -254,14 +254,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     frame = frame[columns].dropna(axis="columns", how="all")
+    in_the_name: list[str] = []
     if not options.columns and "swept" in frame:
+        before = set(frame.columns)
         frame = _with_swept_keys(frame)
+        in_the_name = [str(name) for name in frame.columns if name not in before]
     if options.format:
         sys.stdout.write(formatted(frame, options.format))
         return 0
     rows = cells(frame)
     if sys.stdout.isatty():
-        rows = fitting(rows, shutil.get_terminal_size().columns, _DROPPED_FIRST)
+        rows = fitting(rows, shutil.get_terminal_size().columns, [*_DROPPED_FIRST, *reversed(in_the_name)])
     sys.stdout.write(f"{plain_table(rows, numeric(frame))}\nruns: {len(frame)}\n")
     return 0
 

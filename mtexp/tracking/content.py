@@ -156,11 +156,13 @@ def run_name(record: RunRecord, spec: RunSpec) -> str:
         del named["mps_settings"]
     own = {"mps_settings" if name == "sharing" else name: value for name, value in record.swept.items()}
     first = {name: named.get(name, f"{name}={own[name]}") for name in own if name not in ("mix", "repetition")}
-    parts = list((first | {"mix": head} | {name: text for name, text in named.items() if name not in first}).values())
+    if spec.repetition or "repetition" in own:
+        named["repetition"] = f"repetition {spec.repetition}"
+    order = [*first, *(name for name in ("mix", "repetition") if name in own), "mix", *named]
+    texts = {"mix": head} | named | first
+    parts = [texts[name] for name in dict.fromkeys(order)]
     if spec.search.name and record.kind == "mix":
         parts.append(f"{spec.search.by} {spec.search.value:g}")
-    if spec.repetition:
-        parts.append(f"repetition {spec.repetition}")
     return " · ".join(parts)
 
 

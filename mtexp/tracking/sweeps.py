@@ -22,7 +22,7 @@ from mtexp.errors import TrackingError
 from mtexp.output import enter
 from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
-from mtexp.text_tables import fitting, plain_table
+from mtexp.text_tables import counted, fitting, plain_table
 from mtexp.tracking.query import search
 from mtexp.tracking.store import Store, open_store
 
@@ -134,7 +134,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _delete(store: Store, sweep: Sweep, *, ask: bool) -> int:
-    what = f"{sweep.name}: {sum(sweep.kinds.values())} runs, {sweep.mib:.1f} MiB of artifacts"
+    what = f"{sweep.name}: {counted(sum(sweep.kinds.values()), 'run')}, {sweep.mib:.1f} MiB of artifacts"
     if ask:
         if not sys.stdin.isatty():
             raise TrackingError(f"{what}: cannot ask without a terminal; add --yes to delete it")

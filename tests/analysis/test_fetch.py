@@ -237,9 +237,9 @@ def test_the_table_fits_the_terminal(
 
 
 def test_swept_keys_are_columns_of_the_table(
-    tmp_path: Path, made_store: bytes, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, made_store: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that some runs lack is empty there."""
+    """A key that some runs lack is empty there; a narrow terminal shows names that have them instead."""
     record, samples = example(seed=4)
     (tmp_path / "mlflow.db").write_bytes(made_store)
     tracking = TrackingSpec(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -253,6 +253,13 @@ def test_swept_keys_are_columns_of_the_table(
     cells = [dict(zip(names, row.split(","), strict=True)) for row in rows]
     assert sorted((c["load"], c["a.batch_size"]) for c in cells) == [("0.3", "4"), ("0.6", "")]
     assert "swept" not in names
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert fetch.main(["--uri", tracking.uri]) == 0
+    table = capsys.readouterr().out
+    assert "a.batch_size=4 · load=0.3" in table
+    assert "load=0.6" in table
+    assert max(map(len, table.splitlines())) <= 60
 
 
 def test_older_runs_in_open_loop_show_no_interference(tmp_path: Path, made_store: bytes) -> None:

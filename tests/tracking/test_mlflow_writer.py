@@ -34,7 +34,8 @@ def parents(tracking: TrackingSpec) -> list[Run]:
 @pytest.mark.parametrize(
     ("swept", "name"),
     [
-        ({"a.batch_size": "4", "repetition": "0"}, "a.batch_size=4 · mixed · disabled · fp16"),
+        ({"a.batch_size": "4", "repetition": "0"}, "a.batch_size=4 · repetition 0 · mixed · disabled · fp16"),
+        ({"mix": "mixed", "repetition": "0"}, "mixed · repetition 0 · disabled · fp16"),
         ({"mix": "mixed", "mps_settings": "disabled"}, "disabled · mixed · fp16"),
         ({"sharing": "processes"}, "disabled · mixed · fp16"),
         ({}, "mixed · disabled · fp16"),

@@ -43,7 +43,9 @@ def test_sweeps_are_listed_renamed_and_deleted(uri: str, capsys: pytest.CaptureF
     assert sweeps.main(["--uri", uri, "rename", "first", "pairs-1"]) == 0
     assert set(named(uri)) == {"pairs-1", "second"}
     assert sweeps.main(["--uri", uri, "delete", "second"]) == 2, "nobody is there to ask"
-    assert "--yes" in capsys.readouterr().err
+    refusal = capsys.readouterr().err
+    assert "--yes" in refusal
+    assert "second: 1 run," in refusal
     assert sweeps.main(["--uri", uri, "delete", "second", "--yes"]) == 0
     assert set(named(uri)) == {"pairs-1"}
 
