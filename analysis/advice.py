@@ -22,6 +22,7 @@ from mtexp.commands import command_line
 from mtexp.metrics.bootstrap import Interval, percentile_interval
 from mtexp.metrics.latency import min_iterations, percentile_ms, percentile_name
 from mtexp.metrics.samples import Floats
+from mtexp.text_tables import rounded
 
 from .dataset import VALID, DataError
 from .forecast import Forecast, forecasts, not_measured, override_of, token_of, work_overrides
@@ -120,7 +121,7 @@ class Advice:
         for one in self.predicted:
             risk = f"risk of missing a level {'below 1' if one.risk < 0.01 else f'at most {100 * one.risk:.0f}'} %"
             lines.append(f"  {one.mix} under {one.sharing}: ~{one.predicted_rps:.1f} requests/s, {risk}")
-            each = ", ".join(f"{o.label} ~{o.predicted_ms:.3g} ms against {o.slo_ms:g}" for o in one.levels)
+            each = ", ".join(f"{o.label} ~{rounded(o.predicted_ms, 3)} ms against {o.slo_ms:g}" for o in one.levels)
             lines.append(f"    {name}: {each}; {one.rests_on}")
         if (overrides := self.confirm) is not None:
             lines.append(f"Confirm it with:\n{command_line('run')} -m {' '.join(overrides)}")

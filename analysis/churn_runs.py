@@ -18,6 +18,7 @@ from mtexp.metrics.churn_rows import metrics_of
 from mtexp.records.files import ITERATIONS
 from mtexp.records.record import RunRecord
 from mtexp.records.samples_file import read_samples
+from mtexp.text_tables import rounded
 
 from .frames import rows_of
 from .pooling import in_order, sharing_name
@@ -121,12 +122,12 @@ def sentence(found: Sequence[Pooled]) -> tuple[str, bool]:
         stem, where = f"churn_{worst}", f"under {one.mode}{f' ({one.mix})' if several else ''}"
         count, died = int(one.metrics[f"{stem}_events"]), one.metrics.get(f"{stem}_steady_died_pct", 0.0)
         firm &= count >= MIN_EVENTS
-        beside = f" ({stalls[QUIET]:.3g} ms when nothing happens)" if QUIET in stalls else ""
+        beside = f" ({rounded(stalls[QUIET], 3)} ms when nothing happens)" if QUIET in stalls else ""
         end = f", and dies in {died:.0f} % of them" if died else ""
         interval = _interval(one.metrics, f"{stem}_stall_ms")
         parts.append(
-            f"{where} the steady tenant stalls longest when its neighbour {_DOES[worst]}: {stalls[worst]:.3g} ms"
-            f"{interval}, mean of {count} events{beside}{end}"
+            f"{where} the steady tenant stalls longest when its neighbour {_DOES[worst]}: "
+            f"{rounded(stalls[worst], 3)} ms{interval}, mean of {count} events{beside}{end}"
         )
     text = "; ".join(parts)
     return (f"{text[:1].upper()}{text[1:]}." if text else ""), bool(parts) and firm
@@ -134,4 +135,4 @@ def sentence(found: Sequence[Pooled]) -> tuple[str, bool]:
 
 def _interval(metrics: Mapping[str, float], key: str) -> str:
     low, high = metrics.get(f"{key}_ci_low"), metrics.get(f"{key}_ci_high")
-    return "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
+    return "" if low is None or high is None else f" [{rounded(low, 3)}, {rounded(high, 3)}]"

@@ -15,6 +15,7 @@ import pandas as pd
 from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.latency import percentile_name
 from mtexp.metrics.repeats import Estimate, geometric_mean
+from mtexp.text_tables import rounded
 
 from . import tables
 from .answers import TURNS, Answer, Judge, comparable, missing, over
@@ -124,7 +125,7 @@ def _course(own: pd.DataFrame, name: str) -> str:
     known = rows_of(kept.dropna(subset=f"latency_{name}_ms"))
     said = " to ".join(_at(row, name) for row in (known[:1] + known[1:][-1:]))
     if len(late):
-        lost = f"it cannot keep up with {late['offered_rps'].min():.3g} requests/s"
+        lost = f"it cannot keep up with {rounded(late['offered_rps'].min(), 3)} requests/s"
         said = f"{said}; {lost}" if said else lost
     return said or "too few requests for a percentile"
 
@@ -134,4 +135,4 @@ def _at(row: Mapping[str, Any], name: str) -> str:
     against = f" (level {level:g} ms)" if level is not None and pd.notna(level) and level > 0 else ""
     mean = Interval(*(row.get(key, np.nan) for key in tables.with_intervals(("latency_mean_ms",))))
     means = f"mean {text(mean)} ms, " if np.isfinite([mean.value, mean.low, mean.high]).all() else ""
-    return f"{means}{name} {row[f'latency_{name}_ms']:.1f} ms at {row['offered_rps']:.3g} requests/s{against}"
+    return f"{means}{name} {row[f'latency_{name}_ms']:.1f} ms at {rounded(row['offered_rps'], 3)} requests/s{against}"

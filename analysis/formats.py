@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from mtexp.text_tables import fitting, plain_table
+from mtexp.text_tables import fitting, plain_table, rounded
 
 FORMATS = ("csv", "json", "latex")
-_IN_THE_MIX = ("repetitions", "num_tenants")
+_LAST = ("repetitions", "num_tenants", "spread_pct")
 """Columns to do without before a text is cut."""
 _KEPT = 7
 """Columns of a table that every terminal shows: where they are too wide, their texts are cut."""
@@ -35,7 +35,7 @@ def shown(frame: pd.DataFrame, kind: str | None) -> str:
     names = list(map(str, frame.columns))
     bounds = [name for name in names if name.endswith(("_ci_low", "_ci_high"))]
     last = [name for name in names if name not in bounds][_KEPT:]
-    rows = fitting(cells(frame), shutil.get_terminal_size().columns, [*bounds, *reversed(last), *_IN_THE_MIX])
+    rows = fitting(cells(frame), shutil.get_terminal_size().columns, [*bounds, *reversed(last), *_LAST])
     return f"{plain_table(rows, numeric(frame))}\n"
 
 
@@ -57,7 +57,7 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, pd.Timestamp):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return rounded(value, 4) if isinstance(value, float) else str(value)
 
 
 def formatted(frame: pd.DataFrame, kind: str) -> str:
@@ -76,7 +76,9 @@ _SPECIAL = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciiti
 
 def _latex(value: object) -> str:
     if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.3g}"
+        return "" if pd.isna(value) else rounded(value, 3)
+    if isinstance(value, pd.Timestamp):
+        return _cell(value)
     if isinstance(value, tuple | list):
         return _latex(", ".join(map(str, value)))
     return "" if pd.isna(value) else str(value).replace("\\", r"\textbackslash ").translate(_SPECIAL)  # type: ignore[call-overload]

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtexp.text_tables import rounded
+
 from .dataset import DataError
 
 _TARGET_KEYS = ("models", "percentile")
@@ -69,7 +71,7 @@ class Objective:
         if self.cost_per_hour:
             counted = score if self.tokens or self.weights else throughput_rps
             unit = "tokens" if self.tokens else "weighted requests" if self.weights else "requests"
-            said += f", {self.cost_per_hour / 3600 / counted * 1e6:.3g} a million {unit}"
+            said += f", {rounded(self.cost_per_hour / 3600 / counted * 1e6, 3)} a million {unit}"
         return said
 
 

@@ -23,6 +23,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from mtexp.commands import command_line
 from mtexp.metrics.latency import percentile_ms, percentile_name
 from mtexp.output import enter, say
+from mtexp.text_tables import rounded
 
 from .advice import plain
 from .dataset import DataError
@@ -207,14 +208,14 @@ def text(found: Packing, demand: Mapping[str, float], gpus: int, percentile: flo
     for one in found.placements:
         at = one.configuration
         rates = ", ".join(
-            f"{model} {'~' if at.kind == PREDICTED else ''}{rate:.4g}/s" for model, rate in at.rates.items()
+            f"{model} {'~' if at.kind == PREDICTED else ''}{rounded(rate, 4)}/s" for model, rate in at.rates.items()
         )
         how = "alone" if at.kind == ALONE else f"under {at.sharing}, {at.kind}"
         most = f"at most {100 * at.risk:.0f} %" if at.risk >= 0.005 else "below 1 %"
         risk = f", risk of missing a level {most}" if at.kind == PREDICTED else ""
         lines.append(f"  {one.count} x {at.mix} {how}: {rates}{risk}")
-    lines.append("Demand and what is served: " + ", ".join(
-        f"{model} {wanted:.4g} of {found.served[model]:.4g}/s" for model, wanted in demand.items()) + ".")  # fmt: skip
+    served = (f"{model} {rounded(rate, 4)} of {rounded(found.served[model], 4)}/s" for model, rate in demand.items())
+    lines.append(f"Demand and what is served: {', '.join(served)}.")
     each = (
         f"{found.one_model_each} GPUs" if found.one_model_each is not None else "not possible, a model misses its level"
     )

@@ -310,7 +310,7 @@ def _pooled(number: int, found: Sequence[tuple[pd.Series[Any], pd.DataFrame]]) -
     settings = each[0]["label"].tolist()
     point: dict[str, Any] = {
         "point": number,
-        "mix": _mix_name(str(first["mix"]), found[0][1]),
+        "mix": _mix_name(str(first["mix"]), each[0]),
         "sharing": first["sharing_name"],
         "num_tenants": len(settings),
         "models": tuple(each[0]["model"].astype(str)),

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mtexp import __version__
+from mtexp.text_tables import rounded
 
 from .dataset import DataError
 from .predictor import Predicted, Predictor
@@ -54,7 +55,7 @@ def text(token: str, found: Mapping[str, Sequence[Predicted]], predictor: Predic
     for mode, tenants in found.items():
         for place, one in enumerate(tenants):
             label = one.label if one.count == 1 else f"{one.label} x{one.count}"
-            table.add_row(mode if not place else "", label, _interval(one), f"~{one.latency_ms:.3g}")
+            table.add_row(mode if not place else "", label, _interval(one), f"~{rounded(one.latency_ms, 3)}")
         low, middle, high = stp_ends(tenants)
         table.add_row("", "STP", f"~{middle:.2f} [{low:.2f}, {high:.2f}]", "")
     console.print(table)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from mtexp.metrics.repeats import geometric_mean
 from mtexp.records import keys
+from mtexp.text_tables import rounded
 
 from . import tables
 from .capacity import capacities
@@ -112,8 +113,8 @@ def _of_capacity(results: Results) -> str:
     each = []
     for row in rows_of(found)[:_MOST_NAMED]:
         unit = "of what each serves alone" if row["by"] == "load" else "requests/s"
-        missed = f", and misses one at {row['missed']:.3g}" if pd.notna(row["missed"]) else ""
-        each.append(f"{row['mix']} under {row['sharing']} up to {row['kept']:.3g} {unit}{missed}")
+        missed = f", and misses one at {rounded(row['missed'], 3)}" if pd.notna(row["missed"]) else ""
+        each.append(f"{row['mix']} under {row['sharing']} up to {rounded(row['kept'], 3)} {unit}{missed}")
     return f"Every level is kept by {'; '.join(each)}." if each else ""
 
 
@@ -137,10 +138,10 @@ def _of_tokens(results: Results) -> str:
     row = rows_of(found.sort_values("ttft_p50_ms"))[-1]
     alone = results.alone.runs.reindex(columns=["model", "workload", "ttft_p50_ms"])
     same = alone[(alone["model"] == row["model"])]["ttft_p50_ms"].dropna()
-    before = f", alone after {same.iloc[0]:.3g} ms" if len(same) else ""
+    before = f", alone after {rounded(same.iloc[0], 3)} ms" if len(same) else ""
     return (
         f"The first token of {row['label']} in {row['mix']} under {row['sharing']} comes after "
-        f"{row['ttft_p50_ms']:.3g} ms{before} (medians)."
+        f"{rounded(row['ttft_p50_ms'], 3)} ms{before} (medians)."
     )
 
 
@@ -216,8 +217,8 @@ def _of_neighbours(results: Results) -> str:
             medians = own.groupby("neighbours")["service_ms"].median()
             few, many = int(medians.index.min()), int(medians.index.max())
             return (
-                f"{label} in {title} takes {medians[few]:.3g} ms with {few} of its neighbours in flight "
-                f"and {medians[many]:.3g} ms with {many} (medians)."
+                f"{label} in {title} takes {rounded(medians[few], 3)} ms with {few} of its neighbours in flight "
+                f"and {rounded(medians[many], 3)} ms with {many} (medians)."
             )
     return ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 ABSENT = "-"
+_MOST_PLAIN = 1e9
 GAP = 2
 """Spaces between columns of plain text."""
 DRAWN_GAP = 3
@@ -58,6 +59,12 @@ def plain_table(rows: Sequence[Mapping[str, str]], numbers: Collection[str]) -> 
         return (" " * GAP).join(cells).rstrip()
 
     return "\n".join([line({name: name for name in widths}), *map(line, rows)])
+
+
+def rounded(value: float, digits: int) -> str:
+    """``value`` with so many significant digits; whole numbers below a thousand million without a power of ten."""
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text and abs(value) < _MOST_PLAIN else text
 
 
 def counted(count: int, noun: str) -> str:

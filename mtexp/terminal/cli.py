@@ -42,9 +42,8 @@ from mtexp.terminal.conclusion import (
     announce_point,
     conclude,
     jobs_below,
-    repeated,
+    sum_up,
     unsent_below,
-    with_swept_keys,
     write_points,
 )
 from mtexp.terminal.estimate import estimate
@@ -115,11 +114,7 @@ def _main(argv: Sequence[str] | None) -> int:
         ended = _capacities(planned.folder)
         code = code or ended
     elif planned.multirun:
-        console.say("")
-        console.summary(with_swept_keys(planned, jobs))
-        if rows := repeated(planned, jobs):
-            console.say("\nRepetitions together ([ ] hold 95 % over runs, as in the report):")
-            console.summary(rows)
+        sum_up(planned, jobs)
     unsent = max(sum(job["unsent"] for job in jobs) + late, unsent_below(planned.folder))
     conclude(planned, jobs, expected, unsent, arguments)
     done = sum(job["status"] != "FAILED" for job in jobs)

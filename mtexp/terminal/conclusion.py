@@ -70,14 +70,19 @@ def with_swept_keys(planned: Plan, jobs: Sequence[dict[str, Any]]) -> list[dict[
     return rows
 
 
-def repeated(planned: Plan, jobs: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Rows of the runs that are the same but for their repetition, put together; none where nothing was repeated."""
+def sum_up(planned: Plan, jobs: Sequence[dict[str, Any]]) -> None:
+    """Print a row for each run of the sweep, then its repetitions put together, where it has some."""
+    rows = with_swept_keys(planned, jobs)
+    console.say("")
+    console.summary(rows)
     if len({point.spec.repetition for point in planned.points}) == 1:
-        return []
-    from mtexp.terminal.repetitions import together
+        return
+    from mtexp.terminal.repetitions import together  # pandas: not where nothing was repeated
 
-    rows = dict(zip((job.get("record_id", "") for job in jobs), with_swept_keys(planned, jobs), strict=True))
-    return together(rows, planned.folder)
+    pooled = together({str(job["record_id"]): row for job, row in zip(jobs, rows, strict=True)}, planned.folder)
+    if pooled:
+        console.say("\nRepetitions together ([ ] hold 95 % over runs, as in the report):")
+        console.summary(pooled)
 
 
 def _resume_command(planned: Plan, arguments: Sequence[str]) -> str:

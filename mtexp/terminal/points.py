@@ -182,9 +182,7 @@ def uploads() -> Uploads:
 
 
 @cache
-def done_before(
-    tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool, folder: Path
-) -> dict[str, Done]:
+def done_before(tracking: TrackingSpec, runtime: str, uuid: str, rerun_invalid: bool, folder: Path) -> dict[str, Done]:
     """By spec hash, what has been measured already on this device; asked once, the points of a sweep differ.
 
     Where none is named, any GPU like one of these would do: so it was when they were measured.

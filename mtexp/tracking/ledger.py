@@ -141,7 +141,7 @@ def finished(
     folder: Path | None = None,
     redo_invalid: bool = False,
 ) -> dict[str, Done]:
-    """Return mixes and profiles that are done, by spec hash: FINISHED, on this device and driver; of several the newest.
+    """Return mixes and profiles that are done (FINISHED, on this device and driver) by spec hash; of two the newer one.
 
     Args:
         tracking: Which store and experiment.

@@ -14,13 +14,16 @@ from analysis.formats import formatted, shown
 
 
 def test_csv_and_json_can_be_read_back_and_latex_compiles_in_form() -> None:
-    """Full precision; LaTeX's own characters are escaped."""
+    """Full precision; LaTeX's own characters are escaped, numbers have no power of ten there, times no microseconds."""
     frame = pd.DataFrame({"mix_name": ["a_b & 50 %", "c"], "stp": [1 / 3, float("nan")]})
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(formatted(frame, "csv"))), frame)
     assert json.loads(formatted(frame, "json"))[1] == {"mix_name": "c", "stp": None}
     latex = formatted(frame, "latex")
     assert r"mix\_name & stp" in latex
     assert r"a\_b \& 50 \% & 0.333 \\" in latex
+    began = pd.Timestamp("2026-11-29T13:19:13.123456Z")
+    latex = formatted(pd.DataFrame({"start_time": [began], "throughput_rps": [12345.6]}), "latex")
+    assert r"2026-11-29 13:19:13 & 12346 \\" in latex
 
 
 def test_a_table_of_a_study_is_printed(study_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
