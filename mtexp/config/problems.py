@@ -212,9 +212,8 @@ def translate(error: Exception, composer: Composer, overrides: Sequence[str]) ->
         choices = _expected(key)
         hint = nearest(value, choices.split(", ")) or f"{word}."
         return ConfigError(key, value, choices, f"{hint}{where}")
-    marked = next((e for e in chain if isinstance(e, MarkedYAMLError) and e.problem_mark), None)
-    if marked is not None:
-        mark = marked.problem_mark
+    marked = next((e for e in chain if isinstance(e, MarkedYAMLError)), None)
+    if marked is not None and (mark := marked.problem_mark) is not None:
         place = f"line {mark.line + 1}, column {mark.column + 1}"
         return ConfigError("file", mark.name, "YAML", f"In {place}: {marked.problem or 'it cannot be read'}.")
     for override in overrides:
