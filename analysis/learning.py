@@ -15,13 +15,33 @@ import numpy as np
 
 from mtexp.metrics.samples import Floats
 
-from .predictor import COVERAGE, NEW_MIX, NEW_MODEL, Cell, Fit, Lone, Predictor, form, kind_of
+from .predictor import (
+    COVERAGE,
+    NEW_MIX,
+    QUEUE,
+    SLICES,
+    TOWARDS,
+    Cell,
+    Fit,
+    Lone,
+    Predictor,
+    form,
+    from_law,
+    kind_of,
+    law_of,
+    offset,
+    to_law,
+    turns,
+)
 
-_TOWARDS = (0.0, 0.5, 0.5)
 _RIDGE = (3.0, 3.0)
 """Penalties of coefficients, and of what models suffer and inflict, where too little is measured to choose them: each
 counts like three tenants for which 0 was measured."""
 _RIDGES = tuple((form, own) for form in (0.3, 3.0, 30.0) for own in (0.1, 0.3, 1.0, 3.0, 10.0))
+_SLICES_MS, _SWITCHES_MS = np.arange(0.5, 5.01, 0.02), np.arange(0.02, 0.61, 0.02)
+"""Lengths of a time slice and of a switch that are tried."""
+_USUAL_SLICE_MS = 2.0
+"""Towards which the length of a time slice is drawn, as by one measured tenant."""
 _FEWEST = 10
 """Errors from which on their 90 % quantile is an interval: with nine or fewer it would be infinite."""
 _SUSPECT = 2.5
@@ -41,10 +61,17 @@ def fit(cells: Sequence[Cell]) -> Fit:
     """Coefficients, and intervals from predictions of what was left out."""
     learnt = solve(cells)
     errors: dict[str, list[float]] = {}
-    for basis, keeps in ((NEW_MIX, _other_mix), (NEW_MODEL, _other_models)):
-        for cell, log in leave_out(cells, keeps, learnt.ridge):
-            errors.setdefault(kind_of(basis, 1 + len(cell.neighbours)), []).append(abs(cell.log - log))
-    widths = {kind: quantile(own) for kind, own in errors.items()}
+    for cell, log in leave_out(cells, _other_mix, learnt.ridge):
+        errors.setdefault(kind_of(NEW_MIX, 1 + len(cell.neighbours)), []).append(abs(cell.log - log))
+    mixes = Counter(kind_of(NEW_MIX, len(tenants)) for tenants in {cell.tenants for cell in cells})
+    for model in learnt.suffers:
+        of_it, rest = ([cell for cell in cells if (model in cell.models) == there] for there in (True, False))
+        if rest:
+            blind = solve(rest, learnt.ridge)
+            for cell in of_it:
+                kind = kind_of(blind.basis((cell.victim, *cell.neighbours)), 1 + len(cell.neighbours))
+                errors.setdefault(kind, []).append(abs(cell.log - blind.log(cell.victim, cell.neighbours)))
+    widths = {kind: quantile(own, mixes.get(kind)) for kind, own in errors.items()}
     return replace(
         learnt,
         half_widths={kind: width for kind, width in widths.items() if width < math.inf},
@@ -52,10 +79,19 @@ def fit(cells: Sequence[Cell]) -> Fit:
     )
 
 
-def quantile(errors: Sequence[float]) -> float:
-    """The conformal 90 % quantile of absolute errors; infinite for nine or fewer."""
-    place = math.ceil((len(errors) + 1) * COVERAGE)
-    return sorted(errors)[place - 1] if place <= len(errors) and len(errors) >= _FEWEST else math.inf
+def quantile(errors: Sequence[float], mixes: int | None = None) -> float:
+    """The conformal 90 % quantile of absolute errors; infinite for nine or fewer.
+
+    Args:
+        errors: One for each tenant.
+        mixes: How many mixes they are of, if they are of mixes that were left out: tenants of one mix err alike, so
+            there are no more errors than that to judge by.
+    """
+    if len(errors) < _FEWEST:
+        return math.inf
+    count = mixes or len(errors)
+    place = math.ceil((count + 1) * COVERAGE) * len(errors) / count
+    return sorted(errors)[min(math.ceil(round(place, 6)), len(errors)) - 1]
 
 
 Keeps = Callable[[Cell], Sequence[Callable[[Cell], bool]]]
@@ -79,16 +115,18 @@ def leave_out(
     return design.left_out(design.blocks(keeps), ridge or design.best_ridge())
 
 
-def solve(cells: Sequence[Cell]) -> Fit:
+def solve(cells: Sequence[Cell], ridge: tuple[float, float] | None = None) -> Fit:
     """Coefficients without intervals."""
     design = _Design.of(cells)
-    ridge = design.best_ridge()
-    found, own = design.solve(ridge), len(_TOWARDS) + len(design.columns)
+    ridge = ridge or design.best_ridge()
+    found, own = design.solve(ridge), len(design.towards)
     suffers, inflicts = (found[at : at + len(design.models)] for at in (own, own + len(design.models)))
+    sharing, execution = _ways(cells)
     return Fit(
-        cells[0].mode.partition(", ")[0],
-        "/".join(sorted({cell.victim.execution for cell in cells})),
+        sharing,
+        execution,
         design.columns,
+        design.slices,
         ridge,
         tuple(map(float, found[:own])),
         dict(zip(design.models, map(float, suffers), strict=True)),
@@ -99,6 +137,16 @@ def solve(cells: Sequence[Cell]) -> Fit:
     )
 
 
+def _ways(cells: Sequence[Cell]) -> tuple[str, str]:
+    """Sharing mode and execution of cells of one mode."""
+    executions = {lone.execution for cell in cells for lone in (cell.victim, *cell.neighbours)}
+    return cells[0].mode.partition(", ")[0], "/".join(sorted(executions))
+
+
+def _law(cell: Cell) -> str:
+    return law_of(*_ways([cell]))
+
+
 @dataclass(frozen=True, eq=False)
 class _Design:
     """The regression of one mode."""
@@ -106,9 +154,12 @@ class _Design:
     cells: Sequence[Cell]
     models: Sequence[str]
     columns: tuple[str, ...]
+    law: str
+    slices: tuple[float, ...]
     rows: Floats
-    """Predictors of each cell, less what the coefficients are drawn towards."""
-    logs: Floats
+    """Predictors of each cell."""
+    values: Floats
+    """What the law predicts, for each cell, less what it says before anything is learnt."""
 
     @classmethod
     def of(cls, cells: Sequence[Cell]) -> _Design:
@@ -116,17 +167,25 @@ class _Design:
         known = [set(lone.traits) for cell in cells for lone in (cell.victim, *cell.neighbours)]
         own = f"{cells[0].mode.partition(', ')[0]}: "
         columns = tuple(sorted(name for name in set.intersection(*known) if name.startswith(own)))
-        rows = np.array([_row(cell.victim, cell.neighbours, models, columns) for cell in cells])
-        logs = np.array([cell.log for cell in cells])
-        return cls(cells, models, columns, rows, logs - rows[:, : len(_TOWARDS)] @ np.array(_TOWARDS))
+        law = _law(cells[0])
+        slices = _slices(cells) if law == SLICES else ()
+        rows = np.array([_row(law, cell.victim, cell.neighbours, models, columns) for cell in cells])
+        values = [to_law(law, c.log) - offset(law, c.victim, c.neighbours, slices) for c in cells]
+        design = cls(cells, models, columns, law, slices, rows, np.array(values))
+        return replace(design, values=design.values - rows[:, : len(design.towards)] @ design.towards)
+
+    @property
+    def towards(self) -> Floats:
+        """What the coefficients are drawn towards."""
+        return np.array([*TOWARDS[self.law], *(0.0 for _ in self.columns)])
 
     def penalty(self, ridge: tuple[float, float]) -> Floats:
-        return np.repeat(ridge, [len(_TOWARDS) + len(self.columns), 2 * len(self.models)])
+        return np.repeat(ridge, [len(self.towards), 2 * len(self.models)])
 
     def solve(self, ridge: tuple[float, float]) -> Floats:
         """All coefficients."""
-        found: Floats = _covariance(self.rows, self.penalty(ridge)) @ self.rows.T @ self.logs
-        found[: len(_TOWARDS)] += _TOWARDS
+        found: Floats = _covariance(self.rows, self.penalty(ridge)) @ self.rows.T @ self.values
+        found[: len(self.towards)] += self.towards
         return found
 
     def blocks(self, keeps: Keeps) -> list[tuple[int, tuple[int, ...]]]:
@@ -149,7 +208,7 @@ class _Design:
         """
         covariance = _covariance(self.rows, self.penalty(ridge))
         hat = self.rows @ covariance @ self.rows.T
-        residuals = self.logs - hat @ self.logs
+        residuals = self.values - hat @ self.values
         known: dict[tuple[int, ...], dict[int, float]] = {}
         found = []
         for place, out in blocks:
@@ -157,7 +216,7 @@ class _Design:
                 rest = np.linalg.solve(np.eye(len(out)) - hat[np.ix_(out, out)], residuals[list(out)])
                 known[out] = dict(zip(out, map(float, rest), strict=True))
             cell = self.cells[place]
-            found.append((cell, max(cell.log - known[out][place], 0.0)))
+            found.append((cell, from_law(self.law, to_law(self.law, cell.log) - known[out][place])))
         return found
 
     def best_ridge(self) -> tuple[float, float]:
@@ -179,10 +238,34 @@ def _covariance(rows: Floats, penalty: Floats) -> Floats:
     return np.asarray(np.linalg.inv(rows.T @ rows + np.diag(penalty)), np.float64)
 
 
-def _row(victim: Lone, neighbours: Sequence[Lone], models: Sequence[str], columns: Sequence[str] = ()) -> list[float]:
+def _slices(cells: Sequence[Cell]) -> tuple[float, float]:
+    """Length of a time slice and of a switch with which the law alone says ``cells`` best, in ms.
+
+    By absolute errors, so that a model that keeps to no slices, as one at the power cap, decides little.
+    """
+    most = max(len(cell.neighbours) for cell in cells)
+    alone_ms = np.full((len(cells), 1 + most), np.nan)
+    for own, cell in zip(alone_ms, cells, strict=True):
+        own[: 1 + len(cell.neighbours)] = [lone.latency_ms for lone in (cell.victim, *cell.neighbours)]
+    around = (~np.isnan(alone_ms[:, 1:])).sum(axis=1)
+    measured = np.array([to_law(SLICES, cell.log) for cell in cells])
+    best = (math.inf, 0.0, 0.0)
+    for slice_ms in _SLICES_MS:
+        often = turns(alone_ms, float(slice_ms))
+        holds_ms = np.nansum((alone_ms / often)[:, 1:], axis=1)
+        said = np.log(often[:, 0] / alone_ms[:, 0] * (holds_ms + np.outer(_SWITCHES_MS, around)))
+        errors = np.abs(said - measured).sum(axis=1) + abs(math.log(slice_ms / _USUAL_SLICE_MS))
+        place = int(errors.argmin())
+        best = min(best, (float(errors[place]), float(slice_ms), float(_SWITCHES_MS[place])))
+    return best[1:]
+
+
+def _row(
+    law: str, victim: Lone, neighbours: Sequence[Lone], models: Sequence[str], columns: Sequence[str] = ()
+) -> list[float]:
     around = Counter(other.label for other in neighbours)
     return [
-        *form(victim, neighbours, columns),
+        *form(law, victim, neighbours, columns),
         *(float(model == victim.label) for model in models),
         *(around[model] / max(len(neighbours), 1) for model in models),
     ]
@@ -198,14 +281,14 @@ def measure_next(cells: Sequence[Cell], lone: Mapping[str, Lone], count: int) ->
     (A-optimal design, one after the other; V. V. Fedorov, Theory of Optimal Experiments, 1972).
     """
     there = {cell.tenants for cell in cells}
-    names = sorted(lone)
+    names, law = sorted(lone), _law(cells[0]) if cells else QUEUE
     pairs = [(a, b) for place, a in enumerate(names) for b in names[place:] if (a, b) not in there]
-    sides = {pair: np.array([_row(lone[v], [lone[n]], names) for v, n in {pair, pair[::-1]}]) for pair in pairs}
-    rows = np.array([_row(cell.victim, cell.neighbours, names) for cell in cells]).reshape(len(cells), -1)
+    sides = {pair: np.array([_row(law, lone[v], [lone[n]], names) for v, n in {pair, pair[::-1]}]) for pair in pairs}
+    rows = np.array([_row(law, cell.victim, cell.neighbours, names) for cell in cells]).reshape(len(cells), -1)
     if not pairs:
         return []
     left = np.vstack(list(sides.values()))
-    penalty = np.repeat(solve(cells).ridge if cells else _RIDGE, [len(_TOWARDS), 2 * len(names)])
+    penalty = np.repeat(solve(cells).ridge if cells else _RIDGE, [len(TOWARDS[law]), 2 * len(names)])
     covariance = _covariance(rows if len(rows) else np.zeros((1, left.shape[1])), penalty)
     chosen: list[tuple[str, str]] = []
     while len(chosen) < min(count, len(pairs)):

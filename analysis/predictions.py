@@ -22,7 +22,7 @@ from mtexp import __version__
 from mtexp.text_tables import rounded
 
 from .dataset import DataError
-from .predictor import Predicted, Predictor
+from .predictor import Predicted, Predictor, sampled
 from .rivals import Rival
 
 KIND, FORMAT = "predictions", 1
@@ -92,6 +92,9 @@ def rests_on(predictor: Predictor, mode: str, tenants: Sequence[Predicted]) -> s
     alone = ", ".join(f"{one.label} ({predictor.lone[one.label].runs})" for one in tenants)
     new = [one.label for one in tenants if one.label not in fit.suffers]
     basis = f"{', '.join(new)} in no measured mix" if new else "every model in some measured mix"
+    unseen = [label for label in new if not sampled(fit.law, predictor.lone[label])]
+    if unseen:
+        basis += f", and no run alone in eager mode with GPU counters of {', '.join(unseen)}: one would tell more"
     known = all(one.high < math.inf for one in tenants)
     unknown = "" if known else "; too few mixes like it were measured to know an interval"
     return f"rests on {fit.mixes} measured mixes and runs alone of {alone}; {basis}{unknown}"

@@ -1,20 +1,36 @@
 """Slowdowns of mixes that were not measured, from runs alone and from the mixes that were.
 
-Lives here: :class:`Predictor`; :mod:`analysis.learning` makes it. May touch: numpy. A tenant is known
-by two numbers: its mean latency alone, and its busy share b, the part of that latency in which the device works (1 -
-launch-bound). For each sharing mode and execution the logarithm of a slowdown is
+Lives here: :class:`Predictor`; :mod:`analysis.learning` makes it. May touch: numpy. What happens depends on how the
+tenants run, so there are three laws (:func:`law_of`), and one fit for each sharing mode and execution. To each law is
+added what this model suffers, and what its neighbours inflict on average.
 
-    c0 + c1 log max(1, b + B) + c2 log(1 + b B) + what this model suffers + what its neighbours inflict on average
+**Queue** (eager and compiled models). A model is known by its busy share b, the part of its latency alone in which the
+device works (1 - launch-bound); B is the sum of the neighbours':
 
-with B the sum of the neighbours' busy shares. The first form is a device that is full, the second two customers who
-share one server. Where every model has them, there are columns of their own for what it suffers from a stressor times
-what its neighbours do to that stressor, and for what it loses with half of the SMs times B (:attr:`Lone.traits`). The
-coefficients are drawn towards (0, 1/2, 1/2, 0 ...), the geometric mean of both forms, and what a model suffers and
-inflicts towards 0 (ridge regression, A. E. Hoerl, R. W. Kennard, Technometrics 12, 1970), as strongly as predicts mixes
-and models that are left out best: quiet measurements draw less. So a model that is in no measured mix is predicted from
-its two numbers, and better once a few mixes have it. Intervals are conformal: the 90 % quantile of the errors of
-predictions of mixes, or of models, that were left out (J. Lei et al., Distribution-Free Predictive Inference for
-Regression, JASA 113, 2018). They hold a single measurement, with its noise.
+    log slowdown = c0 + c1 log max(1, b + B) + c2 log(1 + b B)
+
+The first form is a device that is full, the second two customers who share one server.
+
+**Slices** (CUDA graphs, time slicing). A graph keeps the device busy, so processes take turns of one time slice T. A
+request of latency L alone needs n = ceil(L / T) turns (averaged over T +- 3 %, for T is not known better), and holds
+the device for L / n in each. Before each of its turns it waits for one turn of every neighbour j and for a switch s:
+
+    log(slowdown - 1) = c0 + log(n / L (sum over j of (L_j / n_j + s)))
+
+**Kernels** (CUDA graphs, MPS and all else). The kernels of both take turns, so what counts is how long they are. Longer
+kernels leave fewer SMs idle. With p the share of SMs that work while the device works (counters of runs alone in eager
+mode), q = log(p / (1 - p)), and k neighbours:
+
+    log(slowdown - 1) = c0 + log k + c1 q + c2 (q of the neighbours, averaged)
+
+Where every model has them, there are columns of their own for what it suffers from a stressor times what its neighbours
+do to that stressor, and for what it loses with half of the SMs times B (:attr:`Lone.traits`). The coefficients are
+drawn towards :data:`TOWARDS`, and what a model suffers and inflicts towards 0 (ridge regression, A. E. Hoerl, R. W.
+Kennard, Technometrics 12, 1970), as strongly as predicts mixes and models that are left out best: quiet measurements
+draw less. So a model that is in no measured mix is predicted from its runs alone, and better once a few mixes have it.
+Intervals are conformal: the 90 % quantile of the errors of predictions of mixes, or of models, that were left out (J.
+Lei et al., Distribution-Free Predictive Inference for Regression, JASA 113, 2018). They hold a single measurement, with
+its noise.
 """
 
 from __future__ import annotations
@@ -31,10 +47,20 @@ from typing import Any
 import numpy as np
 
 from mtexp.errors import MtexpError
+from mtexp.metrics.samples import Floats
 
 COVERAGE = 0.9
-NEW_MODEL, NEW_MIX = "new model", "new mix"
-FORMAT = 2
+NEW_MODEL, NEW_MIX, NOT_SAMPLED = "new model", "new mix", "new model without counters"
+QUEUE, SLICES, KERNELS = "queue", "slices", "kernels"
+TOWARDS = {QUEUE: (0.0, 0.5, 0.5), SLICES: (0.0,), KERNELS: (0.0, -1.0, 1.0)}
+"""What the coefficients of each law are drawn towards."""
+FORMAT = 3
+_ODDS = math.log(2)
+"""Odds of a model without counters, as a logarithm: two of three SMs work."""
+_ABOUT = np.linspace(0.97, 1.03, 13)
+"""Lengths of a time slice that are averaged over, in parts of it: a request that just fits may not."""
+_LEAST = 0.02
+"""Below this slowdown - 1 its logarithm is that of noise."""
 _PROGRAM = [Path(__file__).with_name(name) for name in ("predictor.py", "learning.py")]
 CODE = hashlib.sha256(b"".join(path.read_bytes() for path in _PROGRAM)).hexdigest()[:16]
 """Hash of the program that learns and predicts."""
@@ -62,6 +88,8 @@ class Lone:
     neighbours is in it, and not in a slowdown that was measured in turns."""
     traits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """What more is known, by name: what it suffers and what it inflicts, on logarithms."""
+    odds: float | None = None
+    """Log odds that an SM works while the device works; None where no run alone in eager mode sampled it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +121,56 @@ def mode_name(sharing: str, execution: str) -> str:
     return sharing if execution == "eager" else f"{sharing}, {execution}"
 
 
-def form(victim: Lone, neighbours: Sequence[Lone], columns: Sequence[str] = ()) -> list[float]:
-    """Columns of the form of a slowdown, then of traits."""
-    others = sum(other.busy for other in neighbours)
-    found = [1.0, math.log(max(1.0, victim.busy + others)), math.log1p(victim.busy * others)]
+def law_of(sharing: str, execution: str) -> str:
+    """How tenants of a sharing mode get in each other's way: :data:`QUEUE`, :data:`SLICES` or :data:`KERNELS`."""
+    if execution != "cuda_graph":
+        return QUEUE
+    return SLICES if sharing.startswith("time slicing") else KERNELS
+
+
+def form(law: str, victim: Lone, neighbours: Sequence[Lone], columns: Sequence[str] = ()) -> list[float]:
+    """Columns of a law, then of traits."""
+    found = [1.0]
+    if law == QUEUE:
+        others = sum(other.busy for other in neighbours)
+        found += [math.log(max(1.0, victim.busy + others)), math.log1p(victim.busy * others)]
+    elif law == KERNELS:
+        own, *around = (_ODDS if lone.odds is None else lone.odds for lone in (victim, *neighbours))
+        found += [own, float(np.mean(around))]
     return found + [victim.traits[name][0] * sum(other.traits[name][1] for other in neighbours) for name in columns]
+
+
+def offset(law: str, victim: Lone, neighbours: Sequence[Lone], slices: Sequence[float]) -> float:
+    """What a law says with nothing but ``slices`` learnt: the length of a time slice and of a switch, in ms."""
+    if law == KERNELS:
+        return math.log(len(neighbours))
+    if law == QUEUE:
+        return 0.0
+    slice_ms, switch_ms = slices
+    own_ms, *around_ms = (lone.latency_ms for lone in (victim, *neighbours))
+    waits_ms = np.sum(around_ms / turns(around_ms, slice_ms) + switch_ms)
+    return math.log(float(turns(own_ms, slice_ms) * waits_ms / own_ms))
+
+
+def turns(latency_ms: float | Sequence[float] | Floats, slice_ms: float) -> Floats:
+    """How many time slices a request takes: on average over slices of about that length."""
+    found: Floats = np.ceil(np.divide.outer(latency_ms, slice_ms * _ABOUT)).mean(axis=-1)
+    return found
+
+
+def sampled(law: str, lone: Lone) -> bool:
+    """Whether all is known of a model alone that the law is about."""
+    return law != KERNELS or lone.odds is not None
+
+
+def to_law(law: str, log: float) -> float:
+    """The logarithm of a slowdown as what the law is about."""
+    return log if law == QUEUE else math.log(max(math.expm1(log), _LEAST))
+
+
+def from_law(law: str, value: float) -> float:
+    """Undo :func:`to_law`; a prediction is never a speed-up."""
+    return max(value, 0.0) if law == QUEUE else math.log1p(math.exp(value))
 
 
 def kind_of(basis: str, tenants: int) -> str:
@@ -113,6 +186,8 @@ class Fit:
     execution: str
     columns: tuple[str, ...]
     """Names of the traits that enter, beside the form."""
+    slices: tuple[float, ...]
+    """Length of a time slice and of a switch, in ms; empty where the law knows none."""
     ridge: tuple[float, float]
     """How strongly coefficients, and what models suffer and inflict, were drawn."""
     coefficients: tuple[float, ...]
@@ -121,8 +196,8 @@ class Fit:
     """By model, on logarithms."""
     inflicts: Mapping[str, float]
     half_widths: Mapping[str, float]
-    """Half widths of the interval, on logarithms: by :data:`NEW_MODEL` and :data:`NEW_MIX`, with ``, more`` for three
-    tenants or more. Absent where too little was measured to know it."""
+    """Half widths of the interval, on logarithms: by :meth:`basis`, with ``, more`` for three tenants or more. Absent
+    where too little was measured to know it."""
     cells: int
     measured: tuple[tuple[str, ...], ...]
     """The mixes it was learnt from, as labels of their tenants."""
@@ -132,11 +207,23 @@ class Fit:
         """How many there are."""
         return len(self.measured)
 
+    @property
+    def law(self) -> str:
+        """How its tenants get in each other's way."""
+        return law_of(self.sharing, self.execution)
+
     def log(self, victim: Lone, neighbours: Sequence[Lone]) -> float:
-        """Logarithm of the predicted slowdown; a prediction is never a speed-up."""
-        columns = form(victim, neighbours, self.columns)
-        own = float(np.dot(columns, self.coefficients)) + self.suffers.get(victim.label, 0.0)
-        return max(own + float(np.mean([self.inflicts.get(other.label, 0.0) for other in neighbours] or [0.0])), 0.0)
+        """Logarithm of the predicted slowdown beside one neighbour or more."""
+        own = float(np.dot(form(self.law, victim, neighbours, self.columns), self.coefficients))
+        own += offset(self.law, victim, neighbours, self.slices) + self.suffers.get(victim.label, 0.0)
+        return from_law(self.law, own + float(np.mean([self.inflicts.get(o.label, 0.0) for o in neighbours])))
+
+    def basis(self, tenants: Sequence[Lone]) -> str:
+        """Which interval predictions of a mix have."""
+        new = [lone for lone in tenants if lone.label not in self.suffers]
+        if not new:
+            return NEW_MIX
+        return NEW_MODEL if all(sampled(self.law, lone) for lone in new) else NOT_SAMPLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +240,7 @@ class Predicted:
     latency_ms: float
     """Predicted mean latency."""
     basis: str
-    """:data:`NEW_MODEL` or :data:`NEW_MIX`."""
+    """:data:`NEW_MIX`, :data:`NEW_MODEL` or :data:`NOT_SAMPLED`."""
 
 
 @dataclass(frozen=True)
@@ -170,10 +257,14 @@ class Predictor:
     def named(self, label: str, mode: str) -> str:
         """The label of a model in a mode's execution: ``label`` itself, or that of the same model run that way."""
         own, execution = self.lone.get(label), self.fits[mode].execution
-        if own is None or own.execution == execution or "/" in execution:
+        if "/" in execution or (own is not None and own.execution == execution):
             return label
-        wanted = tuple(execution if word == own.execution else word for word in own.does)
-        like = [other.label for other in self.lone.values() if other.does and other.does == wanted]
+        ways = [other for other in self.lone.values() if other.does and other.execution == execution]
+        if own is None:
+            like = [other.label for other in ways if other.does[0] == label]
+        else:
+            wanted = tuple(execution if word == own.execution else word for word in own.does)
+            like = [other.label for other in ways if other.does == wanted]
         return like[0] if len(like) == 1 else label
 
     def alone_ms(self, lone: Lone, mode: str) -> float:
@@ -203,13 +294,13 @@ class Predictor:
             raise NotPredictable(
                 f"no mix was measured under {mode}; there are: {there}. Measure some pairs in it, or choose another"
             )
+        labels = [self.named(label, mode) for label in labels]
         if unknown := [label for label in dict.fromkeys(labels) if label not in self.lone]:
             raise NotPredictable(
                 f"{', '.join(unknown)}: no run of it alone. There are {', '.join(sorted(self.lone))}. Measure it alone "
                 f"first (mix={unknown[0].split()[0]}): one run is enough"
             )
         fit, found = self.fits[mode], []
-        labels = [self.named(label, mode) for label in labels]
         if wrong := [o for o in labels if self.lone[o].execution not in fit.execution.split("/")]:
             raise NotPredictable(
                 f"{', '.join(dict.fromkeys(wrong))}: no run of it alone with execution={fit.execution}, which {mode} "
@@ -218,10 +309,8 @@ class Predictor:
         for label, count in Counter(labels).items():
             neighbours = [self.lone[other] for other in labels]
             neighbours.remove(self.lone[label])
-            log = fit.log(self.lone[label], neighbours)
-            if not neighbours:
-                log = 0.0
-            basis = NEW_MIX if set(labels) <= set(fit.suffers) else NEW_MODEL
+            log = fit.log(self.lone[label], neighbours) if neighbours else 0.0
+            basis = fit.basis([self.lone[label], *neighbours])
             half = fit.half_widths.get(kind_of(basis, len(labels)), math.inf)
             slowdown = math.exp(log)
             found.append(
@@ -261,7 +350,7 @@ class Predictor:
                 name: Fit(
                     **{
                         **own,
-                        **{name: tuple(own[name]) for name in ("columns", "ridge", "coefficients")},
+                        **{name: tuple(own[name]) for name in ("columns", "slices", "ridge", "coefficients")},
                         "measured": tuple(map(tuple, own["measured"])),
                     }
                 )

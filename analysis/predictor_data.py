@@ -24,6 +24,8 @@ from .predictor import Cell, Lone, Predictor, mode_name
 SAME = ("model", "workload", "execution", "precision", "batch_size", "seq_len", "attn_implementation")
 """What runs of one model agree in."""
 _TURNS, _HALF = "time slicing", "MPS 50 %"
+_COUNTERS = ("gpu_sm_active_pct_mean", "gpu_gr_active_pct_mean")
+"""Share of the SMs, and of time, in which they and the device work."""
 _Key = tuple[str, ...]
 
 
@@ -91,7 +93,8 @@ def _by_key(results: Results) -> dict[_Key, Lone]:
                 own.busy_ms.setdefault(sharing, []).extend(_busy_ms(row.get("launch_bound_pct"), alone_ms))
             if len(rows) == 2 and _stressed(point):
                 own.traits |= _trait(sharing, row, rows[1 - place])
-    known = {key: _lone(key, own, found) for key, own in found.items()}
+    odds = _odds(results)
+    known = {key: _lone(key, own, found, odds.get(_eager(key))) for key, own in found.items()}
     return {key: lone for key, lone in known.items() if lone is not None}
 
 
@@ -126,7 +129,20 @@ def _trait(sharing: str, row: Mapping[str, Any], stressor: Mapping[str, Any]) ->
     return {f"{sharing}: {stressor['label']}": (math.log(both[0]), math.log(both[1]))} if min(both) > 0 else {}
 
 
-def _lone(key: _Key, own: _RunsAlone, others: Mapping[_Key, _RunsAlone]) -> Lone | None:
+def _odds(results: Results) -> dict[_Key, float]:
+    """Log odds that an SM works while the device does, of models alone in eager mode outside MPS, where sampled."""
+    runs = results.data.runs[results.data.runs["num_tenants"] == 1].reindex(columns=["record_id", *_COUNTERS])
+    tenants = results.data.tenants.reindex(columns=["record_id", "role", "sharing", "mps_settings", *SAME])
+    found: dict[_Key, list[float]] = {}
+    for row in rows_of(runs.dropna().merge(tenants, on="record_id")):
+        how = [str(row[name]) for name in ("execution", "sharing", "mps_settings")]
+        working, device = (float(row[name]) for name in _COUNTERS)
+        if how == ["eager", "processes", "disabled"] and row["role"] != "stressor" and 0 < working < device:
+            found.setdefault(_key(row), []).append(math.log(working / (device - working)))
+    return {key: float(np.mean(own)) for key, own in found.items()}
+
+
+def _lone(key: _Key, own: _RunsAlone, others: Mapping[_Key, _RunsAlone], odds: float | None) -> Lone | None:
     """A model alone; None where nothing says how busy it keeps the device.
 
     Where no run probed that, a CUDA graph is busy throughout, and the same model as a graph says how long it is busy.
@@ -152,7 +168,7 @@ def _lone(key: _Key, own: _RunsAlone, others: Mapping[_Key, _RunsAlone]) -> Lone
     if _HALF in in_mode_ms:
         traits["MPS: half of the SMs"] = (math.log(in_mode_ms[_HALF] / in_mode_ms.get("MPS", latency_ms)), busy)
     runs = len(own.logs) or max(len(found) for found in own.in_mode.values())
-    return Lone(own.label, latency_ms, busy, runs, execution, key, in_mode_ms, traits)
+    return Lone(own.label, latency_ms, busy, runs, execution, key, in_mode_ms, traits, odds)
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -169,6 +185,11 @@ class _Keys:
     def __call__(self, row: Mapping[str, Any]) -> _Key:
         compared = [measured for group in row.get("compared") or () for measured in group]
         return self._alone[compared[0]] if compared else _key(row)
+
+
+def _eager(key: _Key) -> _Key:
+    """The same model in eager mode."""
+    return tuple("eager" if name == "execution" else value for name, value in zip(SAME, key, strict=True))
 
 
 def _key(row: Mapping[str, Any]) -> _Key:

@@ -57,7 +57,7 @@ def measured_in_rounds(tenants: pd.DataFrame) -> dict[Measured, dict[str, tuple[
     """
     found = {}
     for row in rows_of(tenants):
-        known = _known(row, (*_KEYS, *_WHOLE)) if row.get("design") == "crossover" else {}
+        known = _known(row, (*_KEYS, *_WHOLE)) if str(row.get("design")) == "crossover" else {}
         if all(key in known for key in _KEYS):
             found[str(row["record_id"]), str(row["tenant"])] = known
     return found

@@ -1,6 +1,7 @@
 """How far predictions of slowdowns lie from what was measured, beside other predictors, on committed records.
 
-No benchmark of speed: every measured mix, or every model, is left out in turn and predicted from the rest.
+No benchmark of speed: every measured mix, or every model, is left out in turn and predicted from the rest. All that is
+learnt is learnt again without it, the strengths of the regression, the time slice and the intervals too.
 """
 
 from __future__ import annotations
@@ -14,40 +15,61 @@ from pathlib import Path
 import numpy as np
 
 from analysis.data import load
-from analysis.learning import Keeps, fit, leave_out, solve
+from analysis.dataset import together
+from analysis.learning import Keeps, fit, solve
 from analysis.pooling import Results, pool
-from analysis.predictor import NEW_MIX, NEW_MODEL, Cell, kind_of
+from analysis.predictor import NEW_MODEL, NOT_SAMPLED, Cell, Fit, kind_of
 from analysis.predictor_data import measured_cells
 from analysis.rivals import ADDITIVE, GPULETS, MEAN, ONE, Utilisations, rivals_of, utilisations_of
 from benchmarks import common
 
-FOLDERS = [common.ROOT / "docs" / "results" / name / "records" for name in ("h200", "h100", "pairs/graphs")]
+RESULTS = common.ROOT / "docs" / "results"
+STUDIES = {
+    "H200, runs apart": (["h200"], "eager"),
+    "H100, runs apart": (["h100"], "eager"),
+    "H200, in rounds": (["pairs/eager", "pairs/graphs"], "eager"),
+    "H200, in rounds, CUDA graphs": (["pairs/graphs", "h200"], "cuda_graph"),
+}
+"""Folders of results, and which execution is scored: the rest says how models are alone."""
 MODES = ("time slicing", "MPS", "MPS equal share")
-"""Sharing modes; the mode of graphs is such a name with their execution."""
 
 
 def arguments() -> argparse.ArgumentParser:
     made = common.parser(__doc__ or "", repeats=3)
-    made.add_argument("records", type=Path, nargs="*", default=FOLDERS, help="folders of records, one GPU kind each")
+    made.add_argument("records", type=Path, nargs="*", help="folders of records, one GPU kind each; default: committed")
     return made
 
 
 def main() -> None:
-    options = arguments().parse_args()
-    studies = [(folder.parent.name, pool(load(records=folder), draws=400)) for folder in options.records]
-    cells = {name: measured_cells(results) for name, results in studies}
-    for name, results in studies:
+    folders = arguments().parse_args().records
+    named = {name: ([RESULTS / part / "records" for part in parts], how) for name, (parts, how) in STUDIES.items()}
+    chosen = {str(folder): ([folder], "") for folder in folders} or named
+    studies = {name: _read(parts) for name, (parts, _) in chosen.items()}
+    cells = {
+        name: [cell for cell in measured_cells(studies[name]) if how in ("", cell.victim.execution)]
+        for name, (_, how) in chosen.items()
+    }
+    device = {name: results.data.runs["device"].iloc[0] for name, results in studies.items()}
+    for name, results in studies.items():
+        elsewhere = [cell for other in cells if device[other] != device[name] for cell in cells[other]]
         found = {cell.mode for cell in cells[name]}
         for mode in sorted(mode for mode in found if mode.partition(", ")[0] in MODES):
             own = [cell for cell in cells[name] if cell.mode == mode]
-            others = [cell for other in cells if other != name for cell in cells[other] if cell.mode == mode]
             if len({cell.tenants for cell in own}) > 9:
-                _show(f"{name}, {mode}", own, others, results)
+                _show(f"{name}, {mode}", own, [c for c in elsewhere if c.mode == mode and _is_pair(c)], results)
+
+
+def _read(folders: Sequence[Path]) -> Results:
+    return pool(together([load(records=folder) for folder in folders], folders[0]), draws=400)
+
+
+def _is_pair(cell: Cell) -> bool:
+    return len(cell.neighbours) == 1
 
 
 def _show(title: str, cells: list[Cell], others: list[Cell], results: Results) -> None:
-    pairs = [cell for cell in cells if len(cell.neighbours) == 1]
-    more = [cell for cell in cells if len(cell.neighbours) > 1]
+    pairs = [cell for cell in cells if _is_pair(cell)]
+    more = [cell for cell in cells if not _is_pair(cell)]
     print(f"\n{title}: {len(pairs)} victims in pairs, {len(more)} in larger mixes; error of the slowdown in percent")
     print(f"  {'':44} median  mean  90 %  worst")
     _line("measurement noise (a perfect predictor)", _noise(cells, results))
@@ -56,22 +78,20 @@ def _show(title: str, cells: list[Cell], others: list[Cell], results: Results) -
     for name in rivals:
         keeps, by = (_without_mix, ", pair left out") if name == ADDITIVE else (_without_model, ", model left out")
         _line(name + ("" if name == ONE else by), _rival(name, pairs, keeps, utilisations))
-    _line("mtexp: model left out", leave_out(pairs, _without_model))
-    _line("mtexp: both models left out", leave_out(pairs, _without_both))
-    _line("mtexp: pair left out", leave_out(pairs, _without_mix))
-    if others:
-        _line("mtexp: fit of the other GPU, pairs", [(c, _without_effects(others, c)) for c in pairs])
+    by_model, by_mix = _left_out(cells, _models(cells)), _left_out(cells, _mixes(cells))
+    for basis in (NEW_MODEL, NOT_SAMPLED):
+        _line(f"mtexp: {basis}, left out", [(c, log) for c, log, own, _ in by_model if own == basis and _is_pair(c)])
+    _line("mtexp: pair left out", [(c, log) for c, log, _, _ in by_mix if _is_pair(c)])
+    there = _held(fit(others), pairs) if others else []
+    _line("mtexp: fit of the other GPU, pairs", [(c, log) for c, log, _, _ in there])
     if more:
         learnt = solve(pairs)
         _line("mtexp: larger mixes from pairs alone", [(c, learnt.log(c.victim, c.neighbours)) for c in more])
-        every = [(c, log) for c, log in leave_out(cells, _without_mix) if len(c.neighbours) > 1]
-        _line("mtexp: larger mixes, mix left out", every)
-    for name, found in (
-        ("model", _covered(cells, _models(cells), NEW_MODEL)),
-        ("mix", _covered(cells, _mixes(cells), NEW_MIX)),
-    ):
-        if found:
-            print(f"  90 % intervals hold, {name} left out: {100 * np.mean(found):.0f} % of {len(found)}")
+        _line("mtexp: larger mixes, mix left out", [(c, log) for c, log, _, _ in by_mix if not _is_pair(c)])
+    for name, found in (("model left out", by_model), ("mix left out", by_mix), ("fit of the other GPU", there)):
+        held = [abs(log - cell.log) <= half for cell, log, _, half in found if half < math.inf]
+        if held:
+            print(f"  90 % intervals hold, {name}: {100 * np.mean(held):.0f} % of {len(held)}")
 
 
 def _line(name: str, found: Iterable[tuple[Cell, float]]) -> None:
@@ -121,10 +141,6 @@ def _is(mix: tuple[str, ...], cell: Cell) -> bool:
     return cell.tenants == mix
 
 
-def _without_both(cell: Cell) -> list[Callable[[Cell], bool]]:
-    return [lambda other: not cell.models & other.models]
-
-
 def _without_mix(cell: Cell) -> list[Callable[[Cell], bool]]:
     return [lambda other: other.tenants != cell.tenants]
 
@@ -141,11 +157,6 @@ def _rival(name: str, cells: Sequence[Cell], keeps: Keeps, utilisations: Utilisa
     return found
 
 
-def _without_effects(train: Sequence[Cell], cell: Cell) -> float:
-    """The fit of another GPU: its form and its models."""
-    return solve([other for other in train if len(other.neighbours) == 1]).log(cell.victim, cell.neighbours)
-
-
 def _models(cells: Sequence[Cell]) -> list[Callable[[Cell], bool]]:
     names = sorted({model for cell in cells for model in cell.models})
     return [partial(_has, model) for model in names]
@@ -155,16 +166,22 @@ def _mixes(cells: Sequence[Cell]) -> list[Callable[[Cell], bool]]:
     return [partial(_is, mix) for mix in sorted({cell.tenants for cell in cells})]
 
 
-def _covered(cells: Sequence[Cell], lefts: Sequence[Callable[[Cell], bool]], basis: str) -> list[bool]:
-    """Whether the interval of what was left out, itself made without it, holds what was measured there."""
+def _left_out(cells: Sequence[Cell], lefts: Sequence[Callable[[Cell], bool]]) -> list[tuple[Cell, float, str, float]]:
+    """What was left out, as a fit that was made without it predicts it."""
+    return [
+        found
+        for left in lefts
+        for found in _held(fit([cell for cell in cells if not left(cell)]), [cell for cell in cells if left(cell)])
+    ]
+
+
+def _held(learnt: Fit, cells: Sequence[Cell]) -> list[tuple[Cell, float, str, float]]:
+    """Every cell with its prediction, what that rests on and half its interval."""
     found = []
-    for left in lefts:
-        train, test = [c for c in cells if not left(c)], [c for c in cells if left(c)]
-        learnt = fit(train)
-        for cell in test:
-            half = learnt.half_widths.get(kind_of(basis, 1 + len(cell.neighbours)))
-            if half is not None:
-                found.append(abs(learnt.log(cell.victim, cell.neighbours) - cell.log) <= half)
+    for cell in cells:
+        basis = learnt.basis((cell.victim, *cell.neighbours))
+        half = learnt.half_widths.get(kind_of(basis, 1 + len(cell.neighbours)), math.inf)
+        found.append((cell, learnt.log(cell.victim, cell.neighbours), basis, half))
     return found
 
 

@@ -59,6 +59,7 @@ def test_several_runs_that_agree_are_better_known_and_those_that_do_not_are_not(
 def test_a_run_of_another_design_or_without_interval_has_none() -> None:
     """Old records have no design; a run of one round has no interval."""
     rows = [row(1.5, 0.04, design=None), row(1.5, 0.04, record_id="s", slowdown_ci_low=np.nan)]
+    rows += [row(1.5, 0.04, record_id="t", design=pd.NA)]
     assert measured_in_rounds(pd.DataFrame(rows)) == {}
     assert in_rounds([None], normals()) is None
     assert in_rounds([{"slowdown": (0.1, 0.1), "normalized_progress": (0.1, 0.1)}, None], normals()) is None
