@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from mtexp.commands import command_line
 from mtexp.metrics.latency import percentile_ms, percentile_name
+from mtexp.metrics.samples import Floats
 from mtexp.output import enter, say
 from mtexp.text_tables import rounded
 
@@ -165,7 +167,7 @@ def _points(results: Results) -> tuple[list[tuple[str, ...]], list[str]]:
 
 def _alone(results: Results, slo_ms: Mapping[str, float], percentile: float, share: float) -> list[Configuration]:
     labels = {lone.label for lone in lone_models(results).values()}
-    found: dict[str, Configuration] = {}
+    found: dict[str, Floats] = {}
     runs = results.alone.runs
     for name, own in results.alone.groups.items():
         row = rows_of(runs[runs["group"] == name].head(1))[0]
@@ -173,10 +175,28 @@ def _alone(results: Results, slo_ms: Mapping[str, float], percentile: float, sha
         usual = (row["workload"] == "forward" and row["execution"] == "eager") or model in labels
         if model not in slo_ms or model in found or not usual or str(row.get("arrival", "closed")) != "closed":
             continue
-        latency_ms = np.concatenate([np.empty(0), *results.data.latencies_ms(own)])
-        if latency_ms.size and percentile_ms(latency_ms, percentile) <= slo_ms[model]:
-            found[model] = Configuration(model, "alone", {model: share * 1e3 / float(latency_ms.mean())}, ALONE)
-    return list(found.values())
+        found[model] = np.concatenate([np.empty(0), *results.data.latencies_ms(own)])
+    found = _in_rounds(results) | found
+    return [
+        Configuration(model, "alone", {model: share * 1e3 / float(latency_ms.mean())}, ALONE)
+        for model, latency_ms in found.items()
+        if model in slo_ms and latency_ms.size and percentile_ms(latency_ms, percentile) <= slo_ms[model]
+    ]
+
+
+def _in_rounds(results: Results) -> dict[str, Floats]:
+    """Latencies of models in the blocks in which they ran alone, outside MPS."""
+    wanted: dict[tuple[str, str], str] = {}
+    for point in rows_of(results.points):
+        if plain([point]) and str(point["sharing"]).startswith("time slicing"):
+            for row in rows_of(results.tenants[results.tenants["point"] == point["point"]]):
+                wanted |= dict.fromkeys(zip(row["records"], row["ids"], strict=True), str(row["model"]))
+    alone = results.data.counted()
+    alone = alone[alone["phase"] == "alone"]
+    models = pd.Series(
+        [wanted.get(own) for own in zip(alone["record_id"], alone["tenant"], strict=True)], alone.index, dtype=object
+    )
+    return {str(model): own.to_numpy(np.float64) for model, own in alone["latency_ms"].groupby(models)}
 
 
 def _measured(results: Results, slo_ms: Mapping[str, float], percentile: float, share: float) -> list[Configuration]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from analysis_study import Study
+from crossover_study import GRAPH_MS, CrossoverStudy
 
 from analysis import pack
 from analysis.data import DataError
@@ -120,6 +121,17 @@ def test_predicted_mixes_are_marked(folder: Path, capsys: Any) -> None:
 def test_too_few_gpus_are_an_exit_code(folder: Path, capsys: Any) -> None:
     assert pack.main(asked(folder, gpus=1)) == 1
     assert "too few" in capsys.readouterr().out
+
+
+def test_blocks_alone_are_models_alone(tmp_path: Path, capsys: Any) -> None:
+    """Of runs in rounds no model has a run of its own: what it did in its blocks alone says what a GPU serves."""
+    study = CrossoverStudy(tmp_path)
+    for mps in ("disabled", "default"):
+        study.measure(["bert_base", "llama_3_2_1b"], mps, "cuda_graph")
+    assert pack.main(asked(tmp_path, "--headroom", "0", "--json")) == 0
+    alone_s = {model: GRAPH_MS[model] / 1e3 for model in ("bert_base", "llama_3_2_1b")}
+    found = json.loads(capsys.readouterr().out)
+    assert found["one_model_each"] == math.ceil(400 * alone_s["bert_base"]) + math.ceil(150 * alone_s["llama_3_2_1b"])
 
 
 @pytest.mark.parametrize(
