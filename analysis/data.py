@@ -105,7 +105,7 @@ def select(dataset: Dataset, *, include_invalid: bool = False, churn_alone: bool
         reasons = column(runs, "verdict_reasons").fillna("no reason recorded").unique()[:3]
         raise DataError(
             f"{dataset.source}: no run is VALID of {len(runs)}. "
-            f"Measure again, or look at them anyway with --include-invalid. "
+            f"Measure again, or look at them anyway with {command_line('report')} --include-invalid. "
             f"Found: {textwrap.shorten(' | '.join(map(str, reasons)), _MOST_REASONS, placeholder=' ...')}"
         )
     _require_one_host(keep, dataset.source)

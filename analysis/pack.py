@@ -40,6 +40,7 @@ _MOST_TENANTS = 4
 """Most tenants of a predicted mix."""
 _PREFER = {ALONE: 0.0, MEASURED: 1e-4, PREDICTED: 1e-3}
 """Costs in GPUs that break ties: of configurations that serve the same, the best known one is chosen."""
+_OUTSIDE_MPS = {"sharing": "processes", "mps_settings": "disabled"}
 _TIME_LIMIT_S = 60.0
 _WHOLE = 1e-6
 
@@ -186,11 +187,12 @@ def _alone(results: Results, slo_ms: Mapping[str, float], percentile: float, sha
 
 def _in_rounds(results: Results) -> dict[str, Floats]:
     """Latencies of models in the blocks in which they ran alone, outside MPS."""
-    wanted: dict[tuple[str, str], str] = {}
-    for point in rows_of(results.points):
-        if plain([point]) and str(point["sharing"]).startswith("time slicing"):
-            for row in rows_of(results.tenants[results.tenants["point"] == point["point"]]):
-                wanted |= dict.fromkeys(zip(row["records"], row["ids"], strict=True), str(row["model"]))
+    usual = {record for point in rows_of(results.points) if plain([point]) for record in point["records"]}
+    wanted = {
+        (str(row["record_id"]), str(row["tenant"])): str(row["model"])
+        for row in rows_of(results.data.tenants.reindex(columns=["record_id", "tenant", "model", *_OUTSIDE_MPS]))
+        if row["record_id"] in usual and {name: str(row[name]) for name in _OUTSIDE_MPS} == _OUTSIDE_MPS
+    }
     alone = results.data.counted()
     alone = alone[alone["phase"] == "alone"]
     models = pd.Series(
@@ -237,7 +239,9 @@ def text(found: Packing, demand: Mapping[str, float], gpus: int, percentile: flo
     served = (f"{model} {rounded(rate, 4)} of {rounded(found.served[model], 4)}/s" for model, rate in demand.items())
     lines.append(f"Demand and what is served: {', '.join(served)}.")
     each = (
-        f"{found.one_model_each} GPUs" if found.one_model_each is not None else "not possible, a model misses its level"
+        f"{found.one_model_each} GPUs"
+        if found.one_model_each is not None
+        else "not possible, a model alone misses its level or was not measured"
     )
     lines.append(f"With one model a GPU: {each}.")
     if found.gpus > gpus:
