@@ -11,7 +11,6 @@ seen through a file descriptor that the kernel keeps (pidfd).
 from __future__ import annotations
 
 import atexit
-import gc
 import multiprocessing.forkserver
 import multiprocessing.process
 import multiprocessing.util
@@ -261,18 +260,6 @@ class _Watch:
             if seen >= _STOPPED_LOOKS or time.monotonic() > self._deadline:
                 _kill(_server())
                 return
-
-
-@contextmanager
-def collector_off() -> Iterator[None]:
-    """Import much: meanwhile the garbage collector would look again and again at what is there to stay."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def end_stopped() -> None:

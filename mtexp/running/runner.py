@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+from mtexp.collector import collector_off
 from mtexp.errors import HostError
 from mtexp.host import Device, cpu_device, environment
 from mtexp.launch import ForkserverStarter, InterpreterStarter, Starter
 from mtexp.leases import lease
 from mtexp.metrics.drift import recheck_noise_pct
 from mtexp.metrics.finding import Finding
-from mtexp.processes import collector_off
 from mtexp.records.files import RECORD, fresh
 from mtexp.records.record import RunRecord
 from mtexp.running.bare_record import RecordContext

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
 
-from mtexp.tenant.process import serve
+from mtexp.collector import collector_off
+
+with collector_off():
+    from mtexp.tenant.process import serve
 
 if __name__ == "__main__":
-    serve(json.loads(Path(sys.argv[1]).read_text()))
+    try:
+        serve(json.loads(Path(sys.argv[1]).read_text()))
+    finally:
+        gc.freeze()  # else the interpreter, as it ends, goes through all of torch for a second

@@ -6,21 +6,25 @@ its own (importing torch takes seconds), with JSON on both sides.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
-
+from mtexp.collector import collector_off
 from mtexp.errors import MtexpError
 from mtexp.spec import CostSpec, ModelSpec, WorkloadSpec, from_json
-from mtexp.tenant import families
-from mtexp.tenant.models import meta_model
+
+with collector_off():
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import flop_registry
+
+    from mtexp.tenant import families
+    from mtexp.tenant.models import meta_model
 
 ATTENTION = ("sdpa", "eager")
 """Attention implementations that are offered, the preferred one first."""
@@ -208,6 +212,7 @@ def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
 def main() -> int:
     """Read a question as JSON from standard input and write its :func:`answer`."""
     sys.stdout.write(json.dumps(answer(json.load(sys.stdin))) + "\n")
+    gc.freeze()  # else the interpreter, as it ends, goes through all of torch for a second
     return 0
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import AutoConfig
 from transformers.models.auto import modeling_auto
 
+from mtexp.collector import collector_off
 from mtexp.errors import MtexpError
 from mtexp.spec import ModelSpec, TenantSpec, WorkloadSpec
 
@@ -70,9 +71,10 @@ def class_of(spec: ModelSpec) -> Any:
 
 def from_config(spec: ModelSpec, **options: Any) -> Any:
     """Build ``spec`` from its shape, where the default device says, with the options of ``from_config``."""
-    found, config = class_of(spec), config_of(spec)
-    build = getattr(found, "from_config", None) or found._from_config  # that of a class that is not automatic
-    return build(config, **options)
+    with collector_off():  # transformers imports the module of an architecture, and much with it, when it is asked for
+        found, config = class_of(spec), config_of(spec)
+        build = getattr(found, "from_config", None) or found._from_config  # that of a class that is not automatic
+        return build(config, **options)
 
 
 def role_of(architecture: str, shape: Mapping[str, Any]) -> tuple[str, str]:

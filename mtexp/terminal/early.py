@@ -10,7 +10,8 @@ import multiprocessing
 import sys
 from collections.abc import Sequence
 
-from mtexp.processes import PRELOADED, collector_off, start_forkserver
+from mtexp.collector import collector_off
+from mtexp.processes import PRELOADED, start_forkserver
 
 _NO_RUN = ("-h", "--help", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 _NO_FORKSERVER = ("dry_run=", "launcher=", "hydra/launcher=")
