@@ -30,18 +30,21 @@ from mtexp.spec import (
     RunSpec,
     SharingSpec,
     TelemetrySpec,
+    TenantSpec,
     spec_hash,
     to_json,
 )
 from mtexp.testing.records import example
 from mtexp.tracking.mlflow_writer import artifacts
 from tests.profiling.profilers import install_ncu, install_nsys
-from tests.tenant.tenant_specs import tenant
+from tests.tenant.tenant_specs import stressor, tenant
 
 pytestmark = pytest.mark.process
 
 DEVICE = Device("cpu", 0, "cpu", "NVIDIA H200", 1024, None)
 PAIR = (replace(tenant("bert_base"), id="b"), replace(tenant("distilgpt2"), id="d"))
+QUICK = (replace(stressor("launch"), id="b"), replace(stressor("sm"), id="d"))
+"""Without a model, of which a fresh interpreter would import much: enough where the profiler is a stand-in anyway."""
 
 
 def spec_of(kind: str = "ncu", **more) -> RunSpec:
@@ -73,45 +76,51 @@ def pass_of(spec: RunSpec, folder: Path) -> tuple[records.RunRecord, Path]:
     return records.load(out), out
 
 
-def test_ncu_gives_a_row_a_model(tmp_path, monkeypatch):
+SIZED = tuple(replace(tenant("bert_base", batch_size=size), id=name) for name, size in (("small", 1), ("large", 16)))
+AGAIN = replace(SIZED[1], id="large_2", seed=1, slo_ms=3.0, arrival=ArrivalSpec(kind="poisson", rate_rps=5.0))
+"""It runs what ``large`` runs."""
+
+
+def named(of: TenantSpec, name: str, **more) -> TenantSpec:
+    """The tenant with a model of another name, and these fields of that changed."""
+    return replace(of, id=name, model=replace(of.model, name=name, **more))
+
+
+@pytest.fixture(scope="module")
+def ncu_pass(tmp_path_factory) -> tuple[RunSpec, records.RunRecord, Path]:
+    """A pass over six models: the first and the last fail under ncu, one has no size of its head, which ncu needs."""
+    shape = {key: value for key, value in PAIR[0].model.shape.items() if key != "vocab_size"}
+    odd = named(PAIR[0], "odd", role="decoder", shape=shape)
+    spec = spec_of(tenants=(named(PAIR[0], "first"), *SIZED, odd, AGAIN, PAIR[1], named(PAIR[1], "last")))
+    folder = tmp_path_factory.mktemp("ncu")
+    with pytest.MonkeyPatch.context() as patch:
+        install_ncu(folder, patch, broken={"first": "it ran out of memory", "last": "it ran out of memory"})
+        return spec, *pass_of(spec, folder)
+
+
+def test_ncu_gives_a_row_a_model(ncu_pass):
     """One record, linked to the timed run, with the rows, their plot and a sentence; and nothing called a latency."""
-    install_ncu(tmp_path, monkeypatch)
-    record, out = pass_of(spec_of(), tmp_path)
-    assert (record.kind, record.profile_of, record.verdict) == ("profile", timed_run(spec_of()).record_id, "VALID")
+    spec, record, out = ncu_pass
+    assert (record.kind, record.profile_of) == ("profile", timed_run(spec).record_id)
     assert (record.spec_hash, record.run_spec.launcher) == (spec_hash(record.run_spec), "interpreter")
-    assert [t.id for t in record.tenants] == ["b", "d"]
     for found in record.tenants:
         assert found.metrics["compute_bound_time_pct"] == pytest.approx(200 / 3)
         assert found.metrics["launch_bound_pct"] == 72.0
         assert not any("latency_mean" in key or "slowdown" in key for key in found.metrics)
     sentences = [f.message for f in record.findings if f.code == "roofline"]
-    assert [text.partition(":")[0] for text in sentences] == ["bert_base", "distilgpt2"]
+    assert [text.partition(":")[0] for text in sentences] == ["bert_base-small", "bert_base-large", "distilgpt2"]
     rows = pq.read_table(out / "roofline.parquet").to_pylist()
-    layers = [tenant("bert_base").model.shape["num_hidden_layers"], tenant("distilgpt2").model.shape["n_layer"]]
+    layers = [tenant("bert_base").model.shape["num_hidden_layers"]] * 2 + [tenant("distilgpt2").model.shape["n_layer"]]
     assert [row["layers"] for row in rows] == layers
     assert [row["flops"] for row in rows] == [1e6 * count for count in layers]
     sent = {path.name for path, _ in artifacts(out)}
-    assert {"bert_base.ncu-rep", "distilgpt2.ncu-rep", "roofline.parquet", "roofline-kernels.csv", "b.log"} <= sent
+    assert {"bert_base-small.ncu-rep", "distilgpt2.ncu-rep", "roofline.parquet", "roofline-kernels.csv"} <= sent
+    assert {"small.log", "d.log"} <= sent
 
 
-def test_a_pass_has_an_id_of_its_own(tmp_path):
-    """MLflow tells records by it: of two with one id, the second would count as sent."""
-    spec = spec_of("torch", tenants=PAIR[:1])
-    first, _ = pass_of(spec, tmp_path)
-    second, _ = pass_of(spec, tmp_path)
-    assert len({first.record_id, second.record_id, timed_run(spec).record_id}) == 3
-
-
-def test_a_model_in_two_sizes_is_two_rows(tmp_path, monkeypatch):
+def test_a_model_in_two_sizes_is_two_rows(ncu_pass):
     """Batches of 1 and of 16 lie elsewhere under the roof; tenants that run the same are one row."""
-    install_ncu(tmp_path, monkeypatch)
-    sized = [
-        replace(tenant("bert_base", batch_size=size, seed=i), id=name)
-        for i, (name, size) in enumerate((("small", 1), ("large", 16), ("large_2", 16)))
-    ]
-    open_loop = ArrivalSpec(kind="poisson", rate_rps=5.0)
-    tenants = (*sized[:2], replace(sized[2], arrival=open_loop, slo_ms=3.0), PAIR[1])
-    record, out = pass_of(spec_of(tenants=tenants), tmp_path)
+    _, record, out = ncu_pass
     assert [t.id for t in record.tenants] == ["small", "large", "d"]
     rows = pq.read_table(out / "roofline.parquet").to_pylist()
     assert [(row["name"], row["tenant"], row["batch_size"]) for row in rows] == [
@@ -125,27 +134,31 @@ def test_a_model_in_two_sizes_is_two_rows(tmp_path, monkeypatch):
     assert [row["tenant"] for row in kernels] == ["small"] * 2 + ["large"] * 2 + ["d"] * 2
 
 
-@pytest.mark.parametrize("model", ["bert_base", "distilgpt2"])
-def test_a_model_that_ncu_cannot_profile_does_not_cost_the_others(tmp_path, monkeypatch, model):
+@pytest.mark.parametrize("model", ["first", "last"])
+def test_a_model_that_ncu_cannot_profile_does_not_cost_the_others(ncu_pass, model):
     """Whether it is the first or the last; its reason is a warning of the pass."""
-    install_ncu(tmp_path, monkeypatch, broken={model: "it ran out of memory"})
-    record, _ = pass_of(spec_of(), tmp_path)
+    _, record, _ = ncu_pass
     assert (record.status, record.verdict) == ("FINISHED", "VALID")
-    assert [t.model for t in record.tenants] == [t.model.name for t in PAIR if t.model.name != model]
-    (failed,) = (f for f in record.findings if f.code == "ncu-failed")
+    assert [t.model for t in record.tenants] == ["bert_base", "bert_base", "distilgpt2"]
+    (failed,) = (f for f in record.findings if (f.code, f.tenant) == ("ncu-failed", model))
     assert failed.message.startswith(f"{model} was not profiled")
     assert "the profiled program failed" in failed.message
 
 
-def test_a_model_of_unknown_shape_does_not_cost_the_others(tmp_path, monkeypatch):
+def test_a_model_of_unknown_shape_does_not_cost_the_others(ncu_pass):
     """It runs, and has no place under the roof."""
-    install_ncu(tmp_path, monkeypatch)
-    bert = PAIR[0].model
-    shape = {key: value for key, value in bert.shape.items() if key != "vocab_size"}
-    odd = replace(PAIR[0], model=replace(bert, role="decoder", shape=shape))  # its head has no size
-    record, _ = pass_of(spec_of(tenants=(odd, PAIR[1])), tmp_path)
-    assert [t.id for t in record.tenants] == ["d"]
-    assert any(f.code == "ncu-failed" and "models.bert_base.shape" in f.message for f in record.findings)
+    _, record, out = ncu_pass
+    assert (out / "odd.ncu-rep").exists()
+    assert "odd" not in {t.id for t in record.tenants}
+    assert any(f.code == "ncu-failed" and "models.odd.shape" in f.message for f in record.findings)
+
+
+def test_a_pass_has_an_id_of_its_own(tmp_path):
+    """MLflow tells records by it: of two with one id, the second would count as sent."""
+    spec = spec_of("torch", tenants=PAIR[:1])
+    first, _ = pass_of(spec, tmp_path)
+    second, _ = pass_of(spec, tmp_path)
+    assert len({first.record_id, second.record_id, timed_run(spec).record_id}) == 3
 
 
 def test_what_no_model_can_be_profiled_without_ends_the_pass_at_once(tmp_path, monkeypatch, caplog):
@@ -170,7 +183,7 @@ def test_where_no_model_could_be_profiled_each_reason_is_said(tmp_path, monkeypa
 def test_the_nsys_pass_leaves_what_was_seen_and_no_latency(tmp_path, monkeypatch):
     """Overlap and busy time by tenant, the report by its name; what tracing cost is all that is kept of its times."""
     install_nsys(tmp_path, monkeypatch, ["b", "d"])
-    record, out = pass_of(spec_of("nsys"), tmp_path)
+    record, out = pass_of(spec_of("nsys", tenants=QUICK), tmp_path)
     assert (record.status, record.run_spec.launcher, record.window) == ("FINISHED", "interpreter", None)
     assert record.metrics == {"kernel_overlap_pct": pytest.approx(100 / 3), "gpu_idle_pct": pytest.approx(200 / 3)}
     for found in record.tenants:
@@ -188,22 +201,21 @@ def test_the_nsys_pass_leaves_what_was_seen_and_no_latency(tmp_path, monkeypatch
 def test_tenants_of_one_process_are_not_told_apart(tmp_path, monkeypatch):
     """What nsys sees of streams is of all tenants: none of them gets it, and the record says why."""
     install_nsys(tmp_path, monkeypatch, ["b+d"])
-    record, _ = pass_of(spec_of("nsys", sharing=SharingSpec(mode="streams")), tmp_path)
+    record, _ = pass_of(spec_of("nsys", tenants=QUICK, sharing=SharingSpec(mode="streams")), tmp_path)
     assert set(record.metrics) == {"gpu_idle_pct"}
     assert [set(t.metrics) for t in record.tenants] == [{"traced_slowdown"}] * 2
     assert "tenants-share-process" in {f.code for f in record.findings}
 
 
-@pytest.mark.parametrize(
-    ("broken", "reason"), [("profile", "nsys has a bad day"), ("export", "could not be exported"), ("none", "no GPU")]
-)
+@pytest.mark.parametrize(("broken", "reason"), [("profile", "nsys has a bad day"), ("none", "no GPU")])
 def test_an_nsys_pass_without_a_profile_is_failed(tmp_path, monkeypatch, broken, reason):
     """Also when the tenants ran: their record says nothing of what their kernels did."""
     install_nsys(tmp_path, monkeypatch, broken=broken)
-    record, _ = pass_of(spec_of("nsys", tenants=PAIR[:1]), tmp_path)
+    spec = spec_of("nsys", tenants=QUICK[:1])
+    record, _ = pass_of(spec, tmp_path)
     assert (record.kind, record.status, record.verdict) == ("profile", "FAILED", "INVALID")
     assert reason in record.failure
-    assert record.profile_of == timed_run(spec_of("nsys", tenants=PAIR[:1])).record_id
+    assert record.profile_of == timed_run(spec).record_id
     assert [f.code for f in record.findings] == ["no-profile"]
     assert not any(t.metrics for t in record.tenants)
 
