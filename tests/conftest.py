@@ -77,7 +77,7 @@ SLOW = (
     "tests/terminal/test_output.py::test_a_program_ends",
     "tests/tracking/test_server.py",
     "tests/tracking/test_store.py::test_a_file_that_another",
-    "tests/tracking/test_store.py::test_eight_processes",
+    "tests/tracking/test_store.py::test_processes_on_one",
 )
 """Beginnings of the names of other tests that take more than about a second; ``--durations=50`` finds more."""
 

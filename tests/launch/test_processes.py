@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -30,11 +31,26 @@ def _server() -> int:
     return pid
 
 
+@pytest.fixture
+def bare_server() -> Iterator[None]:
+    """A forkserver that imports nothing, in the place of the one of this test run, which is not stopped."""
+    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    before = dict(vars(server))
+    server.__init__()
+    server._preload_modules = []
+    try:
+        yield
+    finally:
+        processes._kill(server._forkserver_pid)
+        server._stop()
+        vars(server).update(before)
+
+
 def _process(seconds: float) -> multiprocessing.Process:
     return multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(seconds,))  # type: ignore[return-value]
 
 
-def test_a_forkserver_that_is_stopped_is_given_up_and_the_next_start_has_a_new_one() -> None:
+def test_a_forkserver_that_is_stopped_is_given_up_and_the_next_start_has_a_new_one(bare_server: None) -> None:
     Started(_process(0)).wait(60)
     server = _server()
     begun = time.monotonic()
@@ -50,7 +66,7 @@ def test_a_forkserver_that_is_stopped_is_given_up_and_the_next_start_has_a_new_o
     assert _server() != server
 
 
-def test_the_end_of_a_process_is_seen_though_the_forkserver_is_stopped() -> None:
+def test_the_end_of_a_process_is_seen_though_the_forkserver_is_stopped(bare_server: None) -> None:
     started = Started(_process(600))
     server = _server()
     os.kill(server, signal.SIGSTOP)

@@ -21,12 +21,12 @@ from mtexp.tracking.uri import bounded, redact, resolve_uri
 
 SECRET = "hunter2-planted"
 
-EIGHT = """
+TOGETHER = """
 import os, sys
 import mlflow, sqlalchemy, alembic, pandas, pyarrow.parquet
 from mtexp.tracking.upload import main
 pids = []
-for index in range(8):
+for index in range(4):
     if not (pid := os.fork()):
         sys.stdout = open(os.devnull, "w")
         os._exit(main([f"{sys.argv[2]}/{index}", "--uri", sys.argv[1]]))
@@ -344,21 +344,21 @@ def test_a_file_that_another_program_has_locked(tmp_path: Path, tracking: Tracki
     assert bool(upload.run_id) == (held_s == 2.0)
 
 
-def test_eight_processes_on_one_fresh_file_lose_nothing(tmp_path: Path) -> None:
+def test_processes_on_one_fresh_file_lose_nothing(tmp_path: Path) -> None:
     """They make the store, the experiment and their runs at once; none fails, everything is there once."""
-    for index in range(8):
+    for index in range(4):
         stored(tmp_path / str(index) / "0", seed=2 * index)
         stored(tmp_path / str(index) / "1", seed=2 * index + 1)
     uri = f"sqlite:///{tmp_path / 'fresh' / 'mlflow.db'}"
     (tmp_path / "fresh").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-W", "ignore", "-c", EIGHT, uri, str(tmp_path)]
+    command = [sys.executable, "-W", "ignore", "-c", TOGETHER, uri, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.stdout.split() == ["0"] * 8, done.stderr
+    assert done.stdout.split() == ["0"] * 4, done.stderr
     with open_store(TrackingSpec(uri=uri), write=False) as store:
         runs = store.client.search_runs([store.experiment_id], max_results=1000)
-    assert len(runs) == 16 * 3
-    assert sum(run.data.tags.get(keys.UPLOAD) == keys.UPLOAD_COMPLETE for run in runs) == 16
+    assert len(runs) == 8 * 3
+    assert sum(run.data.tags.get(keys.UPLOAD) == keys.UPLOAD_COMPLETE for run in runs) == 8
 
 
 @pytest.mark.parametrize(
