@@ -22,8 +22,9 @@ from mtexp.tracking.uri import bounded, redact, resolve_uri
 SECRET = "hunter2-planted"
 
 TOGETHER = """
-import os, sys
-import mlflow, sqlalchemy, alembic, pandas, pyarrow.parquet
+import gc, os, sys
+gc.disable()
+import mlflow.store.tracking.sqlalchemy_store, pandas, pyarrow.parquet  # once, before the processes are forked
 from mtexp.tracking.upload import main
 pids = []
 for index in range(4):
