@@ -194,16 +194,21 @@ _GIT_SAFELY = ("--no-optional-locks", "-c", "core.fsmonitor=", "-c", "core.hooks
 
 
 def _git(directory: Path) -> dict[str, Any]:
+    """The revision of the repository that ``directory`` belongs to; nothing where it only lies in one."""
+
     def ask(*words: str) -> str | None:
         command = [str(git), *_GIT_SAFELY, "-C", str(directory), *words]
+        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, env=own)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     git = shutil.which("git", path=_GIT_PATH)
     if git is None:
+        return {}
+    if not ask("ls-files", "--error-unmatch", "."):  # a virtual environment inside somebody's repository
         return {}
     commit = ask("rev-parse", "HEAD")
     if not commit:

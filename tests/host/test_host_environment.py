@@ -1,6 +1,8 @@
 """What the environment capture records, and what it must not."""
 
 import json
+import os
+import shutil
 import subprocess
 
 import pytest
@@ -74,3 +76,37 @@ def test_no_repository_no_revision(tmp_path):
     found = environment(cpu_device(), project=tmp_path)
 
     assert not {"git_commit", "git_dirty"} & found.keys()
+
+
+def test_a_repository_that_the_project_only_lies_in_is_not_its_own(repository):
+    """A virtual environment in a user's repository: the record would name a commit of other code."""
+    (repository / ".venv").mkdir()
+    found = environment(cpu_device(), project=repository / ".venv")
+
+    assert not {"git_commit", "git_dirty"} & found.keys()
+
+
+def test_a_variable_of_another_repository_changes_no_revision(repository, tmp_path_factory, monkeypatch):
+    """git sets GIT_DIR for its hooks, from which a run may be started."""
+    monkeypatch.setenv("GIT_DIR", str(tmp_path_factory.mktemp("other")))
+
+    assert len(environment(cpu_device(), project=repository)["git_commit"]) == 40
+
+
+def test_asking_for_the_revision_runs_no_program_of_the_user_or_the_repository(repository, tmp_path, monkeypatch):
+    """A git earlier on the PATH, and what the repository's configuration names."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    git = shutil.which("git")
+    for name in ("git", "monitor", "post-index-change"):
+        (programs / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/ran-{name}\nexit 1\n")
+        (programs / name).chmod(0o755)
+    for key, value in {"core.fsmonitor": programs / "monitor", "core.hooksPath": programs}.items():
+        subprocess.run([git, "-C", repository, "config", key, value], check=True)
+    (repository / "file").touch()
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+    assert environment(cpu_device(), project=repository)["git_dirty"] is False
+    assert not list(tmp_path.glob("ran-*"))
+    subprocess.run([git, "-C", repository, "status"], check=True, capture_output=True)
+    assert (tmp_path / "ran-monitor").exists()
