@@ -24,7 +24,7 @@ from mtexp.config.shapes import (
     shrink_inputs,
     shrink_stressor,
 )
-from mtexp.config.weights import not_safetensors
+from mtexp.config.weights import layers_in, not_safetensors
 from mtexp.errors import ConfigError
 from mtexp.spec import CostSpec, ModelSpec, WorkloadSpec
 
@@ -162,10 +162,16 @@ def _pretrained(key: str, source: str, architecture: str, shape: dict[str, Any])
     if not any(folder.glob("*.safetensors")):
         remedy = "The folder has no *.safetensors: save the model with safe_serialization=True."
         raise ConfigError(f"{key}.source", source, allowed, remedy)
-    for file in sorted(folder.glob("*.safetensors")):
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
         if wrong := not_safetensors(file):
             raise ConfigError(f"{key}.source", source, allowed, f"{file.name} {wrong}.")
-    return of_folder(f"{key}.source", source, folder)
+    architecture, shape = of_folder(f"{key}.source", source, folder)
+    d = dimensions(shape)
+    if d and has_formula(architecture) and (there := layers_in(files)) < d.layers:
+        remedy = f"config.json names {d.layers} layers, the weights have {there}: take both of the same model."
+        raise ConfigError(f"{key}.source", source, allowed, remedy)
+    return architecture, shape
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

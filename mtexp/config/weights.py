@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 _POINTER = b"version https://git-lfs"
 _MOST_HEADER = 100 * 2**20
+_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
 def not_safetensors(file: Path) -> str:
@@ -24,10 +28,21 @@ def not_safetensors(file: Path) -> str:
             length = int.from_bytes(head[:8], "little")
             if len(head) < 8 or not 2 <= length <= min(size - 8, _MOST_HEADER):
                 return "is no safetensors file, or was cut off: fetch it again"
-            opened.seek(8)
-            header = json.loads(opened.read(length))
+        header = _header(file)
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
         missing = 8 + length + max(ends, default=0) - size
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         return f"cannot be read as safetensors ({type(error).__name__}): fetch it again"
     return f"was cut off, {missing} bytes are missing: fetch it again" if missing > 0 else ""
+
+
+def layers_in(files: Iterable[Path]) -> int:
+    """Return how many layers whole safetensors files have, by the first number in the names of their tensors."""
+    found = (_LAYER.search(name) for file in files for name in _header(file))
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as opened:
+        header: dict[str, Any] = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return header

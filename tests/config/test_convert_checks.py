@@ -218,7 +218,8 @@ def test_a_local_folder_of_weights_gives_its_own_shape(tmp_path: Path) -> None:
     overrides = ["mix=distilgpt2", "weights=pretrained", f"mix.tenants.distilgpt2.source={tmp_path}"]
     with pytest.raises(ConfigError, match="safetensors"):
         compose_spec(overrides, None)
-    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    header = json.dumps({"h.1.ln_1.bias": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     spec = compose_spec(overrides, None)
     assert spec.tenants[0].model.shape["n_embd"] == 32
     assert spec.tenants[0].model.parameters == 35_072

@@ -56,6 +56,17 @@ def test_a_file_that_was_cut_off_is_refused_in_the_plan(folder: Path) -> None:
         _composed(folder)
 
 
+def _deeper(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+
+
+def test_layers_without_weights_are_refused_in_the_plan(folder: Path) -> None:
+    _deeper(folder)
+    with pytest.raises(ConfigError, match="4 layers, the weights have 2"):
+        _composed(folder)
+
+
 def test_layers_without_weights_are_refused(folder: Path) -> None:
     """config.json of a deeper model: its last layers would be random, and the run VALID."""
     import torch
@@ -70,7 +81,6 @@ def test_layers_without_weights_are_refused(folder: Path) -> None:
         precision="fp32",
     )
     build_model(tenant, torch.device("cpu"))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
+    _deeper(folder)
     with pytest.raises(ModelUnavailable, match="layers"):
         build_model(tenant, torch.device("cpu"))
