@@ -17,7 +17,7 @@ from mtexp.records.samples_file import read_iterations
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import example, stored
 from mtexp.tracking import mlflow_writer
-from mtexp.tracking.content import description, evenly, parent_content
+from mtexp.tracking.content import MAX_NAME, description, evenly, parent_content, tenant_content
 from mtexp.tracking.mlflow_writer import batches, log_record
 
 
@@ -46,6 +46,15 @@ def test_names_begin_with_what_was_swept(swept: dict[str, str], name: str) -> No
     content = parent_content(replace(example()[0], swept=swept), "", thinned={}, max_history=10)
     assert content.name == name
     assert content.tags.get(keys.SWEPT, "") == " · ".join(f"{key}={value}" for key, value in swept.items())
+
+
+def test_a_name_fits_the_strictest_store() -> None:
+    """PostgreSQL refuses a run's name of more than 250 characters: the record would never reach it."""
+    record, _ = example()
+    limits: dict[str, Any] = {"thinned": {}, "max_history": 10}
+    parent = parent_content(replace(record, swept={"mix.name": "n" * 300}), "", **limits)
+    tenant = tenant_content(record, replace(record.tenants[0], model="m" * 300), "", **limits)
+    assert MAX_NAME == len(parent.name) == len(tenant.name) == 250
 
 
 def test_a_record_becomes_a_parent_and_a_nested_run_per_tenant(tmp_path: Path, tracking: TrackingSpec) -> None:
