@@ -28,16 +28,18 @@ _MAY_RECOVER = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMANDS = ("python ", "mtexp ", "make ")
 _PATIENCE_S = 1.0
 """How long a pipe that does not block may stay full before a piece of output is dropped."""
+_interrupts: list[int] = []
+"""Every Ctrl-C since the command was entered."""
 
 
 def enter(main: Callable[[], int]) -> int:
     """Run a command with its output protected; returns its exit code, 130 after Ctrl-C."""
     protect()
     _warn_only()
-    interrupted: list[int] = []
+    name_a_home()
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        interrupted.append(signum)
+        _interrupts.append(signum)
         raise KeyboardInterrupt
 
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored
@@ -48,13 +50,20 @@ def enter(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception:
-        if interrupted:  # in the middle of something that made another error of it
+        if _interrupts:  # in the middle of something that made another error of it
             return INTERRUPTED
         raise
     finally:
+        _interrupts.clear()
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         gc.freeze()  # else the interpreter, as it ends, goes through everything for half a second
+
+
+def check_interrupt() -> None:
+    """Raise KeyboardInterrupt once more if Ctrl-C has come since :func:`enter`: a library may have caught the first."""
+    if _interrupts:
+        raise KeyboardInterrupt
 
 
 def say(text: str, *, error: bool = False) -> None:
@@ -83,6 +92,15 @@ def _warn_only() -> None:
     if any(action == "error" for action, *_ in warnings.filters):
         warnings.simplefilter("default")
         os.environ["PYTHONWARNINGS"] = "default"
+
+
+def name_a_home() -> None:
+    """Set HOME, to a folder that is not there, where neither it nor an entry in passwd says which one it is.
+
+    So it is for a bare uid in a container: MLflow cannot be imported, others make a folder called ``~``.
+    """
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/nonexistent"
 
 
 def protect() -> None:

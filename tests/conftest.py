@@ -75,6 +75,7 @@ SLOW = (
     "tests/terminal/test_capacity_command.py",
     "tests/terminal/test_cli.py::test_points_run_in_the_order",
     "tests/terminal/test_output.py::test_a_program_ends",
+    "tests/terminal/test_output.py::test_a_user_without_a_home",
     "tests/tracking/test_server.py",
     "tests/tracking/test_store.py::test_a_file_that_another",
     "tests/tracking/test_store.py::test_processes_on_one",

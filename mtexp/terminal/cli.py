@@ -32,7 +32,7 @@ from mtexp.config.composer import (
 )
 from mtexp.config.plan import Plan, is_serial, plan
 from mtexp.errors import MtexpError
-from mtexp.output import protect, say
+from mtexp.output import check_interrupt, protect, say
 from mtexp.records.files import find_records
 from mtexp.running import capacity_search
 from mtexp.running.sessions import Waiting
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with signals_as_ctrl_c():
         try:
+            check_interrupt()  # of the imports before
             return _main(argv)
         except KeyboardInterrupt as stop:  # before the runs or after them
             return _interrupted(stop)

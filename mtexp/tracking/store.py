@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 import filelock
 
 from mtexp.errors import TrackingError
+from mtexp.output import name_a_home
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.deadline import bound_calls
 from mtexp.tracking.reach import ASKED_S, answers
@@ -306,6 +307,7 @@ def warm() -> None:
 def _errors() -> tuple[type[Exception], ...]:
     """What MLflow and its libraries raise; imports them."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its telemetry threads would run while tenants measure
+    name_a_home()
     import requests
     from alembic.util import CommandError
     from google.protobuf.json_format import ParseError

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mtexp.commands import command_line
 from mtexp.errors import MtexpError, RecordError, TrackingError
-from mtexp.output import enter
+from mtexp.output import check_interrupt, enter
 from mtexp.records.files import RECORD, find_records, write_aside
 from mtexp.records.record import load
 from mtexp.records.salvage import is_running, salvage
@@ -151,10 +151,12 @@ def _send_all(folders: Sequence[Path], *, uri: str, experiment: str, ended: bool
         if folder.made:
             mark_pending(folder.directory)
         found.append(folder)
+        check_interrupt()
     uploads = []
     for result in upload(folders, uri=uri, experiment=experiment):
         sys.stdout.write(f"{result}\n")
         uploads.append(result)
+        check_interrupt()
     if not uploads and not found:
         sys.stderr.write(f"no {RECORD} at or below {', '.join(map(str, folders))}\n")
         return 2

@@ -320,6 +320,31 @@ def test_interrupting_the_start_is_no_traceback(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "")
 
 
+_CATCHES = """
+import os, signal, sys
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        pass
+except KeyboardInterrupt:
+    pass
+sys.path.remove({here!r})
+del sys.modules["omegaconf"]
+import omegaconf
+sys.modules["omegaconf"] = omegaconf
+"""
+
+
+@pytest.mark.process
+def test_an_interrupt_of_the_start_that_a_library_catches_is_one(tmp_path: Path) -> None:
+    """Seen once in 25: the sweep went on as if nothing had been."""
+    (tmp_path / "omegaconf.py").write_text(_CATCHES.format(here=str(tmp_path)))
+    command = [sys.executable, str(ROOT / "run.py"), "mix=solo", "runtime=cpu", "dry_run=true"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_the_front_door_is_short() -> None:
     """run.py stays a door: at most 40 lines."""
     assert len((ROOT / "run.py").read_text().splitlines()) <= 40

@@ -80,6 +80,15 @@ json.dump(codes, open("codes", "w"))
 """
 
 
+HOMELESS = """
+import pwd, runpy
+def nobody(uid):
+    raise KeyError(uid)
+pwd.getpwuid = nobody
+runpy.run_module("analysis.fetch", run_name="__main__", alter_sys=True)
+"""
+
+
 def _gone() -> int:
     """The writing end of a pipe that nobody reads."""
     theirs, ours = os.pipe()
@@ -171,6 +180,17 @@ def test_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:
     ran = _run(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert ran.returncode == 7
     assert ran.stdout.splitlines()[0] == rb"0 ms \xb1 1 \xb5s"
+
+
+def test_a_user_without_a_home_and_without_an_entry_in_passwd(tmp_path: Path, made_store: bytes) -> None:
+    """A container that runs with a bare uid: MLflow asks for the home as it is imported."""
+    (tmp_path / "mlflow.db").write_bytes(made_store)
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HOMELESS]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, check=False, timeout=120, capture_output=True)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(b"no experiment mtexp in ")
+    assert not (tmp_path / "~").exists()
 
 
 def test_prose_breaks_between_words_and_commands_stay_whole():

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from mtexp.errors import TrackingError
+from mtexp.output import enter
 from mtexp.records import keys
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import stored
@@ -176,6 +179,25 @@ def test_an_interrupted_command_says_so(
     assert main([str(tmp_path / "run"), "--uri", tracking.uri]) == 130
     assert "the same command sends what is missing" in capsys.readouterr().err
     assert list(pending(tmp_path)) == [tmp_path / "run"]
+
+
+def test_an_interrupt_that_a_library_catches_ends_the_command(
+    tmp_path: Path, tracking: TrackingSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 130; the next record is not sent."""
+    sent: list[Path] = []
+
+    def catches(directory: Path, *arguments: object) -> str:
+        sent.append(directory)
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return "run"
+
+    for seed, name in enumerate("ab"):
+        stored(tmp_path / name, seed=seed)
+    monkeypatch.setattr("mtexp.tracking.upload.log_record", catches)
+    assert enter(lambda: main([str(tmp_path), "--uri", tracking.uri])) == 130
+    assert sent == [tmp_path / "a"]
 
 
 @pytest.mark.parametrize(
