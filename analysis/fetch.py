@@ -23,7 +23,7 @@ import pandas as pd
 
 from mtexp.commands import command_line
 from mtexp.errors import MtexpError
-from mtexp.output import enter
+from mtexp.output import enter, say
 from mtexp.records import keys
 from mtexp.records.files import ITERATIONS, RECORD, TELEMETRY
 from mtexp.spec import TrackingSpec
@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         frame = runs(options.query, uri=options.uri, experiment=options.experiment, columns=columns)
     except MtexpError as error:
-        sys.stderr.write(f"{error}\n")
+        say(f"{error}\n", error=True)
         return 2
     frame = frame[columns].dropna(axis="columns", how="all")
     in_the_name: list[str] = []

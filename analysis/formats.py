@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -28,14 +29,21 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", action="store_const", dest="format", const=name, help=f"print {what}")
 
 
-def shown(frame: pd.DataFrame, kind: str | None) -> str:
-    """``frame`` as text of ``kind``; without one CSV, and on a terminal a table that fits its width."""
+def shown(frame: pd.DataFrame, kind: str | None, dropped_first: Sequence[str] = ()) -> str:
+    """``frame`` as text of ``kind``; without one CSV, and on a terminal a table that fits its width.
+
+    Args:
+        frame: The table.
+        kind: One of :data:`FORMATS`.
+        dropped_first: Columns that a narrow terminal does without before any other.
+    """
     if kind or not sys.stdout.isatty():
         return formatted(frame, kind or "csv")
     names = list(map(str, frame.columns))
     bounds = [name for name in names if name.endswith(("_ci_low", "_ci_high"))]
     last = [name for name in names if name not in bounds][_KEPT:]
-    rows = fitting(cells(frame), shutil.get_terminal_size().columns, [*bounds, *reversed(last), *_LAST])
+    order = [*dropped_first, *bounds, *reversed(last), *_LAST]
+    rows = fitting(cells(frame), shutil.get_terminal_size().columns, order)
     return f"{plain_table(rows, numeric(frame))}\n"
 
 

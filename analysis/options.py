@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtexp.errors import MtexpError, RecordError
+from mtexp.output import say
 
 from .data import load
 from .dataset import DataError, Dataset
@@ -94,7 +94,7 @@ def refusing(command: Callable[..., int]) -> Callable[..., int]:
         try:
             return command(arguments)
         except MtexpError as error:
-            sys.stderr.write(f"{error}\n")
+            say(f"{error}\n", error=True)
             return REFUSED
 
     return run

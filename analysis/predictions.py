@@ -57,7 +57,10 @@ def text(token: str, found: Mapping[str, Sequence[Predicted]], predictor: Predic
             label = one.label if one.count == 1 else f"{one.label} x{one.count}"
             table.add_row(mode if not place else "", label, _interval(one), f"~{rounded(one.latency_ms, 3)}")
         low, middle, high = stp_ends(tenants)
-        table.add_row("", "STP", f"~{middle:.2f} [{low:.2f}, {high:.2f}]", "")
+        known = all(one.high < math.inf for one in tenants)
+        table.add_row(
+            "", "STP", f"~{middle:.2f} [{low:.2f}, {high:.2f}]" if known else f"~{middle:.2f} [not known]", ""
+        )
     console.print(table)
     for mode, tenants in found.items():
         console.print(f"{mode} {rests_on(predictor, mode, tenants)}.")

@@ -108,14 +108,16 @@ def _of_workloads(results: Results) -> str:
     return f"Beside {neighbour} under {sharing} the same model is slowed differently: {', '.join(each)} times."
 
 
-def _of_capacity(results: Results) -> str:
+def of_capacity(results: Results) -> str:
+    """Up to which load or rate each mix keeps every level; nothing where none was searched for."""
     found = capacities(results.data).drop_duplicates("search").dropna(subset="kept")
     each = []
     for row in rows_of(found)[:_MOST_NAMED]:
         unit = "of what each serves alone" if row["by"] == "load" else "requests/s"
         missed = f", and misses one at {rounded(row['missed'], 3)}" if pd.notna(row["missed"]) else ""
-        each.append(f"{row['mix']} under {row['sharing']} up to {rounded(row['kept'], 3)} {unit}{missed}")
-    return f"Every level is kept by {'; '.join(each)}." if each else ""
+        kept = f"keeps every service level up to {rounded(row['kept'], 3)} {unit}"
+        each.append(f"{row['mix']} under {row['sharing']} {kept}{missed}")
+    return f"{'; '.join(each)}." if each else ""
 
 
 def _of_levels(results: Results) -> str:
@@ -240,7 +242,7 @@ SENTENCES: Mapping[str, Callable[[Results], str]] = {
     "one-axis": _of_one_axis,
     "settings": _of_settings,
     "workloads": _of_workloads,
-    "capacity": _of_capacity,
+    "capacity": of_capacity,
     "slo-attainment": _of_levels,
     "tokens": _of_tokens,
     "sensitivity": _of_sensitivity,

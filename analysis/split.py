@@ -202,6 +202,12 @@ def table(splits: Sequence[Split], found: pd.DataFrame, levels: Mapping[str, flo
     return pd.DataFrame([*own, *rows])
 
 
+def _shown(frame: pd.DataFrame, kind: str | None) -> str:
+    """A table of splits as text; a narrow terminal shows SMs, STP and levels, not what all rows have in common."""
+    alike = [name for name in ("how", "sharing") if frame[name].nunique() == 1]
+    return shown(frame, kind, [*alike, *reversed([str(name) for name in frame if str(name).endswith(" ms")])])
+
+
 def counts_of(mix: str) -> dict[str, int]:
     """``bert_base*2+mistral_7b`` as numbers of tenants.
 
@@ -271,13 +277,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not splits:
         raise DataError(f"{options.mix} does not fit {total} SMs in the sizes that the curves have")
     if not (options.measure and options.format):  # another program reads one table
-        sys.stdout.write(shown(table(splits, found, levels), options.format))
+        sys.stdout.write(_shown(table(splits, found, levels), options.format))
     best = splits[: options.measure or 3]
     if options.measure:
         run = importlib.import_module(COMMANDS["run"].module).main
         code = max(int(run(argv)) for argv in in_turns(commands(options.mix, best), options.repetitions))
         found = repeated(measured(read(options, include_invalid=False), counts, p99=options.p99))
-        sys.stdout.write(shown(table([], found, levels), options.format))
+        sys.stdout.write(_shown(table([], found, levels), options.format))
         return code
     if not options.format:
         said = ", ".join(f"{model} {factor:.2f}" for model, factor in beside.items()) or "1 (no split was measured)"

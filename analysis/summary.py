@@ -18,7 +18,7 @@ import pandas as pd
 from mtexp.commands import command_line
 from mtexp.metrics.bootstrap import Interval
 from mtexp.metrics.repeats import Estimate, geometric_mean
-from mtexp.text_tables import counted
+from mtexp.text_tables import counted, rounded
 
 from . import tables
 from .answers import MPS, TURNS, Judge, gains
@@ -28,6 +28,7 @@ from .intervals import text
 from .page import number
 from .plots import theme
 from .pooling import Results, in_order
+from .sentences import of_capacity
 
 _LOUD_PCT, _QUIET_PCT = 10.0, 5.0
 """Runs of the same thing that lie further apart (median) make trust low; nearer, high."""
@@ -102,13 +103,16 @@ def _advice(results: Results, judge: Judge, found: pd.DataFrame) -> str:
         return _mode_advice(known, judge)
     if len(found):
         return _mix_advice(rows_of(found)[0])
+    if searched := of_capacity(results):
+        return searched
     load = tables.load_curve(results)
     if len(load):
         return _load_advice(load)
     alone = tables.baselines(results)
     if len(alone):
         row = rows_of(alone)[0]
-        return f"{row['model']} alone takes {row['latency_mean_ms']:.3g} ms a request; nothing was measured together."
+        took = f"{row['model']} alone takes {rounded(row['latency_mean_ms'], 3)} ms a request"
+        return f"{took}; nothing was measured together."
     return "Nothing was measured together, so there is nothing to advise."
 
 
@@ -166,14 +170,18 @@ def _load_advice(load: pd.DataFrame) -> str:
     late, kept = load[load["saturated"] == 1], load[load["saturated"] != 1]
     if kept.empty:
         row = rows_of(late)[0]
-        return f"{row['model']} cannot keep up with {row['offered_rps']:.3g} requests/s under {row['sharing']}."
+        return f"{row['model']} cannot keep up with {rounded(row['offered_rps'], 3)} requests/s under {row['sharing']}."
     row = rows_of(kept.sort_values("offered_rps"))[-1]
     name = next((n for n in ("p99", "p95", "p90", "p50") if pd.notna(row.get(f"latency_{n}_ms"))), "")
     at = f"its {name} is {number(row[f'latency_{name}_ms'])} ms" if name else "with too few requests for a percentile"
     beside = "alone" if row["neighbours"] == "alone" else f"beside {row['neighbours']}"
+    alike = ["model", "neighbours", "sharing"]
+    more = late[(late[alike] == pd.Series(row)[alike]).all(axis=1)]["offered_rps"].min()
+    most = f"and not with {rounded(more, 3)}" if more > row["offered_rps"] else "the most that was asked of it"
+    level = f", its level {row['slo_ms']:g} ms" if name and pd.notna(row.get("slo_ms")) else ""
     return (
-        f"{row['model']} {beside} under {row['sharing']} keeps up with {row['offered_rps']:.3g} requests/s, "
-        f"the most that was asked of it: {at}."
+        f"{row['model']} {beside} under {row['sharing']} keeps up with {rounded(row['offered_rps'], 3)} requests/s, "
+        f"{most}: {at}{level}."
     )
 
 
@@ -273,8 +281,8 @@ def _alone(results: Results) -> list[Tile]:
     tiles = []
     for row in rows:
         ends = Interval(*(row[name] for name in names))
-        note = f"a request, on average; {row['throughput_rps']:.3g} requests/s"
-        tiles.append(Tile(f"{row['model']} alone", f"{ends.value:.3g} ms", _ends(ends), note))
+        note = f"a request, on average; {rounded(row['throughput_rps'], 3)} requests/s"
+        tiles.append(Tile(f"{row['model']} alone", f"{rounded(ends.value, 3)} ms", _ends(ends), note))
     return tiles
 
 

@@ -38,8 +38,8 @@ show(tables.overview(results).round(3))
 show(tables.combinations(results)[["mix", "sharing", "stp", "worst", "worst_slowdown", "pays"]].round(2))
 
 # %% Who slows whom: the row pays, the column costs.
-for sharing in results.sharings:
-    show(sharing, tables.matrix(results, sharing).round(2))
+for sharing, rows in tables.pairs(results).groupby("sharing"):
+    show(sharing, rows.pivot_table(index="victim", columns="neighbour", values="slowdown").round(2))
 
 # %% What the data say to the questions of the study; what they do not settle is not claimed.
 for answer in findings.findings(results):

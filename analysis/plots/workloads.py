@@ -247,9 +247,12 @@ def slo_attainment(results: Results) -> go.Figure | None:
 
 
 def capacity(results: Results) -> go.Figure | None:
-    """What each search for a capacity came to: from the highest value kept (dot) to the lowest missed (end)."""
+    """What each search for a capacity came to: from the highest value kept (dot) to the lowest missed (end).
+
+    One search is a sentence, not a figure.
+    """
     frame = capacities(results.data).drop_duplicates("search").dropna(subset="kept")
-    if frame.empty:
+    if len(frame) < 2:
         return None
     fig = go.Figure()
     for (sharing, by), rows in frame.groupby(["sharing", "by"], observed=True):

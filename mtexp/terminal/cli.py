@@ -141,16 +141,17 @@ def _launched(planned: Plan) -> int:
         return _interrupted(stop)
     except OSError as error:  # Hydra could not write the folder of a point: none after it can run
         check()
-        sys.stderr.write(f"{cannot_write(planned.folder, error)}\n")
+        say(f"{cannot_write(planned.folder, error)}\n", error=True)
     except Exception as error:  # every launcher has errors of its own for a process that has gone
         check()
         if planned.serial:
             raise
         text = f"{type(error).__name__}: {error}".partition("\n")[0]
-        sys.stderr.write(
+        say(
             f"A worker process was killed or never began, so the sweep stopped early ({text[:300].rstrip(': .')}). "
             f"When its remaining jobs have ended, finish it with: the same command with sweep={planned.sweep} "
-            "resume=true\n"
+            "resume=true\n",
+            error=True,
         )
     return FAILED
 
@@ -253,13 +254,13 @@ def _job(composed: Any) -> str:
     try:
         point = points.ready(config, to_yaml(composed), place)
     except MtexpError as error:
-        sys.stderr.write(f"{config.mix.name}: {error}\n")
+        say(f"{config.mix.name}: {error}\n", error=True)
     done = point is None or point.job is None
     runs = points.SWEEP.turn(place.index, None if done else point)
     try:
         points.run(runs, waits=not done and point not in runs)
     except MtexpError as error:
-        sys.stderr.write(f"{config.mix.name}: {error}\n")
+        say(f"{config.mix.name}: {error}\n", error=True)
     finally:  # also when interrupted: the summary lists it
         for ended in [*runs, *([point] if point is not None and done else [])]:
             points.write_outcome(ended.folder, {"num": ended.number, **ended.outcome})

@@ -5,11 +5,11 @@ May touch: the folder of the runs, the lease directory.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from mtexp.errors import HostError
 from mtexp.leases import check_leases
+from mtexp.output import say
 
 _PROBE_BYTES = 2**20
 
@@ -19,7 +19,7 @@ def can_lease() -> bool:
     try:
         check_leases()
     except HostError as error:
-        sys.stderr.write(f"{error}\n")
+        say(f"{error}\n", error=True)
         return False
     return True
 
@@ -34,7 +34,7 @@ def can_write(folder: Path) -> bool:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        sys.stderr.write(f"{cannot_write(folder, error)}\n")
+        say(f"{cannot_write(folder, error)}\n", error=True)
         return False
     return True
 

@@ -7,7 +7,6 @@ them. May touch: the runner, stdout, ``job.json`` in the folder of a point.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware, probe
 from mtexp.config.schema import Config, SideBySide
+from mtexp.output import say
 from mtexp.running.sessions import Waiting
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
 from mtexp.terminal import console
@@ -140,7 +140,7 @@ def write_outcome(folder: Path, outcome: dict[str, Any]) -> None:
     try:
         (folder / JOB).write_text(json.dumps(outcome), encoding="utf-8")
     except OSError as error:
-        sys.stderr.write(f"{folder / JOB} cannot be written: {error}\n")
+        say(f"{folder / JOB} cannot be written: {error}\n", error=True)
 
 
 def skipped(spec: RunSpec, done: Done) -> dict[str, Any]:

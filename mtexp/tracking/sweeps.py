@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from mtexp.commands import command_line
 from mtexp.errors import TrackingError
-from mtexp.output import enter
+from mtexp.output import enter, say
 from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
 from mtexp.text_tables import counted, fitting, plain_table
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except TrackingError as error:
-        sys.stderr.write(f"{error}\n")
+        say(f"{error}\n", error=True)
         return 2
 
 

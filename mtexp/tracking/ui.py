@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from mtexp.commands import command_line
 from mtexp.errors import TrackingError
-from mtexp.output import enter
+from mtexp.output import enter, say
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.store import open_store
 from mtexp.tracking.uri import full, is_server, resolve_uri, sqlite_path
@@ -59,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (file := sqlite_path(uri)) is not None and not os.path.isfile(file):
             _page(tracking)  # raises: there is nothing to show, and MLflow would make an empty store
         if taken := _taken(options.host, options.port):
-            sys.stderr.write(f"{taken}\n")
+            say(f"{taken}\n", error=True)
             return 2
         return _serve(tracking, options.host, options.port)
     except TrackingError as error:
-        sys.stderr.write(f"{error}\n")
+        say(f"{error}\n", error=True)
         return 2
 
 

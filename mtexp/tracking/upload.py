@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mtexp.commands import command_line
 from mtexp.errors import MtexpError, RecordError, TrackingError
-from mtexp.output import check_interrupt, enter
+from mtexp.output import check_interrupt, enter, say
 from mtexp.records.files import RECORD, find_records, write_aside
 from mtexp.records.record import load
 from mtexp.records.salvage import is_running, salvage
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ask_store(tracking, "Nothing was sent; the same command sends the records later")
         return _send_all(folders, uri=options.uri, experiment=options.experiment, ended=options.ended)
     except TrackingError as error:
-        sys.stderr.write(f"{error}\n")
+        say(f"{error}\n", error=True)
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted: the same command sends what is missing\n")

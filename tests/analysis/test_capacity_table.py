@@ -13,6 +13,8 @@ from analysis.data import from_contents
 from analysis.dataset import Dataset
 from analysis.plots.workloads import capacity
 from analysis.pooling import Results
+from analysis.sentences import of_capacity
+from analysis.summary import _load_advice
 from mtexp.records.record import RunRecord
 from mtexp.spec import SearchSpec, to_json
 from mtexp.testing.records import example
@@ -56,15 +58,32 @@ def test_a_probe_with_too_few_requests_is_neither(data: Dataset) -> None:
     assert "raise measure.iterations" in few["why"]
 
 
-def test_the_figure_draws_searches_with_an_answer(data: Dataset) -> None:
-    """From kept to missed; runs that are no probes have none."""
-    drawn = capacity(Results(data, pd.DataFrame(), pd.DataFrame()))
+def test_the_figure_draws_searches_with_an_answer(tmp_path: Path, data: Dataset) -> None:
+    """From kept to missed, of two or more; one is a sentence; runs that are no probes have neither."""
+    results = Results(data, pd.DataFrame(), pd.DataFrame())
+    assert capacity(results) is None
+    said = of_capacity(results)
+    assert said.startswith("pair under ")
+    assert "keeps every service level up to 0.5 of what each serves alone, and misses one at 1." in said
+    tried = [("one", 0.5, 99.4), ("one", 1.0, 80.0), ("three", 0.4, 100.0)]
+    records = [probe(name, value, attained, seed=i) for i, (name, value, attained) in enumerate(tried)]
+    two = from_contents(records, {r.record_id: tmp_path for r in records}, tmp_path)
+    drawn = capacity(Results(two, pd.DataFrame(), pd.DataFrame()))
     assert drawn is not None
     assert (drawn.data[0].x[0], drawn.data[0].error_x.array[0]) == (0.5, 0.5)
     record, _ = example()
     plain = from_contents([record], {record.record_id: Path()}, Path())
     assert capacities(plain).empty
     assert capacity(Results(plain, pd.DataFrame(), pd.DataFrame())) is None
+    assert of_capacity(Results(plain, pd.DataFrame(), pd.DataFrame())) == ""
+
+
+def test_advice_about_a_load_says_what_was_too_much_and_the_level() -> None:
+    """A rate that was served is not the most that was asked for where a higher one was not."""
+    common = {"model": "bert_base", "neighbours": "alone", "sharing": "MPS", "latency_p99_ms": 89.1, "slo_ms": 60.0}
+    rates = pd.DataFrame([common | {"offered_rps": rate, "saturated": rate > 300} for rate in (136, 290, 1346)])
+    assert "keeps up with 290 requests/s, and not with 1346: its p99 is 89.1 ms, its level 60 ms" in _load_advice(rates)
+    assert "290 requests/s, the most that was asked of it" in _load_advice(rates[:2])
 
 
 def test_a_probe_without_any_level_says_nothing(tmp_path: Path) -> None:

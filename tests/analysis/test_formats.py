@@ -46,3 +46,13 @@ def test_a_terminal_gets_the_columns_that_fit(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("COLUMNS", "44")
     assert shown(frame, None).splitlines()[1].startswith("bert_ba")
     assert len(shown(frame, None).splitlines()[1]) <= 44
+
+
+def test_a_refusal_breaks_between_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal; what is longer than its width is not cut in the middle of a word."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert tables_command.main(["overview", "--records", "there is no folder of this name anywhere on this host"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 40

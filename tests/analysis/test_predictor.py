@@ -17,7 +17,7 @@ from analysis import predict
 from analysis.data import load
 from analysis.learning import fit, learn_predictor, measure_next, quantile, suspects
 from analysis.pooling import pool
-from analysis.predictions import rests_on
+from analysis.predictions import rests_on, text
 from analysis.predictor import NEW_MIX, NEW_MODEL, NOT_SAMPLED, Cell, Lone, NotPredictable, Predictor
 from analysis.predictor_data import lone_models, measured_cells
 
@@ -154,7 +154,10 @@ def test_larger_mixes_have_an_interval_of_their_own_or_none() -> None:
     lone = models(6, rng)
     pairs = learn_predictor(study(lone, rng), lone, "GPU")
     three = ["m00", "m03", "m05"]
-    assert all(one.high == math.inf for one in pairs.predict(three, "MPS"))
+    unknown = pairs.predict(three, "MPS")
+    assert all(one.high == math.inf for one in unknown)
+    shown = text("three", {"MPS": unknown}, pairs, width=120)
+    assert next(line for line in shown.splitlines() if " STP " in line).endswith("[not known]")
     both = learn_predictor(study(lone, rng, sizes=(2, 3)), lone, "GPU")
     assert all(one.high < math.inf for one in both.predict(three, "MPS"))
 

@@ -122,7 +122,7 @@ def test_partitions_are_what_a_driver_can_divide() -> None:
 
 
 def test_the_command_says_what_was_measured_and_what_to_measure(
-    tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Curves of two models and one split of them: predictions carry what neighbours cost in it."""
     for model in ("bert_base", "distilgpt2"):
@@ -143,6 +143,12 @@ def test_the_command_says_what_was_measured_and_what_to_measure(
     capsys.readouterr()
     assert split.main(["bert_base+mistral_7b", "--records", str(tmp_path)]) == 2
     assert "no SM curve (cuda_graph) of mistral_7b" in capsys.readouterr().err
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    split.main(["bert_base+distilgpt2", "--level", "bert_base=3", *of_132])
+    table = capsys.readouterr().out.partition("Latency beside")[0]
+    assert max(map(len, table.splitlines())) <= 60
+    assert {"SMs", "stp"} <= {*table.splitlines()[0].split()}
 
 
 def test_splits_are_measured_in_turns() -> None:

@@ -25,6 +25,7 @@ from mtexp.spec import spec_hash, to_json
 from mtexp.terminal import cli, points
 from mtexp.terminal.conclusion import JOB
 from mtexp.testing.records import example
+from mtexp.tracking.ledger import Done
 from mtexp.tracking.upload import Upload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,15 +233,21 @@ def test_interrupting_before_or_after_the_runs_is_no_traceback(
     assert cli.main(["mix=solo"]) == 130
 
 
-def test_resume_skips_what_is_done(runner: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points whose spec hash is known as done are not run, count as well, and are named in the summary."""
+def test_resume_skips_what_is_done(
+    runner: FakeRunner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points whose spec hash is known as done are not run, count as well, and keep their figures in the summary."""
     cli.main(["-m", "mix=solo,pair"])
-    done = {spec_hash(runner.jobs[0].spec)}
+    done = {spec_hash(runner.jobs[0].spec): Done("r", "VALID", {"stp": 1.75})}
     runner.jobs.clear()
+    capsys.readouterr()
     monkeypatch.setattr("mtexp.tracking.ledger.finished", lambda *args, **kwargs: done)
     points.done_before.cache_clear()
     assert cli.main(["-m", "mix=solo,pair", "resume=true"]) == 0
     assert [job.spec.mix for job in runner.jobs] == ["pair"]
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.endswith("VALID before")]
+    assert row.split()[0] == "solo"
+    assert "1.75" in row
     points.done_before.cache_clear()
 
 
