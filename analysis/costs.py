@@ -126,7 +126,7 @@ def _course(own: pd.DataFrame, name: str) -> str:
     said = " to ".join(_at(row, name) for row in (known[:1] + known[1:][-1:]))
     if len(late):
         lost = f"it cannot keep up with {rounded(late['offered_rps'].min(), 3)} requests/s"
-        said = f"{said}; {lost}" if said else lost
+        said = f"{said}, and {lost}" if said else lost
     return said or "too few requests for a percentile"
 
 

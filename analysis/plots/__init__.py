@@ -232,7 +232,7 @@ FIGURES = (
     Figure(
         "telemetry",
         "Device",
-        "Power, clocks and activity of the device around the window (shaded) of one mix.",
+        "What the device did (without a GPU: the host) around the window (shaded) of one mix.",
         telemetry,
     ),
 )
