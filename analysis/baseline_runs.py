@@ -1,7 +1,7 @@
 """Every run that measured a model alone, and which of them a tenant is compared with.
 
-Lives here: :class:`Alone`. May touch: nothing outside its arguments. The baseline hash names everything that could
-change a tenant alone (:func:`mtexp.tracking.ledger.baseline_hash`): the GPU, driver, libraries, model, workload,
+Lives here: :class:`BaselineRuns`. May touch: nothing outside its arguments. The baseline hash names everything that
+could change a tenant alone (:func:`mtexp.tracking.ledger.baseline_hash`): the GPU, driver, libraries, model, workload,
 precision, execution, protocol. All VALID runs of one hash measured the same thing: baselines, their re-checks, and runs
 of a mix of that one tenant in closed loop under plain time slicing.
 

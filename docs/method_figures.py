@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from mtexp.colours import BLUE, FAINT, RED
-from mtexp.metrics.crossover import Comparison, compare
+from mtexp.metrics.crossover import CrossoverFigures, compare
 from mtexp.testing.two_states import BLOCK_S, SWITCH_S, Host
 
 FOLDER = Path(__file__).parent / "figures"
@@ -63,7 +63,7 @@ def draw_rounds(host: Host) -> None:
     save(figure, "rounds.svg")
 
 
-def draw_designs(separate: np.ndarray, turns: list[Comparison]) -> None:
+def draw_designs(separate: np.ndarray, turns: list[CrossoverFigures]) -> None:
     """STP of fresh runs by design, with the interval that each run gives for itself."""
     figure = Figure(figsize=(9, 3))
     FigureCanvasSVG(figure)
@@ -79,7 +79,7 @@ def draw_designs(separate: np.ndarray, turns: list[Comparison]) -> None:
     save(figure, "designs.svg")
 
 
-def say(separate: np.ndarray, turns: list[Comparison]) -> None:
+def say(separate: np.ndarray, turns: list[CrossoverFigures]) -> None:
     """Print spread, coverage, and how often two runs of the same point are called different."""
     stp = [run.run["stp"] for run in turns]
     values, lows, highs = np.array([(interval.value, interval.low, interval.high) for interval in stp]).T

@@ -74,7 +74,7 @@ def choose_device(runtime: RuntimeConfig, hardware: Hardware) -> Device:
     if not hardware.gpus:
         why = hardware.lost or "no GPU was found here"
         allowed = f"cpu ({why})" if hardware.lost else f"auto, cpu ({why})"
-        raise ConfigError("runtime", "gpu", allowed, f"{_CHECK.capitalize()}, or use runtime=cpu.")
+        raise ConfigError("runtime", "gpu", allowed, f"Use runtime=cpu, or {_CHECK}.")
     if not wanted:
         return hardware.gpus[0]
     from mtexp.telemetry.nvml import chosen

@@ -191,9 +191,7 @@ class TenantGroup:
             rest_s = (end_ns - time.monotonic_ns()) / 1e9
             gone |= self._messages("measured", "measure", timeout_s=min(max(rest_s, _GATE_S), _LOOK_S)).keys()
             self._check_progress(time.monotonic() - self._begun_s, set(), waited)
-        if (
-            self._board.stopped
-        ):  # by a tenant that fails or got a signal: all leave the gate, and it reports why or ends
+        if self._board.stopped:  # by a tenant that failed or got a signal; it then reports why, or ends
             self._collect("measured", "measure", "stall_s", gone)
         return start_ns, end_ns
 

@@ -91,13 +91,8 @@ def stop_in_order(processes: Sequence[TenantHandle], stop_s: float, release: Cal
 
 def stop_at_once(processes: Sequence[TenantHandle], stop_s: float, release: Callable[[int], None]) -> None:
     """As :func:`stop_in_order`, without asking or waiting, for a user who has pressed Ctrl-C twice."""
-
-    def release_all() -> None:
-        for process in processes:
-            if process.child.exit_code() is None:
-                release(process.child.pid)
-
-    releasing = threading.Thread(target=release_all, daemon=True)
+    alive = [process.child.pid for process in processes if process.child.exit_code() is None]
+    releasing = threading.Thread(target=lambda: [release(pid) for pid in alive], daemon=True)
     releasing.start()
     releasing.join(_RELEASE_S)
     _kill(processes, stop_s)
