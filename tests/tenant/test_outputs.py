@@ -100,7 +100,16 @@ def test_checking_a_training_step_changes_nothing_of_it() -> None:
     assert prepared.module.training
 
 
-def test_compiled_requests_are_checked_eagerly_and_compared_with_that(tmp_path: Path) -> None:
+@pytest.fixture
+def quick_compiler() -> Iterator[None]:
+    """torch.compile tries no vector instructions out and compiles no header for later: half of what it takes."""
+    from torch._inductor import config
+
+    with config.patch({"cpp.vec_isa_ok": True, "cpp_cache_precompile_headers": False}):
+        yield
+
+
+def test_compiled_requests_are_checked_eagerly_and_compared_with_that(quick_compiler: None, tmp_path: Path) -> None:
     prepared = prepare(tenant("bert_base"), CPU, execution.compiler("compile"))
     before = execution.compiled_graphs()
     with execution.eagerly("compile"):
