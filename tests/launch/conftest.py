@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from mtexp import processes
 from mtexp.launch import ForkserverStarter
 
 # at import: whichever test of the session starts the server first, tenants are forked from one that has torch
@@ -39,3 +40,18 @@ def nothing_left() -> Iterator[None]:
     _, alive = psutil.wait_procs(left, timeout=3)
     assert not alive
     assert open_sockets() <= sockets
+
+
+@pytest.fixture
+def bare_server() -> Iterator[None]:
+    """A forkserver that imports nothing, in the place of the one of this test run, which is not stopped."""
+    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    before = dict(vars(server))
+    server.__init__()
+    server._preload_modules = []
+    try:
+        yield
+    finally:
+        processes._kill(server._forkserver_pid)
+        server._stop()
+        vars(server).update(before)

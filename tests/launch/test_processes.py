@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -29,21 +28,6 @@ def _server() -> int:
     pid = processes._server()
     assert pid
     return pid
-
-
-@pytest.fixture
-def bare_server() -> Iterator[None]:
-    """A forkserver that imports nothing, in the place of the one of this test run, which is not stopped."""
-    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
-    before = dict(vars(server))
-    server.__init__()
-    server._preload_modules = []
-    try:
-        yield
-    finally:
-        processes._kill(server._forkserver_pid)
-        server._stop()
-        vars(server).update(before)
 
 
 def _process(seconds: float) -> multiprocessing.Process:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing.forkserver
 import os
 import signal
 import socket
@@ -14,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from mtexp.launch import CorePlan, ForkserverStarter
+from mtexp.launch import CorePlan
+from mtexp.processes import start_forkserver
 from mtexp.running import measurement, pinning
 from mtexp.tracking import upload
 from tests.run.run_helpers import Workplace, kind
@@ -77,19 +77,17 @@ def test_a_quota_of_cpu_time_that_tenants_use_up_is_told(
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing to be confined to")
-def test_what_is_not_pinned_may_use_every_core_whatever_the_forkserver_was_started_on(workplace: Workplace) -> None:
+def test_what_is_not_pinned_may_use_every_core_whatever_the_forkserver_was_started_on(
+    workplace: Workplace, bare_server: None
+) -> None:
     """A run before may have pinned the thread that started the forkserver: its children would inherit that."""
     everywhere = os.sched_getaffinity(0)
-    server = multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
-    server._stop()
     try:
         os.sched_setaffinity(0, {min(everywhere)})
-        ForkserverStarter().warm()
-        os.sched_setaffinity(0, everywhere)
-        ran = workplace.run(*POINT, "measure.pin_cores=false")
+        start_forkserver()
     finally:
         os.sched_setaffinity(0, everywhere)
-        server._stop()
+    ran = workplace.run("mix=stress_launch", "baseline=skip", "sweep=s", "measure.pin_cores=false")
     assert ran.code == 0, ran.err
     (tenant,) = workplace.records("outputs/s")["."].tenants
     assert set(tenant.facts_before["cores"]) == everywhere
