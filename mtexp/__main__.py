@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from mtexp import __version__
+from mtexp.collector import collector_off
 from mtexp.commands import COMMANDS
 from mtexp.output import enter
 
@@ -29,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         sys.stderr.write(_unknown(name) if name else usage())
         return REFUSED
-    code: int = importlib.import_module(COMMANDS[name].module).main(rest)
+    with collector_off():
+        command = importlib.import_module(COMMANDS[name].module)
+    code: int = command.main(rest)
     return code
 
 

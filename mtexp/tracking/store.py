@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 import filelock
 
+from mtexp.collector import collector_off
 from mtexp.errors import TrackingError
 from mtexp.output import name_a_home
 from mtexp.spec import TrackingSpec
@@ -167,7 +168,9 @@ def prepare(tracking: TrackingSpec) -> None:
 def _client(uri: str, file: Path | None) -> MlflowClient:
     """A client of the store, its schema there: MLflow makes it at the first call."""
     from mlflow import MlflowClient
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with collector_off():
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with _lock(file, "open"):
         if file is not None and not (file.is_file() and file.stat().st_size):
@@ -311,9 +314,11 @@ def _errors() -> tuple[type[Exception], ...]:
     import requests
     from alembic.util import CommandError
     from google.protobuf.json_format import ParseError
-    from mlflow import MlflowClient  # noqa: F401  takes seconds the first time
-    from mlflow.exceptions import MlflowException
-    from mlflow.store.db import utils
+
+    with collector_off():
+        from mlflow import MlflowClient  # noqa: F401  takes seconds the first time
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.db import utils
     from sqlalchemy.exc import SQLAlchemyError
 
     bound_calls()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -40,14 +42,17 @@ def _python(*arguments: str, code: str, folder: Path) -> str:
     return ran.stdout + ran.stderr
 
 
-def test_the_page_runs_from_stdin(tmp_path):
+def test_the_page_runs_from_stdin(tmp_path, made_store):
+    store = tmp_path / "mlflow.db"
+    store.write_bytes(made_store)
     blocks = BLOCK.findall((ROOT / "docs" / "python.md").read_text())
     out = _python("-", code="\n".join(blocks), folder=tmp_path)
     assert "VALID" in out
     assert "measuring" in out
     assert "Did you mean" in out  # bert_bas
     assert "Traceback" not in out
-    assert (tmp_path / "mlflow.db").is_file()
+    with closing(sqlite3.connect(store)) as runs:
+        assert runs.execute("SELECT count(*) FROM runs").fetchone() > (0,)
 
 
 def test_a_script_without_a_guard_runs_once_also_in_a_thread_beside_an_event_loop_and_without_mlflow(tmp_path):

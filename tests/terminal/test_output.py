@@ -60,11 +60,14 @@ if __name__ == "__main__":
     sys.exit(enter(main))
 """
 EVERY_PROGRAM = """
-import gc, importlib, json, os, runpy, sys, mlflow
+import gc, importlib, json, os, runpy, sys
+gc.disable()
+import mlflow
 programs = json.loads(sys.argv[1])
 for module in programs:  # imported once, then forked: the imports take each of them a second
     importlib.import_module(module)
 gc.freeze()
+gc.enable()
 codes = {}
 for module, arguments in programs.items():
     pid = os.fork()
