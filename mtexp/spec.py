@@ -72,6 +72,8 @@ class ModelSpec:
 
 QUANTISED = ("int8", "fp8")
 """Precisions of which only the weights of linear layers are in that type, and the rest in bf16."""
+STRESSORS = ("sm", "dram", "l2", "pcie", "launch")
+"""What a stressor may press on."""
 SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a sweep may be called: it names a folder."""
 

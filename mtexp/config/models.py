@@ -26,7 +26,7 @@ from mtexp.config.shapes import (
 )
 from mtexp.config.weights import layers_in, not_safetensors
 from mtexp.errors import ConfigError
-from mtexp.spec import CostSpec, ModelSpec, WorkloadSpec
+from mtexp.spec import STRESSORS, CostSpec, ModelSpec, WorkloadSpec
 
 PASSES = ("forward", "train")
 WORKLOADS = {
@@ -83,6 +83,9 @@ def model_of(
 
 
 def _stressor(config: Config, key: str, tenant: TenantConfig, shape: dict[str, Any], weights: Weights) -> ModelSpec:
+    if tenant.architecture not in STRESSORS:
+        remedy = "For work of your own use target: package.module:factory."
+        raise ConfigError(f"{key}.architecture", tenant.architecture, STRESSORS, remedy)
     return ModelSpec(
         name=tenant.name,
         role="stressor",

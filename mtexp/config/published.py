@@ -141,5 +141,7 @@ def check_architecture(key: str, architecture: str) -> None:
     known = architectures()
     if known and architecture not in known:
         remedy = f"{nearest(architecture, known)} Or install a transformers that has it.".strip()
+        if "." in architecture:
+            remedy = "For a module of your own write target: package.module:factory instead."
         allowed = f"one of the {len(known)} architectures (model_type) of the installed transformers"
         raise ConfigError(key, architecture or "(empty)", allowed, remedy)

@@ -20,22 +20,16 @@ from collections.abc import Callable
 
 import torch
 
-from mtexp.spec import TenantSpec
+from mtexp.spec import STRESSORS, TenantSpec
 from mtexp.tenant.weights import DTYPES, Pool
 
 _MIB = 2**20
 
 
 def stressor_request(tenant: TenantSpec, device: torch.device) -> Callable[[], int]:
-    """The request of a stressor.
-
-    Raises:
-        ValueError: A kind that does not exist.
-    """
+    """The request of a stressor."""
     kind, shape = tenant.model.architecture, tenant.model.shape
-    steps = {"sm": _sm, "dram": _dram, "l2": _l2, "pcie": _pcie, "launch": _launch}
-    if kind not in steps:
-        raise ValueError(f"stressor kind {kind!r}: allowed: {', '.join(steps)}")
+    steps = dict(zip(STRESSORS, (_sm, _dram, _l2, _pcie, _launch), strict=True))
     step, repeats = steps[kind](tenant, device), int(shape["repeats"])
 
     def request() -> int:

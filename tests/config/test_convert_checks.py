@@ -74,6 +74,12 @@ REFUSED_ON_GPU = [
     ("arrival.rate=3", "arrival.rate", "arrival=closed"),
     ("arrival=poisson|baseline=skip", "arrival.load", "baseline=skip"),
     ("runtime.device=GPU-9", "runtime.device", "GPU-1"),
+    (
+        "mix=stress_sm|mix.tenants.stress_sm.architecture=my_script",
+        "mix.tenants.stress_sm.architecture",
+        "sm, dram, l2, pcie, launch",
+    ),
+    ("mix.tenants.a.architecture=my_package.MyNet", "mix.tenants.a.architecture", "one of the"),
     ("mix.tenants.a.shape.num_attention_heads=7", "mix.tenants.a.shape", "divides 768"),
     ("mix.tenants.b.shape.num_key_value_heads=5", "mix.tenants.b.shape", "divides 32"),
     ("mix.tenants.a.shape.hidden_size=0", "mix.tenants.a.shape", "positive"),

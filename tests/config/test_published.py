@@ -112,6 +112,8 @@ def test_an_architecture_that_does_not_exist_has_the_nearest_name() -> None:
     assert {"bert", "qwen3_moe", "whisper"} <= architectures()
     with pytest.raises(ConfigError, match=r"a\.architecture=qwen3_mo: .*Did you mean qwen3_moe\?"):
         check_architecture("a.architecture", "qwen3_mo")
+    with pytest.raises(ConfigError, match="write target: package"):
+        check_architecture("a.architecture", "my_package.MyNet")
     with pytest.raises(ConfigError, match=r"architecture=berrt.*bert"):
         compose_spec(["mix=bert_base", "mix.tenants.bert_base.architecture=berrt"])
 
