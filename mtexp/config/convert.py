@@ -73,6 +73,8 @@ def to_spec(config: Config, hardware: Hardware) -> RunSpec:
         check_shared(config, tenants)
     _check_loads(config, tenants)
     _check_traces(config, tenants)
+    if not config.churn.repeats:
+        _check_durations(config, tenants)
     _check_memory(config, tenants, device)
     churn = churn_spec(config.churn, device.kind, config.mix.name, tenants)
     tenants, design = (with_neighbour(tenants), "sustained") if churn.repeats else (tenants, design_of(config, tenants))
@@ -330,6 +332,24 @@ def _check_traces(config: Config, tenants: tuple[TenantSpec, ...]) -> None:
             allowed = f"{iterations} arrivals within deadlines.measure_s={longest_s:g}"
             remedy = "Times are seconds from the start of the run: shift or scale them, or raise deadlines.measure_s."
             raise ConfigError("arrival.trace", f"{value} ({tenant.id})", allowed, remedy)
+
+
+def _check_durations(config: Config, tenants: tuple[TenantSpec, ...]) -> None:
+    """Refuse what takes longer than ``deadlines.measure_s``: the run would wait so long, and fail."""
+    iterations, longest_s = config.measure.iterations, config.deadlines.measure_s
+    times = {"measure.min_time_s": config.measure.min_time_s}
+    if config.baseline.mode is not Baseline.skip:
+        times["baseline.min_time_s"] = config.baseline.min_time_s
+    for key, time_s in times.items():
+        if time_s > longest_s:
+            allowed = f"at most {longest_s:g}, which is deadlines.measure_s"
+            raise ConfigError(key, time_s, allowed, "Lower it, or raise deadlines.measure_s.")
+    for tenant in tenants:
+        rate = tenant.arrival.rate_rps
+        if rate and not tenant.arrival.trace and iterations / rate > longest_s:
+            allowed = f"at least {iterations / longest_s:.3g}: {iterations} requests within {longest_s:g} s"
+            remedy = "Raise it, lower measure.iterations, or raise deadlines.measure_s."
+            raise ConfigError("arrival.rate", f"{rate:g} ({tenant.id})", allowed, remedy)
 
 
 def _check_memory(config: Config, tenants: tuple[TenantSpec, ...], device: Device) -> None:

@@ -16,10 +16,12 @@ from mtexp.config.published import check_architecture, of_folder, published, ref
 from mtexp.config.read_off import ReadOff, read_off
 from mtexp.config.schema import Attention, Config, Role, TenantConfig, Weights
 from mtexp.config.shapes import (
+    MAX_SIZE,
     dimensions,
     has_formula,
     known_counts,
     needed_positions,
+    not_sizes,
     shrink,
     shrink_inputs,
     shrink_stressor,
@@ -58,6 +60,7 @@ def model_of(
     if tenant.params or tenant.role is Role.custom:
         raise ConfigError(f"{key}.target", "(empty)", "package.module:factory", f"Set {key}.target.")
     if tenant.role is Role.stressor:
+        _check_stressor(key, tenant.shape)
         shape = shrink_stressor(tenant.shape) if shrunk else dict(tenant.shape)
         return _stressor(config, key, tenant, shape, weights), CostSpec()
     model = _asked(key, tenant, weights)
@@ -117,6 +120,9 @@ def _asked(key: str, tenant: TenantConfig, weights: Weights) -> ModelSpec:
         source = own
     else:
         source = ""
+    if wrong := not_sizes(shape):
+        name, _, value = wrong.partition("=")
+        raise ConfigError(f"{key}.shape.{name}", value, f"an integer up to {MAX_SIZE}", "Correct it.")
     return ModelSpec(
         name=tenant.name,
         role=role,
@@ -196,6 +202,14 @@ def _check_shape(key: str, model: ModelSpec, *, needed: bool) -> None:
     if d.heads % d.kv_heads:
         what = f"a number of key/value heads that divides {d.heads}"
         raise ConfigError(f"{key}.shape", f"{d.kv_heads} key/value heads", what, f"Correct {model.name}.")
+
+
+def _check_stressor(key: str, shape: dict[str, Any]) -> None:
+    for name, value in shape.items():
+        kinds = (int, float) if name == "mib" else (int,)
+        if type(value) not in kinds or not 0 < value <= MAX_SIZE:
+            what = f"{'a number' if name == 'mib' else 'an integer'} above 0, at most {MAX_SIZE}"
+            raise ConfigError(f"{key}.shape.{name}", value, what, "Correct it.")
 
 
 def _check_workload(config: Config, key: str, tenant: TenantConfig, model: ModelSpec, workload: WorkloadSpec) -> None:

@@ -23,7 +23,8 @@ _NAMES = {
 """Field names of each dimension, by architecture."""
 
 _OTHER_SIZES = ("type_vocab_size", "max_relative_positions", "position_buckets")
-_MAX_SIZE = 2**31 - 1
+MAX_SIZE = 2**31 - 1
+"""Most that a size of a model may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ def not_sizes(shape: Mapping[str, Any]) -> str:
     """Return the first invalid size of ``shape`` as ``name=value``; empty if all are integers or absent."""
     for name in (*(name for names in _NAMES.values() for name in names), *_OTHER_SIZES):
         value = shape.get(name)
-        if value is not None and not (type(value) is int and abs(value) <= _MAX_SIZE):
+        if value is not None and not (type(value) is int and abs(value) <= MAX_SIZE):
             return f"{name}={str(value)[:30]}"
     return ""
 

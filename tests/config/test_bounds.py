@@ -13,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mtexp.config import compose_spec
 from mtexp.config.bounds import upper_bound
 from mtexp.config.composer import Composer, to_config
 from mtexp.config.convert import to_spec
@@ -76,6 +77,40 @@ def test_a_number_out_of_bounds_is_refused_by_its_key(key: str) -> None:
 def test_what_is_no_number_is_refused_while_composing(key: str, value: object) -> None:
     with pytest.raises(OmegaConfBaseException):
         OmegaConf.update(_composed().copy(), key, value)
+
+
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+
+
+@pytest.mark.parametrize("value", ["true", "abc", "''", "1.5", "nan", "inf", "-1", "0", str(2**63), "[1]"])
+@pytest.mark.parametrize("name", [*_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings"])
+def test_a_size_of_a_model_that_is_none_is_refused(name: str, value: str) -> None:
+    """The schema knows no keys of a shape: they are the architecture's."""
+    with pytest.raises(ConfigError, match=r"^mix\.tenants\.bert_base\.shape"):
+        compose_spec(["mix=bert_base", "runtime.shrink=none", f"++mix.tenants.bert_base.shape.{name}={value}"], None)
+
+
+@pytest.mark.parametrize("value", ["true", "abc", "nan", "inf", "-1", "0", str(2**63)])
+@pytest.mark.parametrize("key", ["stress_sm.shape.size", "stress_dram.shape.mib", "stress_l2.shape.repeats"])
+def test_a_size_of_a_stressor_that_is_none_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^mix\.tenants\.{key}="):
+        compose_spec([f"mix={key.partition('.')[0]}", f"mix.tenants.{key}={value}"], None)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("measure.min_time_s=901",),
+        ("baseline.min_time_s=901",),
+        ("arrival.rate=1e-320", "arrival=poisson"),
+        ("arrival.rate=0.1", "arrival=constant", "measure.iterations=100"),
+    ],
+)
+def test_what_takes_longer_than_its_deadline_is_refused(texts: tuple[str, ...]) -> None:
+    """It would be waited for until deadlines.measure_s, and fail."""
+    with pytest.raises(ConfigError, match=f"^{texts[0].partition('=')[0]}="):
+        compose_spec(["mix=solo", *texts], None)
+    compose_spec(["mix=solo", *texts[1:], *(["arrival.rate=1"] if len(texts) > 1 else [])], None)
 
 
 @pytest.mark.parametrize(
