@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -168,6 +169,17 @@ class Composer:
         self._read.update((key, str(option)) for key, option in choices.items())
         name_mix(config, hydra)
         return config, hydra
+
+    def check_chosen(self, overrides: Sequence[str]) -> None:
+        """Look at the files that ``overrides`` choose, where composing has failed: what one sets elsewhere may be why.
+
+        Raises:
+            ConfigError: Naming the file and what it may not set.
+        """
+        for override in map(self.parse, overrides):
+            if self.is_group(override.key_or_group) and not override.is_sweep_override():
+                with suppress(HydraException, *_ODD):  # a file that cannot be read is what has failed
+                    check_choices(self._loader.repository, {override.key_or_group: override.value()})
 
     def is_group(self, key: str) -> bool:
         """Whether ``key`` is a config group."""

@@ -194,6 +194,10 @@ def _expected(key: str) -> str:
 
 def translate(error: Exception, composer: Composer, overrides: Sequence[str]) -> ConfigError:
     """Translate an error of Hydra or OmegaConf to a ConfigError."""
+    try:
+        composer.check_chosen(overrides)
+    except ConfigError as reaches_further:
+        return reaches_further
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
