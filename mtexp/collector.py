@@ -1,4 +1,4 @@
-"""Python's garbage collector, kept from what it only slows down. May touch: the standard library."""
+"""Switches Python's garbage collector off while much is imported or built. May touch: the standard library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """Import much: meanwhile the garbage collector would look again and again at what is there to stay."""
+    """Switch the collector off: while much is imported it looks again and again at objects that all stay."""
     was = gc.isenabled()
     gc.disable()
     try:

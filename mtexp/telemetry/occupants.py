@@ -22,7 +22,7 @@ class Occupants:
     foreign: tuple[GpuProcess, ...] = ()
     """Surely none of the run's."""
     not_attributable: tuple[GpuProcess, ...] = ()
-    """Of this run or of another user."""
+    """Processes of this run or of another user."""
     own: frozenset[int] = frozenset()
     """The pids of the run's processes, as NVML numbers them where that is known."""
     same_pids: bool = False

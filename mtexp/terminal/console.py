@@ -129,7 +129,7 @@ def sweep_row(record: Mapping[str, Any]) -> dict[str, str]:
     """
     spec, metrics, status = record["spec"], record.get("metrics", {}), record["status"]
     precisions = sorted({tenant["precision"] for tenant in spec["tenants"]})
-    verdict = {"FINISHED": "{}", "SKIPPED": "{} before"}.get(status, status).format(record.get("verdict", ""))
+    verdict = record["verdict"] if status in ("FINISHED", "SKIPPED") else status
     return {
         "mix": spec["mix"],
         "precision": ",".join(precisions),
@@ -139,7 +139,7 @@ def sweep_row(record: Mapping[str, Any]) -> dict[str, str]:
         "STP": _number(metrics.get("stp"), 3),
         "ANTT": _number(metrics.get("antt"), 3),
         "fairness": _number(metrics.get("fairness"), 3),
-        "verdict": verdict,
+        "verdict": f"{verdict} before" if status == "SKIPPED" else verdict,
     }
 
 

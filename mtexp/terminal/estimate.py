@@ -13,7 +13,7 @@ LEAST_MEASURED_S = 1.0
 RECORD_MB = 0.4
 """About the size of a record with its logs and its plot, without samples."""
 SAMPLE_BYTES = 48
-"""Of one request in memory; on disk they are compressed."""
+"""Bytes of one request in memory; on disk they are compressed."""
 
 
 def estimate(specs: Sequence[RunSpec]) -> str:

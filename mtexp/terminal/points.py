@@ -149,7 +149,7 @@ def skipped(spec: RunSpec, done: Done) -> dict[str, Any]:
 
 
 def _outcome(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a record, or of what is known of a point without one."""
+    """Return the content of ``job.json``, from a record or from what is known of a point without one."""
     row = console.sweep_row(record)
     return {"status": record["status"], "unsent": 0, "row": row, "record_id": record.get("record_id", "")}
 

@@ -17,8 +17,8 @@ def together(rows: Mapping[str, Mapping[str, str]], folder: Path) -> list[dict[s
     """Return a row for each point of which the sweep has several VALID runs, with intervals over runs.
 
     Args:
-        rows: Of the sweep's summary, by the id of the record that each is about.
-        folder: Of the sweep. Runs that were measured elsewhere are not put in.
+        rows: Rows of the sweep's summary, by the id of their record.
+        folder: Folder of the sweep. Runs that were measured elsewhere are left out.
     """
     from mtexp.analysis.data import from_records, select
     from mtexp.analysis.frames import rows_of

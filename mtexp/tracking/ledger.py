@@ -60,11 +60,11 @@ class Done(NamedTuple):
     record_id: str
     verdict: str
     metrics: Mapping[str, float]
-    """Of the run: those of :data:`SUMMED_UP` that it has."""
+    """Metrics of the run, by name: those of :data:`SUMMED_UP` that it has."""
 
 
 SUMMED_UP = ("stp", "antt", "fairness")
-"""What the summary of a sweep says of a run."""
+"""Metrics that the summary of a sweep shows of a run."""
 
 
 def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, Any]) -> str:
