@@ -1,7 +1,11 @@
-"""What is known to go wrong with a plan, before anything starts. May touch: the table of known SM counts."""
+"""What is known to go wrong with a plan, before anything starts.
+
+May touch: the table of known SM counts, the environment (reading).
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 
 from mtexp.host import Device, torch_versions
@@ -52,6 +56,22 @@ def too_few_cores(specs: Iterable[RunSpec], cores: int | None) -> tuple[str, ...
         "the GPU. Use fewer tenants, or a host with more cores"
         for mix, tenants in crowded.items()
         if cores is not None and tenants > cores
+    )
+
+
+def unread_experiment(specs: Iterable[RunSpec]) -> tuple[str, ...]:
+    """A sentence about MLflow's variable for the name of an experiment, where the records go to another one.
+
+    Args:
+        specs: Every point.
+    """
+    variable = "MLFLOW_EXPERIMENT_NAME"
+    name = os.environ.get(variable, "")
+    others = sorted({spec.tracking.experiment for spec in specs if spec.tracking.enabled} - {name})
+    return tuple(
+        f"{variable}={name} is not read: the records go to the experiment {other} (tracking.experiment)"
+        for other in others
+        if name
     )
 
 

@@ -24,7 +24,7 @@ from mtexp.config.composer import Composer, composer_of, parse_command_line, quo
 from mtexp.config.convert import to_spec
 from mtexp.config.designs import why_sustained
 from mtexp.config.hardware import Hardware, elsewhere, probe
-from mtexp.config.known import overloaded, too_few_cores, warnings
+from mtexp.config.known import overloaded, too_few_cores, unread_experiment, warnings
 from mtexp.config.lengths import padded
 from mtexp.config.order import random_order
 from mtexp.config.own_code import imported
@@ -153,6 +153,7 @@ def plan(
     command = [*flags, *(a for a in argv if a not in args.overrides), *kept, *sweeper, pinned]
     specs = [point.spec for point in planned]
     known = warnings(specs, where.gpus) + too_few_cores(specs, _cores(launcher)) + overloaded(specs)
+    known += unread_experiment(specs)
     sessions = Sessions()
     if multirun and not search:
         with _refusing():

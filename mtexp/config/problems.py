@@ -35,6 +35,7 @@ _TOKENS = {
     "mps_settings": "or a percentage such as 30pct",
 }
 _HELP = f"{command_line('run')} -h lists groups, choices and examples."
+_VARIABLE = re.compile(r"\$\{oc\.env:(\w+)")
 _IN_FILE = re.compile("In '([^']+)'")
 """Beginning of an error of Hydra about a file of ours."""
 _PLUGINS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "ray_aws": "ray"}
@@ -108,6 +109,7 @@ def _check_choice(composer: Composer, override: Override, choice: Any) -> None:
         return
     if group == "hydra/launcher" and word in _PLUGINS:
         raise ConfigError(key, word, allowed, f"Its plugin is not installed: pip install -e '.[{_PLUGINS[word]}]'.")
+    _check_written_out(key, word, allowed)
     counts = parse_mix(word) if group == "mix" else None
     if counts is None:
         raise ConfigError(key, word, allowed, nearest(word, options) or _HELP)
@@ -120,6 +122,14 @@ def _check_choice(composer: Composer, override: Override, choice: Any) -> None:
         if model not in models:
             remedy = f"There is no model {model}. {nearest(model, models)}".strip()
             raise ConfigError(key, word, f"models {', '.join(models)}", remedy)
+
+
+def _check_written_out(key: str, word: str, allowed: str) -> None:
+    """Refuse a choice with ``${...}``: its file is read before anything can be looked up."""
+    if "${" in word:
+        found = _VARIABLE.search(word)
+        remedy = f'Let the shell fill it in: {key}="${found[1] if found else "NAME"}".'
+        raise ConfigError(key, word, allowed, f"Values can be looked up with ${{...}}, choices cannot. {remedy}")
 
 
 def _check_text(key: str, choice: Any) -> None:

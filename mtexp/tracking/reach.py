@@ -1,4 +1,6 @@
-"""Whether a store answers, before anything is measured for it. Lives here: :func:`ask_store`, :func:`answers`.
+"""Whether a store answers, before anything is measured for it.
+
+Lives here: :func:`ask_store`, :func:`answers`, :func:`failure`.
 
 May touch: the network, one request or one connection; an SQLite file, reading. Nothing is made. Imports no MLflow.
 """
@@ -95,11 +97,30 @@ def _in_time(ask: Callable[[], T], uri: str, within_s: float) -> T:
         raise TrackingError(f"MLflow at {public(uri)} did not answer within {within_s:g} s")
     result, error = outcome[0]
     if error is not None:
-        text = redact(" ".join(str(error).split())).partition(" (Background on this error at: ")[0]
-        if isinstance(error, ImportError):
-            text += ", which this kind of database needs: install it here"
-        raise TrackingError(f"MLflow at {public(uri)}: {text[:600].rstrip('.')}") from error
+        raise TrackingError(failure(uri, error)) from error
     return result  # type: ignore[no-any-return]
+
+
+def failure(uri: str, error: BaseException) -> str:
+    """Return what an error of MLflow or its libraries says about a store: one sentence without credentials and stop."""
+    where, chain = f"MLflow at {public(uri)}", [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    if is_server(uri):
+        import requests
+
+        if any(isinstance(one, requests.Timeout) for one in chain):
+            return f"{where} did not answer in time"
+        if any(isinstance(one, requests.ConnectionError) for one in chain):
+            # the outer errors are about retries and objects of urllib3, the innermost one is the system's
+            why = getattr(chain[-1], "strerror", None) or " ".join(str(chain[-1]).split())
+            return f"{where} cannot be reached: {redact(why)[:300].rstrip('.')}"
+    text = redact(" ".join(str(error).split()))
+    for noise in (" [SQL: ", " (Background on this error at: "):
+        text = text.partition(noise)[0]
+    if isinstance(error, ImportError):
+        text += ", which this kind of database needs: install it here"
+    return f"{where}: {text[:600].rstrip('.')}"
 
 
 def _ask_server(uri: str, experiment: str) -> str:

@@ -28,7 +28,7 @@ from mtexp.errors import TrackingError
 from mtexp.output import name_a_home
 from mtexp.spec import TrackingSpec
 from mtexp.tracking.deadline import bound_calls
-from mtexp.tracking.reach import ASKED_S, answers
+from mtexp.tracking.reach import ASKED_S, answers, failure
 from mtexp.tracking.uri import (
     ALLOWED,
     bounded,
@@ -36,7 +36,6 @@ from mtexp.tracking.uri import (
     is_database,
     is_server,
     public,
-    redact,
     shown,
     source,
     sqlite_path,
@@ -334,9 +333,4 @@ def _translated(uri: str, errors: tuple[type[Exception], ...]) -> Iterator[None]
     try:
         yield
     except errors as error:
-        text = redact(" ".join(str(error).split()))
-        for noise in (" [SQL: ", " (Background on this error at: "):
-            text = text.partition(noise)[0]
-        if isinstance(error, ImportError):
-            text += ", which this kind of database needs: install it"
-        raise TrackingError(f"MLflow at {public(uri)}: {text[:600].rstrip('.')}.") from error
+        raise TrackingError(f"{failure(uri, error)}.") from error

@@ -43,6 +43,7 @@ def _refusal(*argv: str) -> str:
 
 MISTAKES = [
     ("mix=enc_onli", "refused: mix=enc_onli: allowed: dec_only, enc_only", "Did you mean enc_only?"),
+    ("mix=${oc.env:MIX}", "refused: mix=${oc.env:MIX}", 'Let the shell fill it in: mix="$MIX".'),
     ("mix=bert_bse", "refused: mix=bert_bse: allowed: dec_only", "Did you mean bert_base?"),
     ("mix=bert_bse*2+distilgpt2", "allowed: models bert_base", "There is no model bert_bse. Did you mean bert_base?"),
     ("mix=bert_base*x", "or models joined as in", "bert_base*2+llama_3_2_1b"),
@@ -148,6 +149,15 @@ def test_a_load_that_nobody_can_serve_is_warned_about() -> None:
     planned = _plan("-m", "mix=solo,pair", "arrival=poisson", "arrival.load=1,1.5")
     (warning,) = [text for text in planned.warnings if "arrival.load" in text]
     assert "arrival.load=1.5" in warning
+
+
+def test_the_experiment_of_the_environment_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's own clients read the variable; who sets it is told where the records go, once, and only if elsewhere."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    (warning,) = [text for text in _plan("-m", "mix=solo,pair").warnings if "MLFLOW_EXPERIMENT_NAME" in text]
+    assert "experiment mtexp (tracking.experiment)" in warning
+    for same in ("tracking.experiment=mine", "tracking=none"):
+        assert not any("MLFLOW_EXPERIMENT_NAME" in text for text in _plan("mix=solo", same).warnings)
 
 
 def test_a_misspelt_choice_in_a_sweep_of_an_experiment_is_found(tmp_path: Path) -> None:

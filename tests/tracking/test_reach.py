@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 import socketserver
 import threading
 import time
@@ -119,6 +120,15 @@ def test_what_is_no_store_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) 
 def test_a_name_that_no_store_keeps_is_refused(name: str, tracking: TrackingSpec) -> None:
     with pytest.raises(TrackingError, match=r"tracking\.experiment="):
         ask_store(TrackingSpec(uri=tracking.uri, experiment=name))
+
+
+def test_a_dead_server_is_one_plain_sentence() -> None:
+    """Not the retries and objects of the library that asked."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        uri = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    with pytest.raises(TrackingError) as refused:
+        ask_store(TrackingSpec(uri=uri), "Start it")
+    assert str(refused.value) == f"MLflow at {uri} cannot be reached: Connection refused. Start it"
 
 
 def test_a_file_is_looked_into(tracking: TrackingSpec, tmp_path: Path) -> None:
