@@ -17,6 +17,7 @@ from mtexp.metrics.finding import sentences
 from mtexp.records import keys
 from mtexp.records.record import BaselineRef, RunRecord, TenantRecord
 from mtexp.spec import RunSpec, TenantSpec, content_hash, to_json
+from mtexp.text_tables import rounded
 
 MAX_TAG = 4_000
 """Maximum length of a tag in characters; MLflow's own limit is 8,000, older servers take 5,000."""
@@ -85,7 +86,7 @@ def parent_content(record: RunRecord, path: str, *, thinned: Mapping[str, int], 
         keys.INTERVAL_SCOPE: _interval_scope(record, record.metrics),
         keys.BASELINE_HASH: record.baseline_hash,
         keys.RECORD_PATH: path,
-        keys.SWEPT: keys.SWEPT_GAP.join(f"{name}={value}" for name, value in record.swept.items()),
+        keys.SWEPT: keys.SWEPT_GAP.join(_swept(record)),
         keys.PROFILE_OF: record.profile_of,
         keys.FAILURE: record.failure,
         keys.AGAINST: _against(spec),
@@ -129,8 +130,12 @@ def tenant_content(
     params = _params(spec, own) | _block_params(record) | {"tenant": tenant.id, "model": tenant.model}
     if own:
         params |= _own_params(own[0], spec)
-    name = _cut(f"{tenant.id} {tenant.model}", MAX_NAME)
+    name = _cut(" · ".join([f"{tenant.id} {tenant.model}", *_swept(record)]), MAX_NAME)
     return RunContent(name, tenant.status, _kept(tags), _kept(params), _known(tenant.metrics, params))
+
+
+def _swept(record: RunRecord) -> list[str]:
+    return [f"{name}={value}" for name, value in record.swept.items()]
 
 
 def _interval_scope(record: RunRecord, metrics: Mapping[str, float]) -> str:
@@ -193,17 +198,17 @@ def description(record: RunRecord) -> str:
 
 
 def _tenant_description(record: RunRecord, tenant: TenantRecord) -> str:
-    """One line: slowdown and latency of a tenant; a percentile only where it has enough iterations."""
+    """One line: verdict, slowdown and latency of a tenant; a percentile only where it has enough iterations."""
     arrival = next((t.arrival.kind for t in record.run_spec.tenants if t.id == tenant.id), "closed")
     own = keys.current(tenant.metrics, arrival)
     shown = [(label, key) for label, key in _TENANT_LINE if key in own and key not in tenant.insufficient]
-    return " · ".join(_headline(label, key, own) for label, key in shown)
+    return " · ".join([record.verdict, *(_headline(label, key, own) for label, key in shown)])
 
 
 def _headline(label: str, key: str, figures: Mapping[str, float]) -> str:
     low, high = (figures.get(end) for end in keys.interval(key))
-    text = f"{label} {figures[key]:.3g}"
-    return text if low is None or high is None else f"{text} [{low:.3g}, {high:.3g}]"
+    text = f"{label} {rounded(figures[key], 3)}"
+    return text if low is None or high is None else f"{text} [{rounded(low, 3)}, {rounded(high, 3)}]"
 
 
 def _cell(tenant: TenantRecord, key: str) -> str:

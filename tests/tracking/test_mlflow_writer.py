@@ -77,7 +77,7 @@ def test_a_record_becomes_a_parent_and_a_nested_run_per_tenant(tmp_path: Path, t
     assert "within this run" in tags["mlflow.note.content"]
     assert tags[keys.INTERVAL_SCOPE] == keys.WITHIN_RUN
     assert child.data.params["tenant"] == "t1"
-    assert child.data.tags["mlflow.note.content"].startswith("slowdown 1.6")
+    assert child.data.tags["mlflow.note.content"].startswith("VALID · slowdown 1.6")
     assert child.data.params["model"] == "gpt2"
     assert parent.data.params["mix"] == "mixed"
     assert parent.data.params["num_tenants"] == "2"
@@ -251,6 +251,16 @@ def test_thinning_keeps_the_ends_and_the_order() -> None:
     assert evenly(5, 10).tolist() == [0, 1, 2, 3, 4]
     assert evenly(101, 11).tolist() == list(range(0, 101, 10))
     assert evenly(0, 10).tolist() == []
+
+
+def test_a_tenant_of_a_sweep_says_which_point_it_is_of() -> None:
+    """Two points of a sweep have the same tenants; the list shows their names and the beginnings of descriptions."""
+    record = replace(example()[0], swept={"batch_size": "4"})
+    fast = replace(record.tenants[0], metrics={**record.tenants[0].metrics, "throughput_rps": 1154.2})
+    content = tenant_content(record, fast, "parent", thinned={}, max_history=10)
+    assert content.name == "t0 bert_base · batch_size=4"
+    assert content.tags["mlflow.note.content"].startswith("VALID · ")
+    assert content.tags["mlflow.note.content"].endswith("rps 1154")
 
 
 def test_the_description_is_a_table_a_person_can_read() -> None:
