@@ -63,7 +63,8 @@ def fit(cells: Sequence[Cell]) -> Fit:
     errors: dict[str, list[float]] = {}
     for cell, log in leave_out(cells, _other_mix, learnt.ridge):
         errors.setdefault(kind_of(NEW_MIX, 1 + len(cell.neighbours)), []).append(abs(cell.log - log))
-    mixes = Counter(kind_of(NEW_MIX, len(tenants)) for tenants in {cell.tenants for cell in cells})
+    judged = Counter(kind_of(NEW_MIX, len(tenants)) for tenants in {cell.tenants for cell in cells})
+    blindly: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
     for model in learnt.suffers:
         of_it, rest = ([cell for cell in cells if (model in cell.models) == there] for there in (True, False))
         if rest:
@@ -71,7 +72,9 @@ def fit(cells: Sequence[Cell]) -> Fit:
             for cell in of_it:
                 kind = kind_of(blind.basis((cell.victim, *cell.neighbours)), 1 + len(cell.neighbours))
                 errors.setdefault(kind, []).append(abs(cell.log - blind.log(cell.victim, cell.neighbours)))
-    widths = {kind: quantile(own, mixes.get(kind)) for kind, own in errors.items()}
+                blindly.setdefault(kind, set()).add((cell.victim.label, cell.tenants))
+    judged.update({kind: len(own) for kind, own in blindly.items()})
+    widths = {kind: quantile(own, judged[kind]) for kind, own in errors.items()}
     return replace(
         learnt,
         half_widths={kind: width for kind, width in widths.items() if width < math.inf},
@@ -79,17 +82,17 @@ def fit(cells: Sequence[Cell]) -> Fit:
     )
 
 
-def quantile(errors: Sequence[float], mixes: int | None = None) -> float:
-    """The conformal 90 % quantile of absolute errors; infinite for nine or fewer.
+def quantile(errors: Sequence[float], independent: int | None = None) -> float:
+    """The conformal 90 % quantile of absolute errors; infinite where they are too few for one.
 
     Args:
-        errors: One for each tenant.
-        mixes: How many mixes they are of, if they are of mixes that were left out: tenants of one mix err alike, so
-            there are no more errors than that to judge by.
+        errors: One for each prediction.
+        independent: How many of them are independent, if not all: tenants of one mix err alike, and a tenant counts
+            once, however many of the models of its mix were left out in turn.
     """
-    if len(errors) < _FEWEST:
+    count = len(errors) if independent is None else independent
+    if len(errors) < _FEWEST or (count + 1) * COVERAGE > count:
         return math.inf
-    count = mixes or len(errors)
     place = math.ceil((count + 1) * COVERAGE) * len(errors) / count
     return sorted(errors)[min(math.ceil(round(place, 6)), len(errors)) - 1]
 

@@ -168,6 +168,7 @@ def test_a_quantile_needs_ten_errors() -> None:
     errors = list(np.arange(1, 20) / 100)
     assert quantile(errors) == pytest.approx(0.18)
     assert quantile(errors, 10) == pytest.approx(0.19)
+    assert quantile(errors, 8) == math.inf
 
 
 def test_equal_predictors_have_equal_hashes_and_survive_a_file() -> None:
