@@ -92,7 +92,7 @@ def stop_in_order(processes: Sequence[TenantHandle], stop_s: float, release: Cal
 def stop_at_once(processes: Sequence[TenantHandle], stop_s: float, release: Callable[[int], None]) -> None:
     """As :func:`stop_in_order`, without asking or waiting, for a user who has pressed Ctrl-C twice."""
     alive = [process.child.pid for process in processes if process.child.exit_code() is None]
-    releasing = threading.Thread(target=lambda: [release(pid) for pid in alive], daemon=True)
+    releasing = threading.Thread(target=lambda: list(map(release, alive)), daemon=True)
     releasing.start()
     releasing.join(_RELEASE_S)
     _kill(processes, stop_s)
