@@ -56,6 +56,8 @@ _ENVIRONMENT = {
     "iterations": "iterations",
     "warmup": "warm-up",
 }
+_SHORT = {"gpu_uuid": 12, "git_commit": 12}
+"""Characters shown of what is long and tells runs apart by its beginning; the whole would be cut on a terminal."""
 _TITLES = {
     ALONE: "Mean latency alone",
     TOGETHER: "Mean latency together",
@@ -69,7 +71,8 @@ def environments(a: Dataset, b: Dataset) -> list[tuple[str, str, str]]:
     for name, label in _ENVIRONMENT.items():
         sides = [_values(data.runs, name) for data in (a, b)]
         if set(sides[0]) != set(sides[1]):
-            found.append((label, _listed(sides[0]), _listed(sides[1])))
+            shown = [_listed([value[: _SHORT.get(name)] for value in side]) for side in sides]
+            found.append((label, shown[0], shown[1]))
     return found
 
 

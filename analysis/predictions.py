@@ -50,7 +50,7 @@ def text(token: str, found: Mapping[str, Sequence[Predicted]], predictor: Predic
     console = Console(file=out, width=width, color_system=None, highlight=False, markup=False)
     console.print(f"{token} on {predictor.device}: predicted, not measured")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for head in ("mode", "tenant", "predicted slowdown [90 %]", "predicted ms"):
+    for head in ("mode", "tenant", "predicted\nslowdown [90 %]", "predicted\nms"):  # fits 60 columns
         table.add_column(head, overflow="fold")
     for mode, tenants in found.items():
         for place, one in enumerate(tenants):
