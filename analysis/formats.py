@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from mtexp.text_tables import fitting, plain_table, rounded
+from mtexp.text_tables import GAP, fitting, plain_table, rounded
 
 FORMATS = ("csv", "json", "latex")
-_LAST = ("repetitions", "num_tenants", "spread_pct")
+_LAST = ("repetitions", "num_tenants", "spread_pct", "antt")
 """Columns to do without before a text is cut."""
 _KEPT = 7
 """Columns of a table that every terminal shows: where they are too wide, their texts are cut."""
@@ -43,7 +43,7 @@ def shown(frame: pd.DataFrame, kind: str | None, dropped_first: Sequence[str] = 
     bounds = [name for name in names if name.endswith(("_ci_low", "_ci_high"))]
     last = [name for name in names if name not in bounds][_KEPT:]
     order = [*dropped_first, *bounds, *reversed(last), *_LAST]
-    rows = fitting(cells(frame), shutil.get_terminal_size().columns, order)
+    rows = fitting(cells(frame), shutil.get_terminal_size().columns, order, GAP)
     return f"{plain_table(rows, numeric(frame))}\n"
 
 

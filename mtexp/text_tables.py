@@ -24,21 +24,23 @@ def filled(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 
 def fitting(
-    rows: Sequence[Mapping[str, str]], width: int, dropped_first: Sequence[str] = DROPPED_FIRST
+    rows: Sequence[Mapping[str, str]], width: int, dropped_first: Sequence[str] = DROPPED_FIRST, gap: int = DRAWN_GAP
 ) -> list[dict[str, str]]:
-    """Return ``rows`` with as many columns as fit a drawn table of ``width`` characters.
+    """Return ``rows`` with as many columns as fit a table of ``width`` characters, drawn or (``gap=GAP``) plain.
 
-    If what cannot be left out is still too wide, the widest texts are cut at their end.
+    If what cannot be left out is still too wide, the widest texts are cut at their end, none shorter than
+    the next.
     """
     kept = [dict(row) for row in rows]
     for name in dropped_first:
-        if _width(kept) <= width:
+        if _width(kept, gap) <= width:
             return kept
         kept = [without(row, {name}) for row in kept]
-    while (excess := _width(kept) - width) > 0:
+    while (excess := _width(kept, gap) - width) > 0:
         widths = _widths(kept)
         name = max(widths, key=lambda column: widths[column])
-        most = max(len(name), widths[name] - excess, 8)
+        next_widest = max((width for column, width in widths.items() if column != name), default=0)
+        most = max(len(name), widths[name] - excess, min(next_widest, widths[name] - 1), 8)
         if most >= widths[name]:  # only headings are left to cut: the terminal wraps the line
             break
         kept = [{**row, name: row[name] if len(row[name]) <= most else f"{row[name][: most - 1]}…"} for row in kept]
@@ -77,6 +79,6 @@ def _widths(rows: Sequence[Mapping[str, str]]) -> dict[str, int]:
     return {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
 
 
-def _width(rows: Sequence[Mapping[str, str]]) -> int:
+def _width(rows: Sequence[Mapping[str, str]], gap: int) -> int:
     widths = _widths(rows)
-    return sum(widths.values()) + DRAWN_GAP * len(widths)
+    return sum(widths.values()) + gap * len(widths)

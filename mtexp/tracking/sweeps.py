@@ -22,7 +22,7 @@ from mtexp.errors import TrackingError
 from mtexp.output import enter, say
 from mtexp.records import keys
 from mtexp.spec import SWEEP_NAME, TrackingSpec
-from mtexp.text_tables import counted, fitting, plain_table
+from mtexp.text_tables import GAP, counted, fitting, plain_table
 from mtexp.tracking.query import search
 from mtexp.tracking.store import Store, open_store
 
@@ -87,7 +87,7 @@ def _table(found: Sequence[Sweep]) -> str:
         for own in found
     ]
     if sys.stdout.isatty():
-        rows = fitting(rows, shutil.get_terminal_size().columns, ("baselines", "began", "mixes"))
+        rows = fitting(rows, shutil.get_terminal_size().columns, ("baselines", "began", "mixes"), GAP)
     return plain_table(rows, ("mixes", "baselines", "invalid", "MiB"))
 
 

@@ -79,6 +79,12 @@ def test_a_text_that_fits_nowhere_is_cut_at_its_end() -> None:
     assert len(kept["mix"]) + len(kept["STP"]) + 4 <= 40
 
 
+def test_two_long_texts_are_cut_to_the_same_length() -> None:
+    """Not one to a stump that is the same in every row."""
+    (kept,) = fitting([{"mix": "bert_base batch 1 and 2", "sharing": "CPU (disabled), crossover", "stp": "1.2"}], 45)
+    assert len(kept["mix"]) - len(kept["sharing"]) in (-1, 0, 1)
+
+
 def test_columns_without_a_value_are_left_out() -> None:
     """Dashes only, in every row."""
     assert filled([{"a": "-", "b": "-"}, {"a": "1", "b": "-"}]) == [{"a": "-"}, {"a": "1"}]
