@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -106,12 +107,13 @@ def _free(host: str, family: int, port: int) -> int:
 
 
 def _serve(tracking: TrackingSpec, host: str, port: int) -> int:
-    """Run ``mlflow ui`` until it ends or is interrupted; its own output is shown only if it fails."""
+    """Run ``mlflow ui`` until it ends, or Ctrl-C or SIGTERM ends both; its own output is shown only if it fails."""
     # the URI may hold a password: an environment is the user's own, a command line is everybody's (ps)
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": full(tracking), **SERVER_SETTINGS}
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     command += ["--uvicorn-opts", "--log-level=warning"]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        usual = signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as with Ctrl-C, and so does MLflow
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
             page = _page(tracking)
@@ -128,6 +130,7 @@ def _serve(tracking: TrackingSpec, host: str, port: int) -> int:
             return 0
         finally:
             _stop(server)
+            signal.signal(signal.SIGTERM, usual)
 
 
 def _answers(server: subprocess.Popen[bytes], address: str) -> bool:

@@ -39,13 +39,13 @@ def test_a_terminal_gets_the_columns_that_fit(monkeypatch: pytest.MonkeyPatch) -
     frame = pd.DataFrame([row])
     assert shown(frame, None) == formatted(frame, "csv")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "56")
+    monkeypatch.setenv("COLUMNS", "50")
     heading, first = shown(frame, None).splitlines()
     assert heading.split() == ["mix", "stp", "n0", "n1", "n2", "n3", "n4"]
     assert first.split()[:2] == ["bert_base+mistral_7b", "1.235"]
-    monkeypatch.setenv("COLUMNS", "44")
+    monkeypatch.setenv("COLUMNS", "36")
     assert shown(frame, None).splitlines()[1].startswith("bert_ba")
-    assert len(shown(frame, None).splitlines()[1]) <= 44
+    assert len(shown(frame, None).splitlines()[1]) <= 36
 
 
 def test_a_refusal_breaks_between_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

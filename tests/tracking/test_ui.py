@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import signal
 import socket
 from contextlib import nullcontext
 from pathlib import Path
@@ -75,6 +77,19 @@ def test_it_listens_on_loopback_and_opens_the_shared_view(tracking, capsys, star
     assert columns[0] == "attributes.`Description`", "verdict and STP come before what the edge of a window cuts off"
     assert {"metrics.`stp`", "metrics.`slowdown`", "params.`model`", "tags.`mtexp.verdict`"} <= set(columns)
     assert tags[ui.NOTE] == "my own words"
+
+
+def test_sigterm_ends_mlflow_too(tracking, monkeypatch, started):
+    """``timeout``, systemd and containers end a command so: the server would keep the port."""
+    with open_store(tracking, write=True):
+        pass
+    ended = []
+    usual = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Server, "wait", lambda self, timeout=None: ended or os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Server, "terminate", lambda self: ended.append(self))
+    assert ui.main(["--uri", tracking.uri]) == 0
+    assert ended
+    assert signal.getsignal(signal.SIGTERM) is usual
 
 
 def test_a_port_in_use_is_refused_before_anything_starts(tracking, capsys, monkeypatch):
