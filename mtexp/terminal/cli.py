@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -48,7 +47,7 @@ from mtexp.terminal.conclusion import (
 )
 from mtexp.terminal.estimate import estimate
 from mtexp.terminal.place import can_lease, can_write, cannot_write
-from mtexp.terminal.signals import Ended, check, ended_by, signals_as_ctrl_c
+from mtexp.terminal.signals import check, ended_in_order, exit_code
 from mtexp.text_tables import counted
 from mtexp.tracking.reach import ask_store
 
@@ -63,24 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 all finished and tracked, 1 a run failed or is not in MLflow, 2 refused, 130 interrupted, 143 ended by SIGTERM.
     """
-    with signals_as_ctrl_c():
-        try:
-            check_interrupt()  # of the imports before
-            return _main(argv)
-        except KeyboardInterrupt as stop:  # before the runs or after them
-            return _interrupted(stop)
-        except Exception:
-            if ended_by():  # a signal in the middle of something that did not expect one
-                return 128 + ended_by()
-            raise
-
-
-def _interrupted(stop: KeyboardInterrupt) -> int:
-    """Return the exit code: 130 after Ctrl-C, 128 and its number after another signal."""
-    return 128 + (stop.signum if isinstance(stop, Ended) else signal.SIGINT)
+    return ended_in_order(lambda: _main(argv))
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    check_interrupt()  # of the imports before
+    check()
     protect()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parse_command_line(arguments)
@@ -138,7 +125,7 @@ def _launched(planned: Plan) -> int:
             finally:
                 points.drain()
     except KeyboardInterrupt as stop:
-        return _interrupted(stop)
+        return exit_code(stop)
     except OSError as error:  # Hydra could not write the folder of a point: none after it can run
         check()
         say(f"{cannot_write(planned.folder, error)}\n", error=True)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from mtexp.collector import collector_off
 from mtexp.processes import PRELOADED, start_forkserver
+from mtexp.terminal.signals import ended_in_order
 
 _NO_RUN = ("-h", "--help", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 _NO_FORKSERVER = ("dry_run=", "launcher=", "hydra/launcher=")
@@ -20,12 +21,16 @@ _NO_FORKSERVER = ("dry_run=", "launcher=", "hydra/launcher=")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (:func:`mtexp.terminal.cli.main`) and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if starts_tenants(given):
+    return ended_in_order(lambda: _main(given))  # from here on there are a process and a folder to clear up
+
+
+def _main(arguments: list[str]) -> int:
+    if starts_tenants(arguments):
         multiprocessing.set_forkserver_preload(PRELOADED)
         start_forkserver()
     with collector_off():
         from mtexp.terminal import cli
-    return cli.main(given)
+    return cli.main(arguments)
 
 
 def starts_tenants(arguments: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -38,8 +38,26 @@ def _raise(signum: int) -> None:
     raise KeyboardInterrupt if signum == signal.SIGINT else Ended(signum)
 
 
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """Return 130 after Ctrl-C, 128 and its number after another signal."""
+    return 128 + (stop.signum if isinstance(stop, Ended) else signal.SIGINT)
+
+
+def ended_in_order(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code; it is that of the signal where one came."""
+    with _signals_as_ctrl_c():
+        try:
+            return command()
+        except KeyboardInterrupt as stop:
+            return exit_code(stop)
+        except Exception:
+            if _received:  # a signal in the middle of something that did not expect one
+                return 128 + _received[0]
+            raise
+
+
 @contextmanager
-def signals_as_ctrl_c() -> Iterator[None]:
+def _signals_as_ctrl_c() -> Iterator[None]:
     """Treat SIGTERM (a scheduler) and SIGHUP (a terminal that is gone, unless under nohup) like Ctrl-C; note all."""
 
     def end(signum: int, frame: FrameType | None) -> None:
@@ -47,7 +65,6 @@ def signals_as_ctrl_c() -> Iterator[None]:
         _raise(signum)
 
     before = {}
-    _received.clear()
     if threading.current_thread() is threading.main_thread():
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if (signum == signal.SIGINT) == callable(signal.getsignal(signum)):  # neither ignored nor somebody else's
@@ -57,3 +74,4 @@ def signals_as_ctrl_c() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        _received.clear()

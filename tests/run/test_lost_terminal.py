@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -102,3 +103,18 @@ def test_an_interrupt_that_a_library_catches_ends_the_sweep_all_the_same(
     assert ran.code == 130
     assert "Traceback" not in ran.err
     assert not workplace.records()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_it_starts_leaves_nothing(tmp_path: Path, signum: int, code: int) -> None:
+    """The forkserver has begun to import torch; the command line is not yet read."""
+    command = [sys.executable, str(RUN), *SMALL, "mix=solo"]
+    with tempfile.TemporaryDirectory() as temporary:  # in a longer one the forkserver has its address elsewhere
+        environment = os.environ | {"TMPDIR": temporary}
+        run = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+        while not list(Path(temporary).glob("pymp-*")):
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.send_signal(signum)
+        assert run.wait(90) == code
+        assert not list(Path(temporary).glob("pymp-*"))
