@@ -10,6 +10,8 @@ GAP = 2
 """Spaces between columns of plain text."""
 DRAWN_GAP = 3
 """Spaces between columns of a drawn table."""
+_SHORTEST = 8
+"""Characters that a text keeps."""
 DROPPED_FIRST = (
     *("launch-bound %", "fairness", "precision", "p90 ms", "tenants", "req/s", "p99 ms", "p99 alone"),
     *("p50 ms", "p50 alone", "model", "goodput/s", "requests", "ANTT", "alone ms", "mps_settings", "mean ms"),
@@ -37,12 +39,12 @@ def fitting(
             return kept
         kept = [without(row, {name}) for row in kept]
     while (excess := _width(kept, gap) - width) > 0:
-        widths = _widths(kept)
-        name = max(widths, key=lambda column: widths[column])
-        next_widest = max((width for column, width in widths.items() if column != name), default=0)
-        most = max(len(name), widths[name] - excess, min(next_widest, widths[name] - 1), 8)
-        if most >= widths[name]:  # only headings are left to cut: the terminal wraps the line
+        widths = {name: wide for name, wide in _widths(kept).items() if wide > max(len(name), _SHORTEST)}
+        if not widths:  # only headings are left to cut: the terminal wraps the line
             break
+        name = max(widths, key=lambda column: widths[column])
+        next_widest = max((wide for column, wide in widths.items() if column != name), default=0)
+        most = max(len(name), widths[name] - excess, min(next_widest, widths[name] - 1), _SHORTEST)
         kept = [{**row, name: row[name] if len(row[name]) <= most else f"{row[name][: most - 1]}…"} for row in kept]
     return kept
 

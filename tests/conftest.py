@@ -118,6 +118,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = sorted(kept, key=lambda item: item.path not in slow_files)  # the last file a worker gets is a short one
 
 
+def pytest_runtest_teardown() -> None:
+    os.environ.pop("PYTHONWARNINGS", None)  # a command entered in this process sets it for its children
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # with torch and MLflow imported, the collector takes a quarter of what composing a configuration takes

@@ -152,7 +152,7 @@ def test_a_pass_that_fails_is_failed_in_mlflow_too(
     assert "could not be exported" in run.data.tags["mtexp.failure"]
     assert [finding.code for finding in record.findings] == ["no-profile"]
     assert not any(tenant.metrics for tenant in record.tenants)
-    assert "3 of 3 records are in MLflow" in uploaded_again(workplace, capsys)
+    assert re.search(r"\b(\d+) of \1 records are in MLflow", uploaded_again(workplace, capsys))
 
 
 @pytest.mark.parametrize("what", ["tenant", "trace"])
