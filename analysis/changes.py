@@ -20,6 +20,7 @@ from mtexp.metrics.change import NOT_KNOWN, Change, Part, answers, claim_levels
 from mtexp.metrics.repeats import NormalDraws
 from mtexp.metrics.spread import LikeRuns
 from mtexp.records import keys
+from mtexp.text_tables import counted
 
 from .baseline_runs import BaselineRuns, Measured
 from .dataset import Dataset
@@ -388,6 +389,7 @@ def _notes(rows: Sequence[Row], known: Known) -> list[str]:
     }
     if without:
         found.append(
-            f"{len(without)} points have no slowdown on one side or both (open loop, or no run of the model alone)"
+            f"{counted(len(without), 'point')} without a slowdown on one side or both "
+            "(open loop, or no run of the model alone)"
         )
     return found

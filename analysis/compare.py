@@ -27,6 +27,7 @@ from mtexp.commands import command_line
 from mtexp.errors import MtexpError
 from mtexp.metrics.change import CHANGED, EQUAL, NOT_KNOWN
 from mtexp.output import enter
+from mtexp.text_tables import counted
 
 from . import changes
 from .changes import ALONE, FIGURES, SLOWDOWN, TOGETHER, Comparison, Row
@@ -105,7 +106,7 @@ def text(found: Comparison, a: Dataset, b: Dataset, *, width: int = 80, every: b
     console = Console(file=out, width=width, color_system=None, highlight=False, markup=False)
     for name, data in (("A", a), ("B", b)):
         left_out = f", {len(data.invalid)} INVALID left out" if len(data.invalid) else ""
-        console.print(f"{name}: {len(data.runs)} runs from {data.source}{left_out}", soft_wrap=False)
+        console.print(f"{name}: {counted(len(data.runs), 'run')} from {data.source}{left_out}", soft_wrap=False)
     differ = environments(a, b)
     if differ:
         console.print("\nThe environments differ in (suspects, if something changed):")

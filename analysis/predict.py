@@ -16,6 +16,7 @@ from typing import Any
 
 from mtexp.commands import command_line
 from mtexp.output import enter
+from mtexp.text_tables import counted
 
 from .dataset import DataError
 from .learning import measure_next, suspects
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         sys.stdout.write(json.dumps({"predictor": predictor.hash, "predictions": said} | extra, indent=1) + "\n")
     else:
-        written = f"{len(said)} mixes predicted in {options.write}.\n" if options.write is not None else ""
+        written = f"{counted(len(said), 'mix')} predicted in {options.write}.\n" if options.write is not None else ""
         sys.stdout.write(_more_text(extra) + written + f"Predictor {predictor.hash}.\n")
     return 0
 

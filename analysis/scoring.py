@@ -19,6 +19,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from mtexp.text_tables import counted
+
 from .dataset import DataError, Dataset
 from .pooling import Results, in_order, pool
 from .predictor import Cell
@@ -98,7 +100,7 @@ class Score:
                 table.add_row(name, str(own.count), *(f"{value:.1f}" for value in figures))
             console.print(table)
         if self.before:
-            console.print(f"\n{self.before} runs had started before and do not count.")
+            console.print(f"\n{counted(self.before, 'run')} had started before and did not count.")
         if self.missing:
             console.print(f"{self.missing} predicted tenants were not measured after.")
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
