@@ -234,7 +234,8 @@ class _Point:
         ``compared`` gets the new ones, and keeps the first ones as ``before``. All tenants of a baseline are compared
         with the new one.
         """
-        alone, doubts = compared.alone, doubted(spec, measured, folder, compared)
+        alone = compared.alone
+        doubts = doubted(spec, measured, folder, Comparison(alone=alone))
         named = {finding.tenant for finding in doubts}
         names = {alone[tenant].ref.baseline_hash for tenant in alone if named & {tenant, ""}}
         for doubt in doubts:
