@@ -43,7 +43,7 @@ _SLICES_MS, _SWITCHES_MS = np.arange(0.5, 5.01, 0.02), np.arange(0.02, 0.61, 0.0
 _USUAL_SLICE_MS = 2.0
 """Towards which the length of a time slice is drawn, as by one measured tenant."""
 _FEWEST = 10
-"""Errors from which on their 90 % quantile is an interval: with nine or fewer it would be infinite."""
+"""Fewest independent errors whose 90 % quantile is an interval."""
 _SUSPECT = 2.5
 """So many half widths of the interval from its prediction, a measured figure is suspect."""
 
@@ -91,7 +91,7 @@ def quantile(errors: Sequence[float], independent: int | None = None) -> float:
             once, however many of the models of its mix were left out in turn.
     """
     count = len(errors) if independent is None else independent
-    if len(errors) < _FEWEST or (count + 1) * COVERAGE > count:
+    if count < _FEWEST:
         return math.inf
     place = math.ceil((count + 1) * COVERAGE) * len(errors) / count
     return sorted(errors)[min(math.ceil(round(place, 6)), len(errors)) - 1]

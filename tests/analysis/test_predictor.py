@@ -168,7 +168,17 @@ def test_a_quantile_needs_ten_errors() -> None:
     errors = list(np.arange(1, 20) / 100)
     assert quantile(errors) == pytest.approx(0.18)
     assert quantile(errors, 10) == pytest.approx(0.19)
-    assert quantile(errors, 8) == math.inf
+    assert quantile(errors, 9) == math.inf
+
+
+def test_three_pairs_give_no_interval() -> None:
+    """Of a new model: each of their six tenants counts once, though two models of its mix are left out in turn."""
+    rng = np.random.default_rng(11)
+    lone = models(6, rng)
+    few = [cell for cell in study(lone, rng) if cell.tenants in {("m00", "m01"), ("m02", "m03"), ("m04", "m05")}]
+    assert len(few) == 6
+    assert fit(few).half_widths == {}
+    assert NEW_MODEL in fit(study(lone, rng)).half_widths
 
 
 def test_equal_predictors_have_equal_hashes_and_survive_a_file() -> None:
@@ -297,7 +307,7 @@ def test_a_study_gives_a_cell_for_each_tenant_of_each_pair(folder: Path) -> None
 
 
 def test_counters_of_a_run_alone_in_eager_mode_say_how_many_sms_work(tmp_path: Path) -> None:
-    """Two of three SMs while the device works; runs under MPS say nothing of it, and who was not sampled has none."""
+    """Two of three SMs work while the device does. Runs under MPS do not count; without counters there are no odds."""
     study = Study(tmp_path, iterations=30)
     for mps, working in (("disabled", 20.0), ("default", 28.0)):
         counters = {"gpu_sm_active_pct_mean": working, "gpu_gr_active_pct_mean": 30.0}
