@@ -152,7 +152,7 @@ def test_a_load_that_nobody_can_serve_is_warned_about() -> None:
 
 
 def test_the_experiment_of_the_environment_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow's own clients read the variable; who sets it is told where the records go, once, and only if elsewhere."""
+    """MLflow's own clients read the variable: one warning names the experiment of the records, if it is another."""
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     (warning,) = [text for text in _plan("-m", "mix=solo,pair").warnings if "MLFLOW_EXPERIMENT_NAME" in text]
     assert "experiment mtexp (tracking.experiment)" in warning
