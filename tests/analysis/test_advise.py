@@ -203,10 +203,10 @@ def _launch_bound(folder: Path, share_pct: float = 60.0) -> None:
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All pairs of four models under MPS but one, some of three; launch-bound shares are known."""
+    """All pairs of five models under MPS but one; intervals need ten pairs. Launch-bound shares are known."""
     folder = tmp_path_factory.mktemp("pairs")
     study = Study(folder, iterations=70)
-    names = ("bert_base", "deberta_v3_base", "distilgpt2", "llama_3_2_1b")
+    names = ("bert_base", "deberta_v3_base", "distilgpt2", "llama_3_2_1b", "mistral_7b")
     for pair in itertools.combinations_with_replacement(names, 2):
         if pair != ("bert_base", "llama_3_2_1b"):
             study.run(pair, "default")
