@@ -76,6 +76,16 @@ def test_of_very_many_rows_some_of_each_tile_are_compared(monkeypatch: pytest.Mo
     assert compare(call, out, torch.float64).wrong("fp32")
 
 
+@pytest.mark.parametrize(("count", "wrong"), [(8, False), (9, True)])
+def test_a_few_numbers_that_are_off_are_counted_where_the_norm_does_not_show_them(count: int, wrong: bool) -> None:
+    left, weight = torch.randn(2048, 64).sign(), torch.randn(512, 64).sign()
+    call, out = Call("linear", (left, weight), {}), functional.linear(left, weight)
+    out[: 100 * count : 100, 7] += 10.0  # the root mean square is 8
+    found = compare(call, out, torch.float64)
+    assert found.error < reference.TOLERANCE["bf16"]
+    assert (found.off, found.wrong("bf16")) == (count, wrong)
+
+
 @pytest.mark.parametrize("masked", ["none", "causal", "bool", "float"])
 def test_attention_is_understood(masked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "SLICE", 64)
