@@ -46,6 +46,7 @@ class Uploads:
         self._silent = self._abandoned = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mtexp-uploads")
         self._waiting: deque[Future[Upload]] = deque()
+        self._unsent: set[Future[Upload]] = set()
 
     def send(self, record_dir: Path, tracking: TrackingSpec, *, draw: bool = False) -> Future[Upload]:
         """Send a record after those before it; returns at once, unless too many wait.
@@ -61,6 +62,9 @@ class Uploads:
                 tracking = pinned(tracking)
         sent = self._pool.submit(self._send, record_dir, tracking, draw)
         self._waiting.append(sent)
+        if tracking.enabled:
+            self._unsent.add(sent)
+            sent.add_done_callback(self._unsent.discard)
         if len(self._waiting) > WAITING:
             wait([self._waiting[-WAITING - 1]])
         return sent
@@ -97,8 +101,8 @@ class Uploads:
 
     @property
     def left(self) -> int:
-        """Records that are not sent yet."""
-        return sum(not sent.done() for sent in self._waiting)
+        """Records that are to be sent and are not yet."""
+        return len(self._unsent)
 
     def abandon(self) -> None:
         """Send nothing more: what is not sent keeps its marker, for ``python -m mtexp.tracking.upload``."""

@@ -82,15 +82,17 @@ def test_servers_and_a_model_take_turns_and_have_baselines(workplace: Workplace)
 
 
 def test_a_server_in_open_loop_is_compared_with_its_baseline(workplace: Workplace) -> None:
-    """The baseline is the server alone in closed loop; a load is a share of its throughput."""
-    models(workplace.folder)
+    """The baseline is the server alone in closed loop; a load is a share of its throughput.
+
+    Its requests take 20 ms: where they take 2, a busy host makes the client late, and the baseline is not VALID."""
+    models(workplace.folder, "--ms 20")
     ran = workplace.run("--config-dir=conf", "mix=toy", "arrival=poisson", "arrival.load=0.4")
     assert ran.code == 0, ran.out + ran.err
     records = {record.kind: record for record in workplace.records().values()}
     assert records.keys() == {"mix", "baseline"}
     tenant = records["mix"].tenants[0]
     assert tenant.metrics["service_slowdown"] > 0
-    assert 100 < records["mix"].run_spec.tenants[0].arrival.rate_rps < 300
+    assert 10 < records["mix"].run_spec.tenants[0].arrival.rate_rps < 30
     assert no_server_left(workplace.folder)
 
 

@@ -115,6 +115,15 @@ def test_the_marker_is_there_before_the_turn_comes(uploads: Uploads, tmp_path: P
         uploads.abandon()
 
 
+def test_without_a_store_nothing_is_left_to_send(uploads: Uploads, tmp_path: Path) -> None:
+    """The terminal does not say that it sends: only the picture of the run waits for its turn."""
+    stored(tmp_path / "run")
+    with uploads.paused():
+        uploads.send(tmp_path / "run", TrackingSpec(enabled=False), draw=True)
+        assert uploads.left == 0
+        assert list(pending(tmp_path)) == []
+
+
 def test_abandoned_records_are_deferred_and_can_be_sent_later(tmp_path: Path, tracking: TrackingSpec) -> None:
     """Nobody waits: none is in MLflow, each keeps its marker with the reason, and later each is sent."""
     uploads = Uploads()
