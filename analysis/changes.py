@@ -7,6 +7,7 @@ mean latency ``together``, and ``slowdown``, their ratio. The spread between run
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,6 +61,8 @@ class Row:
     answer: str = NOT_KNOWN
     more_runs: int | None = None
     """On each side, so that there is an answer; None where there is one, or too many are needed."""
+    used_by: tuple[str, ...] = ()
+    """Where a model has several groups of runs alone: the points that are compared with this one."""
 
     @property
     def ratio(self) -> Interval:
@@ -273,6 +276,8 @@ def _rows(a: Side, b: Side, known: Known) -> list[Row]:
     for key in (key for key in a.points if key in b.points):
         shared += _of_point((a, b), (a.points[key], b.points[key]), known, alone)
     both = [row for row in alone.values() if row.change.terms[0][1].variance > 0]  # else they are the same runs
+    groups = Counter(row.tenant for row in both)
+    both = [row if groups[row.tenant] > 1 else replace(row, used_by=()) for row in both]
     return [*sorted(both, key=lambda row: row.tenant), *shared]
 
 
@@ -287,7 +292,7 @@ def _of_point(
         kinds.setdefault(label, []).append(position)
     name = f"{points[0].mix} {points[0].sharing}"
     for label, positions in kinds.items():
-        pair = _alone(sides, points, positions[0], label, known, alone)
+        pair = _alone(sides, points, positions[0], label, known, alone, name)
         first, second = repeated
         if first is None or second is None:
             continue
@@ -325,8 +330,11 @@ def _alone(
     label: str,
     known: Known,
     alone: dict[_Group, Row],
+    name: str,
 ) -> Part | None:
-    """The difference of the runs alone that a tenant is compared with; None where one side has none."""
+    """The difference of the runs alone that a tenant of the point ``name`` is compared with; None where one side has
+    none.
+    """
     key = points[0].compared[position], points[1].compared[position]
     if key not in alone:
         first, second = (side.alone(group) for side, group in zip(sides, key, strict=True))
@@ -336,6 +344,7 @@ def _alone(
         alone[key] = Row(ALONE, label, "alone", label, part.runs, Change(((1.0, part),)))
     elif len(label) < len(alone[key].tenant):  # that of a tenant without limits of its own
         alone[key] = replace(alone[key], mix=label, tenant=label)
+    alone[key] = replace(alone[key], used_by=(*alone[key].used_by, name))
     return alone[key].change.terms[0][1]
 
 

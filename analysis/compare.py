@@ -164,7 +164,12 @@ def _table(*heads: str) -> Table:
 
 
 def _place(row: Row) -> str:
-    return row.tenant if row.figure == ALONE else f"{row.tenant} in {row.mix}, {row.sharing}"
+    if row.figure != ALONE:
+        return f"{row.tenant} in {row.mix}, {row.sharing}"
+    if not row.used_by:
+        return row.tenant
+    first, *others = dict.fromkeys(row.used_by)
+    return f"{row.tenant}, for {first}" + (f" and {len(others)} more" if others else "")
 
 
 def _cells(row: Row, delta: float) -> tuple[str, str, str]:
@@ -305,7 +310,7 @@ def _frame(rows: Sequence[Row], delta: float) -> pd.DataFrame:
                 "figure": _TITLES[row.figure],
                 "mix": row.mix,
                 "sharing": row.sharing,
-                "tenant": row.tenant,
+                "tenant": _place(row) if row.figure == ALONE else row.tenant,
                 "ratio": f"{row.ratio.value:.3f}",
                 "95 % interval": _cells(row, delta)[1],
                 "answer": _word(row.answer, delta),

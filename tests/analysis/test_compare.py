@@ -96,6 +96,20 @@ def test_single_runs_claim_nothing(tmp_path: Path) -> None:
     assert any("repetitions=3" in note for note in found.notes)
 
 
+def test_a_model_with_several_baselines_says_which_points_each_is_for(tmp_path: Path) -> None:
+    """Two baselines of one model under one name could not be told from each other."""
+    sides = []
+    for seed, name in enumerate(("a", "b")):
+        folder = tmp_path / name
+        Study(folder / "first", seed=seed).run(["bert_base", "distilgpt2"])
+        Study(folder / "second", seed=10 + seed).run(["bert_base", "llama_3_2_1b"])
+        sides.append(load(records=folder))
+    printed = compare.text(compared(*sides, delta=0.03), *sides, width=200)
+    assert "bert_base, for bert_base+distilgpt2 time slicing" in printed
+    assert "bert_base, for bert_base+llama_3_2_1b time slicing" in printed
+    assert "distilgpt2, for" not in printed
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_table_fits_the_terminal(a: Path, faster_alone: Path, width: int) -> None:
     """Environments first; no line is longer than the terminal is wide; no name or number is cut."""
