@@ -102,11 +102,13 @@ def test_a_model_with_several_baselines_says_which_points_each_is_for(tmp_path: 
     for seed, name in enumerate(("a", "b")):
         folder = tmp_path / name
         Study(folder / "first", seed=seed).run(["bert_base", "distilgpt2"])
-        Study(folder / "second", seed=10 + seed).run(["bert_base", "llama_3_2_1b"])
+        later = Study(folder / "second", seed=10 + seed)
+        later.run(["mistral_7b"], baseline=False, repetitions=3)  # so that the next baselines have hashes of their own
+        later.run(["llama_3_2_1b", "bert_base"])
         sides.append(load(records=folder))
     printed = compare.text(compared(*sides, delta=0.03), *sides, width=200)
     assert "bert_base, for bert_base+distilgpt2 time slicing" in printed
-    assert "bert_base, for bert_base+llama_3_2_1b time slicing" in printed
+    assert "bert_base, for llama_3_2_1b+bert_base time slicing" in printed
     assert "distilgpt2, for" not in printed
 
 
