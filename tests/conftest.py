@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import re
 import signal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mtexp.config.composer import Composer
 
 hypothesis.settings.register_profile("quick", max_examples=20)
 hypothesis.settings.register_profile("full", max_examples=50)
@@ -22,6 +30,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ON_REQUEST = ("gpu", "slurm", "postgres", "ray")
+MADE_UP_NAME = re.compile(r"sweep=\d{8}-\d{6}-[0-9a-f]{4}")
 COMMAND_LINES = {"workplace", "place"}
 """Fixtures of tests that run whole command lines with real tenants: seconds each."""
 
@@ -129,6 +138,39 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """What Hydra makes of the same overrides of ``conf/`` is kept: composing takes a tenth of a second.
+
+    Every test gets a copy. The name that a sweep without one is given differs each time; it is put in afterwards.
+    """
+    from hydra.types import RunMode
+
+    from mtexp.config.composer import CONF_DIR, Composer
+
+    kept: dict[object, bytes] = {}
+    load = Composer.load
+
+    def load_once(
+        self: Composer, overrides: Sequence[str], mode: RunMode = RunMode.RUN
+    ) -> tuple[DictConfig, DictConfig]:
+        folders = [path.path for path in self._loader.get_search_path().get_path()]
+        if folders != ["pkg://hydra.conf", str(CONF_DIR), "structured://"] or "hydra.searchpath" in str(overrides):
+            return load(self, overrides, mode)
+        texts = [text for text in overrides if not MADE_UP_NAME.fullmatch(text)]
+        key = (mode, *texts)
+        if key not in kept:
+            kept[key] = pickle.dumps(load(self, texts, mode))
+        config, hydra = pickle.loads(kept[key])
+        for name in set(overrides) - set(texts):
+            config.sweep = name.partition("=")[2]
+        return config, hydra
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Composer, "load", load_once)
+        yield
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if "not slow" in (config.getoption("markexpr") or ""):  # before modules with settings of their own are imported
         hypothesis.settings.load_profile("quick")
@@ -156,3 +198,4 @@ def pytest_runtest_teardown() -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # with torch and MLflow imported, the collector takes a quarter of what composing a configuration takes
+    gc.set_threshold(50_000)  # and a tenth of every test's time still, looking as often as it does by default

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from mtexp.config import CONF_DIR, Composer, compose_spec
 from mtexp.config.hardware import hardware_of
 from mtexp.config.plan import Plan, plan
 from mtexp.config.problems import Refused
-from mtexp.config.sections import SectionedComposer
 from mtexp.config.shapes import known_counts, shrink
 from mtexp.host import Device
 from mtexp.spec import ModelSpec, from_json, spec_hash, to_json
@@ -122,21 +120,9 @@ def test_every_arrival_converts(name: str) -> None:
     assert compose_spec([f"arrival={name}"], GPU).tenants[0].arrival.kind == name
 
 
-class _ComposedOnce(SectionedComposer):
-    """Shares what Hydra composed, so that planning a preset for a second device takes no time."""
-
-    _shared: ClassVar[dict[Any, Any]] = {}
-
-    def __init__(self, composer: Composer) -> None:
-        super().__init__(composer)
-        self._composed = self._shared
-
-
 @cache
 def _planned(name: str, device: Device | None) -> Plan:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtexp.config.plan.SectionedComposer", _ComposedOnce)
-        return plan([f"+experiment={name}"], hardware=lambda: hardware_of(device))
+    return plan([f"+experiment={name}"], hardware=lambda: hardware_of(device))
 
 
 # capacity needs a service level, and the study is planned for most of a minute
