@@ -131,7 +131,8 @@ def plan(
         points = _points(composer, overrides, hydra)
         _check_points(composer, points)
         where = hardware_for(launcher, hardware)
-        planned = _convert(composer, points, where, search=search)
+        shared = [text for text in overrides if not composer.parse(text).is_sweep_override()]
+        planned = _convert(composer, SectionedComposer(composer, shared, master), points, where, search=search)
         _check_subfolders(hydra, len(planned))
     else:
         where = hardware()
@@ -326,10 +327,14 @@ def _points(composer: Composer, overrides: Sequence[str], hydra: DictConfig) -> 
 
 
 def _convert(
-    composer: Composer, points: Sequence[Sequence[str]], hardware: Hardware, *, search: bool = False
+    composer: Composer,
+    sections: SectionedComposer,
+    points: Sequence[Sequence[str]],
+    hardware: Hardware,
+    *,
+    search: bool = False,
 ) -> list[PlannedPoint]:
     """Convert every point; stop early when there are enough problems to show."""
-    sections = SectionedComposer(composer)
     planned: list[PlannedPoint] = []
     problems: dict[str, ConfigError] = {}
     for overrides in points:

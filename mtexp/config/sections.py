@@ -2,9 +2,9 @@
 
 Hydra takes about a tenth of a second to compose a configuration. Its top-level sections (``mix``, ``precision``,
 ``measure`` ...) do not depend on each other, so a section is equal in all points with the same overrides of that
-section. Hydra composes each section once for every distinct set of its overrides, and a point is assembled from its
-sections. Overrides that affect other sections (an experiment, an interpolation) are detected by comparison and
-composed in full. The result is always what Hydra would have composed.
+section. Hydra composes what all points have in common, and each section once for every distinct set of its other
+overrides; a point is assembled from its sections. Overrides that affect other sections (an experiment, an
+interpolation) are detected by comparison and composed in full. The result is always what Hydra would have composed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,22 @@ _Texts = tuple[str, ...]
 class SectionedComposer:
     """Composes many points that share most of their overrides."""
 
-    def __init__(self, composer: Composer) -> None:
+    def __init__(self, composer: Composer, fixed: Sequence[str] = (), composed: DictConfig | None = None) -> None:
+        """Begin with what the points have in common.
+
+        Args:
+            composer: Composes.
+            fixed: Overrides that all points have.
+            composed: What Hydra makes of ``fixed``, if that is known already.
+        """
         self._composer = composer
+        self._fixed = tuple(text for text in fixed if self._is_read(text))
         self._wide: set[str] = set()
         self._composed: dict[_Texts, tuple[DictConfig, Config, bool]] = {}
         self._scratch: dict[_Texts, DictConfig] = {}
         self._values: dict[tuple[_Texts, str, _Texts], object] = {}
+        if composed is not None:
+            self._keep(self._fixed, composed)
 
     def config(self, overrides: Sequence[str]) -> Config:
         """Return the configuration of one point, the same as composing ``overrides`` in full.
@@ -40,34 +50,36 @@ class SectionedComposer:
         Raises:
             HydraException, OmegaConfBaseException: It cannot be composed.
         """
+        texts = tuple(text for text in overrides if self._is_read(text))
         while True:
-            common, by_section = self._by_section(overrides)
+            sections = {text: self._section_of(text) for text in texts}
+            common = tuple(text for text in texts if not sections[text] or text in self._fixed)
             _, base, independent = self._full(common)
             if not independent:
                 return self._full(tuple(overrides))[1]
             point = copy.copy(base)
-            for section, texts in by_section.items():
-                groups = tuple(t for t in texts if self._is_group(t))
-                if not self._stays_inside(section, common, groups):
-                    self._wide.update(groups)
+            for section in dict.fromkeys(sections[text] for text in texts if text not in common):
+                own = [text for text in texts if sections[text] == section]
+                groups = [text for text in own if self._is_group(text)]
+                context = tuple(t for t in texts if t in groups or (t in common and t not in own))
+                if not self._stays_inside(section, common, context):
+                    self._wide.update(groups or own)
                     break
-                setattr(point, section, self._section(section, common + groups, texts))
+                setattr(point, section, self._section(section, context, own))
             else:
                 return point
 
-    def _by_section(self, overrides: Sequence[str]) -> tuple[_Texts, dict[str, list[str]]]:
-        """Split into overrides that affect everything and overrides of one section."""
-        common: list[str] = []
-        by_section: dict[str, list[str]] = {}
-        for text in overrides:
-            override = self._composer.parse(text)
-            section = (override.package or override.key_or_group).partition(".")[0]
-            narrow = section in _SECTIONS and "$" not in text and text not in self._wide
-            if narrow and not (override.is_delete() and section == override.key_or_group):
-                by_section.setdefault(section, []).append(text)
-            elif not override.is_hydra_override() or override.key_or_group == "hydra.searchpath":
-                common.append(text)
-        return tuple(common), by_section
+    def _is_read(self, text: str) -> bool:
+        """Whether a configuration depends on this override; those of Hydra itself are not in it."""
+        override = self._composer.parse(text)
+        return not override.is_hydra_override() or override.key_or_group == "hydra.searchpath"
+
+    def _section_of(self, text: str) -> str:
+        """Return the only section that this override affects, as far as is known; none: it may affect everything."""
+        override = self._composer.parse(text)
+        section = (override.package or override.key_or_group).partition(".")[0]
+        narrow = section in _SECTIONS and "$" not in text and text not in self._wide
+        return section if narrow and not (override.is_delete() and section == override.key_or_group) else ""
 
     def _is_group(self, text: str) -> bool:
         return self._composer.is_group(self._composer.parse(text).key_or_group)
@@ -75,17 +87,17 @@ class SectionedComposer:
     def _full(self, overrides: _Texts) -> tuple[DictConfig, Config, bool]:
         """Compose in full, once; the flag says that no section refers to another."""
         if overrides not in self._composed:
-            composed, _ = self._composer.load(overrides)
-            independent = "${" not in OmegaConf.to_yaml(composed)
-            self._composed[overrides] = composed, to_config(composed), independent
+            self._keep(overrides, self._composer.load(overrides)[0])
         return self._composed[overrides]
 
-    def _stays_inside(self, section: str, common: _Texts, groups: _Texts) -> bool:
-        """Whether ``groups`` change nothing but ``section``."""
-        if not groups:
-            return True
+    def _keep(self, overrides: _Texts, composed: DictConfig) -> None:
+        independent = "${" not in str(OmegaConf.to_container(composed, resolve=False))
+        self._composed[overrides] = composed, to_config(composed), independent
+
+    def _stays_inside(self, section: str, common: _Texts, context: _Texts) -> bool:
+        """Whether ``context`` differs from ``common`` in nothing but ``section``."""
         _, base, _ = self._full(common)
-        _, changed, independent = self._full(common + groups)
+        _, changed, independent = self._full(context)
         others = _SECTIONS - {section}
         return independent and all(getattr(base, name) == getattr(changed, name) for name in others)
 

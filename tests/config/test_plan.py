@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra.types import RunMode
 
-from mtexp.config.composer import Composer, to_config
+from mtexp.config.composer import CONF_DIR, Composer, to_config
 from mtexp.config.hardware import Hardware, hardware_of
 from mtexp.config.plan import Plan, plan
 from mtexp.config.problems import Refused
@@ -180,6 +181,15 @@ def test_commas_ranges_and_experiments_make_points() -> None:
     assert {p.spec.measure.iterations for p in quick.points} == {20}
 
 
+def test_a_choice_that_is_left_to_the_user_has_to_be_made(tmp_path: Path) -> None:
+    """``???`` in a file of the user's: it is enough to choose once for all points of a sweep."""
+    choices = "[schema, {mix: solo}, {precision: '???'}, {tracking: none}, _self_]"
+    (tmp_path / "own.yaml").write_text(f"defaults: {choices}\nhydra: {{sweep: {{dir: 'multirun/${{sweep}}'}}}}\n")
+    sweep = ("-m", "--config-path", str(tmp_path), "--config-name", "own", "--config-dir", str(CONF_DIR), "seed=1,2")
+    assert "precision" in _refusal(*sweep)
+    assert {point.spec.tenants[0].precision for point in _plan(*sweep, "precision=bf16").points} == {"bf16"}
+
+
 def test_globs_make_points() -> None:
     """glob() sweeps over choices."""
     planned = _plan("-m", "mix=glob(*_only)")
@@ -274,6 +284,16 @@ SWEEPS = [
     ["+experiment=mps_percentages", "workload=forward,train", "+arrival@mix.tenants.a.arrival=poisson", "seed=3,4"],
     ["workload.seq_len=64,128", "workload.batch_size=${measure.warmup}", "mix=solo,pair"],
     ["~models@mix.tenants.b", "mix=pair,enc_only", "lease.wait=0,1", "lease.wait=2"],
+    ["measure.warmup=3", "mix.tenants.a.count=2", "mix=pair,solo", "measure.iterations=20,30", "precision=bf16"],
+    [
+        "workload.seq_len=32",
+        "workload=train",
+        "workload.batch_size=1,2",
+        "workload.seq_len=64,16",
+        "seed=1,2",
+        "seed=1",
+    ],
+    ["+models@mix.tenants.c=bert_base", "mix=pair,solo", "+experiment=quick", "mix.tenants.c.count=3"],
 ]
 
 
@@ -281,7 +301,8 @@ SWEEPS = [
 def test_a_point_made_of_sections_is_what_hydra_composes(composer: Composer, arguments: list[str]) -> None:
     """Groups, values, tenants, lists, single values, experiments, interpolations: field for field the same."""
     points = composer.split(arguments, {})
-    sections = SectionedComposer(composer)
+    shared = [text for text in arguments if not composer.parse(text).is_sweep_override()]
+    sections = SectionedComposer(composer, shared, composer.load(arguments, RunMode.MULTIRUN)[0])
     for point in random.Random(0).sample(points, min(4, len(points))):
         assert sections.config(point) == to_config(composer.load(point)[0])
 
@@ -310,15 +331,16 @@ def test_a_choice_that_reaches_beyond_its_section_is_composed_in_full(
 
 
 def test_ten_thousand_points_are_composed_section_by_section(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of compositions grows with the sum of what is swept, not with the product."""
+    """The number of compositions grows with the sum of what is swept, not with the product; what is not costs none."""
     composed = []
     load = Composer.load
     monkeypatch.setattr(Composer, "load", lambda self, *args: composed.append(args) or load(self, *args))
     planned = _plan(
-        "-m", "mix=solo,pair,enc_only,dec_only", "precision=fp16,bf16", "mps_settings=disabled,half", "seed=range(50)"
+        *("-m", "mix=solo,pair,enc_only,dec_only", "precision=fp16,bf16", "mps_settings=disabled,half"),
+        *("seed=range(50)", "tracking=none", "runtime=gpu", "measure.warmup=3"),
     )
     assert len(planned.points) == 800
-    assert len(composed) < 15
+    assert len(composed) == 1 + 4 + 2 + 2
 
 
 @pytest.mark.parametrize(
