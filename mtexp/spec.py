@@ -7,6 +7,7 @@ the same data as one forked from the forkserver, and :func:`content_hash` names 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -412,13 +413,22 @@ def to_json(spec: Any) -> dict[str, Any]:
     return data
 
 
+def hints_of(cls: Any) -> Mapping[str, Any]:
+    """The types of the fields of a dataclass."""
+    return _hints(cls)
+
+
+_hints = functools.cache(typing.get_type_hints)
+"""To evaluate annotations takes longer than to build the object that has them."""
+
+
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     """Rebuild a dataclass of this module from :func:`to_json`'s output; fields that are absent take their default.
 
     Raises:
         TypeError: A required field is absent, or ``data`` is not a mapping.
     """
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     return cls(**{k: _revive(hints[k], v) for k, v in data.items() if k in known})
 

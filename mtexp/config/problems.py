@@ -26,6 +26,7 @@ from mtexp.config.published import model_name
 from mtexp.config.schema import Config
 from mtexp.config.tokens import parse_mix, parse_percentage
 from mtexp.errors import ConfigError, MtexpError
+from mtexp.spec import hints_of
 from mtexp.tracking.uri import redact
 
 _NAMES = {int: "an integer", float: "a number", bool: "true, false", str: "text", list: "a list such as [50,90]"}
@@ -158,7 +159,7 @@ def _check_key(composer: Composer, override: Override) -> None:
             continue
         if hint is Any:
             return
-        known = typing.get_type_hints(hint) if is_dataclass(hint) else {}
+        known = hints_of(hint) if is_dataclass(hint) else {}
         if part not in known:
             names = [*known, *composer.groups()] if depth == 0 else list(known)
             key, whole = ".".join(path[: depth + 1]), override.key_or_group
@@ -190,7 +191,7 @@ def _expected(key: str) -> str:
     for part in key.replace("[", ".").replace("]", "").split("."):
         hint = _bare(hint)
         if is_dataclass(hint):
-            hint = typing.get_type_hints(hint).get(part, Any)
+            hint = hints_of(hint).get(part, Any)
         elif typing.get_origin(hint) in (dict, list):
             hint = typing.get_args(hint)[-1]
     hint = _bare(hint)

@@ -16,7 +16,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn, TypeVar
 
 from mtexp.errors import RecordError
-from mtexp.spec import from_json
+from mtexp.spec import from_json, hints_of
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def _checked(hint: Any, value: Any, where: str, depth: int) -> Any:
 def _checked_fields(cls: Any, value: Any, where: str, depth: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         _refuse(where, value, f"an object with the fields of {cls.__name__}")
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     names = [f.name for f in fields(cls) if f.name in value]
     return {name: _checked(hints[name], value[name], f"{where}.{name}", depth + 1) for name in names}
 
