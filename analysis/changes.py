@@ -27,7 +27,8 @@ from .baseline_runs import BaselineRuns, Measured
 from .dataset import Dataset
 from .estimates import Study, runs_of
 from .frames import rows_of
-from .pooling import points_of, repetitions
+from .points import Repetitions, points_of
+from .pooling import repetitions
 from .rounds import mean_over_runs
 from .spread import Known, Repeated, learn, path_of
 
@@ -110,14 +111,14 @@ class Side:
     """Runs that measured one model alone."""
 
     @classmethod
-    def of(cls, data: Dataset, members: Mapping[Any, Sequence[Any]]) -> Side:
-        """The points of ``members`` (:func:`analysis.pooling.repetitions`), which are of ``data``."""
+    def of(cls, data: Dataset, repeated: Repetitions) -> Side:
+        """The points of ``repeated``, which are of ``data``."""
         alone = BaselineRuns.of(data)
-        points, tenants = points_of(members.values(), alone)
+        points, tenants = points_of(repeated, alone)
         normals = NormalDraws(1, np.random.default_rng(0))  # its draws are not used
         study = Study.of(data, alone, points, tenants, normals)
         found = {}
-        for key, point in zip(members, rows_of(points), strict=True):
+        for key, point in zip(repeated.members, rows_of(points), strict=True):
             rows = study.by_point[int(point["point"])]
             runs = runs_of(rows)
             compared = [
@@ -166,9 +167,13 @@ def compare(a: Dataset, b: Dataset, *, delta: float = 0.03) -> Comparison:
     sides = (("A", a), ("B", b))
     tenants = pd.concat([_asked(_described(data.tenants)).assign(side=name) for name, data in sides], ignore_index=True)
     runs = pd.concat([_described(data.runs).assign(side=name) for name, data in sides], ignore_index=True)
-    members = repetitions(runs, tenants)
+    both = repetitions(runs, tenants)
+    side = both.runs["side"].tolist()
     by_side = [
-        {key: own for key, found in members.items() if (own := [m for m in found if m[0]["side"] == name])}
+        replace(
+            both,
+            members={k: own for k, found in both.members.items() if (own := [m for m in found if side[m[0]] == name])},
+        )
         for name in ("A", "B")
     ]
     first, second = (Side.of(data, own) for (_, data), own in zip(sides, by_side, strict=True))

@@ -8,7 +8,7 @@ share. Every run of a point and every run of its tenants alone enters its figure
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from .estimates import RUN, TIMER, Key, Study, figures_of
 from .fairness import Progress
 from .frames import rows_of
 from .intervals import text
+from .points import Repetition, Repetitions, points_of
 
 DRAWS = 4_000
 FEW_DRAWS = 200
@@ -42,13 +43,7 @@ _NEVER_USUAL = (
     *("partition_sms", "weights"),
 )
 _NOT_IN_LABELS = ("slo_ms",)
-_LATENCIES = ("latency_", "slowdown", "tail_inflation", "wait_", "ttft_", "tpot_", "spread_")
 _TAILS = ("slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99", "tail_inflation")
-_KEPT = (
-    *("workload", "batch_size", "seq_len", "new_tokens", "precision", "execution", "attn_implementation", "arrival"),
-    "active_thread_pct",
-)
-"""Parameters of a tenant that its point has too."""
 _MPS = {"default": "MPS", "equal_share": "MPS equal share", "half": "MPS 50 %", "quarter": "MPS 25 %"}
 _GPU_MODES = ("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 25 %", "streams", "green contexts", "MIG")
 SHARING_ORDER = (*_GPU_MODES, "CPU (disabled)")
@@ -150,7 +145,7 @@ def pool(data: Dataset, *, draws: int = DRAWS) -> Results:
         draws: Draws of what figures err by.
     """
     alone = BaselineRuns.of(data)
-    points, pooled = points_of(repetitions(data.runs, data.tenants).values(), alone)
+    points, pooled = points_of(repetitions(data.runs, data.tenants), alone)
     if len(points):
         points["energy_counter_log"] = _energy_counter_log(data.runs, points)
     normals = NormalDraws(draws, np.random.Generator(np.random.SFC64(0)))
@@ -164,37 +159,25 @@ def pool(data: Dataset, *, draws: int = DRAWS) -> Results:
     return Results(data, kept, tenants, alone, known.figures, known.latency_alone_ms, known.progress, apart)
 
 
-Repetition = tuple["pd.Series[Any]", pd.DataFrame]
-"""A run and its tenants."""
-
-
-def repetitions(runs: pd.DataFrame, tenants: pd.DataFrame) -> dict[tuple[Any, ...], list[Repetition]]:
+def repetitions(runs: pd.DataFrame, tenants: pd.DataFrame) -> Repetitions:
     """Runs by what was measured, each with its tenants, in the order measured."""
     tenants, runs = _described(tenants), runs.copy()
     runs["sharing_name"] = [sharing_name(run) for run in rows_of(runs)]
     runs["sharing_name"] = _slices_apart(runs, _designs_apart(runs, _same_setting(runs)))
-    by_record = {str(record): rows for record, rows in tenants.groupby("record_id", observed=True, sort=False)}
+    runs = runs.sort_values("start_time", kind="stable", ignore_index=True)
+    order = [name for name in ("model", "setting", "active_thread_pct", "tenant") if name in tenants]
+    tenants = tenants.sort_values(order, kind="stable", ignore_index=True)
+    each = list(
+        zip(tenants["model"].astype(str), tenants["setting"], _texts(tenants, "active_thread_pct"), strict=True)
+    )
+    by_record: dict[str, list[int]] = {}
+    for place, record in enumerate(tenants["record_id"].astype(str)):
+        by_record.setdefault(record, []).append(place)
     members: dict[tuple[Any, ...], list[Repetition]] = {}
-    for _, run in runs.sort_values("start_time", kind="stable").iterrows():
-        own = by_record.get(str(run["record_id"]))
-        if own is not None:
-            members.setdefault(_identity(run, own), []).append((run, own))
-    return members
-
-
-def points_of(members: Iterable[Sequence[Repetition]], alone: BaselineRuns) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Points and their tenants with means over repetitions, and what each tenant is compared with."""
-    found = []
-    for number, repeated in enumerate(members):
-        compared = [(run, own.assign(compared=_compared(own, alone))) for run, own in repeated]
-        found.append(_pooled(number, compared))
-    points = pd.DataFrame([point for point, _ in found])
-    return points, pd.concat([own for _, own in found], ignore_index=True) if found else pd.DataFrame()
-
-
-def _compared(tenants: pd.DataFrame, alone: BaselineRuns) -> pd.Series[Any]:
-    names = tenants.reindex(columns=["record_id", "baseline_hash", "arrival"]).fillna({"arrival": "closed"})
-    return pd.Series([alone.compared(row) for row in rows_of(names)], tenants.index, dtype=object)
+    for place, (record, name) in enumerate(zip(runs["record_id"].astype(str), runs["sharing_name"], strict=True)):
+        if own := by_record.get(record):
+            members.setdefault((name, *sorted(each[at] for at in own)), []).append((place, own))
+    return Repetitions(runs, tenants, members)
 
 
 _IMPOSSIBLE = 0.01
@@ -293,75 +276,7 @@ def _own_percentages(tenants: pd.DataFrame) -> pd.Series[float]:
     return columns["active_thread_pct"].astype(np.float64).where(own.fillna(False).astype(bool))
 
 
-def _identity(run: pd.Series[Any], tenants: pd.DataFrame) -> tuple[Any, ...]:
-    percentages = _texts(tenants, "active_thread_pct")
-    own = sorted(zip(tenants["model"].astype(str), tenants["setting"], percentages, strict=True))
-    return run["sharing_name"], tuple(own)
-
-
-# --- pooling ----------------------------------------------------------------------------------------------------------
-
-
-def _pooled(number: int, found: Sequence[tuple[pd.Series[Any], pd.DataFrame]]) -> tuple[dict[str, Any], pd.DataFrame]:
-    """One point and its tenants, of its runs with their tenants."""
-    order = ["model", "setting", "active_thread_pct", "tenant"]
-    each = [own.sort_values([c for c in order if c in own], kind="stable") for _, own in found]
-    first, runs = found[0][0], pd.DataFrame([run for run, _ in found])
-    settings = each[0]["label"].tolist()
-    point: dict[str, Any] = {
-        "point": number,
-        "mix": _mix_name(str(first["mix"]), each[0]),
-        "sharing": first["sharing_name"],
-        "num_tenants": len(settings),
-        "models": tuple(each[0]["model"].astype(str)),
-        "labels": tuple(settings),
-        "roles": tuple(each[0]["role"].astype(str)) if "role" in each[0] else ("",) * len(settings),
-        "records": tuple(runs["record_id"].astype(str)),
-        "repetitions": len(found),
-        "closed": str(first.get("arrival", "closed")) == "closed",
-        "verdict": "VALID" if (runs["verdict"] == "VALID").all() else "INVALID",
-        **_means(runs),
-    }
-    rows = pd.concat(each, keys=range(len(each)), names=["run", None]).reset_index(level="run")
-    rows["position"] = rows.groupby("run").cumcount()
-    kept = rows[rows["run"] == 0].set_index("position").reindex(columns=["tenant", "model", "label", "role", *_KEPT])
-    means = pd.DataFrame([_tenant_means(own) for _, own in rows.groupby("position")])
-    tenants = pd.concat([kept, means], axis=1).reset_index(names="position")
-    tenants.insert(0, "point", number)
-    tenants["records"] = [point["records"]] * len(tenants)
-    tenants["ids"] = [tuple(own["tenant"].astype(str)) for _, own in rows.groupby("position")]
-    tenants["iterations_fewest"] = rows.groupby("position")["iterations_in_window"].min().to_numpy()
-    if "spread_pct" in tenants:
-        point["spread_pct"] = float(tenants["spread_pct"].max())
-    tenants["compared"] = pd.Series([tuple(own["compared"]) for _, own in rows.groupby("position")], dtype=object)
-    return point, tenants
-
-
-def _mix_name(mix: str, tenants: pd.DataFrame) -> str:
-    """The mix's name; where its tenants do something unusual, what they are instead."""
-    if (tenants["label"] == tenants["model"]).all():
-        return mix
-    counts = Counter(map(str, tenants["label"]))
-    return " + ".join(label if count == 1 else f"{label} x{count}" for label, count in counts.items())
-
-
-def _tenant_means(rows: pd.DataFrame) -> dict[str, float]:
-    """:func:`_means`; of a tenant that could not keep up in one of the runs there is no latency, as of a single run."""
-    means = _means(rows)
-    if not means.get("saturated"):
-        return means
-    kept = {key: value for key, value in means.items() if not key.startswith(_LATENCIES)}
-    return kept | {"saturated": 1.0}
-
-
-def _means(rows: pd.DataFrame) -> dict[str, float]:
-    """Mean of every metric over repetitions, and how far they lie apart."""
-    metrics = [name for name in rows if name in keys.METRICS and pd.api.types.is_numeric_dtype(rows[name])]
-    means = rows[metrics].astype(np.float64).mean(axis=0)
-    found = {str(name): float(value) for name, value in means.items() if np.isfinite(value)}
-    if len(rows) > 1 and "latency_mean_ms" in found:
-        found["spread_pct"] = 100 * float(np.ptp(rows["latency_mean_ms"])) / found["latency_mean_ms"]
-    return found
+# --- intervals --------------------------------------------------------------------------------------------------------
 
 
 def _with_intervals(

@@ -24,7 +24,8 @@ from analysis.answers import TURNS
 from analysis.baseline_runs import BaselineRuns, Measured
 from analysis.data import load
 from analysis.estimates import RUN, Estimates, Study, figures_of, runs_of
-from analysis.pooling import points_of, repetitions
+from analysis.points import points_of
+from analysis.pooling import repetitions
 from analysis.spread import Readings, path_of
 from benchmarks import common
 from mtexp.metrics.repeats import NormalDraws, Reading, geometric_mean
@@ -85,7 +86,7 @@ class Template:
         """Read a study."""
         data = load(records=folder)
         alone = BaselineRuns.of(data)
-        points, tenants = points_of(repetitions(data.runs, data.tenants).values(), alone)
+        points, tenants = points_of(repetitions(data.runs, data.tenants), alone)
         points["energy_counter_log"] = np.nan
         study = Study.of(data, alone, points, tenants, NormalDraws(2, np.random.default_rng(0)))
         figures_of(study, alone, points.iloc[:0])  # learns how its runs differ
