@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtexp.metrics.latency import insufficient
+from mtexp.metrics.latency import PERCENTILES, min_iterations, percentile_name
 from mtexp.records import keys
 
 from ..estimates import RUN, TIMER
@@ -23,11 +23,10 @@ def tenants(results: Results) -> pd.DataFrame:
     """
     points = results.points[["point", "mix", "sharing", "num_tenants", "repetitions"]]
     frame = points.merge(results.tenants, on="point")
-    for row, iterations in enumerate(frame["iterations_fewest"].fillna(0)):
-        for name in insufficient(int(iterations)):
-            key = f"latency_{name}_ms"
-            if key in frame:
-                frame.loc[row, key] = np.nan
+    for percentile in PERCENTILES:
+        key = f"latency_{percentile_name(percentile)}_ms"
+        if key in frame:
+            frame[key] = frame[key].where(frame["iterations_fewest"] >= min_iterations(percentile))
     columns = [
         *("point", "mix", "sharing", "num_tenants", "repetitions", "position", "tenant", "model", "label", "role"),
         *with_intervals(("slowdown", "slowdown_p50", "slowdown_p90", "slowdown_p95", "slowdown_p99")),
@@ -207,6 +206,8 @@ def _swept(frame: pd.DataFrame, setting: str) -> pd.DataFrame:
     fixed = [name for name in (*_SWEPT, "workload", "execution", "precision") if name != setting]
     kept = []
     for _, own in frame.groupby(["label", "sharing"], observed=True):
+        if own[setting].nunique() < 2:
+            continue
         for name in fixed:
             most = own[name].mode()
             own = own[own[name] == most.iloc[0]] if len(most) else own

@@ -23,10 +23,12 @@ def one_axis(results: Results) -> pd.DataFrame:
     points = results.points[results.points["closed"].astype(bool) & (results.points["num_tenants"] > 1)]
     rows: list[dict[str, Any]] = []
     names = with_intervals(("slowdown", "slowdown_p99"))
-    parted = {str(row["record_id"]): row.get("partition_sms") for row in rows_of(results.data.tenants)}
+    shares = results.data.tenants.reindex(columns=["record_id", "partition_sms", "active_thread_pct"])
+    by_record = {str(record): own for record, own in shares.groupby("record_id", observed=True)}
+    by_point = dict(list(results.tenants.reindex(columns=["point", "model", *names]).groupby("point")))
     for point in rows_of(points):
-        own = results.tenants[results.tenants["point"] == point["point"]]
-        if not _equal(results, point):
+        own, parted = by_point[point["point"]], by_record[str(point["records"][0])]
+        if not _equal(parted):
             continue
         counts = Counter(sorted(map(str, point["models"])))
         mix = "+".join(model if count == 1 else f"{model}*{count}" for model, count in counts.items())
@@ -34,7 +36,7 @@ def one_axis(results: Results) -> pd.DataFrame:
             first = tenants.iloc[0]
             values = {name: first.get(name) for name in names}
             values |= {name: tenants[name].mean() for name in ("slowdown", "slowdown_p99") if name in tenants}
-            sms = parted.get(str(point["records"][0]))
+            sms = parted["partition_sms"].iloc[-1]
             where = {"point": point["point"], "mix": mix, "sharing": point["sharing"]}
             rows.append({**where, "model": model, "sms": sms, **values})
     frame = pd.DataFrame(rows, columns=["point", "mix", "sharing", "model", "sms", *names])
@@ -47,8 +49,7 @@ def one_axis(results: Results) -> pd.DataFrame:
     return frame.sort_values(["mix", "model", "order"], kind="stable").drop(columns="order").reset_index(drop=True)
 
 
-def _equal(results: Results, point: dict[str, Any]) -> bool:
-    """Whether all tenants of a point have the same share of the SMs, or none has one."""
-    own = results.data.tenants[results.data.tenants["record_id"] == point["records"][0]]
-    shares = own.reindex(columns=["partition_sms", "active_thread_pct"]).astype("Float64").fillna(0)
+def _equal(tenants: pd.DataFrame) -> bool:
+    """Whether all tenants of a run have the same share of the SMs, or none has one."""
+    shares = tenants[["partition_sms", "active_thread_pct"]].astype("Float64").fillna(0)
     return all(shares[name].nunique() == 1 for name in shares)

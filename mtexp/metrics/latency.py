@@ -6,6 +6,7 @@ A percentile is *supported* by n iterations if, with 99 % confidence, at least t
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ def percentile_name(percentile: float) -> str:
     return f"p{percentile:g}"
 
 
+@functools.cache
 def min_iterations(percentile: float) -> int:
     """The fewest iterations that support ``percentile`` (in percent): 11 for p50, 64 p90, 130 p95, 662 p99.
 
