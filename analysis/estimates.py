@@ -6,6 +6,7 @@ Lives here: :class:`Study`, :func:`figures_of`. May touch: nothing outside its a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,20 +48,20 @@ _LIKE = ("model", "workload", "execution")
 class Side:
     """Runs of the same tenants together."""
 
-    runs: list[list[Readings]]
-    """``runs[run][tenant]``."""
     names: list[str]
     """Statistics that some tenant has in all of them."""
+    logs: Floats
+    """Means over runs, shape (tenants, names); NaN where a tenant lacks a statistic in a run."""
     errors: Floats
-    """Errors of the means over runs, shape (tenants, names, draws)."""
+    """Errors of these means, shape (tenants, names, draws)."""
 
     def has(self, tenant: int, name: str) -> bool:
         """Whether the tenant has the statistic in every run."""
-        return all(name in run[tenant] for run in self.runs)
+        return name in self.names and not math.isnan(self.log(tenant, name))
 
     def log(self, tenant: int, name: str) -> float:
         """Mean over runs."""
-        return float(np.mean([run[tenant][name].log for run in self.runs]))
+        return float(self.logs[tenant, self.names.index(name)])
 
     def error(self, tenant: int, name: str) -> Floats:
         """Draws of its error."""
@@ -128,12 +129,11 @@ class Study:
         names = list(dict.fromkeys(whole))
         how = Together(self.known.tenants, [[self.known.follows(name, tenant) for name in names] for tenant in tenants])
         errors = run_errors(known, names, self.known.spreads(found, names), how, self.normals)
-        for tenant in range(len(tenants)):  # in closed loop throughput is the inverse of latency, errors too
-            if all(
-                abs(run[tenant]["throughput"].log + run[tenant]["mean"].log - np.log(1e3)) < _CLOSED for run in known
-            ):
-                errors[tenant, names.index("throughput")] = -errors[tenant, names.index("mean")]
-        return Side(known, names, np.clip(errors, -_MOST_LOG, _MOST_LOG))
+        logs = np.array([[[own[n].log if n in own else np.nan for n in names] for own in run] for run in known])
+        throughput, mean = names.index("throughput"), names.index("mean")
+        closed = (np.abs(logs[:, :, throughput] + logs[:, :, mean] - np.log(1e3)) < _CLOSED).all(axis=0)
+        errors[closed, throughput] = -errors[closed, mean]  # there throughput is the inverse of latency, errors too
+        return Side(names, logs.mean(axis=0), np.clip(errors, -_MOST_LOG, _MOST_LOG))
 
     def alone(self, group: tuple[Measured, ...], tenant: Mapping[str, Any], name: str = "mean") -> Side | None:
         """A tenant alone, in those runs that have the statistic; the same draws whenever it is asked for."""
@@ -272,7 +272,7 @@ def _totals(study: Study, shared: Side, point: Mapping[str, Any]) -> dict[str, E
     Energy errs as the time that requests take and as the counter does, which is known where power was sampled beside
     it: by how far the two lie apart. Elsewhere the error is not known.
     """
-    tenants = range(len(shared.runs[0]))
+    tenants = range(len(shared.logs))
     logs = np.array([shared.log(i, "throughput") for i in tenants])
     total = _made_of(lambda rows: rows.sum(axis=-1), logs, np.array([shared.error(i, "throughput") for i in tenants]))
     found = {"throughput_rps": total}

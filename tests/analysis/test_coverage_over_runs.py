@@ -12,15 +12,28 @@ from benchmarks.coverage_over_runs import STUDIES, Template, coverage
 from mtexp.metrics.interference import antt_rows, stp_rows
 
 
+@pytest.fixture(scope="module")
+def template() -> Template:
+    return Template.of(STUDIES["h200"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", ["normal", "two states"])
-def test_the_ratio_of_two_modes_is_held_and_its_interval_no_wider_than_needed(noise: str) -> None:
-    """STP of MPS over time slicing, 38 mixes of the H200 drawn anew; as few studies as show a gross fault."""
-    template = Template.of(STUDIES["h200"])
-    found = np.array([template.estimate(seed, noise, 300, template.freedom) for seed in range(60)])
+def test_the_ratio_of_two_modes_is_held_and_its_interval_no_wider_than_needed(template: Template, noise: str) -> None:
+    """STP of MPS over time slicing, 38 mixes of the H200 drawn anew. An interval that is 20 % too narrow fails.
+
+    Figures are quick, intervals are not: those of a few studies are held against the errors of many.
+    """
+    errors = np.array([template.figure(seed, noise, template.freedom) for seed in range(120)]) - template.truth
+    found = np.array([template.estimate(seed, noise, 300, template.freedom) for seed in range(12)])
+    assert found[:, 0] - template.truth == pytest.approx(errors[:12])
+    below, above = found[:, 0] - found[:, 1], found[:, 2] - found[:, 0]
+    held = np.mean((errors[:, None] <= below) & (-errors[:, None] <= above))
+    width = (below + above).mean() / (2 * 1.96 * errors.std(ddof=1))
+    assert held >= 0.91, held
+    assert 0.9 < width < 1.3, width
     own = coverage(found, template.truth)
-    assert own.held >= 0.85, own
-    assert 0.8 < own.width < 1.3, own
+    assert own.held >= 0.8, own
 
 
 @pytest.mark.parametrize("formula", [stp_rows, antt_rows])
