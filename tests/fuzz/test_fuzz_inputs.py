@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mtexp.config.composer import Composer, composer_of, parse_command_line
 from mtexp.config.hardware import hardware_of
 from mtexp.config.plan import plan
 from mtexp.config.problems import Refused
@@ -122,19 +123,33 @@ _types = st.sampled_from(["gpt2", "bert", "deberta-v2", "t5", "llama", "qwen3", 
 @pytest.fixture
 def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a pretrained model, as far as a plan looks at it."""
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    monkeypatch.setattr("mtexp.config.read_off._ask", lambda model: {"error": "nothing"})  # seconds a shape
+    header = json.dumps({"h.1.ln_1.bias": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    monkeypatch.setattr("mtexp.config.read_off._ask", lambda model: {"error": "it", "field": "architecture"})
+    composed = composer_of(parse_command_line([])).load(_overrides(tmp_path))
+    monkeypatch.setattr(Composer, "load", lambda *_: composed)  # the same for every content of the folder
     return tmp_path
 
 
-def _plan_with(folder: Path, config: bytes) -> None:
+def _overrides(folder: Path) -> list[str]:
+    overrides = ["mix=distilgpt2", "weights=pretrained", "workload.seq_len=8", "sweep=fuzzed"]
+    return [*overrides, f"mix.tenants.distilgpt2.source={folder}"]
+
+
+def _plan_with(folder: Path, config: bytes) -> bool:
+    """Whether it is planned, and not refused."""
     (folder / "config.json").write_bytes(config)
-    overrides = ["mix=distilgpt2", "weights=pretrained", "workload.seq_len=8"]
     try:
-        planned = plan([*overrides, f"mix.tenants.distilgpt2.source={folder}"], hardware=lambda: hardware_of(GPU))
+        planned = plan(_overrides(folder), hardware=lambda: hardware_of(GPU))
     except Refused:
-        return
+        return False
     json.dumps(planned.points[0].spec.tenants[0].model.shape)
+    return True
+
+
+def test_the_configuration_that_is_changed_below_is_planned(model_folder: Path) -> None:
+    """So what is refused there is refused for what was changed."""
+    assert _plan_with(model_folder, json.dumps(_GPT2).encode())
 
 
 @settings(_shared_folder, max_examples=60)
