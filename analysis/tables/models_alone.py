@@ -81,9 +81,10 @@ def _alone_rows(results: Results, measured: set[Measured]) -> pd.DataFrame:
 
 def busy_alone(results: Results, point: int) -> list[float]:
     """For each tenant of a point, the share of its latency alone in which the device is busy; NaN where unknown."""
-    rows = rows_of(results.tenants[results.tenants["point"] == point])
+    runs = results.alone.runs.reindex(columns=["record_id", "tenant", "launch_bound_pct"])
+    launching = {(str(record), str(tenant)): pct for record, tenant, pct in runs.itertuples(index=False)}
     found = []
-    for row in rows:
-        own = _alone_rows(results, {measured for group in row["compared"] for measured in group})
-        found.append(1 - float(own.reindex(columns=["launch_bound_pct"])["launch_bound_pct"].mean()) / 100)
+    for compared in results.tenants.loc[results.tenants["point"] == point, "compared"]:
+        own = {measured for group in compared for measured in group}
+        found.append(1 - float(pd.Series([launching[m] for m in sorted(own)], dtype=np.float64).mean()) / 100)
     return found

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 
+from analysis import plots
+from analysis.pooling import Results
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.summary import Baseline, Measured, summarise_run
 from mtexp.metrics.window import Series, Window, common_window
@@ -49,6 +52,12 @@ _ORIGIN_NS = 1_000_000_000_000
 
 def role(model: str) -> str:
     return "stressor" if model.startswith("stress") else "decoder" if model in DECODERS else "encoder"
+
+
+def figure_of(results: Results, name: str) -> go.Figure | None:
+    """One figure alone: to draw all takes seconds."""
+    (found,) = (figure for figure in plots.FIGURES if figure.name == name)
+    return found.draw(results)
 
 
 class Study:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 from analysis_study import Study
 
+from analysis import plots
 from analysis.data import load
 from analysis.dataset import Dataset
 from analysis.pooling import Results, pool
@@ -44,3 +46,9 @@ def study(study_folder: Path) -> Dataset:
 @pytest.fixture(scope="session")
 def results(study: Dataset) -> Results:
     return pool(study, draws=200)
+
+
+@pytest.fixture(scope="session")
+def drawn(results: Results) -> dict[str, go.Figure]:
+    """Every figure of the study; tests read them only."""
+    return plots.draw(results)

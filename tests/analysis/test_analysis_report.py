@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from analysis_study import Study
+from analysis_study import Study, figure_of
 from mlflow import MlflowClient
 
 from analysis import advise, drawing, export, images, plots, report
@@ -30,11 +30,6 @@ class Blank:
 
     def savefig(self, path: Path, **more: object) -> None:
         path.write_text("<svg/>")
-
-
-@pytest.fixture(scope="module")
-def drawn(results: Results) -> dict[str, go.Figure]:
-    return plots.draw(results)
 
 
 def test_a_whole_study_has_every_figure(drawn: dict[str, go.Figure]) -> None:
@@ -88,14 +83,15 @@ def test_neighbours_are_drawn_where_they_come_and_go(tmp_path: Path) -> None:
     """A box a tenant and number of neighbours in open loop; neighbours that are always there are no figure."""
     study = Study(tmp_path)
     study.run(["bert_base", "llama_3_2_1b"])
-    assert "latency-by-neighbours" not in plots.draw(pool(load(records=tmp_path), draws=50))
+    assert figure_of(pool(load(records=tmp_path), draws=50), "latency-by-neighbours") is None
     study.run(["bert_base", "llama_3_2_1b"], load=0.3)
-    figure = plots.draw(pool(load(records=tmp_path), draws=50))["latency-by-neighbours"]
+    figure = figure_of(pool(load(records=tmp_path), draws=50), "latency-by-neighbours")
+    assert figure is not None
     assert {tuple(trace.x) for trace in figure.data} == {(0, 1)}
     assert {trace.name.split()[0] for trace in figure.data} == {"bert_base", "llama_3_2_1b"}
 
 
-def test_the_report_works_offline(results: Results, tmp_path: Path) -> None:
+def test_the_report_works_offline(results: Results, drawn: dict[str, go.Figure], tmp_path: Path) -> None:
     """One file, plotly's script in it once, nothing fetched from anywhere."""
     (path,) = report.write(results, tmp_path, images=())
     page = path.read_text()
@@ -103,7 +99,7 @@ def test_the_report_works_offline(results: Results, tmp_path: Path) -> None:
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']https?:", page)
     for section in ("Which combinations pay?", "Verdicts", "Baselines"):
         assert f">{section}</h2>" in page
-    assert page == report.write(results, tmp_path / "again", images=())[0].read_text(), "equal data, equal page"
+    assert page == report.build(results, drawn), "equal data, equal page: these figures were drawn before"
 
 
 def test_the_report_says_what_it_left_out(tmp_path: Path) -> None:
@@ -145,9 +141,13 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert "<script>alert" not in report.build(pool(load(records=tmp_path), draws=50), {})
 
 
-def test_the_commands_make_a_study_again_from_its_export(study_folder: Path, tmp_path: Path) -> None:
+def test_the_commands_make_a_study_again_from_its_export(tmp_path: Path) -> None:
     """Records to export to report and findings page, as ``make results`` does."""
-    assert export.main(["--records", str(study_folder), str(tmp_path / "records")]) == 0
+    study = Study(tmp_path / "runs", iterations=40)
+    for mps in ("disabled", "default"):
+        study.run(["bert_base", "llama_3_2_1b"], mps, workload="generate")
+        study.run(["bert_base", "distilgpt2"], mps, repetitions=2)
+    assert export.main(["--records", str(tmp_path / "runs"), str(tmp_path / "records")]) == 0
     out, findings = tmp_path / "out", tmp_path / "out" / "findings.md"
     arguments = ["--records", str(tmp_path / "records"), "--out", str(out), "--markdown", str(findings), "--no-images"]
     assert report.main(arguments) == 0
@@ -156,7 +156,11 @@ def test_the_commands_make_a_study_again_from_its_export(study_folder: Path, tmp
 
 
 def test_figures_of_another_study_are_not_passed_off(
-    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    results: Results,
+    drawn: dict[str, go.Figure],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A page of Markdown shows what was drawn with it; what is left of other data stays out, and goes once this is
     drawn."""
@@ -165,6 +169,7 @@ def test_figures_of_another_study_are_not_passed_off(
     others = [folder / name for name in ("capacity.svg", "fairness.svg", "mine.svg")]
     for path in others:
         path.write_text("<svg>of another study</svg>")
+    monkeypatch.setattr(report, "draw", lambda results: drawn)
     report.write_markdown(results, page, report.write(results, tmp_path, images=()), title="", made_by="")
     assert ".svg" not in page.read_text()
     assert "shows no figures" in caplog.text
@@ -173,7 +178,7 @@ def test_figures_of_another_study_are_not_passed_off(
     files = report.write(results, tmp_path)
     report.write_markdown(results, page, files, title="", made_by="")
     shown = set(re.findall(r"\(plots/(.*?)\.svg\)", page.read_text()))
-    assert shown == {path.stem for path in files if path.suffix == ".svg"} == set(plots.draw(results))
+    assert shown == {path.stem for path in files if path.suffix == ".svg"} == set(drawn)
     assert [path.is_file() for path in others] == [False, True, True]
     assert "of another study" not in others[1].read_text()
 
@@ -197,8 +202,9 @@ def test_mlflow_gets_the_files_of_the_report_and_nothing_else(
     client = MlflowClient(uri)
     assert {artifact.path for artifact in client.list_artifacts(run)} == {"report.html", "findings.md", "plots"}
     sent = {artifact.path for artifact in client.list_artifacts(run, "plots")}
-    names = plots.draw(pool(load(uri=uri), draws=50))
-    assert sent == {f"plots/{name}.{kind}" for name in names for kind in ("png", "svg")}
+    drawn = {path.name for path in (tmp_path / "plots").iterdir()} - {"old.svg"}
+    assert sent == {f"plots/{name}" for name in drawn}
+    assert {Path(name).suffix for name in drawn} == {".png", ".svg"}
 
     def not_taken(*arguments: object, **options: object) -> str:
         raise TrackingError("attempt to write a readonly database.")
@@ -210,9 +216,11 @@ def test_mlflow_gets_the_files_of_the_report_and_nothing_else(
 
 
 def test_every_figure_is_a_file_without_a_browser(drawn: dict[str, go.Figure], tmp_path: Path) -> None:
-    """PDF and SVG of each, with its axis titles and its legend; equal data give equal files."""
-    paths = images.write_images(drawn, tmp_path / "one", ["svg", "pdf"])
-    assert {path.name for path in paths} == {f"{name}.{kind}" for name in drawn for kind in ("svg", "pdf")}
+    """SVG of each, with its axis titles and its legend, and PDF; equal data give equal files."""
+    paths = images.write_images(drawn, tmp_path / "one", ["svg"])
+    printed = {name: drawn[name] for name in ("scaling", "interference-matrix", "repeats")}
+    paths += images.write_images(printed, tmp_path / "one", ["pdf"])
+    assert {path.name for path in paths} == {*(f"{name}.svg" for name in drawn), *(f"{name}.pdf" for name in printed)}
     again = images.write_images({"scaling": drawn["scaling"]}, tmp_path / "two", ["svg", "pdf"])
     for path in again:
         assert path.read_bytes() == (tmp_path / "one" / path.name).read_bytes()

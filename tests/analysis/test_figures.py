@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from analysis_study import ALONE_MS, Study
+from analysis_study import ALONE_MS, Study, figure_of
 
 from analysis import markdown, plots, report, tables
 from analysis.costs import energy_against_turns
@@ -29,7 +29,7 @@ def pooled(folder: Path) -> Results:
 
 
 def figure(results: Results, name: str) -> go.Figure:
-    drawn = next(figure for figure in plots.FIGURES if figure.name == name).draw(results)
+    drawn = figure_of(results, name)
     assert drawn is not None
     return drawn
 
@@ -94,8 +94,8 @@ def test_what_was_swept_has_an_axis(tmp_path: Path) -> None:
     """Batch size on an axis with each value asked for; a study without a sweep of it has no such figure."""
     study = Study(tmp_path, iterations=40)
     study.run(["bert_base", "distilgpt2"])
-    assert "settings" not in plots.draw(pooled(tmp_path))
     results = pooled(tmp_path)
+    assert figure_of(results, "settings") is None
     other = results.tenants.assign(point=1, batch_size=32, latency_mean_ms=2 * results.tenants["latency_mean_ms"])
     points = pd.concat([results.points, results.points.assign(point=1)], ignore_index=True)
     both = replace(results, points=points, tenants=pd.concat([results.tenants, other], ignore_index=True))
@@ -109,8 +109,9 @@ def test_one_row_is_a_sentence_and_no_figure(tmp_path: Path) -> None:
     study = Study(tmp_path, iterations=40)
     study.run(["bert_base", "stress_sm"])
     study.run(["bert_base", "distilgpt2"])
-    drawn = plots.draw(pooled(tmp_path))
-    assert not {"sensitivity", "stp-by-mix", "fairness", "energy"} & set(drawn)
+    results = pooled(tmp_path)
+    for name in ("sensitivity", "stp-by-mix", "fairness", "energy"):
+        assert figure_of(results, name) is None
 
 
 def test_one_good_pair_gets_an_answer(tmp_path: Path) -> None:
@@ -258,14 +259,14 @@ def test_telemetry_counts_from_the_window(tmp_path: Path) -> None:
     shaded = [(shape.x0, shape.x1) for shape in drawn.layout.shapes]
     assert shaded == [pytest.approx((0, (t1_ns - t0_ns) / 1e9))] * len(drawn.data)
     results.data.telemetry["monotonic_ns"] += 10**12
-    assert "telemetry" not in plots.draw(results)
+    assert figure_of(results, "telemetry") is None
 
 
 def test_shares_need_two_percentages(tmp_path: Path) -> None:
     """One percentage shows no course; equal shares of two tenants are 50 % as well, and say so."""
     study = Study(tmp_path, iterations=20)
     study.run(["bert_base", "distilgpt2"], "half")
-    assert "shares" not in plots.draw(pooled(tmp_path))
+    assert figure_of(pooled(tmp_path), "shares") is None
     study.run(["bert_base", "distilgpt2"], "quarter")
     assert len(set(figure(pooled(tmp_path), "shares").data[0].y)) == 2
 

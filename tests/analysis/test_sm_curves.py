@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from analysis_study import ALONE_MS, Study
+from analysis_study import ALONE_MS, Study, figure_of
 
-from analysis import plots, sms, split, tables, tables_command
+from analysis import sms, split, tables, tables_command
 from analysis.data import load
 from analysis.dataset import DataError
 from analysis.pooling import pool
@@ -77,7 +77,7 @@ def test_a_curve_is_read_from_runs_and_shown(tmp_path: Path, alone: None, capsys
     assert 2.0 < curve.latency_ms(48) < 4.0
     with pytest.raises(ValueError, match="measured from 8 to 128"):
         curve.latency_ms(4)
-    assert "sm-curve" in plots.draw(pool(data, draws=100))
+    assert figure_of(pool(data, draws=100), "sm-curve") is not None
     assert tables_command.main(["sm-curve", "--records", str(tmp_path), "--json"]) == 0
     assert [row["sms"] for row in json.loads(capsys.readouterr().out)] == list(TIMES)
 
@@ -194,7 +194,7 @@ def test_one_axis_has_the_modes_that_share_equally(tmp_path: Path) -> None:
         model: ["time slicing", "MPS", "green contexts"] for model in models
     }
     assert frame["slowdown_p99"].notna().all()
-    assert "one-axis" in plots.draw(results)
+    assert figure_of(results, "one-axis") is not None
 
 
 def test_runs_under_other_time_slices_are_apart(tmp_path: Path) -> None:
