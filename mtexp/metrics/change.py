@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtr, stdtrit
 
 from mtexp.metrics.bootstrap import LEVEL, Interval
 from mtexp.metrics.repeats import discoveries_limit
@@ -101,7 +101,7 @@ class Change:
         ratio = math.exp(self.log)
         if not self.known:
             return Interval(ratio, 0.0, math.inf)
-        half = float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) * self.error
+        half = float(stdtrit(self.freedom, (1 + LEVEL) / 2)) * self.error
         return Interval(ratio, ratio * math.exp(-half), ratio * math.exp(half))
 
     @property
@@ -109,13 +109,13 @@ class Change:
         """Two-sided, of no change; 1 where it is not known how far runs lie apart."""
         if not self.known:
             return 1.0
-        return float(2 * stats.t.sf(abs(self.log) / max(self.error, 1e-12), self.freedom))
+        return float(2 * stdtr(self.freedom, -abs(self.log) / max(self.error, 1e-12)))
 
     def equal_within(self, delta: float) -> bool:
         """Whether the ratio surely lies between 1 / (1 + delta) and 1 + delta (two one-sided tests at 5 %)."""
         if not self.known:
             return False
-        reach = float(stats.t.ppf(LEVEL, self.freedom)) * self.error
+        reach = float(stdtrit(self.freedom, LEVEL)) * self.error
         return abs(self.log) + reach < math.log1p(delta)
 
     def more_runs(self, delta: float, level: float = 1 - LEVEL) -> int | None:
@@ -130,10 +130,9 @@ class Change:
         """
         if not self.known:
             return 1
-        z = stats.norm.ppf
         enough = max(
-            math.log1p(delta) / float(z(LEVEL) + z((1 + _POWER) / 2)),
-            abs(self.log) / float(z(1 - level / 2) + z(_POWER)) if abs(self.log) > math.log1p(delta) else 0.0,
+            math.log1p(delta) / float(ndtri(LEVEL) + ndtri((1 + _POWER) / 2)),
+            abs(self.log) / float(ndtri(1 - level / 2) + ndtri(_POWER)) if abs(self.log) > math.log1p(delta) else 0.0,
         )
 
         def tells(runs: int) -> bool:

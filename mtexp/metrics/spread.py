@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaln, xlogy  # scipy.stats takes half a second to import
 
 from mtexp.metrics.samples import Floats
 
@@ -104,23 +104,26 @@ class LikeRuns:
             np.unique([group.path[at] for group in known], return_inverse=True) for at in range(len(known[0].path))
         ]
         variance = max(float(squares.sum() / freedom.sum()), _LEAST_VARIANCE)
+        weights = [np.bincount(place, freedom, len(names)) for names, place in levels]
         factors = [np.ones(len(names)) for names, _ in levels]
+        spread = [np.ones(len(known)) for _ in levels]  # the factors, each at its groups
         for _ in range(_SWEEPS):  # the score equations of a gamma regression of variances, one factor after the other
+            before = list(factors)
             for at, (names, place) in enumerate(levels):
-                others = [
-                    own[where] for to, (own, (_, where)) in enumerate(zip(factors, levels, strict=True)) if to != at
-                ]
-                scaled = squares / (variance * np.prod(others, axis=0))
-                seen = np.bincount(place, scaled, len(names)), np.bincount(place, freedom, len(names))
-                factors[at] = (_SHRINK + seen[0]) / (_SHRINK + seen[1])
-            fitted = np.prod([own[where] for own, (_, where) in zip(factors, levels, strict=True)], axis=0)
+                others = math.prod(own for to, own in enumerate(spread) if to != at)
+                seen = np.bincount(place, squares / (variance * others), len(names))
+                factors[at] = (_SHRINK + seen) / (_SHRINK + weights[at])
+                spread[at] = factors[at][place]
+            fitted = math.prod(spread)
             variance = max(float((squares / fitted).sum() / freedom.sum()), _LEAST_VARIANCE)
+            if all((now == then).all() for now, then in zip(factors, before, strict=True)):
+                break
         own = tuple(
             {
                 str(name): Between(math.sqrt(factor), _SHRINK + weight)
-                for name, factor, weight in zip(names, found, np.bincount(place, freedom, len(names)), strict=True)
+                for name, factor, weight in zip(names, found, weighed, strict=True)
             }
-            for found, (names, place) in zip(factors, levels, strict=True)
+            for found, weighed, (names, _) in zip(factors, weights, levels, strict=True)
         )
         ratios = np.sqrt(squares / freedom / (variance * fitted))
         return cls(variance, own, likeness([(float(r), float(f)) for r, f in zip(ratios, freedom, strict=True)]), True)
@@ -144,5 +147,12 @@ def likeness(groups: Sequence[tuple[float, float]]) -> float:
         return _UNKNOWN_PRIOR
     ratios, freedoms = np.array(groups).T
     ratios = np.maximum(ratios**2, _LEAST_RATIO)
-    fits = stats.f.logpdf(ratios[:, None], freedoms[:, None], _PRIORS).sum(axis=0)
+    fits = _log_density(ratios[:, None], freedoms[:, None], _PRIORS).sum(axis=0)
     return float(_PRIORS[int(np.argmax(fits))])
+
+
+def _log_density(ratios: Floats, above: Floats, below: Floats) -> Floats:
+    """Of Snedecor's F with degrees of freedom ``above`` and ``below``, at positive ``ratios``; they broadcast."""
+    powers = below / 2 * np.log(below) + above / 2 * np.log(above) + xlogy(above / 2 - 1, ratios)
+    found: Floats = powers - ((above + below) / 2 * np.log(below + above * ratios) + betaln(above / 2, below / 2))
+    return found
