@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from mtexp.metrics.samples import Samples
+from mtexp.metrics.spread import Group
 from mtexp.metrics.window import Series
 
 MS = 1_000_000  # nanoseconds
@@ -87,3 +88,12 @@ def tenant_samples(draw: st.DrawFn, min_size: int = 0) -> Samples:
 
 mixes = st.lists(tenant_samples(), min_size=1, max_size=6)
 """Samples of each tenant of a run."""
+
+
+def points_of_few_runs(rng: np.random.Generator, throws: np.ndarray) -> list[Group]:
+    """How far the runs of each point of a study lie apart: of each row of ``throws`` one or more, from its start on."""
+    counts = rng.integers(1, throws.shape[1] + 1, len(throws))
+    there = np.arange(throws.shape[1]) < counts[:, None]
+    means = (throws * there).sum(axis=1) / counts
+    squares = ((throws - means[:, None]) ** 2 * there).sum(axis=1)
+    return [Group(("a",), own, count - 1.0) for own, count in zip(squares.tolist(), counts.tolist(), strict=True)]

@@ -9,7 +9,8 @@ import pytest
 
 from analysis.fairness import Progress, true_fairness
 from mtexp.metrics.repeats import NormalDraws, Reading, Together, run_errors
-from mtexp.metrics.spread import Group, LikeRuns
+from mtexp.metrics.spread import LikeRuns
+from tests.strategies import points_of_few_runs
 
 SD, TOGETHER = 0.15, 0.2
 """Of runs of a tenant, on logarithms, and what tenants of one run have in common, as measured on H100 and H200."""
@@ -25,8 +26,7 @@ def throw(rng: np.random.Generator, noise: str, *shape: int) -> np.ndarray:
 
 def measured(rng: np.random.Generator, noise: str, truth: np.ndarray, runs: int) -> Progress:
     """A point of ``runs`` runs, in a study with forty others of one to three runs from which its spread is learnt."""
-    others = [throw(rng, noise, count) for count in rng.integers(1, 4, 40)]
-    groups = [Group(("a",), float(((own - own.mean()) ** 2).sum()), len(own) - 1) for own in others]
+    groups = points_of_few_runs(rng, throw(rng, noise, 40, 3))
     common, own = throw(rng, noise, runs, 1), throw(rng, noise, runs, truth.size)
     logs = truth + math.sqrt(TOGETHER) * common + math.sqrt(1 - TOGETHER) * own
     squares = float(((logs - logs.mean(axis=0)) ** 2).sum(axis=0).mean())

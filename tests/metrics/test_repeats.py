@@ -24,7 +24,7 @@ from mtexp.metrics.repeats import (
 )
 from mtexp.metrics.spread import NOT_KNOWN, Between, Group, LikeRuns, likeness
 from mtexp.metrics.window import Series
-from tests.strategies import noisy
+from tests.strategies import noisy, points_of_few_runs
 
 ALIKE = Together(0.2, [[1.0]] * 20)
 
@@ -64,10 +64,8 @@ def test_coverage_with_a_spread_shrunk_to_that_of_like_runs(noise: str, count: i
         def throw(*shape: int, rng: np.random.Generator = rng) -> np.ndarray:
             return 0.15 * (rng.standard_normal(shape) if noise == "normal" else two_states(rng, shape))
 
-        others = [throw(runs) for runs in rng.integers(1, 4, 40)]
-        groups = [Group(("a",), float(((own - own.mean()) ** 2).sum()), len(own) - 1) for own in others]
         own = throw(count)
-        like = LikeRuns.of(groups).expected(("a",))
+        like = LikeRuns.of(points_of_few_runs(rng, throw(40, 3))).expected(("a",))
         spread = like.with_own(float(((own - own.mean()) ** 2).sum()), count - 1)
         low, high = np.quantile(errors_of(own, spread, draws=1000, seed=seed), [0.025, 0.975])
         held += low <= -own.mean() <= high
