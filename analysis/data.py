@@ -197,16 +197,24 @@ def from_contents(records: Sequence[RunRecord], paths: dict[str, Path], source: 
     )
 
     def read(record_ids: Collection[str], name: str) -> pd.DataFrame:
-        from mtexp.records.samples_file import read_iterations, read_telemetry
+        import pyarrow as pa
 
-        frames = [_NOTHING[name]]
+        from mtexp.records.samples_file import iterations_table, telemetry_table
+
+        tables = []
         for record_id in record_ids:
             path = paths.get(record_id, source) / name
             if os.path.isfile(path):
-                columns = list(SAMPLE_COLUMNS)
-                rows = read_iterations(path, columns) if name == ITERATIONS else read_telemetry(path)
-                frames.append(rows.assign(record_id=record_id))
-        return pd.concat(frames[1:] or frames, ignore_index=True)
+                own = iterations_table(path, SAMPLE_COLUMNS) if name == ITERATIONS else telemetry_table(path)
+                tables.append(own.append_column("record_id", pa.repeat(record_id, len(own))))
+        if not tables:
+            return _NOTHING[name].copy()
+        whole = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
+        for at, field in enumerate(whole.schema):
+            if field.name in ("tenant", "model"):
+                whole = whole.set_column(at, field.name, whole.column(at).cast(pa.string()))
+        frame: pd.DataFrame = whole.to_pandas()
+        return frame
 
     mixes = runs[runs["kind"] == "mix"]
     return Dataset(
