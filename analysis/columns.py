@@ -81,7 +81,7 @@ def frame_of(found: Sequence[Run], columns: Sequence[str] | None) -> pd.DataFram
 
 def _known_names(columns: Collection[str]) -> set[str]:
     """Return all names that a run may have: those of the registry, and the intervals in ``columns``."""
-    ends = {name for name in columns if not keys.unknown([name])}
+    ends = {name for name in columns if keys.is_metric(name)}
     return {*_OWN, *map(_plain, keys.TAGS), *keys.PARAMS, *keys.METRICS, *ends}
 
 
@@ -120,6 +120,6 @@ def typed(name: str, values: list[Any]) -> pd.Series[Any]:
 
 def _typed_other(name: str, values: list[Any]) -> pd.Series[Any]:
     """Whether it is a metric, or a tag that mtexp did not set."""
-    if not keys.unknown([name]) or any(isinstance(value, float) for value in values):
+    if keys.is_metric(name) or any(isinstance(value, float) for value in values):
         return pd.Series(np.array([np.nan if value is None else value for value in values], dtype=np.float64))
     return pd.Series(values, dtype="string")

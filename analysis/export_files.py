@@ -203,7 +203,7 @@ def _read_table(folder: Path, name: str, rows: dict[str, int]) -> pa.Table:
 
 def _read_frame(folder: Path, name: str, rows: dict[str, int]) -> pd.DataFrame:
     frame: pd.DataFrame = _read_table(folder, name, rows).to_pandas()
-    numbers = [c for c in frame if not keys.unknown([str(c)]) and not pd.api.types.is_numeric_dtype(frame[c])]
+    numbers = [c for c in frame if keys.is_metric(str(c)) and not pd.api.types.is_numeric_dtype(frame[c])]
     if numbers:
         raise RecordError(f"{folder / name}: column {numbers[0]} must be numbers, found {frame[numbers[0]].dtype}")
     plain = [

@@ -199,9 +199,9 @@ def _key(row: Mapping[str, Any]) -> _Key:
 
 def _points(results: Results) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Points in closed loop with their tenants."""
-    if not len(results.tenants):
-        return []
-    tenants = {point: rows_of(own) for point, own in results.tenants.groupby("point", observed=True)}
+    tenants: dict[int, list[dict[str, Any]]] = {}
+    for row in rows_of(results.tenants):
+        tenants.setdefault(int(row["point"]), []).append(row)
     return [(point, tenants[point["point"]]) for point in rows_of(results.points) if point["closed"]]
 
 

@@ -59,8 +59,12 @@ def pairs(results: Results) -> pd.DataFrame:
     Two tenants of one kind are one row; its value is the mean of their slowdowns (ANTT), with that one's interval.
     """
     rows: list[dict[str, Any]] = []
+    names = ["point", "position", "label", "model", "role", *with_intervals(("slowdown",))]
+    tenants: dict[int, list[dict[str, Any]]] = {}
+    for row in rows_of(results.tenants.reindex(columns=names)):
+        tenants.setdefault(int(row["point"]), []).append(row)
     for point in rows_of(results.points[results.points["num_tenants"] == 2]):
-        both = rows_of(results.tenants[results.tenants["point"] == point["point"]])
+        both = tenants[int(point["point"])]
         common = {"point": point["point"], "position": RUN, "sharing": point["sharing"], "mix": point["mix"]}
         common["closed"] = point["closed"]
         if both[0]["label"] == both[1]["label"]:

@@ -522,6 +522,11 @@ def metric(name: str) -> Key:
     return METRICS[stem]
 
 
+def is_metric(name: str) -> bool:
+    """Whether the registry has this metric, or that of whose interval it is an end."""
+    return _stem(name.removeprefix(SYSTEM)) in METRICS
+
+
 def unknown(names: Iterable[str]) -> list[str]:
     """Return the ``names`` that are not in the registry, each with the most similar name."""
     found = []
