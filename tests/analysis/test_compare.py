@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from analysis import compare
 from analysis.changes import ALONE, SLOWDOWN, TOGETHER, Comparison, NotComparable, Row
 from analysis.changes import compare as compared
 from analysis.data import DataError, load
+from analysis.dataset import Dataset
 from mtexp.metrics.change import CHANGED, EQUAL, NOT_KNOWN
 
 PAIR, OTHER = ("bert_base", "llama_3_2_1b"), ("bert_base", "distilgpt2")
@@ -47,8 +50,18 @@ def faster_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return sweep(tmp_path_factory.mktemp("faster"), 3, driver_version="590.1")
 
 
-def between(first: Path, second: Path, delta: float = 0.03) -> Comparison:
-    return compared(load(records=first), load(records=second), delta=delta)
+Loaded = Callable[[Path], Dataset]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    """Reads a folder once for all tests that only look at it."""
+    return functools.cache(lambda folder: load(records=folder))
+
+
+@pytest.fixture(scope="module")
+def with_faster(a: Path, faster_alone: Path, loaded: Loaded) -> Comparison:
+    return compared(loaded(a), loaded(faster_alone))
 
 
 def row(found: Comparison, figure: str, tenant: str, mix: str = "", sharing: str = "MPS") -> Row:
@@ -60,18 +73,18 @@ def row(found: Comparison, figure: str, tenant: str, mix: str = "", sharing: str
     return one
 
 
-def test_sweeps_of_the_same_are_equal(a: Path, same: Path) -> None:
+def test_sweeps_of_the_same_are_equal(a: Path, same: Path, loaded: Loaded) -> None:
     """With another driver, which is named; every figure of every point within 3 %."""
-    found = between(a, same)
+    found = compared(loaded(a), loaded(same))
     assert {r.answer for r in (*found.rows, *found.totals)} == {EQUAL}
     assert {r.figure for r in found.totals} == {ALONE, TOGETHER, SLOWDOWN}
-    differ = compare.environments(load(records=a), load(records=same))
+    differ = compare.environments(loaded(a), loaded(same))
     assert [(name, second) for name, _, second in differ] == [("driver", "590.1")]
 
 
-def test_a_faster_baseline_is_told_apart_from_a_slowdown(a: Path, faster_alone: Path) -> None:
+def test_a_faster_baseline_is_told_apart_from_a_slowdown(with_faster: Comparison) -> None:
     """Under MPS BERT is slowed as before, and faster alone and together; nothing else of its own changed."""
-    found = between(a, faster_alone)
+    found = with_faster
     assert row(found, ALONE, "bert_base").answer == CHANGED
     assert row(found, ALONE, "bert_base").ratio.value == pytest.approx(0.8, abs=0.01)
     assert row(found, TOGETHER, "bert_base", "+".join(PAIR)).ratio.value == pytest.approx(0.8, abs=0.01)
@@ -91,7 +104,7 @@ def test_single_runs_claim_nothing(tmp_path: Path) -> None:
                 for file in record.iterdir():
                     file.unlink()
                 record.rmdir()
-    found = between(first, second)
+    found = compared(load(records=first), load(records=second))
     assert {r.answer for r in found.rows} == {NOT_KNOWN}
     assert any("repetitions=3" in note for note in found.notes)
 
@@ -113,10 +126,11 @@ def test_a_model_with_several_baselines_says_which_points_each_is_for(tmp_path: 
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_table_fits_the_terminal(a: Path, faster_alone: Path, width: int) -> None:
+def test_the_table_fits_the_terminal(
+    a: Path, faster_alone: Path, with_faster: Comparison, loaded: Loaded, width: int
+) -> None:
     """Environments first; no line is longer than the terminal is wide; no name or number is cut."""
-    data = load(records=a), load(records=faster_alone)
-    text = compare.text(compared(*data), *data, width=width)
+    text = compare.text(with_faster, loaded(a), loaded(faster_alone), width=width)
     assert max(map(len, text.splitlines())) <= width
     assert text.index("driver") < text.index("All points together")
     squeezed = "".join(text.split())
@@ -140,8 +154,11 @@ def test_json_and_page_say_the_same(a: Path, faster_alone: Path, tmp_path: Path,
     assert "equal within 3 %" in html
 
 
-def test_exit_codes_are_for_what_was_asked(a: Path, same: Path, faster_alone: Path) -> None:
+def test_exit_codes_are_for_what_was_asked(
+    a: Path, same: Path, faster_alone: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Equal sweeps fail nothing; what got faster is a change and not worse alone."""
+    monkeypatch.setattr(compare, "load", lambda records: loaded(records))
     assert compare.main([str(a), str(same), "--fail-on", "changed"]) == 0
     assert compare.main([str(a), str(faster_alone)]) == 0
     assert compare.main([str(faster_alone), str(a), "--fail-on", "worse"]) == 1
@@ -193,12 +210,10 @@ def test_what_cannot_be_compared_is_refused(
     assert said.count("\n") == 1
 
 
-def test_a_cpu_is_not_compared_with_a_gpu(a: Path, tmp_path: Path) -> None:
-    data = load(records=a)
-    cpu = load(records=sweep(tmp_path / "cpu", 5, repetitions=1))
-    cpu.runs["runtime"] = "cpu"
+def test_a_cpu_is_not_compared_with_a_gpu(a: Path, same: Path, loaded: Loaded) -> None:
+    cpu = replace(loaded(same), runs=loaded(same).runs.assign(runtime="cpu"))
     with pytest.raises(NotComparable, match="A was measured on a GPU, B on a CPU"):
-        compared(data, cpu)
+        compared(loaded(a), cpu)
 
 
 @pytest.mark.parametrize("delta", ["0", "-1", "100", "nan"])
@@ -207,11 +222,12 @@ def test_a_margin_is_a_percentage(a: Path, delta: str, capsys: Any) -> None:
     assert "--delta" in capsys.readouterr().err
 
 
-def test_designs_are_never_paired(a: Path, tmp_path: Path) -> None:
+def test_designs_are_never_paired(a: Path, same: Path, loaded: Loaded) -> None:
     """Crossover runs compare with something else than sustained ones: no point in common, and the message says why."""
-    data, other = load(records=a), load(records=sweep(tmp_path / "other", 6, repetitions=1))
-    data.runs["design"], data.tenants["design"] = "sustained", "sustained"
-    other.runs["design"], other.tenants["design"] = "crossover", "crossover"
+    data, other = (
+        replace(own, runs=own.runs.assign(design=design), tenants=own.tenants.assign(design=design))
+        for own, design in ((loaded(a), "sustained"), (loaded(same), "crossover"))
+    )
     with pytest.raises(NotComparable, match="design is sustained in A and crossover in B"):
         compared(data, other)
 

@@ -15,7 +15,7 @@ from analysis_study import Study
 
 from analysis import predict
 from analysis.data import load
-from analysis.learning import fit, learn_predictor, measure_next, quantile, suspects
+from analysis.learning import fit, learn_predictor, measure_next, quantile, solve, suspects
 from analysis.pooling import pool
 from analysis.predictions import rests_on, text
 from analysis.predictor import NEW_MIX, NEW_MODEL, NOT_SAMPLED, Cell, Lone, NotPredictable, Predictor
@@ -109,7 +109,7 @@ def test_graphs_that_take_turns_are_predicted_from_their_latencies() -> None:
         lone = {f"m{i}": graph(f"m{i}", float(ms)) for i, ms in enumerate(np.exp(rng.uniform(0.3, 3.4, 8)))}
         cells = graph_pairs(lone, "time slicing", taking_turns)
         for left in lone:
-            learnt = fit([cell for cell in cells if left not in cell.models])
+            learnt = solve([cell for cell in cells if left not in cell.models])  # as fit, without intervals
             for cell in (cell for cell in cells if left in cell.models):
                 errors += [abs(learnt.log(cell.victim, cell.neighbours) - cell.log)]
     assert np.median(errors) < 0.02
@@ -128,7 +128,7 @@ def test_under_mps_graphs_are_predicted_from_their_counters() -> None:
     cells = graph_pairs(lone, "MPS", lambda v, n: (1 + 0.8 * lengths[n.label] / lengths[v.label]) * rng.normal(1, 0.01))
     errors: dict[str, list[float]] = {}
     for left in lone:
-        learnt = fit([cell for cell in cells if left not in cell.models])
+        learnt = solve([cell for cell in cells if left not in cell.models])  # as fit, without intervals
         for cell in (cell for cell in cells if left in cell.models):
             basis = learnt.basis((cell.victim, *cell.neighbours))
             errors.setdefault(basis, []).append(abs(learnt.log(cell.victim, cell.neighbours) - cell.log))
