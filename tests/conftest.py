@@ -65,7 +65,6 @@ SLOW = (
     "tests/config/test_plan.py::test_ten_thousand",
     "tests/config/test_server_keys.py",
     "tests/config/test_shapes_and_memory.py::test_a_model_without_a_formula",
-    "tests/config/test_shapes_and_memory.py::test_an_architecture_that_nobody_knows",
     "tests/config/test_side_by_side_points.py",
     "tests/docs/test_reference",
     "tests/fuzz/test_fuzz_inputs.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ def read_off_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     if request.node.get_closest_marker("process"):
         return
 
-    def ask(asked: str) -> dict[str, Any]:
-        from mtexp.tenant.counting import answer
+    monkeypatch.setattr("mtexp.config.read_off._ask", _ask_here)
 
-        return answer(json.loads(asked))
 
-    monkeypatch.setattr("mtexp.config.read_off._ask", ask)
+@cache
+def _ask_here(asked: str) -> dict[str, Any]:
+    from mtexp.tenant.counting import answer
+
+    return answer(json.loads(asked))

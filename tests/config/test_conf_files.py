@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,11 +12,13 @@ import pytest
 import torch
 import yaml
 
-from mtexp.config import CONF_DIR, Composer, compose_spec
+from mtexp.config import CONF_DIR, Composer, compose_spec, to_spec
+from mtexp.config.composer import to_config
 from mtexp.config.hardware import hardware_of
-from mtexp.config.plan import Plan, plan
+from mtexp.config.plan import plan
 from mtexp.config.problems import Refused
 from mtexp.config.shapes import known_counts, shrink
+from mtexp.config.tokens import parse_mix
 from mtexp.host import Device
 from mtexp.spec import ModelSpec, from_json, spec_hash, to_json
 from mtexp.tenant.counting import count
@@ -37,24 +41,27 @@ def _names(folder: str) -> list[str]:
     return sorted(file.stem for file in Path(CONF_DIR, folder).glob("*.yaml"))
 
 
-def _model(name: str, *more: str, device: Device | None = GPU) -> ModelSpec:
-    spec = compose_spec(["mix=solo", f"models@mix.tenants.a={name}", *more], device)
-    return spec.tenants[0].model
+@cache
+def _models(device: Device | None) -> dict[str, ModelSpec]:
+    """Each file of conf/models as a tenant, all of them of one mix: composing takes longer than converting."""
+    roomy = device and replace(device, memory_mib=10**6)
+    spec = compose_spec([f"mix={'+'.join(_names('models'))}"], roomy)
+    return {tenant.id: tenant.model for tenant in spec.tenants}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_model_has_the_published_parameters_to_the_unit(name: str) -> None:
     """The YAML states the published total, the formula gives it, and transformers builds exactly that."""
-    model = _model(name)
+    model = _models(GPU)[name]
     assert model.parameters == PUBLISHED[name]
-    assert Composer().load([f"mix={name}"])[0].mix.tenants[name].parameters == PUBLISHED[name]
+    assert yaml.safe_load(Path(CONF_DIR, "models", f"{name}.yaml").read_text())["parameters"] == PUBLISHED[name]
     assert count(model) == {"parameters": PUBLISHED[name], "layer_parameters": model.layer_parameters}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_shrunken_model_is_small_keeps_its_kind_and_is_counted_exactly(name: str) -> None:
     """On the CPU the same architecture is built, with the number of parameters that the spec says."""
-    model, full = _model(name, device=None), _model(name)
+    model, full = _models(None)[name], _models(GPU)[name]
     assert model.architecture == full.architecture
     assert known_counts(model.architecture, model.shape) == (model.parameters, model.layer_parameters)
     assert count(model) == {"parameters": model.parameters, "layer_parameters": model.layer_parameters}
@@ -67,7 +74,7 @@ def test_a_shrunken_model_computes(name: str) -> None:
     """A forward pass of a shrunken model gives numbers, also for lengths beyond its relative positions."""
     from transformers import AutoConfig, AutoModel
 
-    model = _model(name, device=None)
+    model = _models(None)[name]
     config = AutoConfig.for_model(model.architecture, **dict(model.shape))
     network = AutoModel.from_config(config, attn_implementation=model.attn_implementation).eval()
     with torch.inference_mode():
@@ -77,14 +84,14 @@ def test_a_shrunken_model_computes(name: str) -> None:
 
 def test_shrinking_keeps_grouped_query_attention() -> None:
     """A model with fewer key/value heads than heads still has fewer."""
-    shape = _model("llama_3_2_1b", device=None).shape
+    shape = _models(None)["llama_3_2_1b"].shape
     assert shape["num_key_value_heads"] < shape["num_attention_heads"]
 
 
-@pytest.mark.parametrize("name", _names("models"))
-def test_every_model_converts(name: str) -> None:
-    """Each file of conf/models is a tenant by itself, named after its file."""
-    assert _model(name).name == name
+def test_every_model_converts() -> None:
+    """Each file of conf/models is a tenant, named after its file, on a GPU and on a CPU."""
+    for device in (GPU, None):
+        assert [model.name for model in _models(device).values()] == _names("models")
 
 
 @pytest.mark.parametrize("name", _names("mix"))
@@ -96,13 +103,20 @@ def test_every_mix_converts_and_is_named_after_its_file(name: str) -> None:
         assert len({t.id for t in spec.tenants}) == len(spec.tenants) > 0
 
 
-_GROUPS = ("precision", "mps_settings", "telemetry", "baseline", "sharing", "runtime", "profiler")
+_CHOICES = {
+    group: _names(group)
+    for group in ("precision", "mps_settings", "telemetry", "baseline", "sharing", "runtime", "profiler")
+}
 
 
-@pytest.mark.parametrize(("group", "name"), [(group, name) for group in _GROUPS for name in _names(group)])
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in _CHOICES.items() for name in names])
 def test_every_choice_converts_on_a_gpu(group: str, name: str) -> None:
-    """No choice that -h lists is broken."""
-    spec = compose_spec([f"{group}={name}"], GPU)
+    """No choice that -h lists is broken. Choices of several groups are composed at once, and converted one by one."""
+    number = _CHOICES[group].index(name)
+    composed, _ = Composer().load([f"{group}={names[number]}" for group, names in _CHOICES.items() if names[number:]])
+    config = to_config(Composer().load([])[0])
+    setattr(config, group, getattr(to_config(composed), group))
+    spec = to_spec(config, hardware_of(GPU))
     if group == "mps_settings":
         assert spec.mps_settings == name
     assert from_json(type(spec), to_json(spec)) == spec
@@ -120,36 +134,56 @@ def test_every_arrival_converts(name: str) -> None:
     assert compose_spec([f"arrival={name}"], GPU).tenants[0].arrival.kind == name
 
 
-@cache
-def _planned(name: str, device: Device | None) -> Plan:
-    return plan([f"+experiment={name}"], hardware=lambda: hardware_of(device))
+def _params(name: str) -> dict[str, list[str]]:
+    """What a preset sweeps, and over which values."""
+    preset = yaml.safe_load(Path(CONF_DIR, "experiment", f"{name}.yaml").read_text())
+    params: dict[str, str] = preset["hydra"]["sweeper"]["params"]
+    return {key: [value.strip() for value in str(values).split(",")] for key, values in params.items()}
 
 
-# capacity needs a service level, and the study is planned for most of a minute
-@pytest.mark.parametrize("name", sorted({*_names("experiment")} - {"capacity", "study"}))
+# capacity needs a service level
+@pytest.mark.parametrize("name", sorted({*_names("experiment")} - {"capacity"}))
 def test_every_experiment_plans_on_gpu_and_cpu(name: str) -> None:
-    """Each preset is a sweep all of whose points could run on either (but for partitions of a GPU), none twice."""
+    """Each preset is a sweep whose points could run on either (but for partitions of a GPU), none twice.
+
+    Of more than ten mixes every sixth is planned: each model converts by itself, above.
+    """
+    params = _params(name)
+    assert all(len(set(values)) == len(values) for values in params.values())
+    mixes = params.get("mix", [])
+    step = 6 if len(mixes) > 10 else 1
+    some = [f"hydra.sweeper.params.mix='{','.join(mixes[::step])}'"] if mixes else []
     for device in (GPU,) if name == "sm_curve" else (GPU, None):
-        planned = _planned(name, device)
+        planned = plan([f"+experiment={name}", *some], hardware=lambda device=device: hardware_of(device))
         assert planned.multirun, "a preset is a sweep, with or without -m"
         hashes = [spec_hash(point.spec) for point in planned.points]
+        points = math.prod(len(values) for values in params.values())
         assert len(set(hashes)) == len(hashes) > 1
+        assert len(hashes) == points / max(1, len(mixes)) * len(mixes[::step] or [1])
         assert {point.spec.shrunk for point in planned.points} == {device is None}
 
 
 @pytest.mark.parametrize("name", ["sm_curve", "one_axis"])
 def test_presets_of_partitions_run_eager_too(name: str) -> None:
     """As their pages say: with CUDA graphs or without."""
-    planned = plan([f"+experiment={name}", "execution=eager"], hardware=lambda: hardware_of(GPU))
+    one = f"hydra.sweeper.params.mix={_params(name)['mix'][0]}"
+    planned = plan([f"+experiment={name}", "execution=eager", one], hardware=lambda: hardware_of(GPU))
     assert {tenant.execution for point in planned.points for tenant in point.spec.tenants} == {"eager"}
 
 
+@cache
+def _models_of(mix: str) -> tuple[str, ...]:
+    """Models of a mix, whatever it is called."""
+    counts = None if mix in _names("mix") else parse_mix(mix)
+    if counts is None:
+        return tuple(sorted(tenant.model.name for tenant in compose_spec([f"mix={mix}"], GPU).tenants))
+    return tuple(sorted(model for model, count in counts.items() for _ in range(count)))
+
+
 def _measured(name: str) -> set[tuple[str, tuple[str, ...]]]:
-    """What the points of a preset measure, whatever their mixes are called: how tenants share, and their models."""
-    return {
-        (point.spec.mps_settings, tuple(sorted(tenant.model.name for tenant in point.spec.tenants)))
-        for point in _planned(name, GPU).points
-    }
+    """What the points of a preset measure: how tenants share, and their models."""
+    params = _params(name)
+    return set(itertools.product(params.get("mps_settings", ["disabled"]), map(_models_of, params["mix"])))
 
 
 @pytest.mark.parametrize("name", ["baselines", "pairs", "encoders", "decoders", "mixed", "many_few", "scaling"])
@@ -159,25 +193,20 @@ def test_the_report_preset_is_the_whole_study(name: str) -> None:
     assert "+experiment=mps_percentages" in Path(CONF_DIR, "experiment", "report.yaml").read_text()
 
 
-def test_pairs_are_all_pairs_of_the_study() -> None:
-    """Each of seven models beside each, itself too, under time slicing and MPS."""
-    models = sorted({model for _, mix in _measured("pairs") for model in mix})
-    assert len(models) == 7
-    pairs = itertools.combinations_with_replacement(models, 2)
-    assert _measured("pairs") == set(itertools.product(("disabled", "default"), pairs))
-
-
-def test_the_study_is_all_pairs_of_ten_models_in_turns() -> None:
-    """Each beside each, itself too, under time slicing and MPS, served by one set of processes a mode."""
-    preset = yaml.safe_load(Path(CONF_DIR, "experiment", "study.yaml").read_text())
-    params = preset["hydra"]["sweeper"]["params"]
-    mixes = [mix.strip() for mix in params["mix"].split(",")]
-    pairs = [tuple(sorted([mix[:-2]] * 2 if mix.endswith("*2") else mix.split("+"))) for mix in mixes]
-    models = sorted({model for pair in pairs for model in pair})
-    assert len(models) == 10
+@pytest.mark.parametrize(("name", "number"), [("pairs", 7), ("study", 10)])
+def test_pairs_are_all_pairs(name: str, number: int) -> None:
+    """Of the study's seven models, or of ten: each beside each, itself too, under time slicing and MPS."""
+    models = sorted({model for _, mix in _measured(name) for model in mix})
+    assert len(models) == number
     assert set(models) <= {*_names("models")}
-    assert sorted(pairs) == sorted(itertools.combinations_with_replacement(models, 2))
-    assert (params["mps_settings"], preset["side_by_side"]) == ("disabled,default", "mixes")
+    pairs = itertools.combinations_with_replacement(models, 2)
+    assert _measured(name) == set(itertools.product(("disabled", "default"), pairs))
+
+
+def test_the_study_is_measured_in_turns() -> None:
+    """Served by one set of processes a mode."""
+    preset = yaml.safe_load(Path(CONF_DIR, "experiment", "study.yaml").read_text())
+    assert preset["side_by_side"] == "mixes"
 
 
 def test_defaults_are_those_of_the_study() -> None:

@@ -180,7 +180,6 @@ def test_a_model_without_a_formula_is_read_off_the_model_itself(tmp_path: Path) 
     assert tenant_mib(tenant) > tenant_mib(plain)
 
 
-@pytest.mark.process
 def test_an_architecture_that_nobody_knows_is_refused() -> None:
     """Before anything starts, with what transformers says."""
     model = ModelSpec(name="own", role="decoder", architecture="nonesuch", shape=QWEN)

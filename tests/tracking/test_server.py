@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,7 +195,7 @@ def test_a_database_that_refuses_is_asked_once(
 ) -> None:
     """No password, no such database: said at once, where MLflow itself would try for minutes."""
     slept: list[float] = []
-    monkeypatch.setattr("mlflow.store.db.utils.time.sleep", slept.append)
+    monkeypatch.setattr("mlflow.store.db.utils.time", SimpleNamespace(sleep=slept.append))
     monkeypatch.setenv("PGPASSWORD", password)
     uri = postgres.removesuffix("mlflow") + database
     with pytest.raises(TrackingError, match=said), open_store(TrackingSpec(uri=uri), write=True):
