@@ -205,6 +205,11 @@ class Composer:
         points: list[list[str]] = BasicSweeper.split_arguments([self.parse(t) for t in texts], max_batch_size=None)[0]
         return points
 
+    def fixed(self, arguments: Sequence[str]) -> list[str]:
+        """Return the arguments that are not swept, as the basic sweeper writes them in every point."""
+        fixed = [text for text in arguments if not self.parse(text).is_sweep_override()]
+        return [t if self.parse(t).is_hydra_override() else self.split([t], {})[0][0] for t in fixed]
+
 
 def apply_values(overrides: Sequence[Override], config: DictConfig) -> None:
     """Apply value overrides to ``config`` in place, as Hydra does after composing."""

@@ -131,8 +131,8 @@ def plan(
         points = _points(composer, overrides, hydra)
         _check_points(composer, points)
         where = hardware_for(launcher, hardware)
-        shared = [text for text in overrides if not composer.parse(text).is_sweep_override()]
-        planned = _convert(composer, SectionedComposer(composer, shared, master), points, where, search=search)
+        sections = SectionedComposer(composer, composer.fixed(overrides), master)
+        planned = _convert(composer, sections, points, where, search=search)
         _check_subfolders(hydra, len(planned))
     else:
         where = hardware()
