@@ -82,10 +82,9 @@ class TestMlflow:
         """Two mixes and two baselines, each model once alone; children know their parent."""
         mixes, baselines = (place.mlflow_runs(f"{kind(k)} AND {FIRST}") for k in ("mix", "baseline"))
         assert sorted(run.data.params["mix"] for run in mixes) == ["pair", "solo"]
-        # on a busy host a baseline may be measured a second time, because its first figures were impossible
-        assert {run.data.params["mix"] for run in baselines} == {"bert_base", "llama_3_2_1b"}
+        assert sorted(run.data.params["mix"] for run in baselines) == ["bert_base", "llama_3_2_1b"]
         assert {len(place.children(run)) for run in baselines} == {1}
-        assert len(place.mlflow_runs(f"{kind('tenant')} AND {FIRST}")) == 3 + len(baselines)
+        assert len(place.mlflow_runs(f"{kind('tenant')} AND {FIRST}")) == 3 + 2
         assert {run.info.status for run in place.mlflow_runs(FIRST)} == {"FINISHED"}
 
     def test_parameters_and_tags(self, place: Workplace) -> None:
