@@ -75,8 +75,6 @@ SLOW = (
     "tests/launch/test_processes.py",
     "tests/launch/test_user_servers.py",
     "tests/launchers/",
-    "tests/metrics/test_change.py",
-    "tests/metrics/test_drift.py::test_a_drift_of_ten_percent",
     "tests/metrics/test_evenness.py::test_the_mean_of_many",
     "tests/metrics/test_repeats.py::test_coverage",
     "tests/outside/",
