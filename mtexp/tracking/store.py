@@ -127,15 +127,14 @@ def open_store(tracking: TrackingSpec, *, write: bool, step: Step = nullcontext)
         TrackingError: The store cannot be reached, refused a call, or (for reading) does not exist.
     """
     uri = full(tracking)
+    file = sqlite_path(uri)
+    if not write:
+        with _translated(uri, (OSError,)):
+            _require(file, uri)  # before MLflow is imported, which takes a second
     with step():
         errors = _errors()
     with _translated(uri, errors), _client_settings():
-        file = sqlite_path(uri)
         with step():
-            if file is not None and not write and not file.is_file():
-                raise NoStoreError(
-                    f"no MLflow store at {public(uri)}: nothing has been tracked there yet, or the URI is wrong"
-                )
             if file is not None:
                 file.absolute().parent.mkdir(parents=True, exist_ok=True)
             answers(uri, tracking.experiment, PROBE_S)  # MLflow itself would ask for minutes
@@ -152,6 +151,11 @@ def open_store(tracking: TrackingSpec, *, write: bool, step: Step = nullcontext)
                 yield
 
         yield Store(client, experiment_id, public(uri), 1 if file else 4, writing)
+
+
+def _require(file: Path | None, uri: str) -> None:
+    if file is not None and not file.is_file():
+        raise NoStoreError(f"no MLflow store at {public(uri)}: nothing has been tracked there yet, or the URI is wrong")
 
 
 def prepare(tracking: TrackingSpec) -> None:
