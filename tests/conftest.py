@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import pickle
@@ -30,7 +31,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ON_REQUEST = ("gpu", "slurm", "postgres", "ray")
-MADE_UP_NAME = re.compile(r"sweep=\d{8}-\d{6}-[0-9a-f]{4}")
 COMMAND_LINES = {"workplace", "place"}
 """Fixtures of tests that run whole command lines with real tenants: seconds each."""
 
@@ -62,7 +62,7 @@ SLOW = (
     "tests/config/test_plan.py::test_commas",
     "tests/config/test_plan.py::test_repetitions_are",
     "tests/config/test_plan.py::test_results_are_not",
-    "tests/config/test_plan.py::test_ten_thousand",
+    "tests/config/test_plan.py::test_a_long_sweep_is",
     "tests/config/test_server_keys.py",
     "tests/config/test_shapes_and_memory.py::test_a_model_without_a_formula",
     "tests/config/test_side_by_side_points.py",
@@ -137,30 +137,36 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="session", autouse=True)
 def _composed_once() -> Iterator[None]:
-    """What Hydra makes of the same overrides of ``conf/`` is kept: composing takes a tenth of a second.
+    """What Hydra makes of the same choices of groups in ``conf/`` is kept: composing takes it a tenth of a second.
 
-    Every test gets a copy. The name that a sweep without one is given differs each time; it is put in afterwards.
+    Every test gets a copy, to which the values of its command line are applied as Hydra does it, after composing.
     """
+    from hydra.errors import HydraException
     from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
 
-    from mtexp.config.composer import CONF_DIR, Composer
+    from mtexp.config.composer import CONF_DIR, Composer, apply_values
 
     kept: dict[object, bytes] = {}
     load = Composer.load
 
+    @functools.wraps(load)
     def load_once(
         self: Composer, overrides: Sequence[str], mode: RunMode = RunMode.RUN
     ) -> tuple[DictConfig, DictConfig]:
         folders = [path.path for path in self._loader.get_search_path().get_path()]
         if folders != ["pkg://hydra.conf", str(CONF_DIR), "structured://"] or "hydra.searchpath" in str(overrides):
             return load(self, overrides, mode)
-        texts = [text for text in overrides if not MADE_UP_NAME.fullmatch(text)]
-        key = (mode, *texts)
-        if key not in kept:
-            kept[key] = pickle.dumps(load(self, texts, mode))
-        config, hydra = pickle.loads(kept[key])
-        for name in set(overrides) - set(texts):
-            config.sweep = name.partition("=")[2]
+        try:
+            composed = [o for o in map(self.parse, overrides) if mode is RunMode.RUN or not o.is_sweep_override()]
+            values = [o for o in composed if not (o.is_hydra_override() or self.is_group(o.key_or_group))]
+            choices = [str(o.input_line) for o in composed if o not in values]
+            if (key := (mode, *choices)) not in kept:
+                kept[key] = pickle.dumps(load(self, choices, mode))
+            config, hydra = pickle.loads(kept[key])
+            apply_values(values, config)
+        except (HydraException, OmegaConfBaseException):
+            return load(self, overrides, mode)  # its error is the one that a user would see
         return config, hydra
 
     with pytest.MonkeyPatch.context() as patch:

@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
-from mtexp.config import compose_spec
+from mtexp.config import Composer, compose_spec, to_spec
+from mtexp.config.composer import to_config
+from mtexp.config.hardware import hardware_of
 from mtexp.config.plan import plan
-from mtexp.config.problems import Refused
 from mtexp.errors import ConfigError
 from mtexp.spec import RunSpec, spec_hash
 from mtexp.tracking.ledger import baseline_hash
@@ -87,8 +90,13 @@ def test_another_source_is_another_baseline(here: Path) -> None:
 )
 def test_a_wrong_target_is_refused_before_anything_starts(here: Path, text: str, why: str) -> None:
     """With the key, what is allowed and what to do."""
-    with pytest.raises((Refused, ConfigError), match=why):
-        planned(here, text)
+    composed, _ = Composer().load(["~mix", "runtime=cpu"])
+    OmegaConf.set_struct(composed, False)
+    made = OmegaConf.merge(
+        composed, {"mix": {"name": "m", "tenants": {"mine": {"name": "mine", **yaml.safe_load(text)}}}}
+    )
+    with pytest.raises(ConfigError, match=why):
+        to_spec(to_config(made), hardware_of(None))
 
 
 def test_a_target_can_be_given_on_the_command_line(here: Path) -> None:
