@@ -135,7 +135,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nsys and ncu be asked for where there is no GPU."""
 
     def profiler(config: convert.Config, *_: object) -> ProfilerSpec:
-        return ProfilerSpec(kind=config.profiler.kind.name, iterations=20)
+        return ProfilerSpec(kind=config.profiler.kind.name, iterations=2000)
 
     monkeypatch.setattr(convert, "_profiler", profiler)
 
