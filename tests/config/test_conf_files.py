@@ -141,6 +141,15 @@ def _params(name: str) -> dict[str, list[str]]:
     return {key: [value.strip() for value in str(values).split(",")] for key, values in params.items()}
 
 
+@cache
+def _models_of(mix: str) -> tuple[str, ...]:
+    """Models of a mix, whatever it is called."""
+    counts = None if mix in _names("mix") else parse_mix(mix)
+    if counts is None:
+        return tuple(sorted(tenant.model.name for tenant in compose_spec([f"mix={mix}"], GPU).tenants))
+    return tuple(sorted(model for model, count in counts.items() for _ in range(count)))
+
+
 # capacity needs a service level
 @pytest.mark.parametrize("name", sorted({*_names("experiment")} - {"capacity"}))
 def test_every_experiment_plans_on_gpu_and_cpu(name: str) -> None:
@@ -151,6 +160,7 @@ def test_every_experiment_plans_on_gpu_and_cpu(name: str) -> None:
     params = _params(name)
     assert all(len(set(values)) == len(values) for values in params.values())
     mixes = params.get("mix", [])
+    assert {model for mix in mixes for model in _models_of(mix)} <= {*_names("models")}
     some = list(dict.fromkeys([*mixes[::6], *mixes[-1:]]))
     fewer = [f"hydra.sweeper.params.mix='{','.join(some)}'"] if mixes else []
     for device in (GPU,) if name == "sm_curve" else (GPU, None):
@@ -169,15 +179,6 @@ def test_presets_of_partitions_run_eager_too(name: str) -> None:
     one = f"hydra.sweeper.params.mix={_params(name)['mix'][0]}"
     planned = plan([f"+experiment={name}", "execution=eager", one], hardware=lambda: hardware_of(GPU))
     assert {tenant.execution for point in planned.points for tenant in point.spec.tenants} == {"eager"}
-
-
-@cache
-def _models_of(mix: str) -> tuple[str, ...]:
-    """Models of a mix, whatever it is called."""
-    counts = None if mix in _names("mix") else parse_mix(mix)
-    if counts is None:
-        return tuple(sorted(tenant.model.name for tenant in compose_spec([f"mix={mix}"], GPU).tenants))
-    return tuple(sorted(model for model, count in counts.items() for _ in range(count)))
 
 
 def _measured(name: str) -> set[tuple[str, tuple[str, ...]]]:
