@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "mtexp", "hydra_plugins", "conf", "analysis")
+BUILD = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
+"""What pip runs, in the folder of the sources."""
 SMALL = ("runtime=cpu", "workload.batch_size=1", "workload.seq_len=8", "measure.iterations=20", "measure.warmup=2")
 
 
@@ -47,18 +49,18 @@ def sdist(tmp_path_factory) -> Path:
             shutil.copytree(source, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, copy / name)
-    build = "import sys; from setuptools import build_meta; print(build_meta.build_sdist(sys.argv[1]))"
-    _run(sys.executable, "-c", build, copy / "dist", cwd=copy)
+    _run(sys.executable, "-c", BUILD.format("sdist"), copy / "dist", cwd=copy)
     (made,) = (copy / "dist").glob("*.tar.gz")
     return made
 
 
 @pytest.fixture(scope="module")
 def wheel(sdist, tmp_path_factory) -> Path:
-    """Made from the sdist, as an index's user without a wheel would."""
+    """Made from the sdist, as pip does for a user of an index without a wheel."""
     folder = tmp_path_factory.mktemp("wheel")
-    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
-    _run(sys.executable, "-m", "pip", "wheel", "-q", *offline, "-w", folder, sdist, cwd=folder)
+    shutil.unpack_archive(sdist, folder)
+    (sources,) = folder.iterdir()
+    _run(sys.executable, "-c", BUILD.format("wheel"), folder, cwd=sources)
     (made,) = folder.glob("*.whl")
     return made
 
@@ -71,7 +73,7 @@ def commands(wheel, tmp_path_factory) -> Path:
     python = folder / "bin" / "python"
     site = _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
     Path(site, "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    quietly = ("-q", "--no-deps", "--no-index", "--disable-pip-version-check")
+    quietly = ("-q", "--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check")
     _run(sys.executable, "-m", "pip", "--python", python, "install", *quietly, wheel, cwd=folder)
     return folder / "bin"
 
