@@ -43,8 +43,10 @@ pytestmark = pytest.mark.process
 
 DEVICE = Device("cpu", 0, "cpu", "NVIDIA H200", 1024, None)
 PAIR = (replace(tenant("bert_base"), id="b"), replace(tenant("distilgpt2"), id="d"))
-QUICK = (replace(stressor("launch"), id="b"), replace(stressor("sm"), id="d"))
+QUICK = (replace(stressor("launch"), id="b"), replace(stressor("launch"), id="d"))
 """Without a model, of which a fresh interpreter would import much: enough where the profiler is a stand-in anyway."""
+LONG = ProfilerSpec(kind="nsys", iterations=2000)
+"""Enough that tenants of :data:`QUICK` overlap, also where a busy host starts one later than the other."""
 
 
 def spec_of(kind: str = "ncu", **more) -> RunSpec:
@@ -183,7 +185,7 @@ def test_where_no_model_could_be_profiled_each_reason_is_said(tmp_path, monkeypa
 def test_the_nsys_pass_leaves_what_was_seen_and_no_latency(tmp_path, monkeypatch):
     """Overlap and busy time by tenant, the report by its name; what tracing cost is all that is kept of its times."""
     install_nsys(tmp_path, monkeypatch, ["b", "d"])
-    record, out = pass_of(spec_of("nsys", tenants=QUICK), tmp_path)
+    record, out = pass_of(spec_of("nsys", tenants=QUICK, profiler=LONG), tmp_path)
     assert (record.status, record.run_spec.launcher, record.window) == ("FINISHED", "interpreter", None)
     assert record.metrics == {"kernel_overlap_pct": pytest.approx(100 / 3), "gpu_idle_pct": pytest.approx(200 / 3)}
     for found in record.tenants:
@@ -201,7 +203,7 @@ def test_the_nsys_pass_leaves_what_was_seen_and_no_latency(tmp_path, monkeypatch
 def test_tenants_of_one_process_are_not_told_apart(tmp_path, monkeypatch):
     """What nsys sees of streams is of all tenants: none of them gets it, and the record says why."""
     install_nsys(tmp_path, monkeypatch, ["b+d"])
-    record, _ = pass_of(spec_of("nsys", tenants=QUICK, sharing=SharingSpec(mode="streams")), tmp_path)
+    record, _ = pass_of(spec_of("nsys", tenants=QUICK, profiler=LONG, sharing=SharingSpec(mode="streams")), tmp_path)
     assert set(record.metrics) == {"gpu_idle_pct"}
     assert [set(t.metrics) for t in record.tenants] == [{"traced_slowdown"}] * 2
     assert "tenants-share-process" in {f.code for f in record.findings}
