@@ -20,6 +20,7 @@ from mtexp.errors import ConfigError
 EXPERIMENT = "experiment"
 _RESOLVER = re.compile(r"\$\{[^{}]*:|\$\{[^}]*\$\{")
 """A resolver, or the parts of its name put together; a plain reference such as ``${workload.seq_len}`` is neither."""
+_REMEDY = "Correct the file: it is data from outside. What it sets elsewhere can be typed on the command line."
 _NOT_OF_AN_EXPERIMENT = ("tracking",)
 _HYDRA_OF_AN_EXPERIMENT = ("mode", "sweeper")
 
@@ -36,34 +37,47 @@ def check_choices(repository: IConfigRepository, choices: Mapping[str, Any]) -> 
             continue
         for option in chosen if isinstance(chosen, list) else [chosen]:
             if option is not None:
-                _check_file(repository, group, str(option))
+                _check_file(repository, group, str(option), of_experiment=group == EXPERIMENT, within=())
 
 
-def _check_file(repository: IConfigRepository, group: str, option: str) -> None:
-    found = repository.load_config(f"{group}/{option}")
+def _check_file(
+    repository: IConfigRepository, group: str, option: str, *, of_experiment: bool, within: tuple[str, ...]
+) -> None:
+    """Check one file, and those that it includes; ``within`` are those that include it."""
+    path = f"{group}/{option}".lstrip("/")
+    found = repository.load_config(path) if path not in within else None
     if found is None:
         return
-    package = found.header.get("package") or ""
-    of_experiment = group == EXPERIMENT
-    remedy = "Correct the file: it is data from outside. What it sets elsewhere can be typed on the command line."
-    if package and not of_experiment:
-        raise ConfigError(group, option, "a file of the group's own keys", f"Its @package {package} is not. {remedy}")
+    if (package := found.header.get("package") or "") and not of_experiment:
+        raise ConfigError(group, option, "a file of the group's own keys", f"Its @package {package} is not. {_REMEDY}")
     for entry in found.defaults_list or ():
-        reaches = f"{getattr(entry, 'group', None)} {getattr(entry, 'package', None)}"
-        words = set(re.split(r"[\s./@]+", reaches))
-        if "hydra/sweeper" in reaches and of_experiment:
-            continue
-        if words & {"hydra", "_global_", *_NOT_OF_AN_EXPERIMENT}:
-            raise ConfigError(group, option, "defaults of its own group", f"Its defaults name {reaches}. {remedy}")
+        if file := _included(group, option, entry, of_experiment=of_experiment):
+            folder, _, name = file.rpartition("/")
+            _check_file(repository, folder, name, of_experiment=of_experiment, within=(*within, path))
     for place, text in _texts(OmegaConf.to_container(found.config, resolve=False)):
         if _RESOLVER.search(text):
-            what = f"Its {place} is {text}, which would be looked up when it is read. {remedy}"
+            what = f"Its {place} is {text}, which would be looked up when it is read. {_REMEDY}"
             raise ConfigError(group, option, "values, and references such as ${workload.seq_len}", what)
     if of_experiment:
-        _check_experiment(option, found.config, remedy)
+        _check_experiment(option, found.config)
 
 
-def _check_experiment(option: str, config: Any, remedy: str) -> None:
+def _included(group: str, option: str, entry: Any, *, of_experiment: bool) -> str:
+    """Check one of a file's defaults; returns the file that it includes, which Hydra does not list as a choice."""
+    reaches = f"{getattr(entry, 'group', None)} {getattr(entry, 'package', None)}"
+    file = str(getattr(entry, "path", None) or "_self_")
+    if "hydra/sweeper" in reaches and of_experiment:
+        return ""
+    words = set(re.split(r"[\s./@]+", f"{reaches} {file}"))
+    if words & {"hydra", "_global_", *_NOT_OF_AN_EXPERIMENT} or "${" in file:
+        named = reaches if file == "_self_" else file
+        raise ConfigError(group, option, "defaults of its own group", f"Its defaults name {named}. {_REMEDY}")
+    if file == "_self_":
+        return ""
+    return file[1:] if file.startswith("/") else f"{group}/{file}"
+
+
+def _check_experiment(option: str, config: Any) -> None:
     keys = list(config) if isinstance(config, DictConfig) else []
     node = OmegaConf.to_container(config, resolve=False) if keys else {}
     hydra = node.get("hydra") if isinstance(node, dict) else None
@@ -71,7 +85,7 @@ def _check_experiment(option: str, config: Any, remedy: str) -> None:
     beyond += [f"hydra.{key}" for key in hydra or () if key not in _HYDRA_OF_AN_EXPERIMENT]
     if beyond:
         allowed = "settings of a run, hydra.mode and hydra.sweeper"
-        raise ConfigError(EXPERIMENT, option, allowed, f"It sets {', '.join(beyond)}. {remedy}")
+        raise ConfigError(EXPERIMENT, option, allowed, f"It sets {', '.join(beyond)}. {_REMEDY}")
 
 
 def _texts(node: Any, place: str = "") -> Iterator[tuple[str, str]]:

@@ -47,6 +47,22 @@ def test_a_mix_that_reaches_further_is_refused(name: str, tmp_path: Path, monkey
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize("included", ["more", "/mix/more", "/experiment/more", "/more", "${models}"])
+def test_a_file_that_it_includes_reaches_no_further(included: str, tmp_path: Path) -> None:
+    """Hydra lists choices of groups, and no files that are included in them."""
+    for group in ("", "mix", "experiment"):
+        (tmp_path / group).mkdir(exist_ok=True)
+        (tmp_path / group / "more.yaml").write_text("# @package _global_\nhydra:\n  run:\n    dir: /tmp/x\n")
+    with pytest.raises(Refused, match=r"mix=theirs|(mix|experiment|)=more"):
+        _planned(tmp_path, "mix", GOOD.replace("  - _self_", f"  - {included}\n  - _self_"), "mix=theirs")
+
+
+def test_a_file_of_its_own_keys_may_be_included(tmp_path: Path) -> None:
+    (tmp_path / "mix").mkdir()
+    (tmp_path / "mix" / "more.yaml").write_text("start_order: []\n")
+    _planned(tmp_path, "mix", GOOD.replace("  - _self_", "  - more\n  - _self_"), "mix=theirs")
+
+
 def test_it_is_refused_in_a_sweep_too(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="theirs"):
         _planned(tmp_path, "mix", BAD["a secret"], "-m", "mix=solo,theirs")
