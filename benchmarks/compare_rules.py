@@ -18,9 +18,10 @@ import numpy as np
 from scipy import stats
 
 from analysis.baseline_runs import Measured
-from analysis.changes import ALONE, TOGETHER, Comparison, Side, judge, side_of
+from analysis.changes import ALONE, TOGETHER, Comparison, judge, side_of
 from analysis.data import load
 from analysis.dataset import Dataset
+from analysis.sides import Side
 from analysis.spread import Readings
 from benchmarks import common
 from mtexp.metrics.change import CHANGED, EQUAL
