@@ -194,7 +194,10 @@ def _more(row: Row) -> str:
 
 
 def as_json(found: Comparison, a: Dataset, b: Dataset) -> dict[str, Any]:
-    """The comparison for other programs; every ratio is B over A, ``low`` and ``high`` null where nothing is known."""
+    """The comparison for other programs; every ratio is B over A, ``low`` and ``high`` null where nothing is known.
+
+    A model alone with several baselines has ``used_by``: the points that each is for.
+    """
     return {
         "a": _summary(a),
         "b": _summary(b),
@@ -202,7 +205,9 @@ def as_json(found: Comparison, a: Dataset, b: Dataset) -> dict[str, Any]:
         "delta_pct": 100 * found.delta,
         "overall": {row.figure: _json_row(row) for row in found.totals},
         "points": [
-            {"figure": row.figure, "mix": row.mix, "sharing": row.sharing, "tenant": row.tenant} | _json_row(row)
+            {"figure": row.figure, "mix": row.mix, "sharing": row.sharing, "tenant": row.tenant}
+            | ({"used_by": list(dict.fromkeys(row.used_by))} if row.used_by else {})
+            | _json_row(row)
             for row in found.rows
         ],
         "only_in_a": list(found.only[0]),

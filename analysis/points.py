@@ -27,6 +27,10 @@ _KEPT = (
 """Parameters of a tenant that its point has too."""
 
 
+Repetition = tuple[int, list[int]]
+"""A run and its tenants: the places of their rows."""
+
+
 @dataclass(frozen=True, eq=False)
 class Repetitions:
     """Runs by what was measured."""
@@ -37,10 +41,6 @@ class Repetitions:
     """One row per tenant of them, with ``label`` and ``setting``."""
     members: Mapping[tuple[Any, ...], Sequence[Repetition]]
     """The runs of each point, in the order measured."""
-
-
-Repetition = tuple[int, list[int]]
-"""A run and its tenants: the places of their rows."""
 
 
 def points_of(repeated: Repetitions, alone: BaselineRuns) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -413,13 +413,13 @@ def to_json(spec: Any) -> dict[str, Any]:
     return data
 
 
+_hints = functools.cache(typing.get_type_hints)
+"""Evaluating the annotations of a class takes longer than building an object of it."""
+
+
 def hints_of(cls: Any) -> Mapping[str, Any]:
     """The types of the fields of a dataclass."""
     return _hints(cls)
-
-
-_hints = functools.cache(typing.get_type_hints)
-"""To evaluate annotations takes longer than to build the object that has them."""
 
 
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:

@@ -209,7 +209,8 @@ class _Point:
     ) -> tuple[RunRecord, Future[Upload]]:
         """Write what was measured, judge it, write that, have it sent; then raise an interrupt that had come."""
         record = keep(spec, measured, folder, compared, origin, self.job.config)
-        self.job.progress("tracking")
+        if spec.tracking.enabled:
+            self.job.progress("tracking")
         if measured.stop_now:
             self.uploads.abandon()
         sent = self.uploads.send(folder, spec.tracking, draw=True)

@@ -123,6 +123,12 @@ def test_a_model_with_several_baselines_says_which_points_each_is_for(tmp_path: 
     assert "bert_base, for bert_base+distilgpt2 time slicing" in printed
     assert "bert_base, for llama_3_2_1b+bert_base time slicing" in printed
     assert "distilgpt2, for" not in printed
+    alone = [p for p in compare.as_json(compared(*sides), *sides)["points"] if p["figure"] == ALONE]
+    assert [p["used_by"] for p in alone if p["tenant"] == "bert_base"] == [
+        ["bert_base+distilgpt2 time slicing"],
+        ["llama_3_2_1b+bert_base time slicing"],
+    ]
+    assert not any("used_by" in p for p in alone if p["tenant"] == "distilgpt2")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

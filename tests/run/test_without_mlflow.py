@@ -13,6 +13,7 @@ def test_records_stay_on_disk_until_they_are_sent_by_hand(workplace: Workplace) 
     ran = workplace.run("mix=bert_base*2", "tracking=none", "tracking.uri=http://127.0.0.1:1", "sweep=s")
     assert ran.code == 0, ran.err
     assert "report --records outputs/s" in ran.out
+    assert not [text for text in workplace.phases if text.startswith("tracking")]
     assert len(workplace.records("outputs/s")) == 2  # the baseline's too
     assert (workplace.folder / "outputs/s/mtexp.log").is_file()
     with pytest.raises(NoStoreError):
