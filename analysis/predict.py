@@ -22,9 +22,9 @@ from .dataset import DataError
 from .learning import measure_next, suspects
 from .options import add_source, read, refusing, write_text
 from .pooling import FEW_DRAWS, Results, in_order, pool
-from .predictions import as_json, kept, mix_labels, not_measured, read_kept, text
+from .predictions import Frozen, as_json, kept, mix_labels, not_measured, read_kept, text
 from .predictor import Cell, NotPredictable, Predicted, Predictor
-from .predictor_data import measured_cells, predictor_of
+from .predictor_data import measured_cells, predictor_of, with_runs_alone
 from .rivals import Rival, rivals_of, utilisations_of
 from .scoring import score
 
@@ -38,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = score(read_kept(options.check), read(options, include_invalid=False))
         sys.stdout.write(json.dumps(found.to_json(), indent=1) + "\n" if options.json else found.text(width))
         return 0
-    results = None if options.predictor is not None else pool(read(options, include_invalid=False), draws=FEW_DRAWS)
-    predictor = _read(options.predictor) if results is None else predictor_of(results)
+    predictor, results, frozen = _predictor(options)
     _require_fits(predictor)
     if options.save is not None:
         write_text("--save", options.save, _text(predictor.to_json()))
@@ -56,14 +55,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             predicted = {mode: predictor.predict(pair, mode) for mode in where}
             said.append(as_json("+".join(pair), predicted, predictor, rivals))
     if options.write is not None:
-        write_text("--write", options.write, _text(kept(said, predictor)))
+        write_text("--write", options.write, _text(kept(said, predictor, frozen)))
     extra = {} if results is None else _more(results, predictor, options)
     if options.json:
-        sys.stdout.write(json.dumps({"predictor": predictor.hash, "predictions": said} | extra, indent=1) + "\n")
+        sys.stdout.write(
+            json.dumps({"predictor": predictor.hash} | frozen.to_json() | {"predictions": said} | extra, indent=1)
+            + "\n"
+        )
     else:
         written = f"{counted(len(said), 'mix')} predicted in {options.write}.\n" if options.write is not None else ""
-        sys.stdout.write(_more_text(extra) + written + f"Predictor {predictor.hash}.\n")
+        sys.stdout.write(_more_text(extra) + written + f"Predictor {predictor.hash}{frozen.text()}.\n")
     return 0
+
+
+def _predictor(options: argparse.Namespace) -> tuple[Predictor, Results | None, Frozen]:
+    """Learnt from runs, with those; or read from a file, where named runs add models alone."""
+    if options.predictor is None:
+        results = pool(read(options, include_invalid=False), draws=FEW_DRAWS)
+        return predictor_of(results), results, Frozen()
+    predictor, frozen = _read(options.predictor), Frozen()
+    if options.query or options.sweep or options.records is not None:
+        predictor, frozen = with_runs_alone(predictor, pool(read(options, include_invalid=False), draws=FEW_DRAWS))
+    return predictor, None, frozen
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -73,7 +86,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--next", type=int, default=0, metavar="N", help="the N pairs to measure next, in each mode")
     parser.add_argument("--suspects", action="store_true", help="measured points that lie far outside")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the predictor, frozen, with its hash")
-    parser.add_argument("--predictor", type=Path, metavar="FILE", help="use one that was written; no runs are read")
+    parser.add_argument(
+        "--predictor",
+        type=Path,
+        metavar="FILE",
+        help="use one that was written; of runs that are named, only models alone are added",
+    )
     parser.add_argument("--rest", action="store_true", help="predict every pair that was not measured; needs --write")
     parser.add_argument("--write", type=Path, metavar="FILE", help="keep the predictions, with the predictor's hash")
     parser.add_argument("--check", type=Path, metavar="FILE", help="kept predictions against runs that started after")

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,26 @@ from .predictor import Predicted, Predictor, sampled
 from .rivals import Rival
 
 KIND, FORMAT = "predictions", 1
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The file that a predictor was read from, and what was added to it."""
+
+    predictor: str = ""
+    """Hash of what was in the file; empty = nothing was added, or there was no file."""
+    added: tuple[str, ...] = ()
+    """Labels of models of which runs alone were added."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For other programs; nothing where nothing was added."""
+        return {"frozen": self.predictor, "added": list(self.added)} if self.predictor else {}
+
+    def text(self) -> str:
+        """What follows the hash of the whole."""
+        return (
+            f": {self.predictor} as it was frozen, with runs alone of {', '.join(self.added)}" if self.predictor else ""
+        )
 
 
 def mix_labels(token: str, known: Sequence[str] = ()) -> list[str]:
@@ -175,7 +196,7 @@ def not_measured(predictor: Predictor, modes: Sequence[str]) -> dict[tuple[str, 
     return found
 
 
-def kept(said: Sequence[Mapping[str, Any]], predictor: Predictor) -> dict[str, Any]:
+def kept(said: Sequence[Mapping[str, Any]], predictor: Predictor, frozen: Frozen | None = None) -> dict[str, Any]:
     """Predictions as they are kept until the mixes are measured: with when they were made, and what made them."""
     return {
         "kind": KIND,
@@ -183,6 +204,7 @@ def kept(said: Sequence[Mapping[str, Any]], predictor: Predictor) -> dict[str, A
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "mtexp": __version__,
         "predictor": predictor.hash,
+        **(frozen or Frozen()).to_json(),
         "code": predictor.code,
         "predictions": list(said),
     }

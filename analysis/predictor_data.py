@@ -1,6 +1,7 @@
 """What a study gives a predictor: models alone, and measured slowdowns.
 
-Lives here: :func:`lone_models`, :func:`measured_cells`, :func:`predictor_of`. May touch: nothing outside its arguments.
+Lives here: :func:`lone_models`, :func:`measured_cells`, :func:`predictor_of`, :func:`with_runs_alone`. May touch:
+nothing outside its arguments.
 A model is alone in runs of its own (baselines), in the alone blocks of runs in rounds, and in runs of one tenant under
 a sharing mode. Models are one where they agree in :data:`SAME`.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from .baseline_runs import Measured
 from .frames import rows_of
 from .learning import learn_predictor
 from .pooling import Results
-from .predictor import Cell, Lone, Predictor, mode_name
+from .predictions import Frozen
+from .predictor import Cell, Lone, NotPredictable, Predictor, mode_name
 
 SAME = ("model", "workload", "execution", "precision", "batch_size", "seq_len", "attn_implementation")
 """What runs of one model agree in."""
@@ -38,6 +40,32 @@ def predictor_of(results: Results) -> Predictor:
     """What a predictor learns from: the runs of one study."""
     device = str(results.data.runs["device"].iloc[0])
     return learn_predictor(measured_cells(results), lone_models(results), device)
+
+
+def with_runs_alone(predictor: Predictor, results: Results) -> tuple[Predictor, Frozen]:
+    """A frozen predictor that knows further models, from runs of each alone; what it knows already stays as it is.
+
+    Raises:
+        NotPredictable: They ran on another GPU, or there is no new model among them.
+    """
+    device = str(results.data.runs["device"].iloc[0])
+    if device != predictor.device:
+        raise NotPredictable(
+            f"the predictor is about {predictor.device}, the runs are of {device}: measure models alone there, too"
+        )
+    known = {lone.does for lone in predictor.lone.values()}
+    found = {}
+    for lone in lone_models(results).values():
+        if lone.does not in known:
+            label = lone.label if lone.label not in predictor.lone else " ".join(lone.does)
+            found[label] = replace(lone, label=label)
+    if not found:
+        raise NotPredictable(
+            f"no run alone of a model that the predictor does not know in {results.data.source}. Measure one alone "
+            "(mix=MODEL), or name no runs"
+        )
+    whole = replace(predictor, lone={**predictor.lone, **found})
+    return whole, Frozen(predictor.hash, tuple(sorted(found)))
 
 
 def measured_cells(results: Results) -> list[Cell]:

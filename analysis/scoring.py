@@ -56,6 +56,8 @@ class Score:
     predictor: str
     """Hash of the predictor that made them."""
     made_at: str
+    frozen: str = ""
+    """Hash of the file that it was read from, where runs alone were added to it."""
     errors: Mapping[str, Mapping[str, Errors]] = field(default_factory=dict)
     """By regime (sharing mode, execution, number of tenants), then by predictor."""
     held: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -78,6 +80,7 @@ class Score:
             "kind": "score of predictions",
             "predictor": self.predictor,
             "made_at": self.made_at,
+            **({"frozen": self.frozen} if self.frozen else {}),
             "runs_before": self.before,
             "not_measured": self.missing,
             "regimes": regimes,
@@ -88,6 +91,8 @@ class Score:
         out = io.StringIO()
         console = Console(file=out, width=width, color_system=None, highlight=False, markup=False)
         console.print(f"Predictor {self.predictor}, frozen {self.made_at}, against runs that started after.")
+        if self.frozen:
+            console.print(f"It is {self.frozen} as it was frozen, with runs alone of more models.")
         for regime, found in self.errors.items():
             held, of = self.held.get(regime, (0, 0))
             said = f"; 90 % intervals held {held} of {of} ({100 * held / of:.0f} %)" if of else "; no intervals"
@@ -142,6 +147,7 @@ def score(kept: Mapping[str, Any], data: Dataset) -> Score:
     return Score(
         str(kept["predictor"]),
         str(kept["made_at"]),
+        str(kept.get("frozen", "")),
         {regime: {name: Errors.of(own) for name, own in logs[regime].items() if own} for regime in in_order([*logs])},
         {regime: (sum(own), len(own)) for regime, own in held.items()},
         len(data.runs) - len(after),

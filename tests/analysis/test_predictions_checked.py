@@ -88,6 +88,42 @@ def test_predictions_kept_before_are_scored_by_runs_after(folder: Path, tmp_path
     assert "frozen" in capsys.readouterr().out
 
 
+def test_a_frozen_predictor_predicts_a_model_that_was_measured_alone_since(tmp_path: Path, capsys: Any) -> None:
+    """Its coefficients stay, what it knew stays, the new model is added; the file of predictions says all three."""
+    study, frozen, kept = CrossoverStudy(tmp_path / "first"), tmp_path / "predictor.json", tmp_path / "predictions.json"
+    for pair in itertools.combinations(MODELS[:-1], 2):
+        study.measure(pair, "disabled", "cuda_graph", at=FIRST)
+    assert predict.main(["--records", str(study.folder), "--save", str(frozen)]) == 0
+    hashed = capsys.readouterr().out.split()[-1].strip(".")
+    new = CrossoverStudy(tmp_path / "alone", seed=2)
+    new.measure([MODELS[-1], MODELS[0]], "disabled", "cuda_graph", at=FIRST)
+    mixes = [f"{MODELS[0]}+{MODELS[-1]}", "+".join((MODELS[1], MODELS[2], MODELS[-1]))]
+    asked = [*mixes, "--predictor", str(frozen), "--records", str(new.folder)]
+    assert predict.main([*asked, "--write", str(kept)]) == 0
+    text = capsys.readouterr().out
+    said = json.loads(kept.read_text())
+    assert said["frozen"] == hashed != said["predictor"]
+    assert said["added"] == [MODELS[-1]]
+    assert f"Predictor {said['predictor']}: {hashed} as it was frozen, with runs alone of {MODELS[-1]}." in text
+    (pair, triple) = ({one["label"]: one for one in mix["modes"][0]["tenants"]} for mix in said["predictions"])
+    assert {one["basis"] for one in pair.values()} == {"new model"}
+    assert pair[MODELS[-1]]["predicted_latency_ms"] > GRAPH_MS[MODELS[-1]]
+    assert len(triple) == 3
+    later = CrossoverStudy(tmp_path / "later", seed=3)
+    for mix in mixes:
+        later.measure(mix.split("+"), "disabled", "cuda_graph", at=REST)
+    assert predict.main(["--check", str(kept), "--records", str(later.folder)]) == 0
+    text = capsys.readouterr().out
+    assert "3 tenants, new model" in text
+    assert hashed in text
+    assert predict.main([mixes[0], "--predictor", str(frozen), "--records", str(study.folder)]) == 2
+    assert "no run alone of a model that the predictor does not know" in capsys.readouterr().err
+    other = json.loads(frozen.read_text()) | {"device": "NVIDIA A30"}
+    frozen.write_text(json.dumps(other))
+    assert predict.main(asked) == 2
+    assert "NVIDIA A30" in capsys.readouterr().err
+
+
 def test_what_was_measured_before_is_no_evidence(folder: Path, tmp_path: Path, capsys: Any) -> None:
     kept = tmp_path / "predictions.json"
     assert predict.main(["--records", str(folder), "--rest", "--write", str(kept)]) == 0

@@ -90,3 +90,16 @@ def test_help_lists_choices_of_an_own_search_path(folder):
     composer = Composer()
     composer.search(f"hydra.searchpath=[file://{folder}]")
     assert "prod" in composer.help()
+
+
+def test_a_dialled_stressor_is_a_model_beside_the_one_it_comes_from(folder):
+    """One sweep has both intensities, each with its own name and shape; a wrong size names its key."""
+    own = folder / "models" / "stress_dram_64.yaml"
+    own.write_text("name: stress_dram_64\nrole: stressor\narchitecture: dram\nshape: {mib: 64, repeats: 64}\n")
+    mixes = "mix=bert_base+stress_dram,bert_base+stress_dram_64"
+    planned = _plan(f"--config-dir={folder}", "-m", mixes, "runtime.shrink=none")
+    shapes = {point.spec.tenants[1].model.name: point.spec.tenants[1].model.shape for point in planned.points}
+    assert shapes == {"stress_dram": {"mib": 1024, "repeats": 4}, "stress_dram_64": {"mib": 64, "repeats": 64}}
+    own.write_text("name: stress_dram_64\nrole: stressor\narchitecture: dram\nshape: {mib: 0, repeats: 64}\n")
+    with pytest.raises(Refused, match=r"shape\.mib.*above 0"):
+        _plan(f"--config-dir={folder}", "mix=bert_base+stress_dram_64")
