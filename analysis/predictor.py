@@ -263,7 +263,10 @@ class Predictor:
         if own is None:
             like = [other.label for other in ways if other.does[0] == label]
         else:
-            wanted = tuple(execution if word == own.execution else word for word in own.does)
+            place = (
+                own.does.index(own.execution) if own.execution in own.does else 0
+            )  # the first: attention may be eager, too
+            wanted = (*own.does[:place], execution, *own.does[place + 1 :])
             like = [other.label for other in ways if other.does == wanted]
         return like[0] if len(like) == 1 else label
 

@@ -114,7 +114,7 @@ def _by_key(results: Results) -> dict[_Key, Lone]:
             own = found.setdefault(key_of(row), _RunsAlone(str(row["label"])))
             own.label = min(own.label, str(row["label"]), key=lambda label: (len(label), label))
             alone_ms = float(row.get("alone_latency_mean_ms", np.nan))
-            if len(rows) == 1 and sharing != _TURNS:  # outside MPS it is among the runs alone
+            if len(rows) == 1 and (sharing != _TURNS or not own.logs):  # with a baseline it is among the runs alone
                 alone_ms = float(row.get("latency_mean_ms", np.nan))
             if alone_ms > 0:
                 own.in_mode.setdefault(sharing, []).append(math.log(alone_ms))

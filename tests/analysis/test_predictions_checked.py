@@ -96,7 +96,8 @@ def test_a_frozen_predictor_predicts_a_model_that_was_measured_alone_since(tmp_p
     assert predict.main(["--records", str(study.folder), "--save", str(frozen)]) == 0
     hashed = capsys.readouterr().out.split()[-1].strip(".")
     new = CrossoverStudy(tmp_path / "alone", seed=2)
-    new.measure([MODELS[-1], MODELS[0]], "disabled", "cuda_graph", at=FIRST)
+    for model in (MODELS[-1], MODELS[0]):
+        new.measure([model], "disabled", "cuda_graph", at=FIRST, probed=False)
     mixes = [f"{MODELS[0]}+{MODELS[-1]}", "+".join((MODELS[1], MODELS[2], MODELS[-1]))]
     asked = [*mixes, "--predictor", str(frozen), "--records", str(new.folder)]
     assert predict.main([*asked, "--write", str(kept)]) == 0

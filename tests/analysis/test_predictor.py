@@ -199,6 +199,22 @@ def test_equal_predictors_have_equal_hashes_and_survive_a_file() -> None:
         Predictor.from_json(predictor.to_json() | {"format": 2})
 
 
+def test_a_model_whose_attention_is_eager_too_is_named_in_the_execution_of_the_mode() -> None:
+    """The word eager stands for its attention as well, and that stays."""
+    ways = {
+        f"m{n}{end}": Lone(
+            f"m{n}{end}", 2.0 + n, 1.0, 3, how, does=(f"m{n}", "forward", how, "fp16", "8", "128", "eager")
+        )
+        for n in range(3)
+        for how, end in (("eager", ""), ("cuda_graph", " cuda_graph"))
+    }
+    graphs = {name: lone for name, lone in ways.items() if lone.execution == "cuda_graph"}
+    cells = graph_pairs(graphs, "time slicing", taking_turns)
+    predictor = learn_predictor(cells, ways, "GPU")
+    found = predictor.predict(["m0", "m1"], "time slicing, cuda_graph")
+    assert [one.label for one in found] == ["m0 cuda_graph", "m1 cuda_graph"]
+
+
 def test_the_next_pairs_are_of_models_that_are_least_known() -> None:
     """A model that is in no pair comes first; what is measured is not asked for again; all measured: nothing."""
     rng = np.random.default_rng(4)
