@@ -68,12 +68,18 @@ def with_runs_alone(predictor: Predictor, results: Results) -> tuple[Predictor, 
     return whole, Frozen(predictor.hash, tuple(sorted(found)))
 
 
-def measured_cells(results: Results) -> list[Cell]:
-    """Measured slowdowns of mixes in closed loop; one for each kind of tenant of a mix."""
+def measured_cells(results: Results, *, unprobed: bool = False) -> list[Cell]:
+    """Measured slowdowns of mixes in closed loop; one for each kind of tenant of a mix.
+
+    Args:
+        results: Of a study.
+        unprobed: Also those of models whose busy share alone is not known: nothing can be learnt from them, but
+            predictions can be checked. Their :class:`Lone` has no numbers.
+    """
     lone, key_of = _by_key(results), _Keys(results)
     found = []
     for point, rows in _points(results):
-        known = [lone.get(key_of(row)) for row in rows]
+        known = [lone.get(key_of(row)) or (_unprobed(row, key_of(row)) if unprobed else None) for row in rows]
         slowdowns = [float(row.get("slowdown", np.nan)) for row in rows]
         if len(rows) < 2 or _stressed(point) or any(o is None for o in known) or not np.isfinite(slowdowns).all():
             continue
@@ -87,6 +93,10 @@ def measured_cells(results: Results) -> list[Cell]:
             records = tuple(map(str, point["records"]))
             found.append(Cell(mode, str(point["mix"]), victim, others, float(np.mean(logs)), records))
     return found
+
+
+def _unprobed(row: Mapping[str, Any], key: _Key) -> Lone:
+    return Lone(str(row["label"]), math.nan, math.nan, 0, key[SAME.index("execution")], key)
 
 
 @dataclass(slots=True)

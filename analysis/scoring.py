@@ -122,7 +122,7 @@ def score(kept: Mapping[str, Any], data: Dataset) -> Score:
     after = data.runs[times > made_at]
     wanted = data.tenants["record_id"].isin(after["record_id"])
     results = pool(replace(data, runs=after, tenants=data.tenants[wanted]), draws=_DRAWS)
-    measured = {_key(cell): cell for cell in measured_cells(results)}
+    measured = {_key(cell): cell for cell in measured_cells(results, unprobed=True)}
     logs: dict[str, dict[str, list[float]]] = {}
     held: dict[str, list[bool]] = {}
     missing = 0

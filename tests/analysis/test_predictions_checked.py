@@ -125,6 +125,22 @@ def test_a_frozen_predictor_predicts_a_model_that_was_measured_alone_since(tmp_p
     assert "NVIDIA A30" in capsys.readouterr().err
 
 
+def test_runs_that_say_nothing_of_a_busy_share_check_predictions_all_the_same(
+    folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Eager pairs in rounds without a graph of the same model beside them."""
+    kept = tmp_path / "predictions.json"
+    assert predict.main(["--records", str(folder), "--rest", "--write", str(kept)]) == 0
+    study = CrossoverStudy(tmp_path / "rest", seed=1)
+    study.measure(PAIRS[3], "disabled", "eager", at=REST, probed=False)
+    capsys.readouterr()
+    assert predict.main(["--check", str(kept), "--records", str(study.folder), "--json"]) == 0
+    assert (
+        json.loads(capsys.readouterr().out)["regimes"]["time slicing, pairs, new mix"]["errors"]["predicted"]["count"]
+        == 2
+    )
+
+
 def test_what_was_measured_before_is_no_evidence(folder: Path, tmp_path: Path, capsys: Any) -> None:
     kept = tmp_path / "predictions.json"
     assert predict.main(["--records", str(folder), "--rest", "--write", str(kept)]) == 0
