@@ -189,11 +189,15 @@ def _idle(pair: str, overrides: dict[str, Any]) -> dict[str, Any]:
     from mtexp.sharing import open_sharing
     from mtexp.telemetry import find_devices
 
+    gpu = overrides.get("runtime") == "gpu"
+    device = find_devices()[0] if gpu else cpu_device()
     specs = [
-        compose_spec([f"mix={pair}", f"mps_settings={mode}", *(f"{key}={value}" for key, value in overrides.items())])
+        compose_spec(
+            [f"mix={pair}", f"mps_settings={mode}", *(f"{key}={value}" for key, value in overrides.items())],
+            device if gpu else None,
+        )
         for mode in MODES["idle"]
     ]
-    device = find_devices()[0] if specs[0].runtime == "gpu" else cpu_device()
     starter = ForkserverStarter()
     with ExitStack() as opened:
         cores = opened.enter_context(leased_cores([1] * len(specs[0].tenants)))
