@@ -2,12 +2,16 @@
 
 May touch: subprocess, for :mod:`mtexp.tenant.counting`. Importing torch takes seconds, so the planner never does it
 itself, and asks only about models that :mod:`mtexp.config.shapes` has no formula for; once for each shape and workload.
+One process answers all questions of a plan.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -65,16 +69,53 @@ def read_off(key: str, model: ModelSpec, workload: WorkloadSpec) -> ReadOff:
 
 @cache
 def _ask(asked: str) -> dict[str, Any]:
+    for _ in range(2):  # one that ended between two questions, because none came, is started again
+        child, fresh = _running()
+        try:
+            child.stdin.write(asked + "\n")
+            child.stdin.flush()
+            if not select.select([child.stdout], [], [], PATIENCE_S)[0]:
+                _end()
+                return {"error": f"nothing within {PATIENCE_S:g} s", "field": "architecture"}
+            answer: dict[str, Any] = json.loads(child.stdout.readline())
+            return answer
+        except (OSError, ValueError):
+            _end()
+        if fresh:
+            break
+    return {"error": "nothing; python -m mtexp.tenant.counting failed", "field": "architecture"}
+
+
+_child: Any = None
+"""The process that answers, which imports torch once for all questions; it ends when none comes for some seconds."""
+
+
+def _running() -> tuple[Any, bool]:
+    """The process that answers, and whether it was started for this question."""
+    global _child
+    if _child is not None and _child.poll() is None:
+        return _child, False
+    _end()
     path = os.pathsep.join(filter(None, (str(Path(mtexp.__file__).parents[1]), os.environ.get("PYTHONPATH", ""))))
-    environment = os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "mtexp.tenant.counting"]
-    try:
-        done = subprocess.run(
-            command, input=asked, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=environment
-        )
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return {"error": f"nothing within {PATIENCE_S:g} s", "field": "architecture"}
-    except (OSError, ValueError, IndexError):
-        return {"error": "nothing; python -m mtexp.tenant.counting failed", "field": "architecture"}
-    return answer
+    _child = subprocess.Popen(
+        [sys.executable, "-m", "mtexp.tenant.counting"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
+    )
+    return _child, True
+
+
+@atexit.register
+def _end() -> None:
+    """Stop the process that answers, if there is one."""
+    global _child
+    if _child is not None:
+        _child.kill()
+        _child.wait()
+        with contextlib.suppress(OSError):  # what it did not read
+            _child.stdin.close()
+        _child.stdout.close()
+        _child = None

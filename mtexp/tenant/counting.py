@@ -1,13 +1,14 @@
 """What a model is, read off the model itself: ``python -m mtexp.tenant.counting``.
 
 May touch: torch's meta device, on which a model has shapes and takes no memory. The planner runs this in a process of
-its own (importing torch takes seconds), with JSON on both sides.
+its own (importing torch takes seconds), with a line of JSON for each question and answer.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import select
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -26,6 +27,8 @@ with collector_off():
     from mtexp.tenant import families
     from mtexp.tenant.models import meta_model
 
+PATIENCE_S = 10.0
+"""How long the process waits for the next question."""
 ATTENTION = ("sdpa", "eager")
 """Attention implementations that are offered, the preferred one first."""
 _DATA = ("meta tensor", "data-dependent", "cannot be called on meta", "nonzero")
@@ -210,8 +213,11 @@ def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Read a question as JSON from standard input and write its :func:`answer`."""
-    sys.stdout.write(json.dumps(answer(json.load(sys.stdin))) + "\n")
+    """Answer each line of standard input, a question as JSON, with a line: its :func:`answer`; until none comes."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what a model's code prints is no answer
+    while select.select([sys.stdin], [], [], PATIENCE_S)[0] and (line := sys.stdin.readline()):
+        answers.write(json.dumps(answer(json.loads(line))) + "\n")
+        answers.flush()
     gc.freeze()  # else the interpreter, as it ends, goes through all of torch for a second
     return 0
 

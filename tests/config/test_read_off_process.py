@@ -1,0 +1,45 @@
+"""The process that reads models off: one for all questions, started again where it ended."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mtexp.config import read_off
+from mtexp.spec import ModelSpec, WorkloadSpec, to_json
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+
+def question(width: int, architecture: str = "bert") -> str:
+    shape = {"hidden_size": width, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = ModelSpec(name="small", role="encoder", architecture=architecture, shape=shape)
+    return json.dumps({"model": to_json(model), "workload": to_json(WorkloadSpec(batch_size=1, seq_len=4))})
+
+
+def test_one_process_answers_all_questions_and_is_replaced_when_it_ended() -> None:
+    assert read_off._ask(question(8))["parameters"] > 0
+    first = read_off._child
+    assert "error" in read_off._ask(question(8, architecture="no_such_architecture"))
+    assert read_off._ask(question(16))["parameters"] > 0
+    assert read_off._child is first
+
+    first.kill()  # also how one that waited in vain looks to the next question
+    first.wait()
+    assert read_off._ask(question(32))["parameters"] > 0
+    assert read_off._child is not first
+    read_off._end()
+
+
+def test_one_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_off, "PATIENCE_S", 0.01)
+    assert read_off._ask(question(64)) == {"error": "nothing within 0.01 s", "field": "architecture"}
+    assert read_off._child is None
+
+
+def test_one_that_cannot_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_off._end()
+    monkeypatch.setattr(read_off.sys, "executable", "/bin/false")
+    assert "counting failed" in read_off._ask(question(128))["error"]
+    read_off._end()
