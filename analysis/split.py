@@ -110,14 +110,23 @@ def best_splits(
     return sorted(found, key=lambda split: (not split.kept, -split.stp))
 
 
-def measured(data: Dataset, counts: Mapping[str, int], *, p99: bool = False) -> pd.DataFrame:
-    """Runs of this mix: ``sharing``, SMs and latency of each model, ``stp``; what was measured of any sharing mode."""
+def measured(data: Dataset, counts: Mapping[str, int], execution: str, *, p99: bool = False) -> pd.DataFrame:
+    """Runs of this mix: ``sharing``, SMs and latency of each model, ``stp``; what was measured of any sharing mode.
+
+    Args:
+        data: With its runs.
+        counts: Tenants by model.
+        execution: Of every tenant; the same mix executed otherwise is another one.
+        p99: Latencies are p99.
+    """
     rows = []
     key = "latency_p99_ms" if p99 else "latency_mean_ms"
     runs = {str(run["record_id"]): run for run in rows_of(data.runs)}
     for record, tenants in data.tenants.groupby("record_id", observed=True, sort=False):
         models = tenants["model"].astype(str)
         if models.value_counts().to_dict() != dict(counts) or str(record) not in runs:
+            continue
+        if not (tenants["execution"].astype(str) == execution).all():
             continue
         run = runs[str(record)]
         row: dict[str, object] = {"sharing": sharing_name(run), "stp": run.get("stp", math.nan)}
@@ -220,14 +229,14 @@ def counts_of(mix: str) -> dict[str, int]:
     return counts
 
 
-def commands(mix: str, splits: Sequence[Split]) -> list[list[str]]:
-    """What measures ``splits``, equal shares, no partition and time slicing: arguments of ``run``."""
+def commands(mix: str, splits: Sequence[Split], execution: str) -> list[list[str]]:
+    """What measures ``splits``, equal shares, no partition and time slicing so executed: arguments of ``run``."""
     own = [
         ["sharing=green_contexts", *(f"mix.tenants.{model}.sm_count={size}" for model, size in split.sms.items())]
         for split in splits
     ]
     others = [["sharing=green_contexts"], ["sharing=streams"], ["mps_settings=disabled"]]
-    common = [f"mix={mix}", "execution=cuda_graph", "measure.design=sustained", "measure.iterations=700"]
+    common = [f"mix={mix}", f"execution={execution}", "measure.design=sustained", "measure.iterations=700"]
     return [[*common, *arguments] for arguments in (*own, *others)]
 
 
@@ -252,7 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--level", default="", metavar="MODEL=MS,...", help="highest mean latency of a model")
     parser.add_argument("--p99", action="store_true", help="levels are of the p99 latency")
     parser.add_argument("--sms", type=int, help="SMs of the device (default: as its runs say)")
-    parser.add_argument("--execution", default="cuda_graph", help="of the curves (default: %(default)s)")
+    parser.add_argument(
+        "--execution", default="cuda_graph", help="of the curves and of the runs (default: %(default)s)"
+    )
     parser.add_argument("--measure", type=int, default=0, metavar="N", help="measure the best N; needs the GPU")
     parser.add_argument(
         "--repetitions", type=int, default=3, help="how often, each time in another order (default: %(default)s)"
@@ -268,9 +279,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = [c for c in sm_curves(data) if c.sharing == GREEN and c.setting.get("execution") == options.execution]
     curves = {curve.model: curve for curve in known if curve.model in counts}
     if lacking := [model for model in counts if model not in curves]:
-        remedy = f"Measure them: {command_line('run')} -m +experiment=sm_curve mix={','.join(lacking)}"
+        how = f"+experiment=sm_curve execution={options.execution} mix={','.join(lacking)}"
+        remedy = f"Measure them: {command_line('run')} -m {how}"
         raise DataError(f"no SM curve ({options.execution}) of {', '.join(lacking)} in {data.source}. {remedy}")
-    found = repeated(measured(data, counts, p99=options.p99))
+    found = repeated(measured(data, counts, options.execution, p99=options.p99))
     total = options.sms or sms_of(data)
     beside = cost_beside(found, curves)
     splits = best_splits(curves, counts, levels, total, beside=beside, p99=options.p99)
@@ -278,17 +290,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(f"{options.mix} does not fit {total} SMs in the sizes that the curves have")
     if not (options.measure and options.format):  # another program reads one table
         sys.stdout.write(_shown(table(splits, found, levels), options.format))
-    best = splits[: options.measure or 3]
+    to_run = commands(options.mix, splits[: options.measure or 3], options.execution)
     if options.measure:
         run = importlib.import_module(COMMANDS["run"].module).main
-        code = max(int(run(argv)) for argv in in_turns(commands(options.mix, best), options.repetitions))
-        found = repeated(measured(read(options, include_invalid=False), counts, p99=options.p99))
+        code = max(int(run(argv)) for argv in in_turns(to_run, options.repetitions))
+        found = repeated(measured(read(options, include_invalid=False), counts, options.execution, p99=options.p99))
         sys.stdout.write(_shown(table([], found, levels), options.format))
         return code
     if not options.format:
         said = ", ".join(f"{model} {factor:.2f}" for model, factor in beside.items()) or "1 (no split was measured)"
         say(f"Latency beside neighbours / alone on the same SMs: {said}. To measure the best:\n")
-        sys.stdout.writelines(f"{command_line('run')} {' '.join(argv)}\n" for argv in commands(options.mix, best))
+        sys.stdout.writelines(f"{command_line('run')} {' '.join(argv)}\n" for argv in to_run)
     return 0 if splits[0].kept else 1
 
 

@@ -37,22 +37,32 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(ALONE_MS, name, ms)
 
 
-def _green(folder: Path, record: str, sizes: list[int]) -> None:
+def _green(folder: Path, record: str, sizes: list[int], execution: str = "cuda_graph") -> None:
     """Make the run of a record one in green contexts."""
-    (path,) = [path for path in folder.rglob("record.json") if json.loads(path.read_text())["record_id"] == record]
+    path = _executed(folder, record, execution)
     data = json.loads(path.read_text())
     data["spec"]["sharing"] |= {"mode": "green_contexts", "mps": "disabled", "mps_mode": "disabled"}
     for tenant, size in zip(data["spec"]["tenants"], sizes, strict=True):
-        tenant |= {"sm_count": size, "execution": "cuda_graph"}
+        tenant["sm_count"] = size
     path.write_text(json.dumps(data))
 
 
-def _measured_curve(folder: Path, model: str, times: dict[int, float]) -> None:
+def _executed(folder: Path, record: str, execution: str) -> Path:
+    """Make the tenants of a record execute so."""
+    (path,) = [path for path in folder.rglob("record.json") if json.loads(path.read_text())["record_id"] == record]
+    data = json.loads(path.read_text())
+    for tenant in data["spec"]["tenants"]:
+        tenant["execution"] = execution
+    path.write_text(json.dumps(data))
+    return path
+
+
+def _measured_curve(folder: Path, model: str, times: dict[int, float], execution: str = "cuda_graph") -> None:
     study = Study(folder / model, iterations=150, spread=0.0, seed=len(model))
     for size, ms in times.items():
         ALONE_MS[model] = ms
         (record,) = study.run([model], baseline=False)
-        _green(folder / model, record.record_id, [size])
+        _green(folder / model, record.record_id, [size], execution)
 
 
 def test_the_knee_is_the_fewest_sms_within_five_percent() -> None:
@@ -131,7 +141,8 @@ def test_the_command_says_what_was_measured_and_what_to_measure(
     study = Study(tmp_path / "mix", iterations=150, spread=0.0)
     (record,) = study.run(["bert_base", "distilgpt2"], "default")  # 30 % for the neighbour
     _green(tmp_path / "mix", record.record_id, [64, 64])
-    study.run(["bert_base", "distilgpt2"])
+    (sliced,) = study.run(["bert_base", "distilgpt2"])
+    _executed(tmp_path / "mix", sliced.record_id, "cuda_graph")
     of_132 = ["--sms", "132", "--records", str(tmp_path)]
     code = split.main(["bert_base+distilgpt2", "--level", "bert_base=3", *of_132])
     out = capsys.readouterr().out
@@ -142,13 +153,45 @@ def test_the_command_says_what_was_measured_and_what_to_measure(
     assert split.main(["bert_base+distilgpt2", "--level", "bert_base=0.1", *of_132]) == 1
     capsys.readouterr()
     assert split.main(["bert_base+mistral_7b", "--records", str(tmp_path)]) == 2
-    assert "no SM curve (cuda_graph) of mistral_7b" in capsys.readouterr().err
+    refused = " ".join(capsys.readouterr().err.split())
+    assert "no SM curve (cuda_graph) of mistral_7b" in refused
+    assert "execution=cuda_graph mix=mistral_7b" in refused
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     split.main(["bert_base+distilgpt2", "--level", "bert_base=3", *of_132])
     table = capsys.readouterr().out.partition("Latency beside")[0]
     assert max(map(len, table.splitlines())) <= 60
     assert {"SMs", "stp"} <= {*table.splitlines()[0].split()}
+
+
+def test_splits_are_executed_as_their_curves(
+    tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Curves of eager mode: eager runs are measured and shown, and a split of CUDA graphs says nothing of them."""
+    for model in ("bert_base", "distilgpt2"):
+        _measured_curve(tmp_path, model, TIMES, "eager")
+    ALONE_MS["bert_base"] = ALONE_MS["distilgpt2"] = 2.04
+    study = Study(tmp_path / "mix", iterations=150, spread=0.0)
+    for execution, mps in (("cuda_graph", "default"), ("eager", "disabled")):  # 1.3 and 2 times the latency
+        (record,) = study.run(["bert_base", "distilgpt2"], mps)
+        _green(tmp_path / "mix", record.record_id, [64, 64], execution)
+    mixed = split.measured(load(records=tmp_path), {"bert_base": 1, "distilgpt2": 1}, "eager")
+    assert mixed["bert_base ms"].tolist() == pytest.approx([4.08], rel=0.05)
+    arguments = ["bert_base+distilgpt2", "--execution", "eager", "--sms", "132", "--records", str(tmp_path)]
+    assert split.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.count("execution=eager") == 3 + 3
+    assert "cuda_graph" not in out
+    ran: list[list[str]] = []
+
+    def run(argv: list[str]) -> int:
+        ran.append(argv)
+        return 0
+
+    monkeypatch.setattr("mtexp.terminal.early.main", run)
+    assert split.main([*arguments, "--measure", "1", "--repetitions", "1"]) == 0
+    assert ran
+    assert all("execution=eager" in argv for argv in ran)
 
 
 def test_splits_are_measured_in_turns() -> None:
