@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mtexp.commands import command_line
-from mtexp.metrics.churn import KINDS
+from mtexp.metrics.churn import KINDS, WITHOUT_REQUESTS
 from mtexp.metrics.churn_rows import churn_rows
-from mtexp.output import enter
+from mtexp.metrics.guarded import FAILED
+from mtexp.output import enter, say
 from mtexp.records.files import find_records
 from mtexp.records.record import load
 from mtexp.text_tables import filled, plain_table
@@ -27,6 +28,9 @@ from .churn_runs import Pooled, pooled
 from .dataset import DataError
 from .options import refusing
 from .plots.churn import drawn
+
+_SAID = (FAILED, WITHOUT_REQUESTS)
+"""Findings of a run that say why a figure is not in the table."""
 
 
 def found_below(folder: Path) -> list[Pooled]:
@@ -69,7 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(f"{options.folder}: no such folder; it holds records of churn runs")
     runs = found_below(options.folder)
     rows = compared(runs)
-    sys.stdout.write(plain_table(filled(rows), ()) + "\n")
+    if rows:
+        sys.stdout.write(plain_table(filled(rows), ()) + "\n")
+    for run in runs:
+        of_records = (finding for record in run.records for finding in record.findings if finding.code in _SAID)
+        for finding in dict.fromkeys((*run.findings, *of_records)):
+            say(f"{run.mix}, {run.mode}: {finding}\n")
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         drawn(runs).write_html(options.out / "churn.html", include_plotlyjs=True)

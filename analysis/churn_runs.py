@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mtexp.metrics.churn import KINDS, MIN_EVENTS, QUIET, Event, Served, figures_of, latencies_of
+from mtexp.metrics.churn import KINDS, MIN_EVENTS, QUIET, Event, Served, latencies_of
 from mtexp.metrics.churn_rows import metrics_of
+from mtexp.metrics.finding import Finding
+from mtexp.metrics.guarded import Attempts, churn_guarded
 from mtexp.records.files import ITERATIONS
 from mtexp.records.record import RunRecord
 from mtexp.records.samples_file import read_samples
@@ -50,6 +52,8 @@ class Pooled:
     events: tuple[Event, ...]
     records: tuple[RunRecord, ...]
     """None where only figures are known (:func:`of_frame`)."""
+    findings: tuple[Finding, ...] = ()
+    """Figures that could not be computed."""
 
 
 def mode_of(record: RunRecord) -> str:
@@ -74,9 +78,10 @@ def pooled(runs: Sequence[tuple[RunRecord, Path]]) -> list[Pooled]:
         own = list(group)
         events = [event for record, _ in own for event in record.events]
         latencies = [ms for record, folder in own for ms in _latencies(record, folder)]
-        figures = figures_of(events, latencies, own[0][0].run_spec.tenants[0].id)
-        records = tuple(record for record, _ in own)
-        found.append(Pooled(mix, mode, window_s, metrics_of(figures), tuple(events), records))
+        attempts = Attempts()
+        figures = churn_guarded(events, latencies, own[0][0].run_spec.tenants[0].id, attempts)
+        records, findings = tuple(record for record, _ in own), tuple(attempts.findings)
+        found.append(Pooled(mix, mode, window_s, metrics_of(figures), tuple(events), records, findings))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Figures whose failure is a finding. Lives here: Attempts, summarise_guarded. May touch: numpy.
+"""Figures whose failure is a finding. Lives here: Attempts, summarise_guarded, churn_guarded. May touch: numpy.
 
 A run is measured once and may have taken hours: an error in a formula must not cost its record, nor the figures beside
 the one that failed. Whatever is computed after a measurement is computed through :class:`Attempts`.
@@ -7,11 +7,15 @@ the one that failed. Whatever is computed after a measurement is computed throug
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from mtexp.metrics.churn import KINDS, Event, KindFigures, figures_of
 from mtexp.metrics.finding import Finding
+from mtexp.metrics.samples import Floats
 from mtexp.metrics.summary import Measured, RunSummary, insufficient_keys, summarise_run, summarise_tenant
 from mtexp.metrics.window import Window
 
@@ -111,3 +115,36 @@ def _note_of_burst(name: str, tenant: Measured, window: Window, attempts: Attemp
                 name,
             )
         )
+
+
+def churn_guarded(
+    events: Sequence[Event], latencies_ms: Sequence[Floats], steady: str, attempts: Attempts, *, seed: int = 0
+) -> list[KindFigures]:
+    """:func:`figures_of` of each kind by itself; of one that raises, the figures that need no latencies.
+
+    Args:
+        events: Of one run, or of several of the same kind.
+        latencies_ms: Of the requests of each event.
+        steady: Id of the steady tenant.
+        attempts: Gets the findings.
+        seed: Of the draws.
+    """
+    found: list[KindFigures] = []
+    for kind in KINDS:
+        places = [place for place, event in enumerate(events) if event.kind == kind]
+        if not places:
+            continue
+        own = [events[place] for place in places]
+        own_ms = [latencies_ms[place] for place in places]
+        figures = attempts.of(f"p99 of {kind}", _kind(own, own_ms, steady, seed), None)
+        if figures is None:
+            nothing_ms = [np.zeros(0)] * len(own)
+            figures = attempts.of(f"the figures of {kind}", _kind(own, nothing_ms, steady, seed), None)
+        found += figures or ()
+    return found
+
+
+def _kind(
+    events: Sequence[Event], latencies_ms: Sequence[Floats], steady: str, seed: int
+) -> Callable[[], list[KindFigures] | None]:
+    return lambda: figures_of(events, latencies_ms, steady, seed=seed)

@@ -23,11 +23,11 @@ import filelock
 import numpy as np
 
 from mtexp.errors import RecordError
-from mtexp.metrics.churn import Event, figures_of
+from mtexp.metrics.churn import Event
 from mtexp.metrics.churn_rows import metrics_of
 from mtexp.metrics.crossover import Block, mark
 from mtexp.metrics.crossover_summary import BlockTelemetry, real_window, summarise_crossover
-from mtexp.metrics.guarded import Attempts, summarise_guarded
+from mtexp.metrics.guarded import Attempts, churn_guarded, summarise_guarded
 from mtexp.metrics.samples import WARMUP, Samples
 from mtexp.metrics.summary import Measured, RunSummary
 from mtexp.metrics.verdict import Finding, in_order
@@ -153,9 +153,10 @@ def _salvaged(directory: Path) -> Salvage:
 
 def _with_events(record: RunRecord, events: tuple[Event, ...]) -> RunRecord:
     """The record of a churn run: figures of what was seen at each event; p99 needs requests of processes now gone."""
-    none = [np.zeros(0)] * len(events)
-    metrics = metrics_of(figures_of(events, none, record.tenants[0].id, seed=record.run_spec.seed))
-    return replace(record, events=events, window=None, metrics=metrics)
+    attempts, none = Attempts(), [np.zeros(0)] * len(events)
+    figures = churn_guarded(events, none, record.tenants[0].id, attempts, seed=record.run_spec.seed)
+    findings = in_order((*record.findings, *attempts.findings))
+    return replace(record, events=events, window=None, metrics=metrics_of(figures), findings=findings)
 
 
 def _own_record(directory: Path, begun: RunRecord) -> RunRecord | None:

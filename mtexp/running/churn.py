@@ -26,6 +26,7 @@ from mtexp.metrics.churn import (
     next_cycle,
     seen,
 )
+from mtexp.metrics.guarded import Attempts
 from mtexp.records import live_files
 from mtexp.records.files import EVENTS
 from mtexp.running.churn_record import Churned
@@ -128,8 +129,9 @@ class _ChurnRun:
             samples = self.steady.samples()
             if samples is not None:
                 measured.samples = {self.steady_spec.id: samples}
-                served = self.churned.served = self.steady.served(self.rows)
-                self.churned.events = [seen(event, served) for event in self.churned.events]
+                self.churned.served = self.churned.attempts.of(
+                    "what was served and what was lost", lambda: self.steady.served(self.rows), None
+                )
 
     def measure(self) -> None:
         """Run all events.
@@ -155,6 +157,7 @@ class _ChurnRun:
             self.cycle += 1
         if self.neighbour.alive:
             self._act("end")
+        self._wait(time.monotonic() + self.settle_s)  # what came in the last window is served
         if not self.churned.measured.proof:
             raise HostError("no neighbour ever served: the sharing mode is not proven")
         self.steady.end()
@@ -281,7 +284,9 @@ class _ChurnRun:
     def _keep(self, event: Event) -> None:
         """On disk at once, with what was seen of the steady tenant so far: whatever ends the run costs no event."""
         self.churned.events.append(event)
-        live_files.append(self.folder / EVENTS, [seen(event, self.steady.served(self.rows))])
+        # what fails here fails again for the record, and is a finding there
+        so_far = Attempts().of("so far", lambda: seen(event, self.steady.served(self.rows)), event)
+        live_files.append(self.folder / EVENTS, [so_far])
 
     # the sharing mode
 

@@ -88,6 +88,65 @@ def test_thirty_events_have_an_interval_and_fewer_none() -> None:
     assert few.stall_ci_ms is few.stall_p50_ci_ms is few.steady_died_ci_pct is few.p99_ci_ms is None
 
 
+def test_windows_without_a_request_break_no_figure() -> None:
+    """Of 33 windows three have requests: a draw of events may have none. p99 stands, its interval does not."""
+    requests = _life(list(np.arange(0, 1500, 10.0)), list(np.arange(0, 1500, 10.0) + 2))
+    events = [_event("memory", 500 * i, 500 * i + 500, stall_ms=5.0) for i in range(33)]
+    (memory,) = figures_of(events, latencies_of(events, requests), "a")
+    assert memory.p99_ms == pytest.approx(2)
+    assert memory.p99_ci_ms is None
+    assert memory.stall_ci_ms == pytest.approx((5, 5))
+    longer = [_event("memory", 50 * i, 50 * i + 50) for i in range(40)]  # 30 of them have requests
+    (memory,) = figures_of(longer, latencies_of(longer, requests), "a")
+    assert memory.p99_ci_ms == pytest.approx((2, 2))
+
+
+def test_no_window_with_a_request_is_no_p99() -> None:
+    """Not one request was served in any of 31 windows: the figures that need none are there."""
+    events = [_event("memory", 500 * i, 500 * i + 400) for i in range(31)]
+    none = Served.of(*[np.zeros(0, dtype=np.int64)] * 3)
+    (memory,) = figures_of([seen(event, none) for event in events], latencies_of(events, none), "a")
+    assert (memory.p99_ms, memory.p99_ci_ms, memory.back_s, memory.requests) == (None, None, None, 0)
+    assert memory.stall_ci_ms == (0, 0)
+
+
+def _behind() -> Served:
+    """A request each ms for 1 s; each takes 4 ms, and the run ends after 1 s: 250 of 1000 were served."""
+    schedule = np.arange(0, 2000, dtype=np.int64) * MS
+    return joined([_life(list(range(250)), [4.0 * i + 4 for i in range(250)])], [schedule], [1000 * MS])
+
+
+def test_a_tenant_that_falls_behind_has_no_p99() -> None:
+    """What still waits when the run ends is slower than all that was served: p99 lies among it."""
+    requests = _behind()
+    first, second, last = (seen(_event("memory", t, t + 200), requests) for t in (0, 200, 800))
+    assert [(event.requests, event.waiting) for event in (first, second, last)] == [(200, 0), (200, 150), (200, 200)]
+    assert first.p99_ms == pytest.approx(np.percentile(np.arange(200) * 3.0 + 4, 99))
+    assert second.p99_ms is last.p99_ms is None
+    latencies_ms = latencies_of([first, second], requests)
+    assert figures_of([first], latencies_ms[:1], "a")[0].p99_ms == pytest.approx(first.p99_ms)
+    (both,) = figures_of([first, second], latencies_ms, "a")
+    assert (both.p99_ms, both.requests, both.waiting) == (None, 400, 150)
+
+
+def test_a_few_that_wait_are_the_slowest_of_all() -> None:
+    """One of 201 requests waits: p99 is the rank that it has among all."""
+    schedule = np.arange(201, dtype=np.int64) * MS
+    requests = joined([_life(list(range(200)), [t + 0.1 + t / 1e3 for t in range(200)])], [schedule], [300 * MS])
+    event = seen(_event("quiet", 0, 300), requests)
+    assert (event.requests, event.waiting) == (201, 1)
+    assert event.p99_ms == pytest.approx(0.1 + 198 / 1e3)
+
+
+def test_a_tenant_that_serves_no_more_stalls_to_the_end_of_the_window() -> None:
+    """The last request was completed at 12 ms, the next waits since 20, and nobody has served it."""
+    schedule = np.arange(0, 200, 10, dtype=np.int64) * MS
+    requests = joined([_life([0, 10], [2, 12])], [schedule], [100 * MS])
+    assert seen(_event("memory", 15, 90), requests).stall_ms == pytest.approx(70)
+    assert seen(_event("memory", 30, 90), requests).stall_ms == pytest.approx(60)
+    assert seen(_event("quiet", 0, 11), requests).stall_ms == pytest.approx(2)
+
+
 def test_a_life_has_what_is_missing_and_the_steps_on_the_way() -> None:
     """To be killed a neighbour has to be started; that is not looked at again once there are enough starts."""
     assert next_cycle(["kill"], {}, 1) == [
