@@ -15,29 +15,31 @@ import numpy as np
 
 from mtexp.metrics.samples import Floats
 
-from .predictor import (
-    COVERAGE,
-    NEW_MIX,
+from .laws import (
+    KERNELS,
     QUEUE,
     SLICES,
     TOWARDS,
-    Cell,
-    Fit,
     Lone,
-    Predictor,
+    floored,
     form,
     from_law,
-    kind_of,
     law_of,
     offset,
+    ranges_of,
     to_law,
     turns,
 )
+from .predictor import COVERAGE, NEW_MIX, OUTSIDE, Cell, Fit, Predictor, kind_of
 
 _RIDGE = (3.0, 3.0)
 """Penalties of coefficients, and of what models suffer and inflict, where too little is measured to choose them: each
 counts like three tenants for which 0 was measured."""
 _RIDGES = tuple((form, own) for form in (0.3, 3.0, 30.0) for own in (0.1, 0.3, 1.0, 3.0, 10.0))
+_FLOORS = (-0.4, -0.2, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+"""Floors of log odds that are tried, beside none."""
+_WORTH = 0.85
+"""A floor must bring errors down to this part of what they are without, or there is none."""
 _SLICES_MS, _SWITCHES_MS = np.arange(0.5, 5.01, 0.02), np.arange(0.02, 0.61, 0.02)
 """Lengths of a time slice and of a switch that are tried."""
 _USUAL_SLICE_MS = 2.0
@@ -61,16 +63,19 @@ def fit(cells: Sequence[Cell]) -> Fit:
     """Coefficients, and intervals from predictions of what was left out."""
     learnt = solve(cells)
     errors: dict[str, list[float]] = {}
-    for cell, log in leave_out(cells, _other_mix, learnt.ridge):
+    for cell, log in leave_out(cells, _other_mix, learnt):
         errors.setdefault(kind_of(NEW_MIX, 1 + len(cell.neighbours)), []).append(abs(cell.log - log))
     judged = Counter(kind_of(NEW_MIX, len(tenants)) for tenants in {cell.tenants for cell in cells})
     blindly: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
     for model in learnt.suffers:
         of_it, rest = ([cell for cell in cells if (model in cell.models) == there] for there in (True, False))
         if rest:
-            blind = solve(rest, learnt.ridge)
+            blind = solve(rest, learnt)
             for cell in of_it:
-                kind = kind_of(blind.basis((cell.victim, *cell.neighbours)), 1 + len(cell.neighbours))
+                basis = blind.basis((cell.victim, *cell.neighbours))
+                if basis == OUTSIDE:  # how far off says nothing of the next that lies outside
+                    continue
+                kind = kind_of(basis, 1 + len(cell.neighbours))
                 errors.setdefault(kind, []).append(abs(cell.log - blind.log(cell.victim, cell.neighbours)))
                 blindly.setdefault(kind, set()).add((cell.victim.label, cell.tenants))
     judged.update({kind: len(own) for kind, own in blindly.items()})
@@ -110,18 +115,21 @@ def _other_models(cell: Cell) -> list[Callable[[Cell], bool]]:
     return [lambda other, model=model: model not in other.models for model in sorted(cell.models)]  # type: ignore[misc]
 
 
-def leave_out(
-    cells: Sequence[Cell], keeps: Keeps, ridge: tuple[float, float] | None = None
-) -> list[tuple[Cell, float]]:
-    """Every cell with the logarithm of its slowdown predicted from those cells that ``keeps`` keeps for it."""
-    design = _Design.of(cells)
-    return design.left_out(design.blocks(keeps), ridge or design.best_ridge())
+def leave_out(cells: Sequence[Cell], keeps: Keeps, like: Fit | None = None) -> list[tuple[Cell, float]]:
+    """Every cell with the logarithm of its slowdown predicted from those cells that ``keeps`` keeps for it.
+
+    Args:
+        cells: Of one mode.
+        keeps: Which.
+        like: A fit whose strengths and floor are taken in place of the best.
+    """
+    design, ridge = _best(cells, like)
+    return design.left_out(design.blocks(keeps), ridge)
 
 
-def solve(cells: Sequence[Cell], ridge: tuple[float, float] | None = None) -> Fit:
-    """Coefficients without intervals."""
-    design = _Design.of(cells)
-    ridge = ridge or design.best_ridge()
+def solve(cells: Sequence[Cell], like: Fit | None = None) -> Fit:
+    """Coefficients without intervals; with the strengths and the floor of ``like``, or the best."""
+    design, ridge = _best(cells, like)
     found, own = design.solve(ridge), len(design.towards)
     suffers, inflicts = (found[at : at + len(design.models)] for at in (own, own + len(design.models)))
     sharing, execution = _ways(cells)
@@ -137,7 +145,18 @@ def solve(cells: Sequence[Cell], ridge: tuple[float, float] | None = None) -> Fi
         {},
         len(cells),
         (),
+        ranges_of(design.law, (lone for cell in cells for lone in (cell.victim, *cell.neighbours)), design.columns),
+        design.floor,
     )
+
+
+def _best(cells: Sequence[Cell], like: Fit | None) -> tuple[_Design, tuple[float, float]]:
+    if like is not None:
+        return _Design.of(cells, like.floor), like.ridge
+    design = _Design.of(cells)
+    if design.law == KERNELS:
+        design = design.best_floor()
+    return design, design.best_ridge()
 
 
 def _ways(cells: Sequence[Cell]) -> tuple[str, str]:
@@ -163,18 +182,19 @@ class _Design:
     """Predictors of each cell."""
     values: Floats
     """What the law predicts, for each cell, less what it says before anything is learnt."""
+    floor: float | None
 
     @classmethod
-    def of(cls, cells: Sequence[Cell]) -> _Design:
+    def of(cls, cells: Sequence[Cell], floor: float | None = None) -> _Design:
         models = sorted({model for cell in cells for model in cell.models})
         known = [set(lone.traits) for cell in cells for lone in (cell.victim, *cell.neighbours)]
         own = f"{cells[0].mode.partition(', ')[0]}: "
         columns = tuple(sorted(name for name in set.intersection(*known) if name.startswith(own)))
         law = _law(cells[0])
         slices = _slices(cells) if law == SLICES else ()
-        rows = np.array([_row(law, cell.victim, cell.neighbours, models, columns) for cell in cells])
+        rows = np.array([_row(law, cell.victim, cell.neighbours, models, columns, floor) for cell in cells])
         values = [to_law(law, c.log) - offset(law, c.victim, c.neighbours, slices) for c in cells]
-        design = cls(cells, models, columns, law, slices, rows, np.array(values))
+        design = cls(cells, models, columns, law, slices, rows, np.array(values), floor)
         return replace(design, values=design.values - rows[:, : len(design.towards)] @ design.towards)
 
     @property
@@ -222,6 +242,23 @@ class _Design:
             found.append((cell, from_law(self.law, to_law(self.law, cell.log) - known[out][place])))
         return found
 
+    def best_floor(self) -> _Design:
+        """The design with the floor that predicts models that are left out best, by their absolute errors.
+
+        So that a model whose kernels are of another kind decides little.
+        """
+        blocks = self.blocks(_other_models)
+        known = [lone.odds for cell in self.cells for lone in (cell.victim, *cell.neighbours) if lone.odds is not None]
+        floors = [floor for floor in _FLOORS if min(known, default=math.inf) < floor < max(known, default=math.inf)]
+        if len({cell.tenants for cell in self.cells}) < _FEWEST or not blocks or not floors:
+            return self
+
+        def error(design: _Design) -> float:
+            return float(np.mean([abs(cell.log - log) for cell, log in design.left_out(blocks, _RIDGE)]))
+
+        best = min((_Design.of(self.cells, floor) for floor in floors), key=error)
+        return best if error(best) < _WORTH * error(self) else self
+
     def best_ridge(self) -> tuple[float, float]:
         """The strengths that predict mixes and models that are left out best, by their squared errors."""
         blocks = self.blocks(_other_mix), self.blocks(_other_models)
@@ -264,11 +301,16 @@ def _slices(cells: Sequence[Cell]) -> tuple[float, float]:
 
 
 def _row(
-    law: str, victim: Lone, neighbours: Sequence[Lone], models: Sequence[str], columns: Sequence[str] = ()
+    law: str,
+    victim: Lone,
+    neighbours: Sequence[Lone],
+    models: Sequence[str],
+    columns: Sequence[str] = (),
+    floor: float | None = None,
 ) -> list[float]:
     around = Counter(other.label for other in neighbours)
     return [
-        *form(law, victim, neighbours, columns),
+        *form(law, floored(victim, floor), [floored(other, floor) for other in neighbours], columns),
         *(float(model == victim.label) for model in models),
         *(around[model] / max(len(neighbours), 1) for model in models),
     ]
@@ -285,14 +327,18 @@ def measure_next(cells: Sequence[Cell], lone: Mapping[str, Lone], count: int) ->
     """
     there = {cell.tenants for cell in cells}
     names, law = sorted(lone), _law(cells[0]) if cells else QUEUE
+    ridge, floor = (learnt.ridge, learnt.floor) if (learnt := solve(cells) if cells else None) else (_RIDGE, None)
     pairs = [(a, b) for place, a in enumerate(names) for b in names[place:] if (a, b) not in there]
-    sides = {pair: np.array([_row(law, lone[v], [lone[n]], names) for v, n in {pair, pair[::-1]}]) for pair in pairs}
-    rows = np.array([_row(law, cell.victim, cell.neighbours, names) for cell in cells]).reshape(len(cells), -1)
+    sides = {
+        pair: np.array([_row(law, lone[v], [lone[n]], names, (), floor) for v, n in {pair, pair[::-1]}])
+        for pair in pairs
+    }
+    rows = [_row(law, cell.victim, cell.neighbours, names, (), floor) for cell in cells]
     if not pairs:
         return []
     left = np.vstack(list(sides.values()))
-    penalty = np.repeat(solve(cells).ridge if cells else _RIDGE, [len(TOWARDS[law]), 2 * len(names)])
-    covariance = _covariance(rows if len(rows) else np.zeros((1, left.shape[1])), penalty)
+    penalty = np.repeat(ridge, [len(TOWARDS[law]), 2 * len(names)])
+    covariance = _covariance(np.array(rows) if rows else np.zeros((1, left.shape[1])), penalty)
     chosen: list[tuple[str, str]] = []
     while len(chosen) < min(count, len(pairs)):
         best = max((p for p in pairs if p not in chosen), key=lambda pair: _gain(covariance, sides[pair], left))

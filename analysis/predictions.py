@@ -23,7 +23,8 @@ from mtexp import __version__
 from mtexp.text_tables import rounded
 
 from .dataset import DataError
-from .predictor import Predicted, Predictor, sampled
+from .laws import in_words, sampled
+from .predictor import OUTSIDE, Predicted, Predictor
 from .rivals import Rival
 
 KIND, FORMAT = "predictions", 1
@@ -106,7 +107,7 @@ def stp_ends(tenants: Sequence[Predicted]) -> tuple[float, float, float]:
 
 def _interval(one: Predicted) -> str:
     if one.high == math.inf:
-        return f"~{one.slowdown:.2f} [not known]"
+        return f"~{one.slowdown:.2f} [{'outside' if one.basis == OUTSIDE else 'not known'}]"
     return f"~{one.slowdown:.2f} [{one.low:.2f}, {one.high:.2f}]"
 
 
@@ -119,9 +120,30 @@ def rests_on(predictor: Predictor, mode: str, tenants: Sequence[Predicted]) -> s
     unseen = [label for label in new if not sampled(fit.law, predictor.lone[label])]
     if unseen:
         basis += f", and no run alone in eager mode with GPU counters of {', '.join(unseen)}: one would tell more"
-    known = all(one.high < math.inf for one in tenants)
+    beyond = [place for label in new for place in _outside(predictor, mode, label)]
+    if beyond:
+        near = "; ".join(
+            f"{one['trait']} of {one['label']} alone {one['words']}, taken as {one['taken_words']}" for one in beyond
+        )
+        basis += f"; outside what was learned, so no interval is known: {near}"
+    known = beyond or all(one.high < math.inf for one in tenants)
     unknown = "" if known else "; too few mixes like it were measured to know an interval"
     return f"rests on {fit.mixes} measured mixes and runs alone of {alone}; {basis}{unknown}"
+
+
+def _outside(predictor: Predictor, mode: str, label: str) -> list[dict[str, Any]]:
+    """What of a model lies outside what a mode was learnt from."""
+    return [
+        {
+            "label": label,
+            "trait": trait,
+            "value": value,
+            "taken": near,
+            "words": in_words(trait, value),
+            "taken_words": in_words(trait, near),
+        }
+        for trait, (value, near) in predictor.fits[mode].outside(predictor.lone[label]).items()
+    ]
 
 
 def as_json(
@@ -165,6 +187,9 @@ def as_json(
                 "rests_on": {
                     "mixes": fit.mixes,
                     "runs_alone": {one.label: predictor.lone[one.label].runs for one in tenants},
+                    "outside_what_was_learned": [
+                        place for one in tenants for place in _outside(predictor, mode, one.label)
+                    ],
                 },
             }
         )

@@ -1,36 +1,21 @@
 """Slowdowns of mixes that were not measured, from runs alone and from the mixes that were.
 
-Lives here: :class:`Predictor`; :mod:`analysis.learning` makes it. May touch: numpy. What happens depends on how the
-tenants run, so there are three laws (:func:`law_of`), and one fit for each sharing mode and execution. To each law is
-added what this model suffers, and what its neighbours inflict on average.
-
-**Queue** (eager and compiled models). A model is known by its busy share b, the part of its latency alone in which the
-device works (1 - launch-bound); B is the sum of the neighbours':
-
-    log slowdown = c0 + c1 log max(1, b + B) + c2 log(1 + b B)
-
-The first form is a device that is full, the second two customers who share one server.
-
-**Slices** (CUDA graphs, time slicing). A graph keeps the device busy, so processes take turns of one time slice T. A
-request of latency L alone needs n = ceil(L / T) turns (averaged over T +- 3 %, for T is not known better), and holds
-the device for L / n in each. Before each of its turns it waits for one turn of every neighbour j and for a switch s:
-
-    log(slowdown - 1) = c0 + log(n / L (sum over j of (L_j / n_j + s)))
-
-**Kernels** (CUDA graphs, MPS and all else). The kernels of both take turns, so what counts is how long they are. Longer
-kernels leave fewer SMs idle. With p the share of SMs that work while the device works (counters of runs alone in eager
-mode), q = log(p / (1 - p)), and k neighbours:
-
-    log(slowdown - 1) = c0 + log k + c1 q + c2 (q of the neighbours, averaged)
+Lives here: :class:`Predictor`; :mod:`analysis.learning` makes it. May touch: nothing. What happens depends on how the
+tenants run, so there are three laws (:mod:`analysis.laws`), and one fit for each sharing mode and execution. To each
+law is added what this model suffers, and what its neighbours inflict on average.
 
 Where every model has them, there are columns of their own for what it suffers from a stressor times what its neighbours
 do to that stressor, and for what it loses with half of the SMs times B (:attr:`Lone.traits`). The coefficients are
-drawn towards :data:`TOWARDS`, and what a model suffers and inflicts towards 0 (ridge regression, A. E. Hoerl, R. W.
-Kennard, Technometrics 12, 1970), as strongly as predicts mixes and models that are left out best: quiet measurements
-draw less. So a model that is in no measured mix is predicted from its runs alone, and better once a few mixes have it.
+drawn towards :data:`~analysis.laws.TOWARDS`, and what a model suffers and inflicts towards 0 (ridge regression, A. E.
+Hoerl, R. W. Kennard, Technometrics 12, 1970), as strongly as predicts mixes and models that are left out best: quiet
+measurements draw less. So a model that is in no measured mix is predicted from its runs alone, and better once a few
+mixes have it.
+
 Intervals are conformal: the 90 % quantile of the errors of predictions of mixes, or of models, that were left out (J.
 Lei et al., Distribution-Free Predictive Inference for Regression, JASA 113, 2018). They hold a single measurement, with
-its noise.
+its noise. What a law has a slope for was learnt between the least and the most of the measured models. Beyond, the
+nearest of the two is taken, the prediction says so, and it has no interval: the slope does not go on (six new models
+under MPS were missed by 26 %, docs/results/predicted.md).
 """
 
 from __future__ import annotations
@@ -47,21 +32,16 @@ from typing import Any
 import numpy as np
 
 from mtexp.errors import MtexpError
-from mtexp.metrics.samples import Floats
+
+from .laws import Lone, Ranges, floored, form, from_law, law_of, nearest, offset, outside, sampled
 
 COVERAGE = 0.9
 NEW_MODEL, NEW_MIX, NOT_SAMPLED = "new model", "new mix", "new model without counters"
-QUEUE, SLICES, KERNELS = "queue", "slices", "kernels"
-TOWARDS = {QUEUE: (0.0, 0.5, 0.5), SLICES: (0.0,), KERNELS: (0.0, -1.0, 1.0)}
-"""What the coefficients of each law are drawn towards."""
-FORMAT = 3
-_ODDS = math.log(2)
-"""Odds of a model without counters, as a logarithm: two of three SMs work."""
-_ABOUT = np.linspace(0.97, 1.03, 13)
-"""Lengths of a time slice that are averaged over, in parts of it: a request that just fits may not."""
-_LEAST = 0.02
-"""Below this slowdown - 1 its logarithm is that of noise."""
-_PROGRAM = [Path(__file__).with_name(name) for name in ("predictor.py", "learning.py")]
+OUTSIDE = "new model outside what was learned"
+FORMAT = 4
+_UNRANGED = 3
+"""Format of files that say no ranges: they predict as they did, beyond what was learnt too."""
+_PROGRAM = [Path(__file__).with_name(name) for name in ("laws.py", "predictor.py", "learning.py")]
 CODE = hashlib.sha256(b"".join(path.read_bytes() for path in _PROGRAM)).hexdigest()[:16]
 """Hash of the program that learns and predicts."""
 
@@ -71,33 +51,11 @@ class NotPredictable(MtexpError):
 
 
 @dataclass(frozen=True, slots=True)
-class Lone:
-    """A model alone."""
-
-    label: str
-    latency_ms: float
-    """Mean latency outside MPS, geometric mean of runs."""
-    busy: float
-    """Share of it in which the device works, from 0 to 1."""
-    runs: int
-    execution: str = "eager"
-    does: tuple[str, ...] = ()
-    """Model, workload, execution ... (:data:`analysis.predictor_data.SAME`): what the label abbreviates."""
-    in_mode_ms: Mapping[str, float] = field(default_factory=dict)
-    """Mean latency alone *in* a sharing mode, by its name, where that was measured: what a mode costs without
-    neighbours is in it, and not in a slowdown that was measured in turns."""
-    traits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """What more is known, by name: what it suffers and what it inflicts, on logarithms."""
-    odds: float | None = None
-    """Log odds that an SM works while the device works; None where no run alone in eager mode sampled it."""
-
-
-@dataclass(frozen=True, slots=True)
 class Cell:
     """A measured slowdown: one kind of tenant of one mix."""
 
     mode: str
-    """Sharing mode and execution (:func:`mode_name`)."""
+    """Sharing mode and execution (:func:`analysis.laws.mode_name`)."""
     mix: str
     victim: Lone
     neighbours: tuple[Lone, ...]
@@ -114,63 +72,6 @@ class Cell:
     def tenants(self) -> tuple[str, ...]:
         """Labels of all its tenants, sorted: cells of one mix have the same."""
         return tuple(sorted((self.victim.label, *(other.label for other in self.neighbours))))
-
-
-def mode_name(sharing: str, execution: str) -> str:
-    """Name of a sharing mode with the execution that its tenants had, if that is not eager."""
-    return sharing if execution == "eager" else f"{sharing}, {execution}"
-
-
-def law_of(sharing: str, execution: str) -> str:
-    """How tenants of a sharing mode get in each other's way: :data:`QUEUE`, :data:`SLICES` or :data:`KERNELS`."""
-    if execution != "cuda_graph":
-        return QUEUE
-    return SLICES if sharing.startswith("time slicing") else KERNELS
-
-
-def form(law: str, victim: Lone, neighbours: Sequence[Lone], columns: Sequence[str] = ()) -> list[float]:
-    """Columns of a law, then of traits."""
-    found = [1.0]
-    if law == QUEUE:
-        others = sum(other.busy for other in neighbours)
-        found += [math.log(max(1.0, victim.busy + others)), math.log1p(victim.busy * others)]
-    elif law == KERNELS:
-        own, *around = (_ODDS if lone.odds is None else lone.odds for lone in (victim, *neighbours))
-        found += [own, float(np.mean(around))]
-    return found + [victim.traits[name][0] * sum(other.traits[name][1] for other in neighbours) for name in columns]
-
-
-def offset(law: str, victim: Lone, neighbours: Sequence[Lone], slices: Sequence[float]) -> float:
-    """What a law says with nothing but ``slices`` learnt: the length of a time slice and of a switch, in ms."""
-    if law == KERNELS:
-        return math.log(len(neighbours))
-    if law == QUEUE:
-        return 0.0
-    slice_ms, switch_ms = slices
-    own_ms, *around_ms = (lone.latency_ms for lone in (victim, *neighbours))
-    waits_ms = np.sum(around_ms / turns(around_ms, slice_ms) + switch_ms)
-    return math.log(float(turns(own_ms, slice_ms) * waits_ms / own_ms))
-
-
-def turns(latency_ms: float | Sequence[float] | Floats, slice_ms: float) -> Floats:
-    """How many time slices a request takes: on average over slices of about that length."""
-    found: Floats = np.ceil(np.divide.outer(latency_ms, slice_ms * _ABOUT)).mean(axis=-1)
-    return found
-
-
-def sampled(law: str, lone: Lone) -> bool:
-    """Whether all is known of a model alone that the law is about."""
-    return law != KERNELS or lone.odds is not None
-
-
-def to_law(law: str, log: float) -> float:
-    """The logarithm of a slowdown as what the law is about."""
-    return log if law == QUEUE else math.log(max(math.expm1(log), _LEAST))
-
-
-def from_law(law: str, value: float) -> float:
-    """Undo :func:`to_law`; a prediction is never a speed-up."""
-    return max(value, 0.0) if law == QUEUE else math.log1p(math.exp(value))
 
 
 def kind_of(basis: str, tenants: int) -> str:
@@ -201,6 +102,11 @@ class Fit:
     cells: int
     measured: tuple[tuple[str, ...], ...]
     """The mixes it was learnt from, as labels of their tenants."""
+    ranges: Ranges = field(default_factory=dict)
+    """The least and the most that was learnt from of all that the law has a slope for; empty = no bounds, as in files
+    of format 3."""
+    floor: float | None = None
+    """Log odds (:attr:`Lone.odds`) below it count as this."""
 
     @property
     def mixes(self) -> int:
@@ -214,6 +120,9 @@ class Fit:
 
     def log(self, victim: Lone, neighbours: Sequence[Lone]) -> float:
         """Logarithm of the predicted slowdown beside one neighbour or more."""
+        victim, *neighbours = (
+            floored(nearest(self.law, lone, self.ranges, self.columns), self.floor) for lone in (victim, *neighbours)
+        )
         own = float(np.dot(form(self.law, victim, neighbours, self.columns), self.coefficients))
         own += offset(self.law, victim, neighbours, self.slices) + self.suffers.get(victim.label, 0.0)
         return from_law(self.law, own + float(np.mean([self.inflicts.get(o.label, 0.0) for o in neighbours])))
@@ -223,7 +132,13 @@ class Fit:
         new = [lone for lone in tenants if lone.label not in self.suffers]
         if not new:
             return NEW_MIX
+        if any(self.outside(lone) for lone in new):
+            return OUTSIDE
         return NEW_MODEL if all(sampled(self.law, lone) for lone in new) else NOT_SAMPLED
+
+    def outside(self, lone: Lone) -> dict[str, tuple[float, float]]:
+        """What of a model lies beyond what was learnt, by name: its value, and the nearest that was."""
+        return outside(self.law, lone, self.ranges, self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +155,7 @@ class Predicted:
     latency_ms: float
     """Predicted mean latency."""
     basis: str
-    """:data:`NEW_MIX`, :data:`NEW_MODEL` or :data:`NOT_SAMPLED`."""
+    """:data:`NEW_MIX`, :data:`NEW_MODEL`, :data:`NOT_SAMPLED` or :data:`OUTSIDE`."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +168,8 @@ class Predictor:
     lone: Mapping[str, Lone]
     code: str = CODE
     """Hash of the program that made it."""
+    format: int = FORMAT
+    """Of its file."""
 
     def named(self, label: str, mode: str) -> str:
         """The label of a model in a mode's execution: ``label`` itself, or that of the same model run that way."""
@@ -336,8 +253,12 @@ class Predictor:
 
     def to_json(self) -> dict[str, object]:
         """The predictor as plain data; numbers to nine digits, so that equal predictors have equal hashes."""
-        whole: dict[str, object] = _rounded({"format": FORMAT, "kind": "predictor", **asdict(self)})  # type: ignore[assignment]
-        return whole
+        whole = asdict(self)
+        if self.format == _UNRANGED:
+            for own in whole["fits"].values():
+                del own["ranges"], own["floor"]
+        found: dict[str, object] = _rounded({"kind": "predictor", **whole})  # type: ignore[assignment]
+        return found
 
     @classmethod
     def from_json(cls, found: Mapping[str, object]) -> Predictor:
@@ -347,7 +268,7 @@ class Predictor:
             NotPredictable: It is something else.
         """
         try:
-            if (found["kind"], found["format"]) != ("predictor", FORMAT):
+            if found["kind"] != "predictor" or found["format"] not in (_UNRANGED, FORMAT):
                 raise KeyError(f"kind={found['kind']}, format={found['format']}")
             fits = {
                 name: Fit(
@@ -355,12 +276,13 @@ class Predictor:
                         **own,
                         **{name: tuple(own[name]) for name in ("columns", "slices", "ridge", "coefficients")},
                         "measured": tuple(map(tuple, own["measured"])),
+                        "ranges": {trait: tuple(ends) for trait, ends in own.get("ranges", {}).items()},
                     }
                 )
                 for name, own in found["fits"].items()  # type: ignore[attr-defined]
             }
             lone = {name: _lone(own) for name, own in found["lone"].items()}  # type: ignore[attr-defined]
-            return cls(str(found["device"]), fits, lone, str(found["code"]))
+            return cls(str(found["device"]), fits, lone, str(found["code"]), int(str(found["format"])))
         except (KeyError, TypeError, AttributeError) as error:
             raise NotPredictable(f"not a predictor of this version (format {FORMAT}): {error}") from error
 

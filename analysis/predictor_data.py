@@ -18,10 +18,11 @@ import pandas as pd
 
 from .baseline_runs import Measured
 from .frames import rows_of
+from .laws import Lone, mode_name
 from .learning import learn_predictor
 from .pooling import Results
 from .predictions import Frozen
-from .predictor import Cell, Lone, NotPredictable, Predictor, mode_name
+from .predictor import Cell, NotPredictable, Predictor
 
 SAME = ("model", "workload", "execution", "precision", "batch_size", "seq_len", "attn_implementation")
 """What runs of one model agree in."""

@@ -15,8 +15,9 @@ import numpy as np
 
 from mtexp.metrics.samples import Floats
 
+from .laws import Lone
 from .pooling import Results
-from .predictor import Cell, Lone
+from .predictor import Cell
 
 Rival = Callable[[Lone, Sequence[Lone]], float | None]
 """The logarithm of a slowdown of a tenant beside its neighbours; None where it can't say."""

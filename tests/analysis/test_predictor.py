@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from analysis_study import Study
 
 from analysis import predict
 from analysis.data import load
+from analysis.laws import Lone
 from analysis.learning import fit, learn_predictor, measure_next, quantile, solve, suspects
 from analysis.pooling import pool
 from analysis.predictions import rests_on, text
-from analysis.predictor import NEW_MIX, NEW_MODEL, NOT_SAMPLED, Cell, Lone, NotPredictable, Predictor
+from analysis.predictor import NEW_MIX, NEW_MODEL, NOT_SAMPLED, OUTSIDE, Cell, NotPredictable, Predictor
 from analysis.predictor_data import lone_models, measured_cells
 
 
@@ -132,13 +134,64 @@ def test_under_mps_graphs_are_predicted_from_their_counters() -> None:
         for cell in (cell for cell in cells if left in cell.models):
             basis = learnt.basis((cell.victim, *cell.neighbours))
             errors.setdefault(basis, []).append(abs(learnt.log(cell.victim, cell.neighbours) - cell.log))
-    assert set(errors) == {NEW_MODEL, NOT_SAMPLED}
+    assert set(errors) == {NEW_MODEL, NOT_SAMPLED, OUTSIDE}
     blind = learn_predictor([cell for cell in cells if "m8" not in cell.models], lone, "GPU")
     mode = "MPS, cuda_graph"
     assert "counters of m8" in rests_on(blind, mode, blind.predict(["m0", "m8"], mode))
     assert np.median(errors[NEW_MODEL]) < 0.05 < np.median(errors[NOT_SAMPLED])
     widths = fit(cells).half_widths
     assert widths[NEW_MIX] < widths[NEW_MODEL] < widths[NOT_SAMPLED]
+
+
+def test_beyond_what_was_learnt_a_law_does_not_go_on() -> None:
+    """Kernels shorter than any measured one suffer as the shortest: the prediction takes those, and says no interval.
+
+    Models inside keep their interval, and a model at the end that was left out does not widen it.
+    """
+    rng = np.random.default_rng(5)
+    lone = {f"m{i}": graph(f"m{i}", 5.0, float(odds)) for i, odds in enumerate(np.linspace(0, 2, 9))}
+    lone["low"], lone["inside"] = graph("low", 5.0, -1.5), graph("inside", 5.0, 0.9)
+
+    def slowdown(victim: Lone, neighbour: Lone) -> float:
+        own, around = (max(one.odds or 0.0, 0.0) for one in (victim, neighbour))
+        return 1 + 0.7 * math.exp(around - own) * rng.normal(1, 0.01)
+
+    measured = {name: own for name, own in lone.items() if name.startswith("m")}
+    predictor = learn_predictor(graph_pairs(measured, "MPS", slowdown), lone, "GPU")
+    mode = "MPS, cuda_graph"
+    for pair in (["low", "m4"], ["m4", "low"]):
+        found = {one.label: one for one in predictor.predict(pair, mode)}
+        like = {one.label: one for one in predictor.predict(["m0", "m4"], mode)}
+        assert found["m4"].slowdown == pytest.approx(like["m4"].slowdown, rel=0.03)
+        assert found["low"].slowdown == pytest.approx(like["m0"].slowdown, rel=0.03)
+        assert {(one.basis, one.high) for one in found.values()} == {(OUTSIDE, math.inf)}
+    assert {(one.basis, one.high < 1.2 * one.slowdown) for one in predictor.predict(["inside", "m4"], mode)} == {
+        (NEW_MODEL, True)
+    }
+    assert OUTSIDE not in predictor.fits[mode].half_widths
+
+
+def test_a_floor_is_learnt_where_models_say_that_there_is_one() -> None:
+    """Below some activity it tells nothing more: left-out models are predicted better with a floor, which is found."""
+    rng = np.random.default_rng(6)
+    lone = {f"m{i}": graph(f"m{i}", 5.0, float(odds)) for i, odds in enumerate(np.linspace(-1, 2, 11))}
+
+    def kinked(victim: Lone, neighbour: Lone) -> float:
+        own, around = (max(one.odds or 0.0, 0.2) for one in (victim, neighbour))
+        return 1 + 0.7 * math.exp(around - own) * rng.normal(1, 0.01)
+
+    def straight(victim: Lone, neighbour: Lone) -> float:
+        return 1 + 0.7 * math.exp((neighbour.odds or 0.0) - (victim.odds or 0.0)) * rng.normal(1, 0.01)
+
+    cells = graph_pairs(lone, "MPS", kinked)
+    assert solve(cells).floor == 0.2
+    assert solve(graph_pairs(lone, "MPS", straight)).floor is None
+    rest = [cell for cell in cells if "m1" not in cell.models]
+    off = [
+        np.mean([abs(own.log(c.victim, c.neighbours) - c.log) for c in cells if "m1" in c.models])
+        for own in (solve(rest), replace(solve(rest, replace(solve(rest), floor=None)), floor=None))
+    ]
+    assert off[0] < 0.5 * off[1]
 
 
 def test_more_neighbours_make_graphs_wait_for_each() -> None:
@@ -194,7 +247,7 @@ def test_equal_predictors_have_equal_hashes_and_survive_a_file() -> None:
     )
     assert learn_predictor(cells[1:], lone, "GPU").hash != predictor.hash
     with pytest.raises(NotPredictable, match="not a predictor"):
-        Predictor.from_json({"kind": "prediction", "format": 3})
+        Predictor.from_json({"kind": "prediction", "format": 4})
     with pytest.raises(NotPredictable, match="format=2"):
         Predictor.from_json(predictor.to_json() | {"format": 2})
 
