@@ -71,7 +71,7 @@ results: setup  ## the studies again, from their committed records
 
 bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run; OPTIMUM=PYTHON: beside optimum-benchmark)
 	set -e; for name in perturbation undisturbed loop_price check_price telemetry_price start_skew designs side_by_side point_overhead \
-	  tracking queries analysis compare_rules predictor_errors coverage_over_runs planning wire_price versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
+	  tracking queries analysis compare_rules predictor_errors predicted_before coverage_over_runs planning wire_price versus_script versus_optimum; do $(BIN)/python -m benchmarks.$$name $(QUICK); done
 
 bench-gpu: setup  ## those that need a GPU
 	set -e; for name in perturbation undisturbed loop_price check_price telemetry_price start_skew designs side_by_side point_overhead \

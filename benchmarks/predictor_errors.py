@@ -18,7 +18,7 @@ from analysis.data import load
 from analysis.dataset import together
 from analysis.learning import Keeps, fit, solve
 from analysis.pooling import Results, pool
-from analysis.predictor import NEW_MODEL, NOT_SAMPLED, Cell, Fit, kind_of
+from analysis.predictor import NEW_MODEL, NOT_SAMPLED, OUTSIDE, Cell, Fit, kind_of
 from analysis.predictor_data import measured_cells
 from analysis.rivals import ADDITIVE, GPULETS, MEAN, ONE, Utilisations, rivals_of, utilisations_of
 from benchmarks import common
@@ -28,7 +28,8 @@ STUDIES = {
     "H200, runs apart": (["h200"], "eager"),
     "H100, runs apart": (["h100"], "eager"),
     "H200, in rounds": (["pairs/eager", "pairs/graphs"], "eager"),
-    "H200, in rounds, CUDA graphs": (["pairs/graphs", "h200"], "cuda_graph"),
+    "H200, in rounds, CUDA graphs, ten models": (["pairs/graphs", "h200"], "cuda_graph"),
+    "H200, in rounds, CUDA graphs, sixteen models": (["pairs/graphs", "h200", "predicted"], "cuda_graph"),
 }
 """Folders of results, and which execution is scored: the rest says how models are alone."""
 MODES = ("time slicing", "MPS", "MPS equal share")
@@ -79,14 +80,16 @@ def _show(title: str, cells: list[Cell], others: list[Cell], results: Results) -
         keeps, by = (_without_mix, ", pair left out") if name == ADDITIVE else (_without_model, ", model left out")
         _line(name + ("" if name == ONE else by), _rival(name, pairs, keeps, utilisations))
     by_model, by_mix = _left_out(cells, _models(cells)), _left_out(cells, _mixes(cells))
-    for basis in (NEW_MODEL, NOT_SAMPLED):
-        _line(f"mtexp: {basis}, left out", [(c, log) for c, log, own, _ in by_model if own == basis and _is_pair(c)])
+    _line("mtexp: model left out", [(c, log) for c, log, _, _ in by_model if _is_pair(c)])
+    for basis in (NEW_MODEL, NOT_SAMPLED, OUTSIDE):
+        _line(f"  of it, {basis}", [(c, log) for c, log, own, _ in by_model if own == basis and _is_pair(c)])
     _line("mtexp: pair left out", [(c, log) for c, log, _, _ in by_mix if _is_pair(c)])
     there = _held(fit(others), pairs) if others else []
     _line("mtexp: fit of the other GPU, pairs", [(c, log) for c, log, _, _ in there])
     if more:
         learnt = solve(pairs)
         _line("mtexp: larger mixes from pairs alone", [(c, learnt.log(c.victim, c.neighbours)) for c in more])
+        _line("mtexp: larger mixes, model left out", [(c, log) for c, log, _, _ in by_model if not _is_pair(c)])
         _line("mtexp: larger mixes, mix left out", [(c, log) for c, log, _, _ in by_mix if not _is_pair(c)])
     for name, found in (("model left out", by_model), ("mix left out", by_mix), ("fit of the other GPU", there)):
         held = [abs(log - cell.log) <= half for cell, log, _, half in found if half < math.inf]
