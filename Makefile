@@ -61,13 +61,9 @@ report: setup  ## an HTML report of the latest sweep
 	$(BIN)/python -m analysis.report --sweep latest
 
 results: setup  ## the studies again, from their committed records
-	$(BIN)/python -m analysis.report --records docs/results/h200/records --out docs/results/h200 \
-	  --markdown docs/results/h200/findings.md --made-by "make results"
-	$(BIN)/python -m analysis.report --records docs/results/h100/records --out reports/h100 --no-images \
-	  --markdown docs/results/h100/findings.md --made-by "make results"
-	for regime in graphs eager; do $(BIN)/python -m analysis.report --records docs/results/pairs/$$regime/records --out reports/pairs-$$regime \
-	  --no-images --markdown docs/results/pairs/$$regime/findings.md --made-by "make results"; done
-	$(BIN)/python -m analysis.roofline docs/results/h200/roofline.csv --device "NVIDIA H200"
+	for study in results/pairs/graphs results/pairs/eager archive/h200 archive/h100; do $(BIN)/python -m analysis.report \
+	  --records docs/$$study/records --out reports/$$study --no-images --markdown docs/$$study/findings.md --made-by "make results"; done
+	$(BIN)/python -m analysis.roofline docs/archive/h200/roofline.csv --device "NVIDIA H200"
 
 bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run; OPTIMUM=PYTHON: beside optimum-benchmark)
 	set -e; for name in perturbation undisturbed loop_price check_price telemetry_price start_skew designs side_by_side point_overhead \

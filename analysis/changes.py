@@ -34,7 +34,7 @@ _ROUNDS_FREEDOM = 9.0
 """Degrees of freedom of one crossover run: it has ten rounds or more."""
 _TAILS = 3.0
 """Degrees of freedom that few runs have at most, whatever is known of runs like them: what differs between runs of one
-thing has the tails of Student's t with three (of single runs of one point in docs/results/h200, 0.7 % differ by more
+thing has the tails of Student's t with three (of single runs of one point in docs/archive/h200, 0.7 % differ by more
 than their spread explains with a chance of 0.1 %)."""
 _MOST_NAMED = 4
 

@@ -32,7 +32,7 @@ DELTA = 0.03
 
 def arguments() -> argparse.ArgumentParser:
     made = common.parser(__doc__ or "", repeats=200)
-    folders = [common.ROOT / "docs" / "results" / name / "records" for name in ("h200", "h100")]
+    folders = [common.ROOT / "docs" / "archive" / name / "records" for name in ("h200", "h100")]
     made.add_argument("records", type=Path, nargs="*", default=folders, help="folders of records, one kind of GPU each")
     made.add_argument("--planted", default="0,5,10", help="percent that B is slower by")
     return made

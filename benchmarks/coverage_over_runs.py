@@ -31,7 +31,7 @@ from benchmarks import common
 from mtexp.metrics.repeats import NormalDraws, Reading, geometric_mean
 
 Floats = NDArray[np.float64]
-STUDIES = {name: common.ROOT / "docs" / "results" / name / "records" for name in ("h200", "h100")}
+STUDIES = {name: common.ROOT / "docs" / "archive" / name / "records" for name in ("h200", "h100")}
 ALIKE = 1e6
 """Degrees of freedom with which variances do not differ."""
 WITHIN = 0.005

@@ -28,7 +28,7 @@ from benchmarks import common
 RESULTS = common.ROOT / "docs" / "results"
 RECORDS, FROZEN = RESULTS / "predicted" / "records", RESULTS / "predicted" / "graphs.json"
 KEPT = RESULTS / "predicted" / "predictions.json"
-LEARNT = ("pairs/graphs", "h200")
+LEARNT = ("pairs/graphs", "../archive/h200")
 """What the frozen predictor was learnt from."""
 OURS, MENDED = "predicted before", "found after: nearest that was learned"
 NARROW = ("yolos_small", "wav2vec2_base")

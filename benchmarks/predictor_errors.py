@@ -25,11 +25,11 @@ from benchmarks import common
 
 RESULTS = common.ROOT / "docs" / "results"
 STUDIES = {
-    "H200, runs apart": (["h200"], "eager"),
-    "H100, runs apart": (["h100"], "eager"),
+    "H200, runs apart": (["../archive/h200"], "eager"),
+    "H100, runs apart": (["../archive/h100"], "eager"),
     "H200, in rounds": (["pairs/eager", "pairs/graphs"], "eager"),
-    "H200, in rounds, CUDA graphs, ten models": (["pairs/graphs", "h200"], "cuda_graph"),
-    "H200, in rounds, CUDA graphs, sixteen models": (["pairs/graphs", "h200", "predicted"], "cuda_graph"),
+    "H200, in rounds, CUDA graphs, ten models": (["pairs/graphs", "../archive/h200"], "cuda_graph"),
+    "H200, in rounds, CUDA graphs, sixteen models": (["pairs/graphs", "../archive/h200", "predicted"], "cuda_graph"),
 }
 """Folders of results, and which execution is scored: the rest says how models are alone."""
 MODES = ("time slicing", "MPS", "MPS equal share")

@@ -42,7 +42,7 @@ def main() -> int:
         folder = options.demo or Path(made)
         if options.demo is None:
             terminal(folder)
-        report(ROOT / "docs" / "results" / "h200" / "report.html")
+        report(ROOT / "reports" / "archive" / "h200" / "report.html")
         interface(folder)
     return 0
 

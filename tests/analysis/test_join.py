@@ -91,7 +91,7 @@ def test_a_clock_that_was_lost_is_said_and_not_guessed(caplog: pytest.LogCapture
 )
 def test_the_committed_exports_are_told_apart(export: str, kept: bool) -> None:
     """Those of before the clock was kept, and those of after it."""
-    data = load(records=Path(__file__).parents[2] / "docs/results/h200/records" / export)
+    data = load(records=Path(__file__).parents[2] / "docs/archive/h200/records" / export)
     lost = on_another_clock(data.iterations, data.telemetry)
     sampled = set(data.telemetry["record_id"].astype(str))
     assert lost == (set() if kept else sampled)

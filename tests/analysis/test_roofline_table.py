@@ -11,7 +11,7 @@ import pytest
 from analysis import roofline
 from mtexp.colours import model_colour
 
-TABLE = Path("docs/results/h200/roofline.csv")
+TABLE = Path("docs/archive/h200/roofline.csv")
 
 
 @pytest.fixture
