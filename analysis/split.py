@@ -262,7 +262,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--p99", action="store_true", help="levels are of the p99 latency")
     parser.add_argument("--sms", type=int, help="SMs of the device (default: as its runs say)")
     parser.add_argument(
-        "--execution", default="cuda_graph", help="of the curves and of the runs (default: %(default)s)"
+        "--execution",
+        default="cuda_graph",
+        choices=("eager", "cuda_graph", "compile"),
+        help="of the curves and of the runs (default: %(default)s)",
     )
     parser.add_argument("--measure", type=int, default=0, metavar="N", help="measure the best N; needs the GPU")
     parser.add_argument(
@@ -271,6 +274,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_source(parser, positional=False)
     add_formats(parser)
     options = parser.parse_args(arguments)
+    for name, least in (("measure", 0), ("repetitions", 1)):
+        if getattr(options, name) < least:
+            raise DataError(f"--{name} {getattr(options, name)}: allowed: {least} or more")
     counts = counts_of(options.mix)
     levels = numbers("--level", options.level, "MODEL=MILLISECONDS, e.g. bert_base=5")
     if unknown := [model for model in levels if model not in counts]:

@@ -194,6 +194,15 @@ def test_splits_are_executed_as_their_curves(
     assert all("execution=eager" in argv for argv in ran)
 
 
+def test_what_cannot_be_run_is_refused_before_runs_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, value in (("--repetitions", "0"), ("--measure", "-1")):
+        assert split.main(["bert_base+distilgpt2", option, value, "--records", "nowhere"]) == 2
+        assert f"{option} {value}: allowed" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        split.main(["bert_base+distilgpt2", "--execution", "graphs", "--records", "nowhere"])
+    assert "cuda_graph" in capsys.readouterr().err
+
+
 def test_splits_are_measured_in_turns() -> None:
     """Every run once a repetition, in several orders; runs of the same are one row with the interval of their STP."""
     runs = [["a"], ["b"], ["c"], ["d"]]
