@@ -36,6 +36,8 @@ WORKLOADS = {
     "encoder_decoder": ("forward", "generate", "train"),
 }
 """Workloads of a role; the others have :data:`PASSES`."""
+_SIZES = {"sm": ("size", "repeats"), "launch": ("repeats",)} | dict.fromkeys(("dram", "l2", "pcie"), ("mib", "repeats"))
+"""What the shape of each kind of stressor names."""
 _FORMULA_ROLES = ("encoder", "decoder", "embedding")
 
 
@@ -60,7 +62,7 @@ def model_of(
     if tenant.params or tenant.role is Role.custom:
         raise ConfigError(f"{key}.target", "(empty)", "package.module:factory", f"Set {key}.target.")
     if tenant.role is Role.stressor:
-        _check_stressor(key, tenant.shape)
+        _check_stressor(key, tenant.architecture, tenant.shape)
         shape = shrink_stressor(tenant.shape) if shrunk else dict(tenant.shape)
         return _stressor(config, key, tenant, shape, weights), CostSpec()
     model = _asked(key, tenant, weights)
@@ -204,8 +206,16 @@ def _check_shape(key: str, model: ModelSpec, *, needed: bool) -> None:
         raise ConfigError(f"{key}.shape", f"{d.kv_heads} key/value heads", what, f"Correct {model.name}.")
 
 
-def _check_stressor(key: str, shape: dict[str, Any]) -> None:
+def _check_stressor(key: str, kind: str, shape: dict[str, Any]) -> None:
+    known = _SIZES.get(kind, tuple(shape))
+    if missing := [name for name in known if name not in shape]:
+        remedy = f"Add {' and '.join(missing)}."
+        raise ConfigError(f"{key}.shape", dict(shape) or "(empty)", f"{' and '.join(known)} of the kind {kind}", remedy)
     for name, value in shape.items():
+        if name not in known:
+            raise ConfigError(
+                f"{key}.shape.{name}", value, f"only {' and '.join(known)} of the kind {kind}", "Drop it."
+            )
         kinds = (int, float) if name == "mib" else (int,)
         if type(value) not in kinds or not 0 < value <= MAX_SIZE:
             what = f"{'a number' if name == 'mib' else 'an integer'} above 0, at most {MAX_SIZE}"

@@ -103,3 +103,20 @@ def test_a_dialled_stressor_is_a_model_beside_the_one_it_comes_from(folder):
     own.write_text("name: stress_dram_64\nrole: stressor\narchitecture: dram\nshape: {mib: 0, repeats: 64}\n")
     with pytest.raises(Refused, match=r"shape\.mib.*above 0"):
         _plan(f"--config-dir={folder}", "mix=bert_base+stress_dram_64")
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "named"),
+    [
+        ("dram", "{mib: 64}", r"shape=.* Add repeats"),
+        ("sm", "{}", r"shape=.* Add size and repeats"),
+        ("launch", "{repeats: 3, mib: 64}", r"shape\.mib=64: .*only repeats"),
+        ("dram", "{mbi: 64, mib: 64, repeats: 4}", r"shape\.mbi=64: .*only mib and repeats"),
+    ],
+)
+def test_a_shape_of_another_kind_of_stressor_is_refused(folder, kind, shape, named):
+    """Each kind needs its own sizes, and reads no others."""
+    text = f"name: dialled\nrole: stressor\narchitecture: {kind}\nshape: {shape}\n"
+    (folder / "models" / "dialled.yaml").write_text(text)
+    with pytest.raises(Refused, match=rf"mix\.tenants\.dialled\.{named}"):
+        _plan(f"--config-dir={folder}", "mix=bert_base+dialled")
