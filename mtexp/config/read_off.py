@@ -70,8 +70,9 @@ def read_off(key: str, model: ModelSpec, workload: WorkloadSpec) -> ReadOff:
 @cache
 def _ask(asked: str) -> dict[str, Any]:
     for _ in range(2):  # one that ended between two questions, because none came, is started again
-        child, fresh = _running()
+        fresh = True
         try:
+            child, fresh = _running()
             child.stdin.write(asked + "\n")
             child.stdin.flush()
             if not select.select([child.stdout], [], [], PATIENCE_S)[0]:

@@ -39,6 +39,7 @@ def test_one_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_one_that_cannot_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     read_off._end()
-    monkeypatch.setattr(read_off.sys, "executable", "/bin/false")
-    assert "counting failed" in read_off._ask(question(128))["error"]
+    for width, executable in ((128, "/bin/false"), (256, "/nowhere/python")):
+        monkeypatch.setattr(read_off.sys, "executable", executable)
+        assert "counting failed" in read_off._ask(question(width))["error"]
     read_off._end()
