@@ -43,6 +43,8 @@ _ODDS = math.log(2)
 """Odds of a model without counters, as a logarithm: two of three SMs work."""
 SM_ACTIVITY = "SM activity"
 """The trait that the law of kernels has a slope for."""
+HALF = "MPS: half of the SMs"
+"""The trait of a model that was measured alone with half of the SMs; the others are named after a stressor."""
 Ranges = Mapping[str, tuple[float, float]]
 """The least and the most that a fit was learnt from, by trait."""
 _ABOUT = np.linspace(0.97, 1.03, 13)

@@ -77,7 +77,8 @@ def _predictor(options: argparse.Namespace) -> tuple[Predictor, Results | None, 
     if predictor.format < FORMAT:
         sys.stderr.write(
             f"warning: --predictor {options.predictor} is of an earlier format: it neither marks nor bounds a model "
-            "that lies outside what it was learned from. --save writes one that does\n"
+            "that lies outside what it was learned from. One that is learned from runs now does (--save without "
+            "--predictor)\n"
         )
     if options.query or options.sweep or options.records is not None:
         predictor, frozen = with_runs_alone(predictor, pool(read(options, include_invalid=False), draws=FEW_DRAWS))
@@ -103,6 +104,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_source(parser, positional=False)
     options = parser.parse_args(arguments)
+    if options.next < 0:
+        raise DataError(f"--next {options.next}: allowed: 0 or more")
     if not (options.mixes or options.next or options.suspects or options.save or options.rest or options.check):
         raise DataError("nothing to do: name a mix, e.g. bert_base+mistral_7b, or give --next, --suspects, --save, "
                         "--rest or --check")  # fmt: skip

@@ -209,14 +209,14 @@ def _by_rivals(
 
 
 def not_measured(predictor: Predictor, modes: Sequence[str]) -> dict[tuple[str, str], list[str]]:
-    """Pairs of models alone that no measured mix of a mode is, each with those modes."""
+    """Pairs of models alone that no measured mix of a mode is and that it can predict, each with those modes."""
     found: dict[tuple[str, str], list[str]] = {}
     for mode in modes:
         fit = predictor.fits[mode]
         names = sorted(name for name, lone in predictor.lone.items() if lone.execution == fit.execution)
         measured = set(fit.measured)
         for pair in itertools.combinations_with_replacement(names, 2):
-            if pair not in measured:
+            if pair not in measured and not any(fit.lacking(predictor.lone[name]) for name in pair):
                 found.setdefault(pair, []).append(mode)
     return found
 

@@ -33,7 +33,21 @@ import numpy as np
 
 from mtexp.errors import MtexpError
 
-from .laws import Lone, Ranges, floored, form, from_law, law_of, nearest, offset, outside, sampled
+from .laws import (
+    HALF,
+    SLICES,
+    TOWARDS,
+    Lone,
+    Ranges,
+    floored,
+    form,
+    from_law,
+    law_of,
+    nearest,
+    offset,
+    outside,
+    sampled,
+)
 
 COVERAGE = 0.9
 NEW_MODEL, NEW_MIX, NOT_SAMPLED = "new model", "new mix", "new model without counters"
@@ -140,6 +154,10 @@ class Fit:
         """What of a model lies beyond what was learnt, by name: its value, and the nearest that was."""
         return outside(self.law, lone, self.ranges, self.columns)
 
+    def lacking(self, lone: Lone) -> list[str]:
+        """Traits that enter and are not known of a model."""
+        return [name for name in self.columns if name not in lone.traits]
+
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
@@ -226,6 +244,13 @@ class Predictor:
                 f"{', '.join(dict.fromkeys(wrong))}: no run of it alone with execution={fit.execution}, which {mode} "
                 f"is about. Measure it alone first (mix={wrong[0].split()[0]} execution={fit.execution})"
             )
+        if short := {label: fit.lacking(self.lone[label]) for label in labels if fit.lacking(self.lone[label])}:
+            label, lacking = next(iter(short.items()))
+            how = ", ".join(_measured_by(label.split()[0], trait) for trait in lacking)
+            raise NotPredictable(
+                f"{', '.join(short)}: {mode} was learnt with {', '.join(lacking)}, which was not measured of it. "
+                f"Measure it in that mode ({how}), or learn without those runs"
+            )
         for label, count in Counter(labels).items():
             neighbours = [self.lone[other] for other in labels]
             neighbours.remove(self.lone[label])
@@ -276,20 +301,54 @@ class Predictor:
                         **own,
                         **{name: tuple(own[name]) for name in ("columns", "slices", "ridge", "coefficients")},
                         "measured": tuple(map(tuple, own["measured"])),
-                        "ranges": {trait: tuple(ends) for trait, ends in own.get("ranges", {}).items()},
+                        "ranges": _ranges(own) if found["format"] == FORMAT else {},
                     }
                 )
                 for name, own in found["fits"].items()  # type: ignore[attr-defined]
             }
             lone = {name: _lone(own) for name, own in found["lone"].items()}  # type: ignore[attr-defined]
+            for name, fit in fits.items():
+                _require_whole(name, fit)
+            for name, one in lone.items():
+                _require_numbers(name, one)
             return cls(str(found["device"]), fits, lone, str(found["code"]), int(str(found["format"])))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise NotPredictable(f"not a predictor of this version (format {FORMAT}): {error}") from error
 
 
 def _lone(own: Mapping[str, Any]) -> Lone:
     traits = {name: tuple(pair) for name, pair in own["traits"].items()}
     return Lone(**{**own, "does": tuple(own["does"]), "traits": traits})
+
+
+def _ranges(own: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    return {trait: (low, high) for trait, (low, high) in own["ranges"].items()}
+
+
+def _require_whole(name: str, fit: Fit) -> None:
+    """Raise ValueError for a fit that cannot predict."""
+    if len(fit.coefficients) != len(TOWARDS[fit.law]) + len(fit.columns):
+        raise ValueError(f"{name} has {len(fit.coefficients)} coefficients")
+    if len(fit.slices) != (2 if fit.law == SLICES else 0):
+        raise ValueError(f"{name} has {len(fit.slices)} lengths of a time slice and a switch")
+    by_name = (fit.suffers, fit.inflicts, fit.half_widths)
+    numbers = [*fit.coefficients, *fit.slices, *(number for own in by_name for number in own.values())]
+    numbers += [end for ends in fit.ranges.values() for end in ends] + [fit.floor or 0.0]
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{name} has numbers that are not finite")
+
+
+def _require_numbers(name: str, lone: Lone) -> None:
+    """Raise ValueError for a model alone with numbers that it cannot have."""
+    above = (lone.latency_ms, *lone.in_mode_ms.values())
+    others = (lone.busy, lone.odds or 0.0, *(number for low, high in lone.traits.values() for number in (low, high)))
+    if not (all(math.isfinite(ms) and ms > 0 for ms in above) and all(map(math.isfinite, others))):
+        raise ValueError(f"{name} has a latency that is not above 0, or numbers that are not finite")
+
+
+def _measured_by(model: str, trait: str) -> str:
+    """What measures a trait of a model."""
+    return f"mix={model} mps_settings=half" if trait == HALF else f"mix={model}+{trait.partition(': ')[2]}"
 
 
 def _rounded(value: object) -> object:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from .baseline_runs import Measured
 from .frames import rows_of
-from .laws import Lone, mode_name
+from .laws import HALF, Lone, mode_name
 from .learning import learn_predictor
 from .pooling import Results
 from .predictions import Frozen
@@ -205,7 +205,7 @@ def _lone(key: _Key, own: _RunsAlone, others: Mapping[_Key, _RunsAlone], odds: f
     busy = min(busy_ms / latency_ms, 1.0)
     traits = dict(own.traits)
     if _HALF in in_mode_ms:
-        traits["MPS: half of the SMs"] = (math.log(in_mode_ms[_HALF] / in_mode_ms.get("MPS", latency_ms)), busy)
+        traits[HALF] = (math.log(in_mode_ms[_HALF] / in_mode_ms.get("MPS", latency_ms)), busy)
     runs = len(own.logs) or max(len(found) for found in own.in_mode.values())
     return Lone(own.label, latency_ms, busy, runs, execution, key, in_mode_ms, traits, odds)
 

@@ -12,7 +12,11 @@ from crossover_study import BUSY, GRAPH_MS, MODELS, MPS_COST, CrossoverStudy
 
 from analysis import predict
 from analysis.data import load
+from analysis.laws import Lone
+from analysis.learning import learn_predictor
 from analysis.pooling import pool
+from analysis.predictions import not_measured
+from analysis.predictor import Cell, NotPredictable, Predictor
 from analysis.predictor_data import lone_models, measured_cells
 
 FIRST, REST = "2026-01-01T00:00:00+00:00", "2100-01-01T00:00:00+00:00"
@@ -155,9 +159,68 @@ def test_what_was_measured_before_is_no_evidence(folder: Path, tmp_path: Path, c
         (["--check", "nowhere.json"], ("nowhere.json", "--write")),
         (["--rest"], ("--rest", "--write")),
         (["--suspects", "--write", "x.json"], ("nothing to write", "--rest")),
+        (["--next", "-3"], ("--next -3", "0 or more")),
     ],
 )
 def test_bad_input_is_refused(folder: Path, arguments: list[str], facts: tuple[str, ...], capsys: Any) -> None:
     assert predict.main([*arguments, "--records", str(folder)]) == 2
     said = capsys.readouterr().err
     assert all(fact in said for fact in facts), said
+
+
+def predictor_of_three(mode: str, **traits: tuple[float, float]) -> Predictor:
+    """Of four models as graphs, learnt from the pairs of three, which have the traits."""
+    sharing = mode.partition(", ")[0]
+    own = {f"{sharing}: {name}": pair for name, pair in traits.items()}
+    lone = {
+        f"m{n}": Lone(f"m{n}", 2.0 + n, 1.0, 3, "cuda_graph", odds=0.2 * n, traits=own if n < 3 else {})
+        for n in range(4)
+    }
+    pairs = [(a, b) for a in range(3) for b in range(3)]
+    cells = [Cell(mode, f"m{a}+m{b}", lone[f"m{a}"], (lone[f"m{b}"],), 0.7 + 0.1 * b - 0.1 * a) for a, b in pairs]
+    return learn_predictor(cells, lone, "GPU")
+
+
+def test_a_model_that_no_stressor_was_run_beside_is_refused_where_all_others_were() -> None:
+    mode = "MPS, cuda_graph"
+    predictor = predictor_of_three(mode, stress_dram=(0.3, 0.1))
+    assert predictor.predict(["m0", "m1"], mode)
+    with pytest.raises(NotPredictable, match=r"m3: .*MPS: stress_dram.*mix=m3\+stress_dram"):
+        predictor.predict(["m0", "m3"], mode)
+    assert not any("m3" in pair for pair in not_measured(predictor, [mode]))
+    assert ("m0", "m3") in not_measured(predictor_of_three(mode), [mode])
+
+
+@pytest.mark.parametrize(
+    ("mode", "part", "broken"),
+    [
+        ("MPS, cuda_graph", "coefficients", [0.1]),
+        ("MPS, cuda_graph", "coefficients", ["a", "b", "c"]),
+        ("MPS, cuda_graph", "coefficients", [0.1, float("nan"), 1.0]),
+        ("MPS, cuda_graph", "half_widths", {"new mix": "wide"}),
+        ("MPS, cuda_graph", "ranges", {"SM activity": [1.0]}),
+        ("time slicing, cuda_graph", "slices", []),
+    ],
+)
+def test_a_file_that_cannot_predict_is_refused_when_it_is_read(mode: str, part: str, broken: Any) -> None:
+    whole: Any = json.loads(json.dumps(predictor_of_three(mode).to_json()))
+    assert Predictor.from_json(whole).predict(["m0", "m1"], mode)
+    whole["fits"][mode][part] = broken
+    with pytest.raises(NotPredictable, match="not a predictor"):
+        Predictor.from_json(whole)
+
+
+@pytest.mark.parametrize("latency_ms", [0, -1.0, float("nan"), "fast", None])
+def test_a_model_without_a_latency_is_refused_when_it_is_read(latency_ms: Any) -> None:
+    whole: Any = json.loads(json.dumps(predictor_of_three("MPS, cuda_graph").to_json()))
+    whole["lone"]["m0"]["latency_ms"] = latency_ms
+    with pytest.raises(NotPredictable, match="not a predictor"):
+        Predictor.from_json(whole)
+
+
+def test_a_file_of_today_without_ranges_is_refused() -> None:
+    """Only files of the earlier format say none, and are warned of."""
+    whole: Any = json.loads(json.dumps(predictor_of_three("MPS, cuda_graph").to_json()))
+    del whole["fits"]["MPS, cuda_graph"]["ranges"]
+    with pytest.raises(NotPredictable, match="ranges"):
+        Predictor.from_json(whole)
