@@ -177,10 +177,12 @@ class _Session:
         own.listed += listed(self.device)
         tenants = [pid for each in self.going for pid in (*each.tenants.pids, *each.servers.pids())]
         others = (os.getpid(), *(pid for each in self.going for pid in each.sharing.pids()))
-        external = own.spec.sharing.mps_mode == "external"
-        occupants = identify(self.listed_before, own.listed, tenants, others, external_mps=external)
-        for result in own.results:
-            result.occupants = occupants
+        for each in self.going:  # those that looked before this one's MPS server was known, again
+            if each.listed:
+                external = each.spec.sharing.mps_mode == "external"
+                occupants = identify(self.listed_before, each.listed, tenants, others, external_mps=external)
+                for result in each.results:
+                    result.occupants = occupants
 
     def _sampler(self, cores: CorePlan) -> Sampler:
         several = len(self.places) > 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import mtexp.running.measurement as sessions
 from mtexp.running.bare_record import RecordContext
 from mtexp.running.churn_record import Churned, keep_churn
 from mtexp.running.measured import Measurement
@@ -79,3 +81,27 @@ def test_a_churn_run_knows_foreign_processes_from_neighbours_that_have_gone(tmp_
     assert found.verdict == "INVALID"
     assert [finding.message.count("pid 7") for finding in found.findings if finding.code == "foreign-process"] == [1]
     assert found.telemetry_notes["foreign"]["processes"][0]["pid"] == 7
+
+
+def test_the_mps_server_of_a_mode_that_warms_up_later_is_no_foreign_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Modes side by side warm up one after the other; interrupted after that, no run names the server of another."""
+
+    def a_set(mode: str, pid: int, servers: tuple[int, ...]) -> SimpleNamespace:
+        spec = SimpleNamespace(sharing=SimpleNamespace(mps_mode=mode))
+        tenants = SimpleNamespace(pids=(pid,))
+        none = SimpleNamespace(pids=lambda: ())
+        own = SimpleNamespace(spec=spec, tenants=tenants, servers=none, listed=[], results=[SimpleNamespace()])
+        own.sharing = SimpleNamespace(pids=lambda: servers if own.listed else ())  # known once it was observed
+        return own
+
+    there = [GpuProcess(pid, "compute", "", 1.0) for pid in (10, 11, 12)]
+    monkeypatch.setattr(sessions, "listed", lambda device: there)
+    session = object.__new__(sessions._Session)
+    session.device, session.listed_before = SimpleNamespace(kind="gpu"), []
+    sliced, managed = a_set("disabled", 10, ()), a_set("managed", 11, (12,))
+    session.going = [sliced, managed]
+    for own in session.going:
+        session._look(own)
+    assert [own.results[0].occupants.foreign for own in session.going] == [(), ()]
