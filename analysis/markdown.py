@@ -67,11 +67,15 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
 def read(results: Results) -> str:
     """How the figures of a page are to be read."""
     limit, asked = claim_limit(results)
+    claims = (
+        f"A difference is claimed only where it stands among all {asked} that this page asks "
+        f"(Benjamini and Hochberg, 5 % false claims at most: p at most {limit:.2g}). "
+    )
+    claims = claims if asked else ""  # of open loop only: there is no STP to compare
     return (
         "Brackets hold 95 % intervals over runs, each by itself. Their spread is that of the point's own runs, shrunk "
         "to that of runs of the same model, sharing mode and load of the device; baselines of all GPUs of the kind "
-        f"count together. A difference is claimed only where it stands among all {asked} that this page asks "
-        f"(Benjamini and Hochberg, 5 % false claims at most: p at most {limit:.2g}). Averages are geometric means of "
+        f"count together. {claims}Averages are geometric means of "
         "the mixes measured here, each mix counts once. Fairness has the noise of measuring taken off. Energy errs as "
         "far as the counter and the sampled power lie apart."
     )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.window import Window
+from mtexp.text_tables import rounded
 
 STALL_FACTOR = 10.0
 """A pause or a request of so many median service times is a stop: of 1600 tenants in ``docs/results`` one has any, a
@@ -119,5 +120,5 @@ def _stopped(name: str, tenant: Activity) -> str:
     how = "once, for" if stops == 1 else f"in {stops} stops of up to"
     return (
         f"{name} stood still for {100 - tenant.active_pct:.1f} % of the window ({how} {tenant.longest_ms:.0f} ms), "
-        f"while its typical request takes {tenant.typical_ms:.3g} ms"
+        f"while its typical request takes {rounded(tenant.typical_ms, 3)} ms"
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mtexp.metrics.churn import KINDS, KindFigures
+from mtexp.text_tables import rounded
 
 ABSENT = "-"
 
@@ -54,7 +55,7 @@ def churn_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
                 "events": f"{metrics[f'{stem}_events']:.0f}",
                 "stall ms": _figure(metrics, f"{stem}_stall_ms"),
                 "median ms": _figure(metrics, f"{stem}_stall_p50_ms"),
-                "worst ms": f"{max((event['stall_ms'] for event in own), default=0.0):.4g}",
+                "worst ms": rounded(max((event["stall_ms"] for event in own), default=0.0), 4),
                 "p99 ms": _figure(metrics, f"{stem}_p99_ms"),
                 "lost": f"{metrics[f'{stem}_lost']:.0f}",
                 "died": ", ".join(f"{name} {count}x" for name, count in died.items()) or ABSENT,
@@ -71,6 +72,6 @@ def _figure(metrics: Mapping[str, float], key: str) -> str:
     """A value with its interval where it has one."""
     if key not in metrics:
         return ABSENT
-    text = f"{metrics[key]:.3g}"
+    text = rounded(metrics[key], 3)
     low, high = (metrics.get(f"{key}_ci_{end}") for end in ("low", "high"))
-    return text if low is None or high is None else f"{text} [{low:.3g}, {high:.3g}]"
+    return text if low is None or high is None else f"{text} [{rounded(low, 3)}, {rounded(high, 3)}]"

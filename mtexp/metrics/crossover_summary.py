@@ -20,6 +20,7 @@ from mtexp.metrics.latency import percentile_name, supported
 from mtexp.metrics.samples import ALONE, EDGE, Floats, Samples
 from mtexp.metrics.summary import Measured, Metrics, RunSummary, ends, insufficient_keys, summarise_tenant, totals
 from mtexp.metrics.window import Window
+from mtexp.text_tables import rounded
 
 Integers = NDArray[np.int64]
 
@@ -255,14 +256,14 @@ def crossover_findings(
                 "Raise measure.max_time_s, or measure.block_ms if it is set.",
                 name,
             )
-    reached_pct = run.get("half_width_pct")
-    missed = reached_pct is not None and reached_pct > target_pct
+    reached_pct = run.get("half_width_pct", 0.0)
+    missed = reached_pct > target_pct
     if missed:
         yield Finding(
             "warning",
             "target-missed",
-            f"the widest interval of slowdowns and STP is +- {reached_pct:.2g} % after {run['rounds']:.0f} rounds; "
-            f"measure.target_pct asked for {target_pct:g} % within {max_time_s:g} s",
+            f"the widest interval of slowdowns and STP is +- {rounded(reached_pct, 2)} % after "
+            f"{run['rounds']:.0f} rounds; measure.target_pct asked for {target_pct:g} % within {max_time_s:g} s",
             "Raise measure.max_time_s: four times the rounds halve an interval.",
         )
     noise_pct = run.get("host_noise_pct", 0.0)

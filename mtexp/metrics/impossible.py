@@ -19,6 +19,7 @@ from scipy.special import ndtri
 
 from mtexp.metrics.bootstrap import LEVEL
 from mtexp.metrics.finding import Finding
+from mtexp.text_tables import rounded
 
 IMPOSSIBLE = "impossible"
 TOLERANCE = 1.05
@@ -66,7 +67,7 @@ def _slowdowns(tenants: Sequence[Compared], z: float) -> Iterator[Finding]:
                 "invalid",
                 IMPOSSIBLE,
                 f"{tenant.id} has a slowdown of {tenant.slowdown:.2f}, surely below {tenant.least:.2f}: no tenant is "
-                f"faster beside others than alone; its baseline took {tenant.baseline_ms:.4g} ms a request",
+                f"faster beside others than alone; its baseline took {rounded(tenant.baseline_ms, 4)} ms a request",
                 tenant=tenant.id,
             )
 

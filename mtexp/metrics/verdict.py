@@ -16,6 +16,7 @@ from mtexp.metrics.drift import DRIFT_LIMIT_PCT, Drift
 from mtexp.metrics.finding import INVALID, VALID, Finding, sentences, verdict_of
 from mtexp.metrics.foreign import Foreign, foreign_findings
 from mtexp.metrics.latency import PERCENTILES, insufficient, min_iterations
+from mtexp.text_tables import rounded
 
 __all__ = [
     "CLOCK_LIMIT",
@@ -178,7 +179,7 @@ def _baseline_drift(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "invalid",
                 "baseline-drift",
-                f"{moved}; expected at most {max(BASELINE_DRIFT_LIMIT_PCT, tenant.baseline_noise_pct):.3g} %",
+                f"{moved}; expected at most {rounded(max(BASELINE_DRIFT_LIMIT_PCT, tenant.baseline_noise_pct), 3)} %",
                 "Let the device reach a steady temperature and clock, then repeat the run; baseline.max_age_h=0 "
                 "measures its baselines just before it.",
                 tenant.id,

@@ -29,6 +29,7 @@ from mtexp.records import keys
 from mtexp.records.files import RECORD
 from mtexp.records.record import RunRecord, load
 from mtexp.spec import RunSpec
+from mtexp.text_tables import rounded
 
 FILE = "capacity.json"
 FORMAT_VERSION = 1
@@ -175,7 +176,7 @@ def said(search: Search) -> str:
 
 
 def _value(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4g}"
+    return "none" if value is None else rounded(value, 4)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -207,4 +208,4 @@ def rows(search: Mapping[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def _number(value: float | None, absent: str) -> str:
-    return absent if value is None else f"{value:.4g}"
+    return absent if value is None else rounded(value, 4)

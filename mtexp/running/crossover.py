@@ -21,6 +21,7 @@ from mtexp.metrics.samples import MEASURE, WARMUP, Samples
 from mtexp.metrics.side_by_side import Side, mode_ratios
 from mtexp.records import live_files
 from mtexp.spec import MeasureSpec, RunSpec
+from mtexp.text_tables import rounded
 
 LEAST_BLOCK_MS = 50.0
 """Shortest block of an automatic length: neighbouring blocks must lie close together, and switching takes 4 ms."""
@@ -280,9 +281,8 @@ class _SetProgress:
     def _refuse_if(self, name: str, short: bool, request_ms: float) -> None:
         if self.rule.block_ms and short:
             needed = REQUESTS_A_BLOCK * max(self.request_ms.values())
-            allowed = (
-                f"at least {MIN_REQUESTS} requests of every tenant, and one of {name} takes {request_ms:.3g} ms here"
-            )
+            needs = f"one of {name} takes {rounded(request_ms, 3)} ms here"
+            allowed = f"at least {MIN_REQUESTS} requests of every tenant, and {needs}"
             remedy = f"Set measure.block_ms={needed:.0f} or more, or leave it out: blocks are then as long as needed."
             raise ConfigError("measure.block_ms", f"{self.rule.block_ms:g}", allowed, remedy)
 

@@ -12,6 +12,7 @@ from mtexp.metrics.finding import Finding
 from mtexp.metrics.impossible import Compared, impossible
 from mtexp.metrics.summary import Metrics, RunSummary
 from mtexp.running.baselines import BaselineRun
+from mtexp.text_tables import rounded
 
 _ONCE = "Set baseline.max_age_h=0, so that baselines are measured just before the run, and run it on a quiet host."
 _TWICE = (
@@ -89,7 +90,8 @@ def _again(tenant: str, first_ms: float, second_ms: float) -> Finding:
         "warning",
         "baseline-again",
         f"figures against the first baseline of {tenant} were impossible; it was measured again after the run "
-        f"({second_ms:.4g} ms a request, {first_ms:.4g} before: {apart_pct:.0f} % apart), which is used",
+        f"({rounded(second_ms, 4)} ms a request, {rounded(first_ms, 4)} before: {apart_pct:.0f} % apart), "
+        "which is used",
         "Slowdowns against such a baseline are as uncertain. Repeat the run on a quiet host.",
         tenant,
     )

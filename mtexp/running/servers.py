@@ -11,6 +11,7 @@ from mtexp.metrics.samples import Samples
 from mtexp.sharing import SharingMode
 from mtexp.spec import RunSpec, TenantSpec
 from mtexp.telemetry import GpuProcess
+from mtexp.text_tables import rounded
 
 LAG_LIMIT = 0.05
 """The client's own lag as a share of the mean latency, above which a run is INVALID ..."""
@@ -98,7 +99,7 @@ def _lag(tenant: TenantSpec, facts: Mapping[str, Any], samples: Samples) -> Iter
         yield Finding(
             "invalid",
             "client-lag",
-            f"the client of {tenant.id} was {lag_ms:.2f} ms late for a request of {latency_ms:.3g} ms "
+            f"the client of {tenant.id} was {lag_ms:.2f} ms late for a request of {rounded(latency_ms, 3)} ms "
             f"({facts['client_late_mean_ms']:.2f} ms to send, {facts['client_wait_ms']:.2f} ms without a core); "
             f"expected at most {max(LAG_MS, LAG_LIMIT * latency_ms):.2f} ms",
             remedy,

@@ -9,6 +9,7 @@ from mtexp.launch import TenantGroup
 from mtexp.metrics.bootstrap import percentile_interval, relative_half_width_pct
 from mtexp.running.jobs import protocol
 from mtexp.spec import MeasureSpec, RunSpec
+from mtexp.text_tables import rounded
 
 CAPTURE_S = 30.0
 """Longest measuring time of a traced run (nsys, torch): each of its kernels is an event to keep, send and read."""
@@ -62,7 +63,9 @@ def medians(spec: RunSpec, tenants: TenantGroup) -> str:
         if latency_ms.size >= _LEAST:
             found = percentile_interval(latency_ms, 50)
             half_ms = (found.high - found.low) / 2
-            said.append(f"{tenant.id} {found.value:.4g}" + (f" +- {half_ms:.1g}" if half_ms < math.inf else ""))
+            said.append(
+                f"{tenant.id} {rounded(found.value, 4)}" + (f" +- {rounded(half_ms, 1)}" if half_ms < math.inf else "")
+            )
     more = " ..." if len(spec.tenants) > _SHOWN else ""
     return f"; p50 ms {', '.join(said)}{more}" if said else ""
 

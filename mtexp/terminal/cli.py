@@ -79,6 +79,7 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         planned = plan(arguments, hardware=points.hardware, ask=ask_store)
     except MtexpError as error:
+        check()  # a signal in the middle of a library, which made another error of it
         say(f"{error}\n", error=True)
         return REFUSED
     if planned.dry_run:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mtexp.metrics.churn import KINDS, Event, Served, figures_of, joined, latencies_of, next_cycle, seen
+from mtexp.metrics.churn_rows import churn_rows
 
 MS = 1_000_000
 
@@ -161,3 +162,13 @@ def test_a_life_has_what_is_missing_and_the_steps_on_the_way() -> None:
     several = [kind for kind, _ in next_cycle(["quiet", "memory", "kill"], {"memory": 1}, 5, per_life=3)]
     assert several == ["quiet"] * 3 + ["start", "build", "warm_up", "load"] + ["memory"] * 3 + ["kill"]
     assert next_cycle(["memory"], {"memory": 4}, 5, per_life=3)[-2:] == [("memory", True), ("end", False)]
+
+
+def test_a_table_has_no_powers_of_ten() -> None:
+    """A stall of more than a second is 1390 ms."""
+    figures = {"fault_events": 30.0, "fault_lost": 7058.0, "fault_stall_ms": 1386.77}
+    figures |= {f"fault_{name}": 1.0 for name in ("stall_p50_ms", "steady_died_pct", "back_s", "took_s")}
+    metrics = {f"churn_{key}": value for key, value in figures.items()}
+    event = {"kind": "fault", "died": [], "stall_ms": 12692.7}
+    (row,) = churn_rows({"metrics": metrics, "events": [event]})
+    assert (row["stall ms"], row["worst ms"]) == ("1387", "12693")

@@ -16,6 +16,12 @@ SMALL = FakeMig("MIG-11111111-0000-0000-0000-000000000000", "1g.18gb", gi_id=9, 
 LARGE = FakeMig("MIG-22222222-0000-0000-0000-000000000000", "3g.71gb", gi_id=1, memory_mib=71_680, sm_count=60)
 
 
+@pytest.fixture(autouse=True)
+def all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the caller's environment hides."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
 def _host(**changes):
     return FakeNvml(FakeGpu(A, **changes), FakeGpu(B))
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 
 from mtexp.config.hardware import hardware_of
 from mtexp.config.plan import plan
-from mtexp.errors import LeaseBusy
+from mtexp.errors import ConfigError, LeaseBusy
 from mtexp.host import Device
 from mtexp.records.record import RunRecord
 from mtexp.running.runner import Job
@@ -218,6 +219,22 @@ def test_a_store_that_cannot_be_is_refused(
     assert "hunter2" not in said.err + said.out
     assert not runner.jobs
     assert not list(Path.cwd().iterdir())
+
+
+def test_an_interrupt_of_the_plan_is_no_refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C in the middle of a library that makes another error of it, which the plan takes for a wrong value."""
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ConfigError("configuration", "x", "another", "") from None
+
+    monkeypatch.setattr(cli, "plan", interrupted)
+    assert cli.main(["runtime=cpu"]) == 130
+    assert "refused" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("moment", ["plan", "_announce", "conclude"])
