@@ -73,7 +73,7 @@ def fit(cells: Sequence[Cell]) -> Fit:
             blind = solve(rest, learnt)
             for cell in of_it:
                 basis = blind.basis((cell.victim, *cell.neighbours))
-                if basis == OUTSIDE:  # how far off says nothing of the next that lies outside
+                if basis == OUTSIDE:  # its error tells no interval for another model outside
                     continue
                 kind = kind_of(basis, 1 + len(cell.neighbours))
                 errors.setdefault(kind, []).append(abs(cell.log - blind.log(cell.victim, cell.neighbours)))

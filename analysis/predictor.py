@@ -198,11 +198,10 @@ class Predictor:
         if own is None:
             like = [other.label for other in ways if other.does[0] == label]
         else:
-            place = (
-                own.does.index(own.execution) if own.execution in own.does else 0
-            )  # the first: attention may be eager, too
-            wanted = (*own.does[:place], execution, *own.does[place + 1 :])
-            like = [other.label for other in ways if other.does == wanted]
+            words = list(own.does)
+            if own.execution in words:  # the first of them: the attention may be called eager, too
+                words[words.index(own.execution)] = execution
+            like = [other.label for other in ways if other.does == tuple(words)]
         return like[0] if len(like) == 1 else label
 
     def alone_ms(self, lone: Lone, mode: str) -> float:

@@ -131,7 +131,7 @@ def _narrow(row: Row) -> bool:
 
 
 def errors(rows: Sequence[Row], name: str) -> Errors | None:
-    """Of one predictor; None where it says nothing."""
+    """Errors of one predictor; None if it predicted none of the rows."""
     logs = [row.said[name] - row.cell.log for row in rows if name in row.said]
     return Errors.of(logs) if logs else None
 

@@ -44,6 +44,7 @@ from mtexp.spec import (
     TenantSpec,
     TrackingSpec,
 )
+from mtexp.text_tables import rounded
 from mtexp.tracking import uri
 
 _NAMED_SHARES = {"default": 0.0, "half": 50.0, "quarter": 25.0}
@@ -347,7 +348,7 @@ def _check_durations(config: Config, tenants: tuple[TenantSpec, ...]) -> None:
     for tenant in tenants:
         rate = tenant.arrival.rate_rps
         if rate and not tenant.arrival.trace and iterations / rate > longest_s:
-            allowed = f"at least {iterations / longest_s:.3g}: {iterations} requests within {longest_s:g} s"
+            allowed = f"at least {rounded(iterations / longest_s, 3)}: {iterations} requests within {longest_s:g} s"
             remedy = "Raise it, lower measure.iterations, or raise deadlines.measure_s."
             raise ConfigError("arrival.rate", f"{rate:g} ({tenant.id})", allowed, remedy)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from mtexp.config.trace_formats import Arrived, read_published, tokens
 from mtexp.errors import ConfigError
+from mtexp.text_tables import rounded
 
 _UNITS = {"arrival_s": 1, "arrival_ms": 1e3, "arrival_us": 1e6, "arrival_ns": 1e9}
 """Columns that are read where a file has several, and how many of their unit a second has."""
@@ -80,7 +81,7 @@ def _at_rate(key: str, path: str, requests: Sequence[Arrived], scale: str, rate_
         return [r._replace(time_s=(r.time_s - first_s) * own_rps / rate_rps) for r in requests]
     if rate_rps > own_rps:
         allowed = f"a trace of at least {rate_rps:g} requests a second to thin"
-        remedy = f"It has {own_rps:.4g}: lower the rate, or use arrival.scale=stretch."
+        remedy = f"It has {rounded(own_rps, 4)}: lower the rate, or use arrival.scale=stretch."
         raise ConfigError(key, path, allowed, remedy)
     share, drawn = rate_rps / own_rps, random.Random(seed)
     kept = [r._replace(time_s=r.time_s - first_s) for r in requests if drawn.random() < share]

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mtexp.metrics.latency import min_iterations
+from mtexp.text_tables import rounded
 
 WINDOW_LEVELS = 20
 """Levels that fit the window of a probe at least: a queue that grows by less than a level meanwhile means arrivals that
@@ -146,7 +147,8 @@ def _doubt(metrics: Mapping[str, float], attainment_pct: float) -> str:
         return f"had {requests} requests in the window and {needed} are needed: raise measure.iterations"
     window_s, needed_s = requests / metrics["throughput_rps"], needed_window_s(metrics["slo_ms"])
     if window_s < _WHOLE_REQUESTS * needed_s:
-        return f"was measured for {window_s:.2g} s and {needed_s:.2g} s are needed: raise measure.min_time_s"
+        took = f"was measured for {rounded(window_s, 2)} s"
+        return f"{took} and {rounded(needed_s, 2)} s are needed: raise measure.min_time_s"
     return ""
 
 

@@ -30,6 +30,7 @@ from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.running.outputs import output_findings
 from mtexp.spec import RunSpec
 from mtexp.telemetry import TelemetrySummary, read
+from mtexp.text_tables import rounded
 
 _FEW_WAITING = 0.01
 """Share of the requests above which p99 is one of those that wait."""
@@ -165,8 +166,8 @@ def _to_catch_up(spec: RunSpec, events: Sequence[Event]) -> str:
     if window_s <= spec.churn.window_s:
         return "It does not keep up beside this neighbour: set a lower arrival.load or arrival.rate."
     return (
-        f"Set churn.window_s={window_s}: an event took up to {took_s:.2g} s, and the next one came before the steady "
-        "tenant had caught up. With a lower arrival.load it catches up sooner."
+        f"Set churn.window_s={window_s}: an event took up to {rounded(took_s, 2)} s, and the next one came before the "
+        "steady tenant had caught up. With a lower arrival.load it catches up sooner."
     )
 
 
@@ -176,5 +177,5 @@ def _to_have_requests(spec: RunSpec) -> str:
         return "Set churn.window_s longer than the pauses of the trace, and use a trace that lasts as long as the run."
     needed_s = _REQUESTS_A_WINDOW / arrival.rate_rps
     if needed_s <= window_s:
-        return f"{arrival.rate_rps:.3g} requests were to come in a second: see the log of the steady tenant."
-    return f"A request comes every {1 / arrival.rate_rps:.2g} s: set churn.window_s={math.ceil(needed_s)}."
+        return f"{rounded(arrival.rate_rps, 3)} requests were to come in a second: see the log of the steady tenant."
+    return f"A request comes every {rounded(1 / arrival.rate_rps, 2)} s: set churn.window_s={math.ceil(needed_s)}."

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mtexp.metrics.finding import Finding
 from mtexp.running.measured import Measurement
 from mtexp.spec import RunSpec
+from mtexp.text_tables import rounded
 
 
 def shared_findings(spec: RunSpec, measured: Measurement) -> Iterator[Finding]:
@@ -31,6 +32,7 @@ def shared_findings(spec: RunSpec, measured: Measurement) -> Iterator[Finding]:
     yield Finding(
         "note",
         "weights-shared",
-        f"weights of {once_mib:.3g} MiB are in memory once for {len(facts)} tenants; {what} (MiB) {', '.join(beside)}",
+        f"weights of {rounded(once_mib, 3)} MiB are in memory once for {len(facts)} tenants; "
+        f"{what} (MiB) {', '.join(beside)}",
         "With weights of its own, every further tenant would need as much again.",
     )

@@ -212,7 +212,7 @@ def _headline(label: str, key: str, figures: Mapping[str, float]) -> str:
 
 
 def _cell(tenant: TenantRecord, key: str) -> str:
-    return f"{tenant.metrics[key]:.4g}{'?' if key in tenant.insufficient else ''}"
+    return f"{rounded(tenant.metrics[key], 4)}{'?' if key in tenant.insufficient else ''}"
 
 
 def _common_tags(record: RunRecord) -> dict[str, Any]:

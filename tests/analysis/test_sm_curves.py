@@ -167,7 +167,7 @@ def test_the_command_says_what_was_measured_and_what_to_measure(
 def test_splits_are_executed_as_their_curves(
     tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Curves of eager mode: eager runs are measured and shown, and a split of CUDA graphs says nothing of them."""
+    """With eager curves, splits are measured and shown in eager mode; a split of CUDA graphs leaves those runs out."""
     for model in ("bert_base", "distilgpt2"):
         _measured_curve(tmp_path, model, TIMES, "eager")
     ALONE_MS["bert_base"] = ALONE_MS["distilgpt2"] = 2.04

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from mtexp.records.samples_file import read_iterations
+from mtexp.running.shared_weights import shared_findings
 from tests.run.run_helpers import Workplace
 
 pytestmark = pytest.mark.process
@@ -51,3 +54,12 @@ def test_replicas_have_their_weights_in_memory_once(workplace: Workplace) -> Non
     assert {finding.code for finding in record.findings} >= {"weights-shared"}
     assert record.status == "FINISHED", record.failure
     assert not [finding for finding in record.findings if finding.code in ("weights-not-shared", "wrong-output")]
+
+
+def test_the_note_of_shared_weights_has_no_power_of_ten() -> None:
+    """Weights of gigabytes are 2357 MiB, not 2.36e+03."""
+    own = {"weights_checksum": "x", "shared_weights_mib": 2357.1, "memory_peak_mib": 598.2}
+    facts = {"a": own | {"weights": "kept"}, "b": own | {"weights": "borrowed"}}
+    spec = SimpleNamespace(sharing=SimpleNamespace(share_weights=True), tenants=("a", "b"), runtime="gpu")
+    (finding,) = shared_findings(spec, SimpleNamespace(facts_after=facts))
+    assert finding.message.startswith("weights of 2357 MiB are in memory once for 2 tenants")
