@@ -44,6 +44,8 @@ def arguments() -> argparse.ArgumentParser:
     made.add_argument("--execution", default="eager", help="eager (default), cuda_graph, or both with a comma")
     made.add_argument("--max-time-s", type=float, default=15.0, help="measure.max_time_s of crossover; default 15")
     made.add_argument("--designs", default=",".join(DESIGNS), help="some of separate,sustained,crossover")
+    made.add_argument("--pairs", default=",".join(PAIRS), help=f"mixes on a GPU; default {','.join(PAIRS)}")
+    made.add_argument("--iterations", type=int, default=100, help="measure.iterations; default 100")
     made.add_argument("--out", type=Path, default=Path("designs.jsonl"), help="a line a run; default designs.jsonl")
     made.add_argument("--from", dest="measured", type=Path, help="measure nothing; the table of such a file")
     return made
@@ -99,7 +101,7 @@ def _name(run: dict[str, Any]) -> str:
 
 def _turns(options: argparse.Namespace) -> Iterator[tuple[int, str, str, str, str]]:
     """Repeat, pair, mode, execution, design; each repeat in another order."""
-    pairs, modes = (PAIRS, MODES) if options.gpu else (("bert_base+llama_3_2_1b",), ("disabled",))
+    pairs, modes = (options.pairs.split(","), MODES) if options.gpu else (["bert_base+llama_3_2_1b"], ("disabled",))
     kinds = [(e, d) for e in options.execution.split(",") for d in options.designs.split(",")]
     cases = [(pair, mode, *kind) for kind in kinds for pair in pairs for mode in modes]
     for repeat in range(common.repeats_of(options)):
@@ -116,7 +118,7 @@ def _measure(
 
     overrides: dict[str, Any] = {"tracking": "none", "mps_settings": mode, **DESIGNS[design]}
     if options.gpu:
-        overrides |= {"runtime": "gpu", "execution": execution}
+        overrides |= {"runtime": "gpu", "execution": execution, "measure.iterations": options.iterations}
     else:
         overrides |= dict(text.split("=") for text in common.SMALL)
     if design == "crossover":
