@@ -42,8 +42,11 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
     parts += [block for sharing, found in matrices for block in _matrix(sharing, found)]
     combinations = tables.combinations(results, claim_limit(results)[0])
     if len(combinations):
-        parts += ["## Which combinations pay, by the lower end of STP", RANKED, _table(combinations, _COMBINATIONS)]
-    parts += ["## Every mix", LEGEND, _table(tables.overview(results), _OVERVIEW)]
+        said = legend_of_combinations(results, _there(combinations, _COMBINATIONS))
+        parts += ["## Which combinations pay, by the lower end of STP", said, _table(combinations, _COMBINATIONS)]
+    every_mix = tables.overview(results)
+    said = legend_of_mixes(results, _there(every_mix, _OVERVIEW))
+    parts += ["## Every mix", said, _table(every_mix, _OVERVIEW)]
     if len(results.impossible):
         parts += ["## Impossible", IMPOSSIBLE, _table(tables.impossible(results), _OVERVIEW | {"reason": "why"})]
     parts += ["## Alone", _table(tables.baselines(results), _BASELINES)]
@@ -51,7 +54,8 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
     if shown:
         parts.append("## Figures")
     parts += [
-        f"![{figure.title}]({images}/{figure.name}.svg)\n\n*{figure.title}.* {figure.caption}" for figure in shown
+        f"![{figure.title}]({images}/{figure.name}.svg)\n\n*{figure.title}.* {figure.caption_of(results)}"
+        for figure in shown
     ]
     if len(data.invalid):
         count = len(data.invalid)
@@ -86,16 +90,49 @@ IMPOSSIBLE = (
     "that, so the baselines are not of the same state. These points are in no ranking, average or figure. Measure "
     "them again."
 )
-LEGEND = (
-    "Spread: how far runs of the same lie apart in mean latency, of the tenant in which they differ most. Capped: "
-    "share of the window in which the power cap lowered the clocks (power-limited). Points with requests in open "
-    "loop have no STP: what they get done is what was asked of them."
-)
-RANKED = (
-    "Pays: STP is surely above 1 (yes), below (no), or neither (open), as a claim among all of this page. Spread "
-    "alone: how far runs alone of one of the tenants lie apart in mean latency, which is what makes more STP than "
-    "tenants possible. Capped: share of the window in which the power cap lowered the clocks."
-)
+_MEANS = {
+    "stp": "the work done together, in units of what each tenant does alone; 1 = taking turns",
+    "antt": "the mean slowdown of the tenants",
+    "fairness": "progress of the tenant that gets least / of the one that gets most; 1 = even",
+    "pays": "STP is surely above 1 (yes), below (no), or neither (open), as a claim among all of this page",
+    "frontier": "no other combination has both a higher lower end of STP and a lower upper end of the worst slowdown",
+    "spread_pct": "how far repeated runs lie apart in mean latency, of the tenant in which they differ most",
+    "spread_alone_pct": "how far runs alone of one of the tenants lie apart in mean latency; where that is much, "
+    "STP can exceed the number of tenants",
+    "overlap_pct": "share of the window in which all tenants had a request in flight",
+    "power_capped_pct": "share of the window in which the power cap lowered the clocks",
+}
+"""What columns mean that a heading alone does not say."""
+
+
+def legend_of_mixes(results: Results, shown: Mapping[str, str]) -> str:
+    """What the table of every mix shows; ``shown`` are the headings of its columns, by their key."""
+    parts = [_meanings(shown)]
+    if tables.compared_within_mode(results) and "stp" in shown:
+        parts.append(
+            "STP, ANTT and fairness here compare with alone under the same sharing mode; the table of combinations "
+            "compares with alone on the whole device without one, so that what the mode itself costs is in it."
+        )
+    if not results.points["closed"].astype(bool).all():
+        parts.append("Points with requests in open loop have no STP: what they get done is what was asked of them.")
+    return " ".join(filter(None, parts))
+
+
+def legend_of_combinations(results: Results, shown: Mapping[str, str]) -> str:
+    """What the table of combinations shows; ``shown`` are the headings of its columns, by their key."""
+    parts = [_meanings(shown)]
+    if tables.compared_within_mode(results):
+        parts.append("STP, ANTT and slowdowns compare with alone on the whole device without a sharing mode.")
+    return " ".join(filter(None, parts))
+
+
+def _meanings(shown: Mapping[str, str]) -> str:
+    """``Capped %: share of ...``, for the columns that are shown and under the name that they have there."""
+    return " ".join(
+        f"{shown[name][:1].upper()}{shown[name][1:]}: {said}." for name, said in _MEANS.items() if name in shown
+    )
+
+
 ONCE = (
     "Nothing was measured twice: intervals hold the noise inside a run, not how runs differ. "
     "Measure what matters with repetitions=3."
@@ -166,8 +203,13 @@ def _matrix(sharing: str, found: pd.DataFrame) -> list[str]:
     return [f"## Who slows whom under {sharing}", "\n".join(lines)]
 
 
+def _there(frame: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
+    """Those of the columns that have a value."""
+    return {name: label for name, label in columns.items() if name in frame and frame[name].notna().any()}
+
+
 def _table(frame: pd.DataFrame, columns: Mapping[str, str]) -> str:
-    there = {name: label for name, label in columns.items() if name in frame and frame[name].notna().any()}
+    there = _there(frame, columns)
     lines = [f"| {' | '.join(there.values())} |", "|---" * len(there) + "|"]
     lines += [f"| {' | '.join(_figure(row, name) for name in there)} |" for row in rows_of(frame)]
     return "\n".join(lines)

@@ -114,10 +114,11 @@ def who_pays(results: Results, judge: Judge) -> Iterable[Answer]:
             continue
         cell, most = max(known, key=lambda pair: pair[1].value)
         largest = f", the largest of {len(known)}" if len(known) > 1 else ""
+        against = f" against alone under {sharing}" if tables.compared_within_mode(results, sharing) else ""
         worst = most.interval
         claim = (
             f"Under {sharing} the worst off, as measured, is {cell['victim']} beside {cell['neighbour']}, "
-            f"slowed {text(worst)} times{largest}"
+            f"slowed {text(worst)} times{against}{largest}"
         )
         for name, says in (("victim", "{} pays most"), ("neighbour", "{} costs its neighbours most")):
             claim += _extreme(known, name, says, judge)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mtexp.metrics.repeats import geometric_mean
+from mtexp.metrics.repeats import Estimate, geometric_mean
 
 from .answers import MPS, TURNS, Answer, Judge, comparable, gains, matched, missing, over
 from .fairness import Progress, true_fairness
@@ -88,25 +88,34 @@ def is_sharing_fair(results: Results, judge: Judge) -> Iterable[Answer]:
             f"Under {sharing} the tenant that gets least makes {text(average.interval)} of the progress of the one that"
         )
         claim = f"{said} gets most {over(list(own))}"
-        turns = _progress(results, TURNS) if sharing != TURNS else {}
-        both = [labels for labels in own if labels in turns]
-        if not both:
+        compared = fairness_against_turns(results, sharing)
+        if compared is None:
             yield Answer(question, f"{claim}.", judge.differs(average), average.interval)
             continue
-        before = true_fairness([turns[labels] for labels in both])
-        ratio = true_fairness([own[labels] for labels in both]) / before
+        after, before, both = compared
+        ratio = after / before
         against, claimed = ratio.interval, judge.differs(ratio)
         word = "fairer than" if against.value > 1 else "less fair than"
         word = word if claimed else "not clearly fairer or less fair than"
         yield Answer(
             question,
             f"{claim}: {word} time slicing with {text(before.interval)} on the same mixes, by {text(against)} "
-            f"{over(both)}.",
+            f"{over(range(both))}.",
             claimed,
             against,
         )
     if not answered:
         yield missing("Is MPS fair?", "a mix of two tenants or more with baselines", "mix=pair baseline=auto")
+
+
+def fairness_against_turns(results: Results, sharing: str) -> tuple[Estimate, Estimate, int] | None:
+    """Fairness under a sharing mode and under time slicing over the same mixes, and how many; None for none."""
+    own, turns = _progress(results, sharing), _progress(results, TURNS) if sharing != TURNS else {}
+    both = [labels for labels in own if labels in turns]
+    if not both:
+        return None
+    after, before = (true_fairness([found[labels] for labels in both]) for found in (own, turns))
+    return after, before, len(both)
 
 
 def _progress(results: Results, sharing: str) -> dict[tuple[str, ...], Progress]:

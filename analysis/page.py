@@ -108,6 +108,11 @@ def table_view(frame: pd.DataFrame, *, folded: str = "") -> Table:
     return Table(columns, rows, folded)
 
 
+def headings(frame: pd.DataFrame) -> dict[str, str]:
+    """The heads under which :func:`table_view` shows the columns of a table; a column of nothing has none."""
+    return {str(name): _heading(str(name)) for name in frame.dropna(axis="columns", how="all").columns}
+
+
 def _alignment(column: pd.Series[Any]) -> str:
     if pd.api.types.is_numeric_dtype(column):
         return "n"

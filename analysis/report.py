@@ -57,7 +57,7 @@ def build(results: Results, figures: Mapping[str, go.Figure], *, title: str = ""
         lead=_lead(results),
         caveats=first.caveats,
         summary=first,
-        pairs=who_slows_whom(answers, first.maps),
+        pairs=who_slows_whom(results, answers, first.maps),
         questions=questions(results, answers, figures),
         appendix=appendix(results, answers, figures),
     )

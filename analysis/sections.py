@@ -20,7 +20,7 @@ from . import markdown, tables
 from .answers import Answer
 from .capacity import capacities
 from .findings import claim_limit
-from .page import Table, figure_html, table_view
+from .page import Table, figure_html, headings, table_view
 from .plots import FIGURES
 from .pooling import Results
 from .sentences import SENTENCES
@@ -121,7 +121,7 @@ def questions(results: Results, answers: Sequence[Answer], figures: Mapping[str,
         own = [a for question in asked for a in answers if a.question == question and a.measured]
         section = _answered(title, own)
         if name in figures:
-            section.figures = [_shown(name, figures)]
+            section.figures = [_shown(name, figures, results)]
             if not section.answer and name in SENTENCES:
                 section.answer = SENTENCES[name](results)
         if section.answer:
@@ -129,10 +129,12 @@ def questions(results: Results, answers: Sequence[Answer], figures: Mapping[str,
     return found
 
 
-def who_slows_whom(answers: Sequence[Answer], maps: Sequence[HeatMap]) -> Section:
+def who_slows_whom(results: Results, answers: Sequence[Answer], maps: Sequence[HeatMap]) -> Section:
     """The maps of pairs with their sentence; those behind the first two are folded away."""
     section = _answered("Who slows whom", [a for a in answers if a.question == PAIRS and a.measured])
     section.maps = maps
+    if tables.compared_within_mode(results):
+        section.text = "The comparison is with alone under the same sharing mode: what the mode costs is not in it."
     return section
 
 
@@ -145,20 +147,21 @@ def _answered(title: str, own: Sequence[Answer]) -> Section:
     return Section(title, first.headline, first.claimed, [text for text in more if text])
 
 
-def _shown(name: str, figures: Mapping[str, go.Figure]) -> Shown:
-    caption = next(figure.caption for figure in FIGURES if figure.name == name)
+def _shown(name: str, figures: Mapping[str, go.Figure], results: Results) -> Shown:
+    caption = next(figure.caption_of(results) for figure in FIGURES if figure.name == name)
     return Shown(figure_html(figures[name], name), caption)
 
 
 def appendix(results: Results, answers: Sequence[Answer], figures: Mapping[str, go.Figure]) -> list[Section]:
     """Tables and method."""
     tenants = tables.tenants(results).drop(columns=["point", "position", "saturated"], errors="ignore")
+    every_mix = _every_mix(results)
     return [
         Section(
             "What was run, on what",
             facts=facts(results.data.runs),
-            text=markdown.LEGEND,
-            tables=[table_view(_every_mix(results))],
+            text=markdown.legend_of_mixes(results, headings(every_mix)),
+            tables=[table_view(every_mix)],
         ),
         *_ranked(results),
         *_capacity(results),
@@ -188,8 +191,9 @@ def _ranked(results: Results) -> list[Section]:
     if found.empty:
         return []
     found = found.assign(frontier=found["frontier"].map({True: "yes", False: ""}))
-    shown = table_view(found.drop(columns=["point", "p_value", "above_ideal"]))
-    return [Section("Combinations, by the lower end of STP", text=markdown.RANKED, tables=[shown])]
+    found = found.drop(columns=["point", "p_value", "above_ideal"])
+    said = markdown.legend_of_combinations(results, headings(found))
+    return [Section("Combinations, by the lower end of STP", text=said, tables=[table_view(found)])]
 
 
 def _capacity(results: Results) -> list[Section]:
@@ -223,12 +227,12 @@ def _method(results: Results, answers: Sequence[Answer], figures: Mapping[str, g
     if timer:
         table = tables.event_timer(results).drop(columns=["point", "model", "position"])
         section = _answered(timer[0].question, timer)
-        section.figures = [_shown("event-timer", figures)] if "event-timer" in figures else []
+        section.figures = [_shown("event-timer", figures, results)] if "event-timer" in figures else []
         section.tables = [table_view(table, folded="event timer, tenant by tenant")]
         found.append(section)
     drawn = [figure for figure in FIGURES if figure.name in METHOD[1:] and figure.name in figures]
     inside = [
-        Section(figure.title, SENTENCES[figure.name](results), figures=[_shown(figure.name, figures)])
+        Section(figure.title, SENTENCES[figure.name](results), figures=[_shown(figure.name, figures, results)])
         for figure in drawn
     ]
     return [*found, *inside]

@@ -7,7 +7,7 @@ sentences repeat what was measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,7 +21,7 @@ from .capacity import capacities
 from .frames import rows_of
 from .intervals import text
 from .plots.samples import by_neighbours, showcase
-from .plots.sharing import largest_mixes
+from .plots.sharing import slowed
 from .plots.theme import interval_text
 from .plots.workloads import beside_same
 from .pooling import Results
@@ -31,30 +31,37 @@ _MOST_NAMED = 3
 _NOISE = "host_noise_pct"
 
 
-def _slowed_most_and_least(frame: pd.DataFrame, name: str) -> str:
-    """The rows with the largest and the smallest slowdown; ``name`` is what a row is called, by its columns."""
+def _slowed_most_and_least(frame: pd.DataFrame, name: str, of: str) -> str:
+    """The rows with the largest and the smallest slowdown; ``name`` is what a row is called, ``of`` what all are."""
     ordered = rows_of(frame.dropna(subset="slowdown").sort_values("slowdown"))
     if not ordered:
         return ""
     most, least = (f"{name.format(**row)}, {interval_text(row, 'slowdown')} times" for row in (ordered[-1], ordered[0]))
-    return f"Slowed most: {most}; least: {least}." if len(ordered) > 1 else f"Slowed most: {most}."
+    return (
+        f"Slowed most of all {len(ordered)} {of}: {most}; least: {least}." if len(ordered) > 1 else f"Slowed: {most}."
+    )
 
 
-def _of_largest(results: Results) -> str:
-    return _slowed_most_and_least(largest_mixes(results), "{label} in {mix} under {sharing}")
+def _of_tenants(results: Results) -> str:
+    return _slowed_most_and_least(slowed(results), "{label} in {mix} under {sharing}", "tenants")
+
+
+def _first(texts: Sequence[str], between: str) -> str:
+    """The first of the texts, and how many there are beside them."""
+    more = len(texts) - _MOST_NAMED
+    return between.join(texts[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _of_shares(results: Results) -> str:
-    return _slowed_most_and_least(tables.shares(results), "{place}")
+    return _slowed_most_and_least(tables.shares(results), "{place}", "tenants with a share")
 
 
 def _of_sm_curves(results: Results) -> str:
-    curves = sm_curves(results.data)[:_MOST_NAMED]
     each = [
-        f"{curve.model} {curve.knee_sms} [{curve.knee_low_sms}, {curve.knee_high_sms}] of {curve.most_sms} SMs"
-        for curve in curves
+        f"{curve.model} needs {curve.knee_sms} [{curve.knee_low_sms}, {curve.knee_high_sms}] of {curve.most_sms} SMs"
+        for curve in sm_curves(results.data)
     ]
-    return f"To be within 5 % of its latency on the most SMs needs {', '.join(each)}." if each else ""
+    return f"To be within 5 % of its latency on the most SMs, {_first(each, ', ')}." if each else ""
 
 
 def _of_one_axis(results: Results) -> str:
@@ -112,12 +119,12 @@ def of_capacity(results: Results) -> str:
     """Up to which load or rate each mix keeps every level; nothing where none was searched for."""
     found = capacities(results.data).drop_duplicates("search").dropna(subset="kept")
     each = []
-    for row in rows_of(found)[:_MOST_NAMED]:
+    for row in rows_of(found):
         unit = "of what each serves alone" if row["by"] == "load" else "requests/s"
         missed = f", and misses one at {rounded(row['missed'], 3)}" if pd.notna(row["missed"]) else ""
         kept = f"keeps every service level up to {rounded(row['kept'], 3)} {unit}"
         each.append(f"{row['mix']} under {row['sharing']} {kept}{missed}")
-    return f"{'; '.join(each)}." if each else ""
+    return f"{_first(each, '; ')}." if each else ""
 
 
 def _of_levels(results: Results) -> str:
@@ -142,13 +149,15 @@ def _of_tokens(results: Results) -> str:
     same = alone[(alone["model"] == row["model"])]["ttft_p50_ms"].dropna()
     before = f", alone after {rounded(same.iloc[0], 3)} ms" if len(same) else ""
     return (
-        f"The first token of {row['label']} in {row['mix']} under {row['sharing']} comes after "
+        f"Latest of all first tokens is that of {row['label']} in {row['mix']} under {row['sharing']}: after "
         f"{rounded(row['ttft_p50_ms'], 3)} ms{before} (medians)."
     )
 
 
 def _of_sensitivity(results: Results) -> str:
-    return _slowed_most_and_least(tables.sensitivity(results), "{victim} beside {neighbour} under {sharing}")
+    return _slowed_most_and_least(
+        tables.sensitivity(results), "{victim} beside {neighbour} under {sharing}", "pairs with a stressor"
+    )
 
 
 def _of_repeats(results: Results) -> str:
@@ -177,7 +186,7 @@ def _of_distribution(results: Results) -> str:
     word = "half of the requests" if name == "slowdown_p50" else "the mean request"
     row = rows_of(found.sort_values(name))[-1]
     return (
-        f"Furthest from alone lies {row['label']} in {row['mix']} under {row['sharing']}: {word} took "
+        f"Of {row['mix']}, the mix shown, {row['label']} under {row['sharing']} is furthest from alone: {word} took "
         f"{interval_text(row, name)} times as long as alone."
     )
 
@@ -187,8 +196,8 @@ def _of_time(results: Results) -> str:
     if found.empty or "drift_pct" not in found or found["drift_pct"].isna().all():
         return ""
     row = rows_of(found.assign(size=found["drift_pct"].abs()).sort_values("size"))[-1]
-    moved = f"the latency of {row['label']} under {row['sharing']} moved most, by {row['drift_pct']:+.1f} %"
-    return f"Within the window {moved}."
+    moved = f"the latency of {row['label']} under {row['sharing']} moved most within the window"
+    return f"Of {row['mix']}, the mix shown, {moved}: by {row['drift_pct']:+.1f} %."
 
 
 def _of_rounds(results: Results) -> str:
@@ -197,8 +206,9 @@ def _of_rounds(results: Results) -> str:
         return ""
     row = rows_of(found.sort_values("slowdown"))[-1]
     return (
-        f"{row['label']} under {row['sharing']} is slowed {interval_text(row, 'slowdown')} times over all rounds; its "
-        f"blocks alone, which do the same work, differ by {row[_NOISE]:.1f} % (SD)."
+        f"Of {row['mix']}, the mix shown, {row['label']} under {row['sharing']} is slowed most: "
+        f"{interval_text(row, 'slowdown')} times over all rounds; its blocks alone, which do the same work, differ by "
+        f"{row[_NOISE]:.1f} % (SD)."
     )
 
 
@@ -208,8 +218,8 @@ def _of_clock(results: Results) -> str:
         return ""
     row = rows_of(found.sort_values("slowdown_clock"))[-1]
     return (
-        f"The clock explains a slowdown of {row['slowdown_clock']:.3f} times at most ({row['label']} under "
-        f"{row['sharing']}, slowed {interval_text(row, 'slowdown')} times in all)."
+        f"Of {row['mix']}, the mix shown, the clock explains a slowdown of {row['slowdown_clock']:.3f} times at most "
+        f"({row['label']} under {row['sharing']}, slowed {interval_text(row, 'slowdown')} times in all)."
     )
 
 
@@ -236,7 +246,7 @@ def _of_device(results: Results) -> str:
 
 
 SENTENCES: Mapping[str, Callable[[Results], str]] = {
-    "slowdown-by-tenant": _of_largest,
+    "slowdown-by-tenant": _of_tenants,
     "shares": _of_shares,
     "sm-curve": _of_sm_curves,
     "one-axis": _of_one_axis,

@@ -25,6 +25,7 @@ from .answers import MPS, TURNS, Judge, gains
 from .findings import claim_limit
 from .frames import rows_of
 from .intervals import text
+from .modes import fairness_against_turns
 from .page import number
 from .plots import theme
 from .pooling import Results, in_order
@@ -100,7 +101,7 @@ def summary(results: Results) -> Summary:
 def _advice(results: Results, judge: Judge, found: pd.DataFrame) -> str:
     known = [gain for sharing in results.sharings if (gain := mode_gain(results, sharing)) is not None]
     if known:
-        return _mode_advice(known, judge)
+        return _mode_advice(results, known, judge, found)
     if len(found):
         return _mix_advice(rows_of(found)[0])
     if searched := of_capacity(results):
@@ -135,20 +136,37 @@ def mode_gain(results: Results, sharing: str) -> Gain | None:
     return Gain(sharing, geometric_mean([ratio for _, ratio in pairs]), len(pairs), priced)
 
 
-def _mode_advice(found: Sequence[Gain], judge: Judge) -> str:
+def _mode_advice(results: Results, gains_of: Sequence[Gain], judge: Judge, found: pd.DataFrame) -> str:
     """Advice between sharing modes: that with most mixes decides, so that no mode wins by a lucky few."""
-    gain = max(found, key=lambda own: (own.mixes, own.sharing == MPS))
+    gain = max(gains_of, key=lambda own: (own.mixes, own.sharing == MPS))
     mixes = f"over {gain.mixes} mixes" if gain.mixes > 1 else "one mix"
     priced = "" if gain.priced else ", without what the mode itself costs"
     times = f"{text(gain.ratio.interval)} times as much done as time slicing ({mixes}{priced})"
+    price = _price(results, gain.sharing, found)
     if not judge.differs(gain.ratio):
         return (
             f"{gain.sharing} or time slicing: neither clearly gets more done here; {gain.sharing} gets {times}, so "
-            "choose by who may be slowed."
+            f"choose by who may be slowed.{price}"
         )
     if gain.ratio.value > 1:
-        return f"Share with {gain.sharing}: it gets {times}."
+        return f"Share with {gain.sharing}: it gets {times}.{price}"
     return f"Do not share with {gain.sharing}: it gets only {times}."
+
+
+def _price(results: Results, sharing: str, found: pd.DataFrame) -> str:
+    """What tenants pay for a sharing mode: its fairness, and the tenant that is slowed most; empty where not known."""
+    parts = []
+    if (compared := fairness_against_turns(results, sharing)) is not None:
+        after, before, _ = compared
+        ends = f"{text(after.interval)}, that of time slicing {text(before.interval)}"
+        parts.append(f"its fairness is {ends} (1 = all slowed alike)")
+    own = rows_of(found[found["sharing"] == sharing].sort_values("worst_slowdown"))
+    if own:
+        row = own[-1]
+        slowed = text(Interval(*(row[name] for name in tables.with_intervals(("worst_slowdown",)))))
+        alone = f"alone without {sharing}" if tables.compared_within_mode(results, sharing) else "alone"
+        parts.append(f"slowed most is {row['worst']} in {row['mix']}, {slowed} times against {alone}")
+    return f" The price: {'; '.join(parts)}." if parts else ""
 
 
 def _mix_advice(best: dict[str, Any]) -> str:
@@ -262,7 +280,8 @@ def _best_and_worst(results: Results, pairs: pd.DataFrame) -> tuple[Tile, Tile]:
     """The best and the worst pair; of a single combination, what each of its tenants pays."""
     if pairs.empty:
         how = f"{command_line('run')} -m +experiment=pairs"
-        return Tile("Best pair", "not measured", "", f"needs pairs, e.g. {how}"), Tile("Worst pair", "not measured")
+        needed = Tile("Best pair by STP", "not measured", "", f"needs pairs, e.g. {how}")
+        return needed, Tile("Worst pair by STP", "not measured")
     real = pairs[~pairs["above_ideal"]]
     pairs = real if len(real) else pairs
     if len(pairs) == 1:
@@ -271,7 +290,7 @@ def _best_and_worst(results: Results, pairs: pd.DataFrame) -> tuple[Tile, Tile]:
         return first, second
     best = rows_of(pairs)[0]
     worst = rows_of(pairs.sort_values("stp_ci_high"))[0]
-    return _pair_tile("Best pair", best), _pair_tile("Worst pair", worst)
+    return _pair_tile("Best pair by STP", best), _pair_tile("Worst pair by STP", worst)
 
 
 def _alone(results: Results) -> list[Tile]:
@@ -289,7 +308,7 @@ def _alone(results: Results) -> list[Tile]:
 def _pair_tile(title: str, row: dict[str, Any]) -> Tile:
     stp = Interval(*(row[name] for name in tables.with_intervals(("stp",))))
     slowed = Interval(*(row[name] for name in tables.with_intervals(("worst_slowdown",))))
-    note = f"STP {text(stp)} of 2 under {row['sharing']}; {row['worst']} pays most: {text(slowed)} times slower"
+    note = f"STP {text(stp)} of 2 under {row['sharing']}; {row['worst']} is slowed most: {text(slowed)} times"
     return Tile(title, str(row["mix"]).replace("+", " + "), "", note, {"yes": "good", "no": "bad"}.get(row["pays"], ""))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from .. import tables
 from ..pooling import Results
 from .churn import churn
 from .combinations import combinations, shares
@@ -27,13 +28,26 @@ from .samples import (
 from .sharing import (
     energy,
     fairness,
+    has_above_ideal,
+    has_tail,
+    has_unbounded_tail,
     interference_matrix,
     kinds,
     sensitivity,
     slowdown_by_tenant,
     stp_by_mix,
 )
-from .workloads import capacity, latency_load, scaling, settings, slo_attainment, tokens, workloads
+from .workloads import (
+    capacity,
+    has_alone,
+    has_saturated,
+    latency_load,
+    scaling,
+    settings,
+    slo_attainment,
+    tokens,
+    workloads,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +59,22 @@ class Figure:
     title: str
     caption: str
     draw: Callable[[Results], go.Figure | None]
+    notes: tuple[tuple[Callable[[Results], bool], str], ...] = ()
+    """What the caption adds where the data have it, so that it explains nothing that is not in the figure."""
 
+    def caption_of(self, results: Results) -> str:
+        """The caption of the figure of these results."""
+        return " ".join([self.caption, *(text for is_there, text in self.notes if is_there(results))])
+
+
+_WITHIN_MODE = (
+    tables.compared_within_mode,
+    "Alone means alone under the same sharing mode: what the mode itself costs is not in it.",
+)
+_OPEN_SYMBOLS = (
+    has_above_ideal,
+    "Open symbols have more STP than tenants, which only baselines that did not repeat can give.",
+)
 
 FIGURES = (
     Figure(
@@ -54,31 +83,37 @@ FIGURES = (
         "Slowdown of the row's model while the column's model runs beside it: 1 = undisturbed, 2 = twice as slow. "
         "Two tenants of one model show the mean of both.",
         interference_matrix,
+        (_WITHIN_MODE,),
     ),
     Figure(
         "combinations",
         "Which combinations pay",
         "Each point is a mix under a sharing mode: how much gets done (STP), and what the tenant that is worst off "
         "pays. Right of 1 the mix gets more done than taking turns. Numbered, with 95 % intervals: no other "
-        "combination has both a higher lower end of STP and a lower upper end of the slowdown. Open symbols have more "
-        "STP than tenants, which only baselines that did not repeat can give.",
+        "combination has both a higher lower end of STP and a lower upper end of the slowdown.",
         combinations,
+        (_OPEN_SYMBOLS,),
     ),
     Figure(
         "stp-by-mix",
         "What sharing is worth",
         "STP is the work done together in units of what each does alone on the whole device (where the runs know it): "
-        "1 = no better than taking turns, the number of tenants = no interference. Open symbols have more than that, "
-        "which only baselines that did not repeat can give. Bars are 95 % intervals; the widest leave the figure.",
+        "1 = no better than taking turns, the number of tenants = no interference. Bars are 95 % intervals; the widest "
+        "leave the figure.",
         stp_by_mix,
+        (_OPEN_SYMBOLS,),
     ),
     Figure(
         "slowdown-by-tenant",
         "Slowdown and tail by tenant",
-        "How many times as long a request takes as alone, for the mean latency and for the highest percentile that the "
-        "iterations support, tenant by tenant, in the largest mixes of different models. Bars are 95 % intervals, the "
-        "widest leave the figure; not bounded: runs have too few requests for that percentile.",
+        "How many times as long a request takes as alone, tenant by tenant, in the largest mixes of different models; "
+        "of mixes of one size in those that slow a tenant most. Bars are 95 % intervals; the widest leave the figure.",
         slowdown_by_tenant,
+        (
+            _WITHIN_MODE,
+            (has_tail, "Right: the highest percentile that the requests support."),
+            (has_unbounded_tail, "Not bounded: runs have too few requests for that percentile."),
+        ),
     ),
     Figure(
         "fairness",
@@ -86,6 +121,7 @@ FIGURES = (
         "Progress of the tenant that gets least, as a share of that of the one that gets most, each against itself "
         "alone. The noise of measuring is taken off. Bars are 95 % intervals; the widest leave the figure.",
         fairness,
+        (_WITHIN_MODE,),
     ),
     Figure(
         "scaling",
@@ -144,9 +180,12 @@ FIGURES = (
         "latency-load",
         "Latency against load",
         "Open loop: latency counts from the intended arrival, so the wait in the tenant's own queue is in it. Dotted: "
-        "the median; solid: the highest percentile that the requests support. Black: the same requests of the tenant "
-        "alone. A cross at the top: the tenant could not keep up.",
+        "the median; solid: the highest percentile that the requests support.",
         latency_load,
+        (
+            (has_alone, "Black: the same requests of the tenant alone."),
+            (has_saturated, "A cross at the top: the tenant could not keep up."),
+        ),
     ),
     Figure(
         "capacity",

@@ -271,14 +271,26 @@ def crowded(results: Results) -> pd.DataFrame:
     return found.assign(above=found["stp"] > found["num_tenants"]) if "stp" in found else found
 
 
-def largest_mixes(results: Results) -> pd.DataFrame:
-    """Tenants with a slowdown in the largest mixes of different models: in pairs only where nothing is larger."""
+def has_above_ideal(results: Results) -> bool:
+    """Whether a point has more STP than tenants, an open symbol."""
+    found = crowded(results)
+    return bool(found["above"].any()) if "above" in found else False
+
+
+def slowed(results: Results) -> pd.DataFrame:
+    """Tenants with a slowdown, in closed loop beside others; stressors aside."""
     frame = tables.tenants(results)
-    frame = frame[frame["point"].isin(crowded(results)["point"])].dropna(subset="slowdown")
+    return frame[frame["point"].isin(crowded(results)["point"])].dropna(subset="slowdown")
+
+
+def largest_mixes(results: Results) -> pd.DataFrame:
+    """Tenants of the largest mixes of different models, pairs only where nothing is larger; the most slowed first."""
+    frame = slowed(results)
     frame = frame[_mixed(results, frame)]
     if (frame["num_tenants"] > 2).any():
         frame = frame[frame["num_tenants"] > 2]
-    largest = frame.groupby("mix", observed=True)["num_tenants"].max().sort_values(ascending=False, kind="stable")
+    largest = frame.groupby("mix", observed=True)[["num_tenants", "slowdown"]].max()
+    largest = largest.sort_values(["num_tenants", "slowdown"], ascending=False, kind="stable")
     order = {mix: place for place, mix in enumerate(largest.index[:_MOST_MIXES])}
     frame = frame[frame["mix"].isin(order)]
     return frame.sort_values("mix", key=lambda mixes: mixes.map(order), kind="stable")
@@ -320,6 +332,18 @@ def slowdown_by_tenant(results: Results) -> go.Figure | None:
         fig.update_xaxes(range=theme.span(frame, name, 1.0), col=column)
     fig.update_yaxes(automargin=True, col=1)
     return fig
+
+
+def has_tail(results: Results) -> bool:
+    """Whether :func:`slowdown_by_tenant` shows a percentile beside the mean."""
+    return bool(_tail(largest_mixes(results)))
+
+
+def has_unbounded_tail(results: Results) -> bool:
+    """Whether that percentile is not known of a tenant."""
+    frame = largest_mixes(results)
+    tail = _tail(frame)
+    return bool(tail) and bool((frame.groupby(["mix", "label"], observed=True)[tail].count() == 0).any())
 
 
 def _say_unbounded(fig: go.Figure, own: pd.DataFrame, name: str, place: tuple[int, int]) -> None:

@@ -140,6 +140,16 @@ def _curve(
 _ALONE = "alone at the same arrivals"
 
 
+def has_alone(results: Results) -> bool:
+    """Whether a tenant in open loop was also measured alone at the same arrivals."""
+    return bool(tables.load_curve(results)["alone_latency_p50_ms"].notna().any())
+
+
+def has_saturated(results: Results) -> bool:
+    """Whether a tenant in open loop could not keep up."""
+    return bool((tables.load_curve(results)["saturated"] == 1).any())
+
+
 def latency_load(results: Results) -> go.Figure | None:
     """Median and tail of latency against the rate at which requests come; a panel a model, a colour a sharing mode.
 

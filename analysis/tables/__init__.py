@@ -26,7 +26,7 @@ from .by_tenant import (
     shares,
     tenants,
 )
-from .columns import figure_on_whole_device, on_whole_device, with_intervals
+from .columns import compared_within_mode, figure_on_whole_device, on_whole_device, with_intervals
 from .models_alone import baselines, busy_alone
 from .one_axis import one_axis
 from .side_by_side import side_by_side
@@ -36,6 +36,7 @@ __all__ = [
     "busy_alone",
     "by_setting",
     "combinations",
+    "compared_within_mode",
     "event_timer",
     "fairness",
     "figure_on_whole_device",

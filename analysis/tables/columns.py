@@ -48,6 +48,16 @@ def on_whole_device(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame
     return kept
 
 
+def compared_within_mode(results: Results, sharing: str = "") -> bool:
+    """Whether slowdowns compare with alone under the same sharing mode, and others know alone on the whole device."""
+    name, _ = keys.interval("slowdown_whole")
+    points = results.points[results.points["sharing"] != "time slicing"]  # alone under it is alone on the device
+    if sharing:
+        points = points[points["sharing"] == sharing]
+    own = results.tenants[results.tenants["point"].isin(points["point"])]
+    return bool(own.reindex(columns=[name])[name].notna().any())
+
+
 def figure_on_whole_device(results: Results, row: Mapping[str, Any], key: str) -> Estimate | None:
     """One such figure, with its error; None where it has no interval."""
     return results.figure(row, f"{key}_whole") or results.figure(row, key)

@@ -18,6 +18,7 @@ from analysis.data import load
 from analysis.findings import findings, paragraph
 from analysis.plots import theme
 from analysis.pooling import Results, pool
+from analysis.sentences import SENTENCES
 from analysis.summary import summary
 from mtexp.colours import model_colour, shades
 
@@ -274,6 +275,34 @@ def test_shares_need_two_percentages(tmp_path: Path) -> None:
 def test_captions_are_true_of_a_page_without_a_pointer() -> None:
     """They stand below static pictures too."""
     assert not [own.name for own in plots.FIGURES if "pointer" in own.caption]
+
+
+def test_slowed_most_is_the_most_of_the_page(results: Results) -> None:
+    """Pairs count as well, though the figure shows larger mixes where there are such."""
+    said = SENTENCES["slowdown-by-tenant"](results)
+    found = tables.tenants(results)
+    points = results.points[results.points["closed"] & (results.points["num_tenants"] > 1)]
+    plain = points[["stressor" not in roles for roles in points["roles"]]]["point"]
+    of_models = found[found["point"].isin(plain)].dropna(subset="slowdown")
+    assert said.startswith(f"Slowed most of all {len(of_models)} tenants: ")
+    assert re.search(r"under \w+(?: \w+)?, ([\d.]+)", said)[1] == f"{of_models['slowdown'].max():.2f}"  # type: ignore[index]
+
+
+def test_pairs_that_slow_a_tenant_most_are_drawn(tmp_path: Path) -> None:
+    """Of seven pairs the figure has room for six: the one that slows nobody much is left out."""
+    study = Study(tmp_path, iterations=20)
+    mixes = [["bert_base", other] for other in ALONE_MS if other[:6] not in ("bert_b", "stress")]
+    for models in [
+        *mixes,
+        ["distilgpt2", "llama_3_2_1b"],
+        ["distilgpt2", "mistral_7b"],
+        ["llama_3_2_1b", "mistral_7b"],
+    ]:
+        study.run(models)
+    results = pooled(tmp_path)
+    worst = tables.tenants(results).groupby("mix", observed=True)["slowdown"].max()
+    shown = {note.text for note in figure(results, "slowdown-by-tenant").layout.annotations} & set(worst.index)
+    assert shown == set(worst.sort_values().index[-6:])
 
 
 def test_a_baseline_that_did_not_repeat_puts_no_mix_first(tmp_path: Path) -> None:

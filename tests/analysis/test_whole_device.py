@@ -3,13 +3,14 @@ missing."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from analysis import tables
+from analysis import markdown, report, tables
 from analysis.answers import gains
 from analysis.data import load
 from analysis.dataset import Dataset
@@ -65,3 +66,42 @@ def test_what_is_not_known_of_the_mode_is_said(in_turns: Dataset) -> None:
     results = pool(in_turns, draws=400)
     assert not gains(results, "MPS")[1]
     assert "without what the mode itself costs" in summary(results).advice
+
+
+def test_the_advice_names_its_price(in_turns: Dataset) -> None:
+    """Fairness beside that of time slicing, and who is slowed most; against what, where two references are known."""
+    said = summary(pool(side_by_side(in_turns, 1.5, 1.2), draws=400)).advice
+    assert said.startswith("Share with MPS: it gets 1.20 ")
+    price = said.partition(" The price: ")[2]
+    assert re.match(
+        r"its fairness is 0\.\d\d \[.*\], that of time slicing 0\.\d\d \[.*\] \(1 = all slowed alike\); ", price
+    )
+    assert re.search(
+        r"slowed most is \w+ in bert_base\+llama_3_2_1b, 1\.33 \[.*\] times against alone without MPS\.", price
+    )
+    plain = summary(pool(in_turns, draws=400)).advice
+    assert plain.endswith("times against alone.")
+
+
+def test_a_page_with_two_references_says_which_table_has_which(in_turns: Dataset) -> None:
+    """Alone under the mode, or alone without it: only where the runs know both."""
+    both, one = pool(side_by_side(in_turns, 1.5, 1.2), draws=400), pool(in_turns, draws=400)
+    said, plain = markdown.page(both, title="t"), markdown.page(one, title="t")
+    under = "against alone under MPS"
+    for text in ("STP, ANTT and fairness here compare with alone under the same sharing mode", under):
+        assert text in said
+        assert text not in plain
+    assert "alone under the same sharing mode" in report.build(both, {}).partition("<nav")[0]
+    assert "alone under the same sharing mode" not in report.build(one, {})
+
+
+def test_a_legend_explains_the_columns_that_are_there(in_turns: Dataset) -> None:
+    """By the names that they have on the page."""
+    results = pool(in_turns, draws=400)
+    page, html = markdown.page(results, title="t"), report.build(results, {})
+    for absent in ("Spread", "apped", "Open symbols"):
+        assert absent not in page
+        assert absent not in html
+    capped = replace(results, points=results.points.assign(gpu_throttled_power_cap_s=0.1))
+    assert "Capped %: share of the window" in markdown.page(capped, title="t")
+    assert "Power-capped (%): share of the window" in report.build(capped, {})
