@@ -25,7 +25,7 @@ from mtexp.config.capacity import search_rule
 from mtexp.config.composer import Composer, to_config
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import elsewhere
-from mtexp.errors import ConfigError
+from mtexp.errors import ConfigError, Misplaced
 from mtexp.records import keys
 
 _TENANT = "mix.tenants.<id>"
@@ -35,6 +35,7 @@ _SITUATIONS = (
     ("profiler=ncu",),
     ("arrival=poisson", "arrival.load=0.5"),
     ("mps_settings=default",),
+    ("sharing=green_contexts",),
     ("+experiment=capacity",),
 )
 """Some numbers are only checked where they are used."""
@@ -167,7 +168,6 @@ def _bounds(name: str, hint: Any, situations: list[schema.Config]) -> str:
 
 
 def _refusal(name: str, situations: list[schema.Config]) -> str:
-    said = ""
     for situation in situations:
         config = deepcopy(situation)
         tenant = next(iter(config.mix.tenants))
@@ -182,8 +182,6 @@ def _refusal(name: str, situations: list[schema.Config]) -> str:
             else:
                 search_rule(config, to_spec(situation, elsewhere()))
         except ConfigError as error:
-            if error.key == name.replace("<id>", tenant):
-                said = error.allowed
-                if not said.startswith("nothing"):  # else the key is not used in this situation
-                    break
-    return said
+            if error.key == name.replace("<id>", tenant) and not isinstance(error, Misplaced):
+                return error.allowed  # Misplaced: the key is not used in this situation
+    return ""

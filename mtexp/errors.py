@@ -2,6 +2,7 @@
 
 MtexpError                 anything a user can act on; ``run.py`` prints it without a traceback
 ├── ConfigError            a key, its value, what is allowed, what to do
+│   └── Misplaced          a key, its value, why it has no place here, what to do
 ├── HostError              the host cannot do what was asked (no GPU, no MPS binary, stale directory)
 │   └── LeaseBusy          another mtexp run is measuring on the device
 ├── TenantFailed           a tenant raised, died, or missed a deadline
@@ -33,10 +34,18 @@ class ConfigError(MtexpError):
         remedy: What to do about it.
     """
 
+    _before = "allowed: "
+
     def __init__(self, key: str, value: object, allowed: str | Iterable[str], remedy: str) -> None:
         self.key, self.value, self.remedy = key, value, remedy
         self.allowed = allowed if isinstance(allowed, str) else ", ".join(allowed)
-        super().__init__(f"{key}={value}: allowed: {self.allowed}. {remedy}")
+        super().__init__(f"{key}={value}: {self._before}{self.allowed}. {remedy}")
+
+
+class Misplaced(ConfigError):
+    """A setting that has no value which would be right here: a sentence in place of ``allowed`` says why."""
+
+    _before = ""
 
 
 class HostError(MtexpError):

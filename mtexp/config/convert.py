@@ -28,7 +28,7 @@ from mtexp.config.servers import start_order
 from mtexp.config.shared_weights import check_shared
 from mtexp.config.tenants import tenant_specs
 from mtexp.config.tokens import parse_mix, parse_percentage
-from mtexp.errors import ConfigError
+from mtexp.errors import ConfigError, Misplaced
 from mtexp.host import Device
 from mtexp.sharing.partitions import partition_sizes
 from mtexp.spec import (
@@ -265,7 +265,7 @@ def _sharing(config: Config, device: Device) -> SharingSpec:
         raise ConfigError("mps_settings.static_partitioning", "true", "false with mps_settings=disabled", remedy)
     if mps.pipe_directory and mps.mode is not MpsMode.external:
         remedy = "Use mps_settings=external, or leave it empty: mtexp creates its own directory."
-        raise ConfigError("mps_settings.pipe_directory", mps.pipe_directory, "empty without an external daemon", remedy)
+        raise Misplaced("mps_settings.pipe_directory", mps.pipe_directory, "only an external daemon has one", remedy)
     if _mps_name(mps) == "0pct" or parse_percentage(mps.name) == 0:
         remedy = "For no limit use mps_settings=default."
         raise ConfigError("mps_settings", "0pct", "a share above 0 and at most 100 %", remedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mtexp.config.schema import RuntimeConfig, RuntimeKind
-from mtexp.errors import ConfigError
+from mtexp.errors import ConfigError, Misplaced
 from mtexp.host import Device, cpu_device
 
 MPS_CLIENT_LIMIT = 48
@@ -69,7 +69,9 @@ def choose_device(runtime: RuntimeConfig, hardware: Hardware) -> Device:
     if runtime.kind is RuntimeKind.cpu or (runtime.kind is RuntimeKind.auto and not hardware.gpus):
         if wanted:
             remedy = "Leave it out, or use runtime=gpu." if hardware.gpus else f"Leave it out, or {_CHECK}."
-            raise ConfigError("runtime.device", wanted, "empty on the CPU", remedy)
+            raise Misplaced(
+                "runtime.device", wanted, "this run is on the CPU, which has no devices to choose from", remedy
+            )
         return hardware.cpu
     if not hardware.gpus:
         why = hardware.lost or "no GPU was found here"

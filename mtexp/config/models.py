@@ -27,7 +27,7 @@ from mtexp.config.shapes import (
     shrink_stressor,
 )
 from mtexp.config.weights import layers_in, not_safetensors
-from mtexp.errors import ConfigError
+from mtexp.errors import ConfigError, Misplaced
 from mtexp.spec import STRESSORS, CostSpec, ModelSpec, WorkloadSpec
 
 PASSES = ("forward", "train")
@@ -112,7 +112,7 @@ def _asked(key: str, tenant: TenantConfig, weights: Weights) -> ModelSpec:
     if tenant.config:
         if architecture:
             remedy = f"Leave {key}.architecture out, or {key}.config."
-            raise ConfigError(f"{key}.architecture", architecture, f"nothing beside {key}.config", remedy)
+            raise Misplaced(f"{key}.architecture", architecture, f"{key}.config names the architecture already", remedy)
         found = published(f"{key}.config", tenant.config)
         architecture, shape = found.architecture, found.shape | shape
         role, source = tenant.role.name if tenant.role else "", found.source

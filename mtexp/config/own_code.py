@@ -19,7 +19,7 @@ from typing import Any
 
 from mtexp.config.checks import nearest
 from mtexp.config.schema import TenantConfig
-from mtexp.errors import ConfigError
+from mtexp.errors import ConfigError, Misplaced
 from mtexp.spec import ModelSpec, RunSpec, WorkloadSpec
 
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -35,7 +35,7 @@ def own_model(key: str, tenant: TenantConfig, workload: WorkloadSpec) -> ModelSp
     """
     if tenant.architecture or tenant.config:
         remedy = f"Leave {key}.architecture, shape and config out."
-        raise ConfigError(f"{key}.target", tenant.target, "nothing beside an architecture", remedy)
+        raise Misplaced(f"{key}.target", tenant.target, "code of your own has no architecture", remedy)
     if workload.kind != "forward":
         remedy = f"Its factory says what a request is: set {key}.workload=forward."
         raise ConfigError("workload", workload.kind, f"forward for {tenant.name}", remedy)

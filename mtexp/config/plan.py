@@ -33,7 +33,7 @@ from mtexp.config.schema import Config, SweepOrder
 from mtexp.config.sections import SectionedComposer
 from mtexp.config.servers import commands
 from mtexp.config.sessions import Sessions, sessions_of
-from mtexp.errors import ConfigError
+from mtexp.errors import ConfigError, Misplaced
 from mtexp.spec import RunSpec, TrackingSpec
 from mtexp.tracking.store import check_store
 
@@ -292,13 +292,13 @@ def _check_search(composer: Composer, overrides: Sequence[str], *, multirun: boo
     """Refuse a search in a single run, and a search with a fixed rate."""
     if not multirun:
         remedy = "Add -m, or use +experiment=capacity."
-        raise Refused([ConfigError("hydra/sweeper", "capacity", "a sweep (a search needs several runs)", remedy)])
+        raise Refused([Misplaced("hydra/sweeper", "capacity", "a search needs several runs, and this is one", remedy)])
     for text in overrides:
         override = composer.parse(text)
         if override.key_or_group in ("arrival.load", "arrival.rate"):
-            what = "no value in a capacity search"
+            why = "a capacity search chooses it"
             remedy = "Use capacity.low and capacity.high (capacity.by=load or rate), or set the arrival of one tenant."
-            raise Refused([ConfigError(override.key_or_group, value_text(override), what, remedy)])
+            raise Refused([Misplaced(override.key_or_group, value_text(override), why, remedy)])
 
 
 def _check_points(composer: Composer, points: Sequence[Sequence[str]]) -> None:

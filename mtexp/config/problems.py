@@ -25,7 +25,7 @@ from mtexp.config.composer import Composer
 from mtexp.config.published import model_name
 from mtexp.config.schema import Config
 from mtexp.config.tokens import parse_mix, parse_percentage
-from mtexp.errors import ConfigError, MtexpError
+from mtexp.errors import ConfigError, Misplaced, MtexpError
 from mtexp.spec import hints_of
 from mtexp.tracking.uri import redact
 
@@ -222,6 +222,11 @@ def translate(error: Exception, composer: Composer, overrides: Sequence[str]) ->
             typed = (t for t in overrides if f"{_key_of(composer, t)}.".startswith(f"{key}."))
             whole, _, value = next(typed, f"{key}={_in_file(inner.value)}").lstrip("+").partition("=")
             return _unknown_key(key, value, [str(name) for name in inner.parent_node], whole=whole, where=where)
+        tenant = f"+mix.tenants.{key}."
+        if added := next((t for t in overrides if t.startswith(tenant) and not where), ""):
+            whole, _, value = added.lstrip("+").partition("=")
+            remedy = f"Without the + the message says which there are; +models@{tenant[1:-1]}=bert_base adds one."
+            return Misplaced(whole, value, f"the mix has no tenant {key}", remedy)
         value = next((t.partition("=")[2] for t in overrides if _key_of(composer, t) == key), _in_file(inner.value))
         word = str(inner.msg).splitlines()[0]
         choices = _expected(key)
@@ -234,8 +239,8 @@ def translate(error: Exception, composer: Composer, overrides: Sequence[str]) ->
     for override in overrides:
         if override in text or f"'{_key_of(composer, override)}'" in text:
             key, _, value = override.partition("=")
-            return ConfigError(key, value or "(dropped)", "settings that do not conflict", f"{text}.")
-    return ConfigError("configuration", " ".join(overrides) or "(defaults)", "a valid Hydra configuration", f"{text}.")
+            return Misplaced(key, value or "(dropped)", "it cannot be combined with the rest", f"{text}.")
+    return Misplaced("configuration", " ".join(overrides) or "(defaults)", "Hydra cannot compose it", f"{text}.")
 
 
 def _in_file(value: Any) -> str:

@@ -24,7 +24,7 @@ from mtexp.config.checks import at_least, nearest, within
 from mtexp.config.own_code import Located, locate_module, named
 from mtexp.config.schema import Config, Profiler, SharingMode, TenantConfig
 from mtexp.config.server_schema import Api, RequestConfig, ServerConfig
-from mtexp.errors import ConfigError
+from mtexp.errors import ConfigError, Misplaced
 from mtexp.served import PLACEHOLDERS, TEXTS, ServerSpec, names_in
 from mtexp.spec import ModelSpec, RunSpec, TenantSpec, WorkloadSpec
 
@@ -58,7 +58,7 @@ def server_model(
     for name in _NO_MODEL:
         if getattr(tenant, name):
             remedy = f"Leave {key.removesuffix('.server')}.{name} out."
-            raise ConfigError(f"{key}.command", asked.command or "(empty)", f"nothing beside {name}", remedy)
+            raise Misplaced(f"{key}.command", asked.command or "(empty)", f"a server has no {name}", remedy)
     command = _command(f"{key}.command", asked.command)
     url, body = _url(key, asked), _body(f"{key}.request", asked.request)
     _check_ready(f"{key}.ready", asked)
@@ -109,7 +109,9 @@ def start_order(config: Config, tenants: tuple[TenantSpec, ...]) -> tuple[str, .
         place = urlsplit(server.url).netloc
         if "{port}" not in place and places.setdefault(place, tenant) != tenant:
             remedy = "Write {port} in the command and the URL: each server then gets a free one."
-            raise ConfigError(f"mix.tenants.{tenant}.server.request.url", server.url, "one server a port", remedy)
+            raise Misplaced(
+                f"mix.tenants.{tenant}.server.request.url", server.url, f"{places[place]} has this port", remedy
+            )
     return tuple(asked or servers)
 
 
@@ -149,7 +151,7 @@ def _url(key: str, server: ServerConfig) -> str:
     url = request.url or _PATHS.get(request.api, "")
     if not url:
         remedy = f"Set {own}=/path or {key}.request.api=completions, chat or embeddings."
-        raise ConfigError(own, "(empty)", "what the server is asked", remedy)
+        raise ConfigError(own, "(empty)", "a path such as /v1/completions, or a whole URL", remedy)
     if url.startswith("/"):
         if "{port}" not in server.command:
             remedy = f"Write {{port}} in {key}.command, or a whole URL."
@@ -157,7 +159,8 @@ def _url(key: str, server: ServerConfig) -> str:
         return HERE + url
     _check_url(own, url, allow_remote=server.allow_remote)
     if "{port}" in url and "{port}" not in server.command and not server.allow_remote:
-        raise ConfigError(own, url, "{port} in the command too", f"The server must be told its port: {key}.command.")
+        remedy = f"Write {{port}} in {key}.command."
+        raise Misplaced(own, url, "the server is not told the port that mtexp chooses for it", remedy)
     return url
 
 

@@ -14,7 +14,7 @@ from mtexp.config.models import model_of
 from mtexp.config.schema import Arrival, ArrivalConfig, Config, Scale, SharingMode, TenantConfig, Tokens
 from mtexp.config.servers import is_server, server_model
 from mtexp.config.traces import read_trace
-from mtexp.errors import ConfigError
+from mtexp.errors import ConfigError, Misplaced
 from mtexp.lengths import Lengths
 from mtexp.spec import ArrivalSpec, CostSpec, ModelSpec, MpsLimits, TenantSpec, WorkloadSpec
 
@@ -147,11 +147,14 @@ def _arrival(config: Config, key: str, tenant: TenantConfig, model: ModelSpec, w
     if own.scale not in (None, Scale.none) or (own.kind is None and scale is not Scale.none):
         raise ConfigError(scale_key, scale.name, f"none with {kind_key}={kind.name}", "Add arrival=trace.")
     if own.buckets or (own.kind is None and run.buckets):
-        raise ConfigError(buckets_key, str(buckets), f"nothing with {kind_key}={kind.name}", "Add arrival=trace.")
+        raise Misplaced(
+            buckets_key, str(buckets), f"only a trace has lengths, not {kind_key}={kind.name}", "Add arrival=trace."
+        )
     if kind is Arrival.closed:
         for value_key, value in ((rate_key, rate), (load_key, load), (trace_key, trace)):
             if value:
-                raise ConfigError(value_key, value, "nothing with arrival=closed", "Add arrival=poisson or constant.")
+                why = "arrival=closed sends the next request when the last one has ended"
+                raise Misplaced(value_key, value, why, "Add arrival=poisson or constant.")
         return ArrivalSpec(kind="closed", seed=seed)
     if not rate and not load:
         what = f"a rate or a load with {kind_key}={kind.name}"
@@ -180,11 +183,11 @@ def _partition(config: Config, key: str, tenant: TenantConfig) -> dict[str, Any]
         for name, value in {"sharing.sm_count": run or None, **own}.items():
             if value is not None:
                 remedy = "Add sharing=green_contexts, or drop it."
-                raise ConfigError(name, value, "nothing without sharing=green_contexts", remedy)
+                raise Misplaced(name, value, "only sharing=green_contexts gives a tenant SMs of its own", remedy)
         return {}
     if tenant.sm_count is not None and tenant.sm_pct is not None:
         remedy = f"Drop {key}.sm_count or {key}.sm_pct."
-        raise ConfigError(f"{key}.sm_pct", tenant.sm_pct, "nothing beside sm_count", remedy)
+        raise Misplaced(f"{key}.sm_pct", tenant.sm_pct, "sm_count says it already", remedy)
     if tenant.sm_pct is not None:
         within(f"{key}.sm_pct", tenant.sm_pct, 0.1, 100)
         return {"sm_pct": tenant.sm_pct}
@@ -204,7 +207,7 @@ def _checked_limits(config: Config, named: Mapping[str, tuple[str, Any]]) -> Mps
     for limit_key, value in named.values():
         if value and config.mps_settings.mode.name == "disabled":
             remedy = "Add mps_settings=default (or external), or drop this limit."
-            raise ConfigError(limit_key, value, "nothing with mps_settings=disabled", remedy)
+            raise Misplaced(limit_key, value, "this limit needs CUDA MPS, and mps_settings=disabled is without", remedy)
     within(*named["active_thread_pct"], 0, 100)
     within(*named["priority"], 0, 1)
     at_least(*named["sm_partition"], 0)

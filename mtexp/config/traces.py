@@ -75,7 +75,9 @@ def _at_rate(key: str, path: str, requests: Sequence[Arrived], scale: str, rate_
     """Return ``requests`` with a mean rate of ``rate_rps``: fewer of them, or further apart (or closer)."""
     first_s, last_s = requests[0].time_s, requests[-1].time_s
     if last_s <= first_s:
-        raise ConfigError(key, path, "a trace that lasts longer than an instant", "It has no rate.")
+        raise ConfigError(
+            key, path, "a trace with requests at different times", "All of these come at once, so they have no rate."
+        )
     own_rps = (len(requests) - 1) / (last_s - first_s)
     if scale == "stretch":
         return [r._replace(time_s=(r.time_s - first_s) * own_rps / rate_rps) for r in requests]

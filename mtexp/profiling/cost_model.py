@@ -157,7 +157,7 @@ def shape_of(model: ModelSpec) -> Shape:
     shape: dict[str, Any] = dict(model.shape)
     if not model.layer_parameters:
         remedy = "Take the model from a composed configuration: its layers are counted there."
-        raise ConfigError(f"models.{model.name}.layer_parameters", 0, "elements of the weights of its layers", remedy)
+        raise ConfigError(f"models.{model.name}.layer_parameters", 0, "1 or more", remedy)
     return Shape(
         layers=get("num_hidden_layers", "n_layer"),
         hidden=hidden,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mtexp.errors import ConfigError
+from mtexp.errors import Misplaced
 from mtexp.launch import missing_cores
 from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
@@ -101,7 +101,9 @@ def with_rates(run: RunSpec, alone: Mapping[str, BaselineRun]) -> RunSpec:
         if tenant.arrival.load and not tenant.arrival.rate_rps:
             if tenant.id not in alone:
                 remedy = "Use arrival.rate, or let the baseline be measured (baseline=auto)."
-                raise ConfigError("arrival.load", tenant.arrival.load, "a tenant with a VALID baseline", remedy)
+                raise Misplaced(
+                    "arrival.load", tenant.arrival.load, f"{tenant.id} has no VALID baseline to scale", remedy
+                )
             rate_rps = tenant.arrival.load * alone[tenant.id].ref.throughput_rps
             tenant = replace(tenant, arrival=replace(tenant.arrival, rate_rps=rate_rps))
         tenants.append(tenant)
@@ -273,10 +275,6 @@ class Baselines:
 
     def _measured(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> BaselineRun | None:
         if run.baseline.mode == "require":
-            raise ConfigError(
-                "baseline.mode",
-                "require",
-                "a stored baseline of every tenant on this device",
-                f"{spec.mix} has none (baseline hash {name}); run it once with baseline=auto",
-            )
+            why = f"{spec.mix} has no stored baseline on this device (baseline hash {name})"
+            raise Misplaced("baseline.mode", "require", why, "Run it once with baseline=auto.")
         return measure(spec, name)

@@ -48,6 +48,7 @@ _NUMBERS = {
     *("launch-bound %", "repetition", "runs"),
     *("asked/s", "goodput/s", "level ms", "within %", "requests"),
 }
+_PERCENTILES = ("p50", "p90", "p99")
 _MOST_SLOWDOWNS = 8
 _PASSING = ("starting ", "building ", "warming ", "measuring", "tracking")
 """Beginnings of the phases that a terminal shows in its live line only."""
@@ -136,11 +137,27 @@ def sweep_row(record: Mapping[str, Any]) -> dict[str, str]:
         "mps_settings": spec["sharing"]["mps"] if spec["sharing"]["mode"] == "processes" else spec["sharing"]["mode"],
         "tenants": str(len(spec["tenants"])),
         "repetition": str(spec["repetition"]),
+        **_alone(record),
         "STP": _number(metrics.get("stp"), 3),
         "ANTT": _number(metrics.get("antt"), 3),
         "fairness": _number(metrics.get("fairness"), 3),
         "verdict": f"{verdict} before" if status == "SKIPPED" else verdict,
     }
+
+
+def _alone(record: Mapping[str, Any]) -> dict[str, str]:
+    """Latency and throughput of a mix of one tenant, which has no neighbour that the other columns could tell of."""
+    metrics = record.get("metrics", {}) if len(record["spec"]["tenants"]) == 1 else {}
+    tenant: Mapping[str, Any] = next(iter(record.get("tenants", ())), {}) if metrics else {}
+    found = {f"{name} ms": _percentile(tenant, name) for name in _PERCENTILES}
+    return found | {"req/s": _number(metrics.get("throughput_rps"), 4)}
+
+
+def _percentile(tenant: Mapping[str, Any], name: str) -> str:
+    """A percentile of latency; absent where it rests on too few requests."""
+    key = f"latency_{name}_ms"
+    known = tenant and key not in tenant["insufficient"]
+    return _number(tenant["metrics"].get(key), 4) if known else ABSENT
 
 
 @contextmanager
@@ -176,7 +193,7 @@ def _above_live_line() -> Iterator[None]:
 
 
 def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
-    metrics, insufficient = tenant["metrics"], tenant["insufficient"]
+    metrics = tenant["metrics"]
     alone = metrics.get("alone_latency_mean_ms")
     if alone is None and "service_mean_ms" not in metrics:  # a closed-loop baseline has no queue to compare with
         alone = (tenant.get("baseline") or {}).get("latency_mean_ms")
@@ -189,9 +206,7 @@ def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
         "service slowdown": _number(metrics.get("service_slowdown"), 3),
         "latency slowdown": _number(metrics.get("latency_slowdown"), 3),
     }
-    for name in ("p50", "p90", "p99"):
-        key = f"latency_{name}_ms"
-        row[f"{name} ms"] = ABSENT if key in insufficient else _number(metrics.get(key), 4)
+    row |= {f"{name} ms": _percentile(tenant, name) for name in _PERCENTILES}
     row |= {f"{name} alone": _number(metrics.get(f"alone_latency_{name}_ms"), 4) for name in ("p50", "p99")}
     row["req/s"] = _number(metrics.get("throughput_rps"), 4)
     row["launch-bound %"] = _number(metrics.get("launch_bound_pct"), 3)
@@ -210,7 +225,7 @@ def _summary_lines(record: Mapping[str, Any]) -> Iterator[str]:
         parts.append(f"{_with_interval('ANTT', 'antt', metrics)} (mean slowdown)")
     if "fairness" in metrics and tenants > 1:
         parts.append(f"{_with_interval('fairness', 'fairness', metrics)} (1 = all slowed alike)")
-    if "overlap_pct" in metrics:
+    if "overlap_pct" in metrics and tenants > 1:
         parts.append(f"overlap {metrics['overlap_pct']:.1f} %")
     yield from _joined(parts)
     yield from _lock_lines(record)

@@ -10,7 +10,9 @@ from mtexp.errors import MtexpError
 from mtexp.records import keys
 
 _FIGURES = {"stp": "STP", "antt": "ANTT", "fairness": "fairness"}
-_OF_ONE_RUN = {"tenants", "repetition", "verdict", *_FIGURES.values()}
+_ALONE = {"latency_mean_ms": "mean ms", "throughput_rps": "req/s"}
+"""Figures of a mix of one tenant, which has no neighbour that the others could tell of."""
+_OF_ONE_RUN = {"tenants", "repetition", "verdict", "p50 ms", "p90 ms", "p99 ms", "req/s", *_FIGURES.values()}
 
 
 def together(rows: Mapping[str, Mapping[str, str]], folder: Path) -> list[dict[str, str]]:
@@ -25,14 +27,20 @@ def together(rows: Mapping[str, Mapping[str, str]], folder: Path) -> list[dict[s
     from mtexp.analysis.pooling import pool
 
     try:
-        points = pool(select(from_records(folder))).points
+        results = pool(select(from_records(folder)))
     except MtexpError:  # no VALID run, or runs on different devices
         return []
     found = []
-    for point in rows_of(points):
+    tenants = results.tenants.drop_duplicates("point").set_index("point")
+    for point in rows_of(results.points):
         own = [rows[record] for record in point["records"] if record in rows]
         if len(own) > 1:
             figures = {label: _with_interval(point, key) for key, label in _FIGURES.items()}
+            alone = {key: point if key in point else tenants.loc[point["point"]] for key in _ALONE}
+            figures |= {
+                label: _with_interval(alone[key], key) if point["num_tenants"] == 1 else ""
+                for key, label in _ALONE.items()
+            }
             found.append({**_alike(own), "runs": str(len(point["records"])), **figures})
     return found
 

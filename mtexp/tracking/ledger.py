@@ -61,9 +61,12 @@ class Done(NamedTuple):
     verdict: str
     metrics: Mapping[str, float]
     """Metrics of the run, by name: those of :data:`SUMMED_UP` that it has."""
+    tenants: tuple[Mapping[str, Any], ...] = ()
+    """Metrics of the only tenant, and those that rest on too little; of more tenants, or of a run that only MLflow has,
+    nothing."""
 
 
-SUMMED_UP = ("stp", "antt", "fairness")
+SUMMED_UP = ("stp", "antt", "fairness", "throughput_rps")
 """Metrics that the summary of a sweep shows of a run."""
 
 
@@ -159,7 +162,9 @@ def finished(
     for record in sorted(_records(folder), key=lambda record: record.started_at):
         same = all(record.environment.get(key) == environment.get(key) for key in hardware)
         if record.kind != "baseline" and record.status == "FINISHED" and same and record.verdict in verdicts:
-            done[record.spec_hash] = Done(record.record_id, record.verdict, _summed_up(record.metrics))
+            tenants = tuple({"metrics": t.metrics, "insufficient": t.insufficient} for t in record.tenants)
+            tenants = tenants if len(tenants) == 1 else ()
+            done[record.spec_hash] = Done(record.record_id, record.verdict, _summed_up(record.metrics), tenants)
     if not tracking.enabled:
         return done
     tags: dict[str, Any] = {keys.RUNTIME: "gpu" if gpu else "cpu"}

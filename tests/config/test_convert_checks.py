@@ -91,7 +91,7 @@ REFUSED_ON_GPU = [
         "measure.max_iterations",
         "662",
     ),
-    ("runtime=cpu|runtime.device=GPU-1", "runtime.device", "empty on the CPU"),
+    ("runtime=cpu|runtime.device=GPU-1", "runtime.device", "no devices to choose from"),
 ]
 
 

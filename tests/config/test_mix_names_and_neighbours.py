@@ -45,7 +45,7 @@ def test_a_closed_neighbour_of_open_tenants() -> None:
     assert (a.arrival.kind, a.arrival.load) == ("poisson", 0.5)
     assert (b.arrival.kind, b.arrival.load, b.arrival.rate_rps) == ("closed", 0, 0)
     closed = ["mix.tenants.b.arrival.kind=closed", "mix.tenants.b.arrival.load=0.5"]
-    with pytest.raises(ConfigError, match="nothing with arrival=closed"):
+    with pytest.raises(ConfigError, match="arrival=closed sends the next request when"):
         compose_spec(["mix=pair", "arrival=poisson", *closed], GPU)
 
 

@@ -57,6 +57,11 @@ MISTAKES = [
     ("+experiment=pair", "refused: experiment=pair", "Did you mean pairs?"),
     ("hydra/launcher=jobib", "refused: hydra/launcher=jobib", "Did you mean joblib?"),
     ("+foo=1", "refused: foo=1", "There is no foo."),
+    (
+        "+mix.tenants.zz.priority=1",
+        "refused: mix.tenants.zz.priority=1: the mix has no tenant zz",
+        "+models@mix.tenants.zz=",
+    ),
     ("mix.tenants.a.name=../../x", "refused: mix.tenants.a.name=../../x: allowed: letters, digits", "another name"),
     ("mix.tenants.a.name=x..y", "allowed: letters, digits and _ . -", "another name"),
     ("workload.batchsize=4", "keys of workload: kind, batch_size", "Did you mean batch_size?"),

@@ -135,7 +135,7 @@ def test_what_cannot_be_is_refused(here: Path, text: str, why: str) -> None:
         ("mix.tenants.mine.workload=train", "forward, generate"),
         ("mix.tenants.mine.batch_size=4", "one text"),
         ("mix.start_order=[nobody]", "each server of the mix once"),
-        ("+mix.tenants.mine.shape.x=1", "nothing beside shape"),
+        ("+mix.tenants.mine.shape.x=1", "a server has no shape"),
     ],
 )
 def test_what_does_not_go_with_a_server_is_refused(here: Path, more: str, why: str) -> None:
@@ -147,7 +147,7 @@ def test_what_does_not_go_with_a_server_is_refused(here: Path, more: str, why: s
 def test_two_servers_of_one_port_are_refused_and_an_order_is_kept(here: Path) -> None:
     """One with a port of its own cannot be there twice; the order is the mix's, or what is asked for."""
     fixed = 'command: "python server.py", request: {url: "http://127.0.0.1:8123/x"}'
-    with pytest.raises((Refused, ConfigError), match="one server a port"):
+    with pytest.raises((Refused, ConfigError), match="has this port"):
         planned(here, fixed, "mix.tenants.mine.count=2")
     free = f'command: "{COMMAND}", {R}'
     assert planned(here, free, "mix.tenants.mine.count=2").start_order == ("mine_0", "mine_1")

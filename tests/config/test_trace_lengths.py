@@ -117,7 +117,7 @@ def test_the_counts_can_be_left_alone() -> None:
         (("mix=bert_base", "arrival.buckets=[64,4096]"), r"arrival\.buckets=4096: allowed: at most \d+ for bert_base"),
         (
             ("mix=bert_base", "arrival=poisson", "arrival.buckets=[64]"),
-            r"arrival\.buckets.*nothing with arrival=poisson",
+            r"arrival\.buckets.*only a trace has lengths, not arrival=poisson",
         ),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_load_becomes_a_rate_and_keeps_its_name() -> None:
     assert spec_hash(rated) == spec_hash(run)
     other = replace(run, tenants=(replace(loaded, arrival=ArrivalSpec(kind="poisson", load=0.6)), RUN.tenants[1]))
     assert spec_hash(other) != spec_hash(run)
-    with pytest.raises(ConfigError, match=r"arrival\.load=0\.5: allowed: a tenant with a VALID baseline"):
+    with pytest.raises(ConfigError, match=r"arrival\.load=0\.5: a has no VALID baseline"):
         with_rates(run, {})
 
 

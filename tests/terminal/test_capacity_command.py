@@ -112,8 +112,8 @@ def _searches() -> list[dict[str, Any]]:
 
 REFUSED = [
     ("mix.tenants.a.slo_ms=0", "a mix in which a tenant has a service level"),
-    ("arrival.load=0.3", "arrival.load=0.3: allowed: no value in a capacity search"),
-    ("arrival.rate=5", "arrival.rate=5: allowed: no value in a capacity search"),
+    ("arrival.load=0.3", "arrival.load=0.3: a capacity search chooses it. Use capacity.low"),
+    ("arrival.rate=5", "arrival.rate=5: a capacity search chooses it. Use capacity.low"),
     ("arrival=closed", "arrival=closed: allowed: poisson, constant"),
     ("baseline=skip", "0 with baseline=skip"),
     ("capacity.lowest=1", "Did you mean low?"),

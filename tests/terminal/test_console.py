@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -168,12 +169,50 @@ def test_a_row_of_the_summary_names_what_was_swept() -> None:
     """Mix, precision, sharing, tenants, the three metrics, and the verdict or what became of the run."""
     record = _record(metrics={"stp": 2.0, "antt": 10.0, "fairness": float("nan")}, verdict="VALID")
     row = console.sweep_row(record)
-    columns = ["mix", "precision", "mps_settings", "tenants", "repetition", "STP", "ANTT", "fairness", "verdict"]
+    alone = ["p50 ms", "p90 ms", "p99 ms", "req/s"]
+    columns = [
+        "mix",
+        "precision",
+        "mps_settings",
+        "tenants",
+        "repetition",
+        *alone,
+        "STP",
+        "ANTT",
+        "fairness",
+        "verdict",
+    ]
     assert list(row) == columns
+    assert {row[name] for name in alone} == {"-"}
     assert row == {**row, "mix": "mixed", "precision": "fp16", "tenants": "2", "STP": "2.00", "ANTT": "10.0"}
     assert (row["fairness"], row["verdict"]) == ("-", "VALID")
     record["spec"]["sharing"]["mode"] = "streams"
     assert console.sweep_row(record) == {**row, "mps_settings": "streams"}
+
+
+def test_a_mix_of_one_tenant_is_summed_up_by_its_latency(capsys: pytest.CaptureFixture[str]) -> None:
+    """Latency and requests/s, no column of STP without a value, no percentile from too few requests; also skipped."""
+    record, _ = example(["bert_base"], mix="bert_base")
+    (tenant,) = record.tenants
+    metrics = {"latency_p50_ms": 4.27, "latency_p90_ms": 5.0, "latency_p99_ms": 9.0, "throughput_rps": 210.0}
+    own = replace(tenant, metrics=metrics, insufficient=("latency_p99_ms",))
+    data = to_json(replace(record, tenants=(own,), metrics={"throughput_rps": 210.0}))
+    rows = [console.sweep_row(data), console.sweep_row({**data, "status": "SKIPPED"})]
+    console.summary(rows)
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == [
+        "mix",
+        "precision",
+        "mps_settings",
+        "tenants",
+        "p50",
+        "ms",
+        "p90",
+        "ms",
+        "req/s",
+        "verdict",
+    ]
+    assert [line.split()[4:7] for line in lines] == [["4.270", "5.000", "210.0"]] * 2
 
 
 def test_a_point_that_was_measured_before_keeps_its_figures() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mtexp.metrics.summary import Measured
 from mtexp.records.record import save
 from mtexp.terminal.repetitions import together
 from mtexp.testing.records import example
+from tests.analysis.analysis_study import Study
 from tests.metrics.test_crossover_summary import run
 
 
@@ -53,6 +55,14 @@ def test_valid_repetitions_get_one_row_with_an_interval_over_runs(tmp_path: Path
     assert value == pytest.approx(1.15, abs=0.05)
     assert low < 1.02
     assert high > 1.3
+
+
+def test_repetitions_of_a_mix_of_one_tenant_have_latency_and_requests(tmp_path: Path) -> None:
+    """There is nobody to share with: mean latency and requests/s, with intervals over runs."""
+    records = Study(tmp_path, iterations=40).run(["bert_base"], repetitions=2)
+    (found,) = together({record.record_id: _row(number) for number, record in enumerate(records)}, tmp_path)
+    for label in ("mean ms", "req/s"):
+        assert re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", found[label]), found
 
 
 def test_a_single_run_or_none_has_no_such_row(tmp_path: Path) -> None:
