@@ -42,8 +42,9 @@ class Reference:
 
 
 def no_mode(spec: RunSpec) -> bool:
-    """Time slicing: a tenant that is alone has the whole device, as without any sharing mode."""
-    return spec.sharing.mode == "processes" and spec.sharing.mps_mode == "disabled"
+    """Time slicing, weights of its own: a tenant that is alone has the whole device, as without any sharing mode."""
+    sharing = spec.sharing
+    return sharing.mode == "processes" and sharing.mps_mode == "disabled" and not sharing.share_weights
 
 
 def block_figures(

@@ -217,7 +217,9 @@ class _Session:
 
 def shared_by(spec: RunSpec) -> str:
     """How tenants share, as the command line has it."""
-    return f"mps_settings={spec.mps_settings}" if spec.sharing.mode == "processes" else f"sharing={spec.sharing.mode}"
+    sharing = spec.sharing
+    mode = f"mps_settings={spec.mps_settings}" if sharing.mode == "processes" else f"sharing={sharing.mode}"
+    return f"{mode} share_weights=true" if sharing.share_weights else mode
 
 
 def listed(device: Device) -> list[GpuProcess]:

@@ -37,7 +37,8 @@ def _mode(record: RunRecord) -> str:
     sharing = record.run_spec.sharing
     if sharing.mode != "processes":
         return sharing.mode
-    return "time slicing" if sharing.mps_mode == "disabled" else f"mps_settings={sharing.mps}"
+    mode = "time slicing" if sharing.mps_mode == "disabled" else f"mps_settings={sharing.mps}"
+    return f"{mode} with shared weights" if sharing.share_weights else mode
 
 
 def _of_tenant(metrics: Mapping[str, float]) -> Iterator[str]:

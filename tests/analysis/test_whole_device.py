@@ -61,6 +61,19 @@ def test_combinations_are_ranked_on_the_whole_device(in_turns: Dataset) -> None:
     assert found.loc["MPS", "worst_slowdown"] == pytest.approx(2 / 1.02)
 
 
+def test_one_axis_has_modes_side_by_side_on_the_whole_device(tmp_path: Path) -> None:
+    """Its slowdown has what the mode costs in it; without a p99, for that of the mode compares with alone under it."""
+    study = CrossoverStudy(tmp_path)
+    for mps in ("disabled", "default", "half"):
+        study.measure(["bert_base", "llama_3_2_1b"], mps, "cuda_graph")
+    data = side_by_side(load(records=tmp_path), 1.02, 0.9)
+    tenants = data.tenants.assign(slowdown_p99=1.5, latency_ratio=data.tenants["slowdown_whole"])
+    found = tables.one_axis(pool(replace(data, tenants=tenants), draws=400)).set_index(["sharing", "model"])
+    assert found.loc["MPS", "slowdown"].tolist() == pytest.approx([2 / 1.02] * 2)
+    assert found.loc["time slicing", "slowdown"].tolist() != pytest.approx([2 / 1.02] * 2)
+    assert found["slowdown_p99"].notna().sum() == 0
+
+
 def test_what_is_not_known_of_the_mode_is_said(in_turns: Dataset) -> None:
     """Runs in turns of one mode each compare with alone under it: the headline says what it leaves out."""
     results = pool(in_turns, draws=400)

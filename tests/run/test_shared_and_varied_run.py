@@ -56,6 +56,19 @@ def test_replicas_have_their_weights_in_memory_once(workplace: Workplace) -> Non
     assert not [finding for finding in record.findings if finding.code in ("weights-not-shared", "wrong-output")]
 
 
+def test_a_session_names_the_replicas_that_share_their_weights(workplace: Workplace) -> None:
+    """Side by side with replicas that have their own: those are the reference, whichever is measured first."""
+    few = ("measure.design=crossover", "measure.max_time_s=0.5", "measure.iterations=10", "baseline=skip")
+    ran = workplace.run("-m", "mix=bert_base*2", "share_weights=true,false", *few, "tracking=none", "sweep=both")
+    assert ran.code == 0, ran.err
+    assert "bert_base*2, mps_settings=disabled share_weights=true\n" in ran.out
+    assert "time slicing with shared weights beside time slicing, " in ran.out
+    by_sharing = {
+        record.run_spec.sharing.share_weights: record for record in workplace.records("multirun/both").values()
+    }
+    assert by_sharing[True].session_reference == by_sharing[False].record_id
+
+
 def test_the_note_of_shared_weights_has_no_power_of_ten() -> None:
     """Weights of gigabytes are 2357 MiB, not 2.36e+03."""
     own = {"weights_checksum": "x", "shared_weights_mib": 2357.1, "memory_peak_mib": 598.2}
