@@ -210,6 +210,7 @@ class _Evaluation:
             *output_findings(spec, measured, self.compared.alone),
             *shared_findings(spec, measured),
             *_recompiled(measured),
+            *_other_graphs(measured),
             *_without_switches(spec, telemetry),
             *of_failure(measured),
             *impossible,
@@ -300,6 +301,19 @@ def _recompiled(measured: Measurement) -> Iterator[Finding]:
                 "recompiled",
                 f"torch.compile compiled {more} more graphs of {tenant} while it measured; expected none",
                 "Part of its latency is compiling: raise measure.warmup, or use execution=eager for it.",
+                tenant,
+            )
+
+
+def _other_graphs(measured: Measurement) -> Iterator[Finding]:
+    for tenant, facts in measured.facts_before.items():
+        if differs := facts.get("graph_differs"):
+            listed = "; ".join(differs[:2]) + (f"; and {len(differs) - 2} more" if len(differs) > 2 else "")
+            yield Finding(
+                "warning",
+                "graph-differs",
+                f"the CUDA graph of {tenant} computes other products than its requests in eager mode: {listed}",
+                "Compare it with other graphs only, not with execution=eager: the model asks whether it is captured.",
                 tenant,
             )
 

@@ -41,6 +41,8 @@ class Prepared:
     """Whether a request without a module gives an output that can be checked; one with a module always does."""
     forward: Request | None = None
     """What runs every product, where the request does something else (a training step); None = the request does."""
+    graph_differs: list[str] = field(default_factory=list)
+    """Products of its CUDA graph that eager mode does not have, and the other way round; filled by the capture."""
     steps: Steps = field(default_factory=Steps)
     """Steps of a request that generates."""
     trace: TraceRequests | None = None

@@ -228,6 +228,8 @@ class _Tenant:
             if prepared.module is not None or prepared.checked:
                 self.known = self._checked(prepared)
             request = execution.ready(prepared, self.spec.execution)
+            if prepared.graph_differs:
+                self.known["graph_differs"] = prepared.graph_differs
             request = tracing.marked(request, self.process.nvtx, self.spec, self.warmups, prepared.module)
             self.loop = Loop(request, self.device.timer(), self.buffer, self.board, self.slot, prepared.outputs)
         self.buffer.prefault()

@@ -75,7 +75,8 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
 
     Two tenants of one name may be compared with one baseline. Ids, seeds, the name of the mix and the neighbours do not
     enter; the GPU or CPU, driver, libraries, model shape, workload, precision, execution and protocol do. So do the
-    arrivals of an open-loop baseline: their kind, rate or times, and the seed that they are drawn with.
+    arrivals of an open-loop baseline: their kind, rate or times, and the seed that they are drawn with. CUDA graphs and
+    compiled models with ``masks`` in it are not those of older baselines, whose attention had a mask of ones.
 
     Args:
         tenant: The tenant as it is measured alone: for a baseline without MPS limits, for a partitioned one with them.
@@ -104,6 +105,7 @@ def baseline_hash(tenant: TenantSpec, run: RunSpec, environment: Mapping[str, An
         "mig": tenant.mig,
         **({"sms": [tenant.sm_count, tenant.sm_pct]} if tenant.sm_count or tenant.sm_pct else {}),
         "sharing": [run.sharing.mode, run.sharing.mps_mode, run.sharing.static_partitioning],
+        **({"masks": "as in eager mode"} if tenant.execution in ("cuda_graph", "compile") else {}),
         **({"torchao": environment.get("packages", {}).get("torchao")} if tenant.precision in QUANTISED else {}),
         "measure": measure,
         "runtime": run.runtime,

@@ -74,6 +74,16 @@ def test_recompilation_in_the_window_is_a_warning() -> None:
     assert "compiled 2 more graphs of a" in finding.message
 
 
+def test_a_graph_that_is_not_the_eager_request_is_a_warning() -> None:
+    """What its capture found is named; two differences at most."""
+    found = record(
+        measurement(facts_before={"a": {"graph_differs": ["1 x p more", "1 x q less", "2 x r more"]}, "b": {}})
+    )
+    (finding,) = [f for f in found.findings if f.code == "graph-differs"]
+    assert (finding.tenant, finding.level) == ("a", "warning")
+    assert finding.message.endswith("1 x p more; 1 x q less; and 1 more")
+
+
 def test_a_record_says_where_its_telemetry_comes_from(tmp_path: Path) -> None:
     """The achieved period is a metric; energy source, kind of power and what did not answer stand beside it."""
     measured = measurement()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from mtexp.spec import ModelSpec, TenantSpec
 from mtexp.tenant import execution
 from mtexp.tenant.models import ModelUnavailable, build_model, meta_model
+from mtexp.tenant.reference import Call, Products
 from mtexp.tenant.requests import Prepared, prepare
 from tests.tenant.tenant_specs import MODELS, model, tenant
 
@@ -177,3 +179,48 @@ def test_a_captured_deberta_copies_nothing_from_the_host(monkeypatch: pytest.Mon
         assert seen.count == copies
         made = modeling_deberta_v2.make_log_bucket_position(ids[:, None] - ids[None, :], 16, 64)
         torch.testing.assert_close(made, expected, rtol=0, atol=0)
+
+
+def test_a_captured_bert_has_no_mask_that_eager_mode_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers 5.17 made one while a stream was captured, which rules out flash attention."""
+    from transformers import masking_utils
+
+    def as_in_5_17(padding_mask: Any, *others: Any, **more: Any) -> bool:
+        return not masking_utils.is_tracing(padding_mask) and padding_mask is None
+
+    monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", as_in_5_17)
+    as_written = getattr(masking_utils.is_tracing, "as_written", masking_utils.is_tracing)  # of another test
+    monkeypatch.setattr(masking_utils, "is_tracing", as_written)
+    ready = prepare(tenant("bert_base"), CPU, lambda module: module)
+
+    def operands() -> set[int]:
+        calls: list[Call] = []
+        with torch.inference_mode(), Products(lambda call, out: calls.append(call)):
+            ready.request()
+        return {len(call.operands) for call in calls if call.op == "attention"}
+
+    assert operands() == {3}
+    monkeypatch.setattr("transformers.utils.import_utils.is_cuda_stream_capturing", lambda: True)
+    assert operands() == {4}
+    execution._without_made_masks()
+    execution._without_made_masks()
+    assert operands() == {3}
+
+
+def test_a_graph_that_computes_something_else_is_noticed() -> None:
+    """Products are counted by operation and shapes, in eager mode and while the graph is captured."""
+    q = torch.zeros(1, 2, 4, 8)
+    eager: Counter[str] = Counter()
+    captured: Counter[str] = Counter()
+    with execution._counted(eager):
+        torch.nn.functional.scaled_dot_product_attention(q, q, q)
+        torch.nn.functional.linear(q, torch.zeros(3, 8))
+    with execution._counted(captured):
+        torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=torch.ones(4, 4, dtype=torch.bool))
+        torch.nn.functional.linear(q, torch.zeros(3, 8))
+    assert execution.differences(eager, eager) == []
+    more, less = execution.differences(eager, captured)
+    assert (more, less) == (
+        "1 x attention 1x2x4x8, 1x2x4x8, 1x2x4x8, 4x4 more",
+        "1 x attention 1x2x4x8, 1x2x4x8, 1x2x4x8 less",
+    )
