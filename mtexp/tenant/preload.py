@@ -26,6 +26,5 @@ import mtexp.tenant.process  # noqa: F401
 
 if not _there:
     del sys.modules[_STARTS_CUDA]
-gc.collect()
 gc.enable()
 gc.freeze()  # a tenant's collector need not look at any of it, nor copy its pages

@@ -195,7 +195,7 @@ def _announce(planned: Plan) -> None:
     specs = [point.spec for point in planned.points]
     if planned.search:
         console.say(f"{counted(len(specs), 'capacity search')}, each of several runs, in {planned.folder}")
-    elif len(specs) > 1 or planned.dry_run:
+    else:
         console.say(f"{estimate(specs)}, in {planned.folder}")
     if any(spec.runtime == "cpu" and spec.shrunk for spec in specs):
         console.say("No GPU in use: models are shrunk and run on the CPU (runtime.shrink=none forbids it).")

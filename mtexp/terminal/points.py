@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from mtexp.tracking.ledger import Done
 
 
+_QUIET_S = 2.0
+"""Sending that takes no longer needs no line."""
+
+
 @dataclass
 class Point:
     """One point of the sweep, and what became of it."""
@@ -166,7 +170,7 @@ def drain() -> None:
     """Wait until the last records are sent. Ctrl-C skips the wait; unsent records stay on disk."""
     sent = uploads()
     try:
-        if sent.left:
+        if not sent.sent_within(_QUIET_S) and sent.left:
             console.phase(f"tracking: sending {counted(sent.left, 'record')}; Ctrl-C leaves the rest for later")
         sent.drain()
     except KeyboardInterrupt:

@@ -91,6 +91,10 @@ class Uploads:
                 self._silent = False
                 self._turn.notify_all()
 
+    def sent_within(self, time_s: float) -> bool:
+        """Wait so long at most; whether every record is sent, or has failed to be."""
+        return not wait(self._waiting, time_s).not_done
+
     def drain(self) -> None:
         """Wait until every record is sent or has failed to be; an interrupt leaves those for later that are not."""
         try:

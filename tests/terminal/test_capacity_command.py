@@ -45,6 +45,9 @@ class NoUploads:
 
     left: int = 0
 
+    def sent_within(self, time_s: float) -> bool:
+        return True
+
     def drain(self) -> None:
         pass
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -39,6 +40,9 @@ class FakeUploads:
 
     done: list[Upload] = field(default_factory=list)
     left: int = 0
+
+    def sent_within(self, time_s: float) -> bool:
+        return self.left == 0
 
     def drain(self) -> None:
         pass
@@ -95,6 +99,7 @@ def test_a_run_prints_its_table_and_leaves_its_outcome(runner: FakeRunner, capsy
     """Exit code 0; phases, results and the way to look at them on stdout; job.json in the folder of the run."""
     assert cli.main(["mix=solo", "sweep=mine"]) == 0
     out = capsys.readouterr().out
+    assert re.match(r"1 run, about \d+ s, about 1 MB, in outputs/mine\n", out)
     assert "shrunk" in out
     assert "  measuring" in out
     assert "tenant" in out
@@ -104,6 +109,17 @@ def test_a_run_prints_its_table_and_leaves_its_outcome(runner: FakeRunner, capsy
     assert "name: solo" in job.config
     outcome = json.loads((job.folder / JOB).read_text())
     assert outcome["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize("left", [0, 2])
+def test_only_sending_that_takes_long_is_said(
+    runner: FakeRunner, capsys: pytest.CaptureFixture[str], left: int
+) -> None:
+    """How many records are left, and that nobody has to wait for them; nothing where they are sent at once."""
+    runner.uploads.left = left
+    assert cli.main(["mix=solo"]) == 0
+    said = "sending 2 records; Ctrl-C leaves the rest for later" in capsys.readouterr().out
+    assert said == (left > 0)
 
 
 def test_a_sweep_goes_on_after_a_failed_run(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:

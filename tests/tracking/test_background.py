@@ -51,6 +51,24 @@ def test_records_are_sent_in_their_order_and_each_is_told_once(tmp_path: Path, t
     assert list(pending(tmp_path)) == []
 
 
+def test_waiting_for_what_is_sent_ends_in_time(
+    uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that takes long is not waited for longer than asked."""
+    go_on = threading.Event()
+
+    def slow(record_dir: Path, tracking: TrackingSpec, step: store.Step) -> Upload:
+        assert go_on.wait(SOON_S)
+        return Upload(record_dir, "sent")
+
+    monkeypatch.setattr(background, "log_or_defer", slow)
+    assert uploads.sent_within(0)
+    uploads.send(tmp_path, TrackingSpec())
+    assert not uploads.sent_within(0.01)
+    go_on.set()
+    assert uploads.sent_within(SOON_S)
+
+
 def test_nothing_begins_in_silence_and_silence_waits_for_the_step_that_goes_on(
     uploads: Uploads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
