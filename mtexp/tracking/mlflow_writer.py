@@ -4,9 +4,10 @@ Lives here: :func:`log_record`. May touch: MLflow, the files of the record it is
 while tenants measure.
 
 The order makes it safe to be killed at any point and called again: the parent carries ``mtexp.record_id`` from its
-first moment and ``mtexp.upload = complete`` only at the very end. A parent without the latter is deleted, with its
-children, and made anew. Batches are as large as a store takes; on a server several tenants are sent at once. All of it
-is done in steps (one call of the store, or one tenant's history read), so that it can stand still between any two.
+first moment, and its own status and ``mtexp.upload = complete`` only at the very end. A parent without the latter is
+deleted, with its children, and made anew. Batches are as large as a store takes; on a server several tenants are sent
+at once. All of it is done in steps (one call of the store, or one tenant's history read), so that it can stand still
+between any two.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ ARTIFACT_FOLDERS = ("logs", "plots", "profile")
 MOST_SYSTEM_POINTS = 500
 MAX_ARTIFACT_BYTES = 8 * 2**30
 LOCK = ".upload.lock"
+KILLED = "KILLED"
+"""Status of a run until all of it is sent: MLflow's own, RUNNING, would stay if this process were killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,8 @@ def _fill(store: Store, record: RunRecord, content: RunContent, histories: list[
     start_ms, end_ms = iso_ms(record.started_at) or None, iso_ms(record.ended_at)
     with store.step():
         run = store.client.create_run(store.experiment_id, start_ms, content.tags, content.name)
-    run_id = str(run.info.run_id)
+        run_id = str(run.info.run_id)
+        store.client.update_run(run_id, KILLED)
     with store.step():
         params = [Param(name, value) for name, value in content.params.items()]
         points = [Metric(key, value, end_ms, 0) for key, value in content.metrics.items()]

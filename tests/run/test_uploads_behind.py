@@ -13,6 +13,7 @@ import pytest
 from mtexp.host import cpu_device
 from mtexp.leases import lease
 from mtexp.records import keys
+from mtexp.terminal import points
 from mtexp.tracking import background, mlflow_writer
 from mtexp.tracking.upload import PENDING
 from tests.run.run_helpers import Workplace, kind
@@ -20,7 +21,7 @@ from tests.run.run_helpers import Workplace, kind
 pytestmark = pytest.mark.process
 
 SWEEP = ("-m", "mix=solo", "seed=1,2,3", "baseline=skip", "sweep=s")
-CALLS = ("create_run", "log_batch", "log_artifact", "set_terminated", "set_tag", "search_runs")
+CALLS = ("create_run", "update_run", "log_batch", "log_artifact", "set_terminated", "set_tag", "search_runs")
 SLOW_S = 0.02
 
 
@@ -102,6 +103,7 @@ def test_an_interrupt_in_a_later_point_loses_no_earlier_record(workplace: Workpl
 def test_an_interrupt_while_the_last_records_are_sent_leaves_them_for_later(workplace: Workplace) -> None:
     """The command ends soon, says what is missing and how to send it; the record is whole and its marker there."""
     slow_store(workplace)
+    workplace.patch.setattr(points, "_QUIET_S", 0)
 
     def hook(text: str) -> None:
         if text.startswith("tracking: "):
@@ -118,6 +120,7 @@ def test_an_interrupt_while_the_last_records_are_sent_leaves_them_for_later(work
 def test_a_run_that_is_ended_while_it_is_sent_has_finished(workplace: Workplace) -> None:
     """SIGTERM while MLflow takes the record: the run has not failed; meanwhile its device was another's to take."""
     slow_store(workplace)
+    workplace.patch.setattr(points, "_QUIET_S", 0)
     taken: list[str] = []
 
     def hook(text: str) -> None:

@@ -240,7 +240,7 @@ def test_a_slow_store_is_waited_for(uploads: Uploads, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "call", ["search_runs", "create_run", "log_batch", "log_artifact", "set_terminated", "set_tag"]
+    "call", ["search_runs", "create_run", "update_run", "log_batch", "log_artifact", "set_terminated", "set_tag"]
 )
 def test_every_call_of_the_store_is_in_a_step(
     tmp_path: Path, tracking: TrackingSpec, monkeypatch: pytest.MonkeyPatch, call: str

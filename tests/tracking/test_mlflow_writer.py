@@ -152,8 +152,10 @@ def test_killed_half_way_and_sent_again_is_sending_once(
         with pytest.raises(KeyboardInterrupt):
             log_record(tmp_path / "run", tracking)
     assert not [run for run in parents(tracking) if run.data.tags.get(keys.UPLOAD) == keys.UPLOAD_COMPLETE]
+    assert "RUNNING" not in {run.info.status for run in runs_of(tracking)}, "nobody would ever end it"
     run_id = log_record(tmp_path / "run", tracking)
     assert [run.info.run_id for run in parents(tracking)] == [run_id]
+    assert {run.info.status for run in runs_of(tracking)} == {"FINISHED"}
     assert len(runs_of(tracking)) == 3
 
 
