@@ -131,20 +131,30 @@ _MASKS = "transformers.masking_utils"
 def _without_made_masks() -> None:
     """Have attention without padding run without a mask in a CUDA graph too, as it does in eager mode.
 
-    transformers 5.17 asks whether the mask is traced before it asks whether there is one, so a captured or compiled
-    model makes a mask of ones. That rules out flash attention: BERT-base takes 1.7 times as long. Versions from 5.23
-    on ask in the other order.
+    A mask rules out flash attention: BERT-base takes twice as long. While a model is captured or compiled, transformers
+    makes one in two cases in which eager mode does not. Up to 5.17 it asks whether the mask is traced before it asks
+    whether there is one. And it does not look whether the sequences of a decoder are packed; here the last request in
+    eager mode answers that.
     """
     module = sys.modules.get(_MASKS)
     if module is None or hasattr(module.is_tracing, "as_written"):
         return
-    as_written = module.is_tracing
+    traced, look = module.is_tracing, module.find_packed_sequence_indices
+    packed = {"eager": True}
 
     def is_tracing(tensor: Any = None) -> bool:
-        return tensor is not None and bool(as_written(tensor))
+        return tensor is not None and bool(traced(tensor))
 
-    is_tracing.as_written = as_written  # type: ignore[attr-defined]
-    module.is_tracing = is_tracing  # type: ignore[attr-defined]
+    def find_packed_sequence_indices(position_ids: torch.Tensor) -> torch.Tensor | None:
+        if traced(position_ids) and not packed["eager"]:
+            return None
+        found: torch.Tensor | None = look(position_ids)
+        packed["eager"] = found is not None
+        return found
+
+    is_tracing.as_written = traced  # type: ignore[attr-defined]
+    find_packed_sequence_indices.as_written = look  # type: ignore[attr-defined]
+    vars(module).update(is_tracing=is_tracing, find_packed_sequence_indices=find_packed_sequence_indices)
 
 
 _DEBERTA = "transformers.models.deberta_v2.modeling_deberta_v2"

@@ -181,30 +181,50 @@ def test_a_captured_deberta_copies_nothing_from_the_host(monkeypatch: pytest.Mon
         torch.testing.assert_close(made, expected, rtol=0, atol=0)
 
 
-def test_a_captured_bert_has_no_mask_that_eager_mode_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers 5.17 made one while a stream was captured, which rules out flash attention."""
+@pytest.mark.parametrize("name", ["bert_base", "distilgpt2"])
+def test_a_captured_model_has_no_mask_that_eager_mode_does_not_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers makes one while a stream is captured, which rules out flash attention."""
     from transformers import masking_utils
 
     def as_in_5_17(padding_mask: Any, *others: Any, **more: Any) -> bool:
         return not masking_utils.is_tracing(padding_mask) and padding_mask is None
 
     monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", as_in_5_17)
-    as_written = getattr(masking_utils.is_tracing, "as_written", masking_utils.is_tracing)  # of another test
-    monkeypatch.setattr(masking_utils, "is_tracing", as_written)
-    ready = prepare(tenant("bert_base"), CPU, lambda module: module)
+    monkeypatch.setattr(masking_utils, "_ignore_causal_mask_sdpa", as_in_5_17)
+    for function in ("is_tracing", "find_packed_sequence_indices"):
+        patched = getattr(masking_utils, function)  # perhaps by another test
+        monkeypatch.setattr(masking_utils, function, getattr(patched, "as_written", patched))
+    ready = prepare(tenant(name), CPU, lambda module: module)
 
-    def operands() -> set[int]:
+    def masked(*, capturing: bool) -> bool:
+        monkeypatch.setattr("transformers.utils.import_utils.is_cuda_stream_capturing", lambda: capturing)
         calls: list[Call] = []
         with torch.inference_mode(), Products(lambda call, out: calls.append(call)):
             ready.request()
-        return {len(call.operands) for call in calls if call.op == "attention"}
+        (found,) = {len(call.operands) > 3 for call in calls if call.op == "attention"}
+        return found
 
-    assert operands() == {3}
-    monkeypatch.setattr("transformers.utils.import_utils.is_cuda_stream_capturing", lambda: True)
-    assert operands() == {4}
+    assert not masked(capturing=False)
+    assert masked(capturing=True)
     execution._without_made_masks()
     execution._without_made_masks()
-    assert operands() == {3}
+    assert not masked(capturing=False)
+    assert not masked(capturing=True)
+
+
+def test_packed_sequences_keep_their_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sequences in one row, as code of one's own may have them: captured, they have the mask of eager mode."""
+    from transformers import masking_utils
+
+    for function in ("is_tracing", "find_packed_sequence_indices"):
+        patched = getattr(masking_utils, function)
+        monkeypatch.setattr(masking_utils, function, getattr(patched, "as_written", patched))
+    execution._without_made_masks()
+    packed = torch.tensor([[0, 1, 2, 0, 1]])
+    for position_ids, made in ((packed, True), (torch.arange(5)[None], False)):
+        for capturing in (False, True):
+            monkeypatch.setattr("transformers.utils.import_utils.is_cuda_stream_capturing", lambda on=capturing: on)
+            assert (masking_utils.find_packed_sequence_indices(position_ids) is not None) == made
 
 
 def test_a_graph_that_computes_something_else_is_noticed() -> None:
