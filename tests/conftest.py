@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import pickle
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -16,9 +15,11 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_repository import IConfigRepository
+    from hydra.core.default_element import ResultDefault
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
-
-    from mtexp.config.composer import Composer
 
 gc.set_threshold(5_000, 20)
 """Imports and configurations make objects that stay: looking for garbage less often saves a twentieth of the time."""
@@ -133,38 +134,45 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def _composed_once() -> Iterator[None]:
     """What Hydra makes of the same choices of groups in ``conf/`` is kept: composing takes it a tenth of a second.
 
-    Every test gets a copy, to which the values of its command line are applied as Hydra does it, after composing.
+    Every call gets a copy, to which Hydra applies the values of the command line, as it does after composing.
     """
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf.errors import OmegaConfBaseException
+    from hydra._internal import config_loader_impl as hydra
+    from hydra._internal.defaults_list import DefaultsList, Overrides
 
-    from mtexp.config.composer import CONF_DIR, Composer, apply_values
+    from mtexp.config.composer import CONF_DIR
 
-    kept: dict[object, bytes] = {}
-    load = Composer.load
+    lists: dict[object, bytes] = {}
+    composed: dict[object, bytes] = {}
+    create, compose = hydra.create_defaults_list, hydra.ConfigLoaderImpl._compose_config_from_defaults_list
 
-    @functools.wraps(load)
-    def load_once(
-        self: Composer, overrides: Sequence[str], mode: RunMode = RunMode.RUN
-    ) -> tuple[DictConfig, DictConfig]:
-        folders = [path.path for path in self._loader.get_search_path().get_path()]
-        if folders != ["pkg://hydra.conf", str(CONF_DIR), "structured://"] or "hydra.searchpath" in str(overrides):
-            return load(self, overrides, mode)
-        try:
-            composed = [o for o in map(self.parse, overrides) if mode is RunMode.RUN or not o.is_sweep_override()]
-            values = [o for o in composed if not (o.is_hydra_override() or self.is_group(o.key_or_group))]
-            choices = [str(o.input_line) for o in composed if o not in values]
-            if (key := (mode, *choices)) not in kept:
-                kept[key] = pickle.dumps(load(self, choices, mode))
-            config, hydra = pickle.loads(kept[key])
-            apply_values(values, config)
-        except (HydraException, OmegaConfBaseException):
-            return load(self, overrides, mode)  # its error is the one that a user would see
-        return config, hydra
+    def conf_alone(repo: IConfigRepository) -> bool:
+        return [source.path for source in repo.get_sources()] == ["hydra.conf", str(CONF_DIR), "", ""]
+
+    def create_once(
+        repo: IConfigRepository, config_name: str, overrides_list: list[Override], **how: bool
+    ) -> DefaultsList:
+        if not conf_alone(repo):
+            return create(repo, config_name, overrides_list, **how)
+        asked = Overrides(repo, overrides_list)
+        key = (config_name, repr((how, asked.override_choices, asked.append_group_defaults, asked.deletions)))
+        if key not in lists:
+            values = {id(override) for override in asked.config_overrides}
+            choices = [override for override in overrides_list if id(override) not in values]
+            lists[key] = pickle.dumps(create(repo, config_name, choices, **how))
+        made: DefaultsList = pickle.loads(lists[key])
+        made.config_overrides = asked.config_overrides
+        return made
+
+    def compose_once(self: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        if not conf_alone(repo):
+            return compose(self, defaults, repo)
+        if (key := repr(defaults)) not in composed:
+            composed[key] = pickle.dumps(compose(self, defaults, repo))
+        return pickle.loads(composed[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Composer, "load", load_once)
+        patch.setattr(hydra, "create_defaults_list", create_once)
+        patch.setattr(hydra.ConfigLoaderImpl, "_compose_config_from_defaults_list", compose_once)
         yield
 
 
