@@ -15,6 +15,13 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 ROOT = Path(__file__).parents[2]
+SHORT = """
+import functools, mtexp
+for name in ("run", "sweep"):
+    short = {"workload.batch_size": 1, "workload.seq_len": 8, "measure.max_time_s": 0.5}
+    setattr(mtexp, name, functools.partial(getattr(mtexp, name), **short))
+"""
+"""Before the page: its requests and runs take a small part of the time."""
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 UNDER_A_LOOP = """
 import asyncio, sys
@@ -46,7 +53,7 @@ def test_the_page_runs_from_stdin(tmp_path, made_store):
     store = tmp_path / "mlflow.db"
     store.write_bytes(made_store)
     blocks = BLOCK.findall((ROOT / "docs" / "python.md").read_text())
-    out = _python("-", code="\n".join(blocks), folder=tmp_path)
+    out = _python("-", code="\n".join([SHORT, *blocks]), folder=tmp_path)
     assert "VALID" in out
     assert "measuring" in out
     assert "Did you mean" in out  # bert_bas

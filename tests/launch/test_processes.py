@@ -93,7 +93,9 @@ from mtexp.launch import ForkserverStarter
 import multiprocessing.util
 from looking import look
 if __name__ == "__main__":
-    child = ForkserverStarter().fork("x", look, {folder!r})
+    starter = ForkserverStarter()
+    starter.context.set_forkserver_preload(["mtexp", "calendar"])  # what `look` looks at, no torch
+    child = starter.fork("x", look, {folder!r})
     assert child.wait(60), "did not end"
     print(child.exit_code(), multiprocessing.util.get_temp_dir())
 """

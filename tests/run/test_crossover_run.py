@@ -177,6 +177,7 @@ def test_a_tenant_that_fails_ends_the_run(place: Workplace, fault: str) -> None:
         *CROSSOVER,
         *ENDLESS,
         "deadlines.stall_s=2",
+        "deadlines.stop_s=3",
         f"sweep=fails-{fault}",
         faults={"b": Fault(kind=fault, at=200)},
     )

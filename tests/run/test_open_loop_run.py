@@ -12,7 +12,7 @@ from tests.run.run_helpers import Workplace
 
 MIX = (
     *("mix=bert_base+distilgpt2", "arrival=poisson", "arrival.rate=5", "mix.tenants.distilgpt2.arrival.kind=closed"),
-    *("measure.iterations=12", "baseline.min_time_s=0.2", "sweep=s"),
+    *("measure.iterations=12", "sweep=s"),
 )
 
 

@@ -18,7 +18,7 @@ from mtexp.testing.faults import Fault
 from mtexp.tracking import upload
 from mtexp.tracking.store import open_store
 from tests.profiling.profilers import install_nsys
-from tests.run.run_helpers import SMALL, Ran, Workplace, kind
+from tests.run.run_helpers import Ran, Workplace, kind
 
 pytestmark = pytest.mark.process
 
@@ -29,7 +29,7 @@ STRETCHED = ("latency_", "throughput_", "tokens_", "gpu_time_", "slowdown", "nor
 
 def profiled(place: Workplace, *arguments: str, **more: Any) -> Ran:
     """A run whose timed half has ended well, whatever became of its profile."""
-    ran = place.run(*arguments, "sweep=p", small=(*SMALL, "baseline.min_time_s=0.1"), **more)
+    ran = place.run(*arguments, "sweep=p", **more)
     assert ran.code == 0, ran.err
     assert "Traceback" not in ran.out + ran.err
     assert "slowdown" in ran.out

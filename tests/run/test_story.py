@@ -51,6 +51,8 @@ RUN_METRICS = {"throughput_rps", "overlap_pct", "window_share_pct", "window_s", 
 ARTIFACTS = {"iterations.parquet", "telemetry.parquet", "config.yaml", "environment.json", "record.json", "logs"}
 
 
+LONG = "baseline.min_time_s=1"
+"""A baseline measures at least as long as its mix, and is found again by that."""
 FIRST = "tags.`mtexp.sweep` = 'first'"
 
 
@@ -69,7 +71,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
 @pytest.fixture(scope="module")
 def sweep(place: Workplace) -> Ran:
     """Two points, three tenants, two models, in an empty folder."""
-    ran = place.run("-m", "mix=solo,pair", "measure.min_time_s=1", "sweep=first")
+    ran = place.run("-m", "mix=solo,pair", "measure.min_time_s=1", LONG, "sweep=first")
     assert ran.code == 0, ran.err
     return ran
 
@@ -211,7 +213,7 @@ def test_the_terminal_shows_tables_and_the_way_on(sweep: Ran) -> None:
 def test_baselines_are_measured_once(place: Workplace) -> None:
     """Another runner, as another process: they are found in MLflow, and the slowdown refers to them."""
     before = {run.info.run_id for run in place.mlflow_runs(kind("baseline"))}
-    ran = place.run("mix=pair", "sweep=second")
+    ran = place.run("mix=pair", LONG, "sweep=second")
     assert ran.code == 0, ran.err
     assert not [text for text in place.phases if text.startswith("baseline")]
     assert {run.info.run_id for run in place.mlflow_runs(kind("baseline"))} == before
@@ -223,7 +225,7 @@ def test_baselines_are_measured_once(place: Workplace) -> None:
 @pytest.mark.usefixtures("sweep")
 def test_a_load_is_a_share_of_the_stored_baseline(place: Workplace) -> None:
     """The rate comes from the baseline; resumed, the point is known by its load."""
-    point = ("mix=solo", "arrival=poisson", "arrival.load=0.2", "sweep=open")
+    point = ("mix=solo", "arrival=poisson", "arrival.load=0.2", LONG, "sweep=open")
     assert place.run(*point).code == 0
     record = place.records("outputs/open")["."]
     (tenant,) = record.run_spec.tenants
@@ -237,8 +239,8 @@ def test_a_load_is_a_share_of_the_stored_baseline(place: Workplace) -> None:
 @pytest.mark.usefixtures("sweep")
 def test_baseline_require_takes_what_is_there_and_refuses_the_rest(place: Workplace) -> None:
     """Without a stored baseline: one message with the remedy, exit code 1, nothing measured."""
-    assert place.run("mix=solo", "baseline=require", "sweep=required").code == 0
-    ran = place.run("mix=solo", "baseline=require", "workload.seq_len=9", "sweep=refused")
+    assert place.run("mix=solo", "baseline=require", LONG, "sweep=required").code == 0
+    ran = place.run("mix=solo", "baseline=require", LONG, "workload.seq_len=9", "sweep=refused")
     assert ran.code == 1
     assert "baseline.mode=require" in ran.err
     assert "run it once with baseline=auto" in ran.err
