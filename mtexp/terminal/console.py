@@ -231,7 +231,11 @@ def _summary_lines(record: Mapping[str, Any]) -> Iterator[str]:
     yield from _lock_lines(record)
     if record["spec"]["measure"].get("design") == "crossover":
         yield from _crossover_lines(record)
-    if any("[" in part for part in (stp, *parts)):
+    served = [t for t in record["tenants"] if "service_slowdown_ci_low" in t["metrics"]]
+    for tenant in served[:_MOST_SLOWDOWNS]:
+        figure = _with_interval(f"service slowdown of {tenant['id']}", "service_slowdown", tenant["metrics"])
+        yield f"{figure}, without the wait in its own queue"
+    if served or any("[" in part for part in (stp, *parts)):
         moved = any(block["cores"] for block in record.get("blocks", ()))
         yield f"  {INTERVAL_TEXTS[OVER_ROUNDS if moved else WITHIN_RUN]}"
 

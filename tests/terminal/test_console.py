@@ -215,6 +215,16 @@ def test_a_mix_of_one_tenant_is_summed_up_by_its_latency(capsys: pytest.CaptureF
     assert [line.split()[4:7] for line in lines] == [["4.270", "5.000", "210.0"]] * 2
 
 
+def test_a_service_slowdown_has_its_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    """In open loop there is no STP; what the neighbours cost is said with how sure it is."""
+    record, _ = example(["bert_base"], mix="bert_base")
+    metrics = {"service_slowdown": 0.89, "service_slowdown_ci_low": 0.8, "service_slowdown_ci_high": 0.98}
+    console.results(to_json(replace(record, tenants=(replace(record.tenants[0], metrics=metrics),))))
+    out = capsys.readouterr().out
+    assert "service slowdown of t0 0.89 [0.80, 0.98], without the wait in its own queue\n" in out
+    assert "[ ] hold 95 % within this run" in out
+
+
 def test_a_point_that_was_measured_before_keeps_its_figures() -> None:
     """A resumed sweep shows them, and the verdict that they got; a point without a record has what became of it."""
     record = _record(metrics={"stp": 2.0}, verdict="INVALID")
