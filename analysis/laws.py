@@ -16,35 +16,33 @@ the device for L / n in each. Before each of its turns it waits for one turn of 
 
     log(slowdown - 1) = c0 + log(n / L (sum over j of (L_j / n_j + s)))
 
-**Kernels** (CUDA graphs, MPS and all else). The kernels of both take turns, so what counts is how long they are. Longer
-kernels leave fewer SMs idle. With p the share of SMs that work while the device works (counters of runs alone in eager
-mode), q = log(p / (1 - p)), and k neighbours:
+**Kernels** (CUDA graphs, MPS and all else). The kernels of both take turns, so what counts is how long they are, and
+how many SMs those of the neighbours fill. In eager mode every model launches its kernels about as fast as any other:
+the longer they are, the larger its busy share b there. With p the share of SMs that work while the device works
+(counters of runs alone in eager mode), and k neighbours:
 
-    log(slowdown - 1) = c0 + log k + c1 q + c2 (q of the neighbours, averaged)
-
-A q below a floor, which is learnt, counts as the floor: a model that waits for its launches has idle SMs in eager mode
-whatever its kernels are.
+    log(slowdown - 1) = c0 + log k + c1 log b + c2 (log(b p / (1 - p)) of the neighbours, averaged)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mtexp.metrics.samples import Floats
 
 QUEUE, SLICES, KERNELS = "queue", "slices", "kernels"
-TOWARDS = {QUEUE: (0.0, 0.5, 0.5), SLICES: (0.0,), KERNELS: (0.0, -1.0, 1.0)}
+TOWARDS = {QUEUE: (0.0, 0.5, 0.5), SLICES: (0.0,), KERNELS: (-0.8, -0.7, 0.5)}
 """What the coefficients of each law are drawn towards."""
 _ODDS = math.log(2)
 """Odds of a model without counters, as a logarithm: two of three SMs work."""
-SM_ACTIVITY = "SM activity"
-"""The trait that the law of kernels has a slope for."""
-HALF = "MPS: half of the SMs"
-"""The trait of a model that was measured alone with half of the SMs; the others are named after a stressor."""
+_SHARE = math.log(0.3)
+"""Busy share in eager mode of a model without a run alone there, as a logarithm."""
+SM_ACTIVITY, BUSY_SHARE = "SM activity", "busy share in eager mode"
+"""The traits that the law of kernels has slopes for."""
 Ranges = Mapping[str, tuple[float, float]]
 """The least and the most that a fit was learnt from, by trait."""
 _ABOUT = np.linspace(0.97, 1.03, 13)
@@ -71,10 +69,11 @@ class Lone:
     in_mode_ms: Mapping[str, float] = field(default_factory=dict)
     """Mean latency alone *in* a sharing mode, by its name, where that was measured: what a mode costs without
     neighbours is in it, and not in a slowdown that was measured in turns."""
-    traits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """What more is known, by name: what it suffers and what it inflicts, on logarithms."""
     odds: float | None = None
     """Log odds that an SM works while the device works; None where no run alone in eager mode sampled it."""
+    eager_busy: float | None = None
+    """Busy share of the same model alone in eager mode; None where no run says it."""
+    stressor: bool = False
 
 
 def mode_name(sharing: str, execution: str) -> str:
@@ -89,16 +88,15 @@ def law_of(sharing: str, execution: str) -> str:
     return SLICES if sharing.startswith("time slicing") else KERNELS
 
 
-def form(law: str, victim: Lone, neighbours: Sequence[Lone], columns: Sequence[str] = ()) -> list[float]:
-    """Columns of a law, then of traits."""
+def form(law: str, victim: Lone, neighbours: Sequence[Lone]) -> list[float]:
+    """Columns of a law."""
     found = [1.0]
     if law == QUEUE:
         others = sum(other.busy for other in neighbours)
         found += [math.log(max(1.0, victim.busy + others)), math.log1p(victim.busy * others)]
     elif law == KERNELS:
-        own, *around = (_ODDS if lone.odds is None else lone.odds for lone in (victim, *neighbours))
-        found += [own, float(np.mean(around))]
-    return found + [victim.traits[name][0] * sum(other.traits[name][1] for other in neighbours) for name in columns]
+        found += [_length(victim), float(np.mean([_length(other) + _odds(other) for other in neighbours]))]
+    return found
 
 
 def offset(law: str, victim: Lone, neighbours: Sequence[Lone], slices: Sequence[float]) -> float:
@@ -119,14 +117,18 @@ def turns(latency_ms: float | Sequence[float] | Floats, slice_ms: float) -> Floa
     return found
 
 
-def floored(lone: Lone, floor: float | None) -> Lone:
-    """The model with log odds of at least ``floor``."""
-    return lone if floor is None or lone.odds is None or lone.odds >= floor else replace(lone, odds=floor)
+def _length(lone: Lone) -> float:
+    """How long its kernels are: the logarithm of what it keeps the device busy while it launches them."""
+    return math.log(lone.eager_busy) if lone.eager_busy else _SHARE
+
+
+def _odds(lone: Lone) -> float:
+    return _ODDS if lone.odds is None else lone.odds
 
 
 def sampled(law: str, lone: Lone) -> bool:
     """Whether all is known of a model alone that the law is about."""
-    return law != KERNELS or lone.odds is not None
+    return law != KERNELS or (lone.odds is not None and lone.eager_busy is not None)
 
 
 def to_law(law: str, log: float) -> float:
@@ -142,32 +144,34 @@ def from_law(law: str, value: float) -> float:
 # --- what lies beyond what was learnt ---------------------------------------------------------------------------------
 
 
-def slopes(law: str, lone: Lone, columns: Sequence[str] = ()) -> dict[str, float]:
+def slopes(law: str, lone: Lone) -> dict[str, float]:
     """What is known of a model alone that the law has a free slope for, by name.
 
-    Turns of a time slice have none. Busy shares are bounded, and so is what follows: with the busiest and the least
-    busy model of a study left out in turn, intervals held 88 % of the time, and 85 % with the nearest in its place.
+    Turns of a time slice have none. Busy shares in eager mode are bounded, and so is what follows: with the busiest and
+    the least busy model of a study left out in turn, intervals held 88 % of the time.
     """
-    found = {SM_ACTIVITY: lone.odds} if law == KERNELS and lone.odds is not None else {}
-    for name in columns:
-        found |= dict(zip((f"{name}, suffered", f"{name}, inflicted"), lone.traits[name], strict=True))
+    found = {}
+    if law == KERNELS and lone.odds is not None:
+        found[SM_ACTIVITY] = lone.odds
+    if law == KERNELS and lone.eager_busy is not None:
+        found[BUSY_SHARE] = math.log(lone.eager_busy)
     return found
 
 
-def ranges_of(law: str, models: Iterable[Lone], columns: Sequence[str] = ()) -> dict[str, tuple[float, float]]:
+def ranges_of(law: str, models: Iterable[Lone]) -> dict[str, tuple[float, float]]:
     """The least and the most of what measured models have."""
     found: dict[str, tuple[float, float]] = {}
     for lone in models:
-        for name, value in slopes(law, lone, columns).items():
+        for name, value in slopes(law, lone).items():
             low, high = found.get(name, (value, value))
             found[name] = min(low, value), max(high, value)
     return found
 
 
-def outside(law: str, lone: Lone, ranges: Ranges, columns: Sequence[str] = ()) -> dict[str, tuple[float, float]]:
+def outside(law: str, lone: Lone, ranges: Ranges) -> dict[str, tuple[float, float]]:
     """What of a model lies beyond the ranges, by name: its value, and the nearest that was learnt."""
     found = {}
-    for name, value in slopes(law, lone, columns).items():
+    for name, value in slopes(law, lone).items():
         low, high = ranges.get(name, (value, value))
         near = min(max(value, low), high)
         if not math.isclose(near, value, rel_tol=_SAME, abs_tol=_SAME):
@@ -175,18 +179,6 @@ def outside(law: str, lone: Lone, ranges: Ranges, columns: Sequence[str] = ()) -
     return found
 
 
-def nearest(law: str, lone: Lone, ranges: Ranges, columns: Sequence[str] = ()) -> Lone:
-    """The model with what was learnt nearest to it in place of what lies beyond."""
-    found = {name: near for name, (_, near) in outside(law, lone, ranges, columns).items()}
-    if not found:
-        return lone
-    traits = {
-        name: (found.get(f"{name}, suffered", own[0]), found.get(f"{name}, inflicted", own[1]))
-        for name, own in lone.traits.items()
-    }
-    return replace(lone, odds=found.get(SM_ACTIVITY, lone.odds), traits=traits)
-
-
 def in_words(name: str, value: float) -> str:
     """A trait for people."""
-    return f"{100 / (1 + math.exp(-value)):.0f} %" if name == SM_ACTIVITY else f"{math.exp(value):.2f}"
+    return f"{100 * (math.exp(value) if name == BUSY_SHARE else 1 / (1 + math.exp(-value))):.0f} %"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,12 +16,10 @@ import numpy as np
 from mtexp.metrics.samples import Floats
 
 from .laws import (
-    KERNELS,
     QUEUE,
     SLICES,
     TOWARDS,
     Lone,
-    floored,
     form,
     from_law,
     law_of,
@@ -30,16 +28,14 @@ from .laws import (
     to_law,
     turns,
 )
-from .predictor import COVERAGE, NEW_MIX, OUTSIDE, Cell, Fit, Predictor, kind_of
+from .predictor import COVERAGE, NEW_MIX, ONE_MIX, OUTSIDE, Cell, Fit, Predictor, kind_of
 
-_RIDGE = (3.0, 3.0)
-"""Penalties of coefficients, and of what models suffer and inflict, where too little is measured to choose them: each
-counts like three tenants for which 0 was measured."""
-_RIDGES = tuple((form, own) for form in (0.3, 3.0, 30.0) for own in (0.1, 0.3, 1.0, 3.0, 10.0))
-_FLOORS = (-0.4, -0.2, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-"""Floors of log odds that are tried, beside none."""
-_WORTH = 0.85
-"""A floor must bring errors down to this part of what they are without, or there is none."""
+_FORM = 3.0
+"""Penalty of the coefficients of a law: what they are drawn towards counts like three tenants."""
+_RIDGES, _RIDGE = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), 3.0
+"""Penalties of what models suffer and inflict that are tried, and the one where too little is measured to choose."""
+_FREE = 1e-3
+"""Penalty of what a stressor suffers and inflicts."""
 _SLICES_MS, _SWITCHES_MS = np.arange(0.5, 5.01, 0.02), np.arange(0.02, 0.61, 0.02)
 """Lengths of a time slice and of a switch that are tried."""
 _USUAL_SLICE_MS = 2.0
@@ -55,7 +51,7 @@ def learn_predictor(cells: Sequence[Cell], lone: Mapping[str, Lone], device: str
     by_mode: dict[str, list[Cell]] = {}
     for cell in cells:
         by_mode.setdefault(cell.mode, []).append(cell)
-    fits = {mode: fit(own) for mode, own in by_mode.items() if len({cell.tenants for cell in own}) > 1}
+    fits = {mode: fit(own) for mode, own in by_mode.items() if len(_mixes(own)) > 1}
     return Predictor(device, fits, lone)
 
 
@@ -63,15 +59,19 @@ def fit(cells: Sequence[Cell]) -> Fit:
     """Coefficients, and intervals from predictions of what was left out."""
     learnt = solve(cells)
     errors: dict[str, list[float]] = {}
-    for cell, log in leave_out(cells, _other_mix, learnt):
+    for cell, log in leave_out(cells, by_mix(cells), learnt):
         errors.setdefault(kind_of(NEW_MIX, 1 + len(cell.neighbours)), []).append(abs(cell.log - log))
-    judged = Counter(kind_of(NEW_MIX, len(tenants)) for tenants in {cell.tenants for cell in cells})
+    judged = Counter(kind_of(NEW_MIX, len(tenants)) for tenants in _mixes(cells))
     blindly: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
-    for model in learnt.suffers:
+    for cell, log in leave_out(cells, but_one_pair(cells), learnt):
+        kind = kind_of(ONE_MIX, 1 + len(cell.neighbours))
+        errors.setdefault(kind, []).append(abs(cell.log - log))
+        blindly.setdefault(kind, set()).add((cell.victim.label, cell.tenants))
+    for model in _models(cells):
         of_it, rest = ([cell for cell in cells if (model in cell.models) == there] for there in (True, False))
-        if rest:
+        if _mixes(rest):
             blind = solve(rest, learnt)
-            for cell in of_it:
+            for cell in _judged(of_it):
                 basis = blind.basis((cell.victim, *cell.neighbours))
                 if basis == OUTSIDE:  # its error tells no interval for another model outside
                     continue
@@ -102,33 +102,62 @@ def quantile(errors: Sequence[float], independent: int | None = None) -> float:
     return sorted(errors)[min(math.ceil(round(place, 6)), len(errors)) - 1]
 
 
-Keeps = Callable[[Cell], Sequence[Callable[[Cell], bool]]]
-"""For a cell, which other cells it is predicted from: one function for each prediction."""
+Blocks = list[tuple[int, ...]]
+"""Places of cells that are left out together, and predicted from the rest."""
 
 
-def _other_mix(cell: Cell) -> list[Callable[[Cell], bool]]:
-    return [lambda other: other.tenants != cell.tenants]
+def by_mix(cells: Sequence[Cell]) -> Blocks:
+    """Every mix without a stressor."""
+    return _blocks(cells, [lambda cell, mix=mix: cell.tenants == mix for mix in _mixes(cells)])  # type: ignore[misc]
 
 
-def _other_models(cell: Cell) -> list[Callable[[Cell], bool]]:
-    """Once without each of its models."""
-    return [lambda other, model=model: model not in other.models for model in sorted(cell.models)]  # type: ignore[misc]
+def but_one_pair(cells: Sequence[Cell]) -> Blocks:
+    """Every model with all of its mixes but one pair, for each of its pairs."""
+    mixes, models = {cell.tenants for cell in cells}, _models(cells)
+    pairs = [(model, mix) for mix in sorted(mixes) if len(mix) == 2 for model in models if model in mix]
+    return _blocks(
+        cells,
+        [lambda cell, model=model, mix=mix: model in cell.models and cell.tenants != mix for model, mix in pairs],  # type: ignore[misc]
+    )
 
 
-def leave_out(cells: Sequence[Cell], keeps: Keeps, like: Fit | None = None) -> list[tuple[Cell, float]]:
-    """Every cell with the logarithm of its slowdown predicted from those cells that ``keeps`` keeps for it.
+def _blocks(cells: Sequence[Cell], belong: Sequence[Callable[[Cell], bool]]) -> Blocks:
+    """Those that leave something out and something in."""
+    found = [tuple(place for place, cell in enumerate(cells) if one(cell)) for one in belong]
+    return [block for block in found if 0 < len(block) < len(cells)]
+
+
+def _judged(cells: Sequence[Cell]) -> list[Cell]:
+    """Those that are predicted to see how well: without a stressor."""
+    return [cell for cell in cells if not cell.stressed]
+
+
+def _mixes(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+    return sorted({cell.tenants for cell in _judged(cells)})
+
+
+def _models(cells: Sequence[Cell]) -> list[str]:
+    return sorted({lone.label for lone in _tenants(cells) if not lone.stressor})
+
+
+def _tenants(cells: Sequence[Cell]) -> Iterator[Lone]:
+    return (lone for cell in cells for lone in (cell.victim, *cell.neighbours))
+
+
+def leave_out(cells: Sequence[Cell], blocks: Blocks, like: Fit | None = None) -> list[tuple[Cell, float]]:
+    """Every cell of every block with the logarithm of its slowdown predicted without the block.
 
     Args:
         cells: Of one mode.
-        keeps: Which.
-        like: A fit whose strengths and floor are taken in place of the best.
+        blocks: Of places in ``cells``.
+        like: A fit whose strength is taken in place of the best.
     """
     design, ridge = _best(cells, like)
-    return design.left_out(design.blocks(keeps), ridge)
+    return design.left_out(blocks, ridge)
 
 
 def solve(cells: Sequence[Cell], like: Fit | None = None) -> Fit:
-    """Coefficients without intervals; with the strengths and the floor of ``like``, or the best."""
+    """Coefficients without intervals; with the strength of ``like``, or the best."""
     design, ridge = _best(cells, like)
     found, own = design.solve(ridge), len(design.towards)
     suffers, inflicts = (found[at : at + len(design.models)] for at in (own, own + len(design.models)))
@@ -136,7 +165,6 @@ def solve(cells: Sequence[Cell], like: Fit | None = None) -> Fit:
     return Fit(
         sharing,
         execution,
-        design.columns,
         design.slices,
         ridge,
         tuple(map(float, found[:own])),
@@ -145,23 +173,18 @@ def solve(cells: Sequence[Cell], like: Fit | None = None) -> Fit:
         {},
         len(cells),
         (),
-        ranges_of(design.law, (lone for cell in cells for lone in (cell.victim, *cell.neighbours)), design.columns),
-        design.floor,
+        ranges_of(design.law, (lone for lone in _tenants(cells) if not lone.stressor)),
     )
 
 
-def _best(cells: Sequence[Cell], like: Fit | None) -> tuple[_Design, tuple[float, float]]:
-    if like is not None:
-        return _Design.of(cells, like.floor), like.ridge
+def _best(cells: Sequence[Cell], like: Fit | None) -> tuple[_Design, float]:
     design = _Design.of(cells)
-    if design.law == KERNELS:
-        design = design.best_floor()
-    return design, design.best_ridge()
+    return design, design.best_ridge() if like is None else like.ridge
 
 
 def _ways(cells: Sequence[Cell]) -> tuple[str, str]:
     """Sharing mode and execution of cells of one mode."""
-    executions = {lone.execution for cell in cells for lone in (cell.victim, *cell.neighbours)}
+    executions = {lone.execution for lone in _tenants(cells)}
     return cells[0].mode.partition(", ")[0], "/".join(sorted(executions))
 
 
@@ -175,56 +198,41 @@ class _Design:
 
     cells: Sequence[Cell]
     models: Sequence[str]
-    columns: tuple[str, ...]
     law: str
     slices: tuple[float, ...]
     rows: Floats
     """Predictors of each cell."""
     values: Floats
     """What the law predicts, for each cell, less what it says before anything is learnt."""
-    floor: float | None
 
     @classmethod
-    def of(cls, cells: Sequence[Cell], floor: float | None = None) -> _Design:
-        models = sorted({model for cell in cells for model in cell.models})
-        known = [set(lone.traits) for cell in cells for lone in (cell.victim, *cell.neighbours)]
-        own = f"{cells[0].mode.partition(', ')[0]}: "
-        columns = tuple(sorted(name for name in set.intersection(*known) if name.startswith(own)))
+    def of(cls, cells: Sequence[Cell]) -> _Design:
+        models = sorted({lone.label for lone in _tenants(cells)})
         law = _law(cells[0])
-        slices = _slices(cells) if law == SLICES else ()
-        rows = np.array([_row(law, cell.victim, cell.neighbours, models, columns, floor) for cell in cells])
+        slices = _slices(_judged(cells)) if law == SLICES else ()
+        rows = np.array([_row(law, cell.victim, cell.neighbours, models) for cell in cells])
         values = [to_law(law, c.log) - offset(law, c.victim, c.neighbours, slices) for c in cells]
-        design = cls(cells, models, columns, law, slices, rows, np.array(values), floor)
+        design = cls(cells, models, law, slices, rows, np.array(values))
         return replace(design, values=design.values - rows[:, : len(design.towards)] @ design.towards)
 
     @property
     def towards(self) -> Floats:
         """What the coefficients are drawn towards."""
-        return np.array([*TOWARDS[self.law], *(0.0 for _ in self.columns)])
+        return np.array(TOWARDS[self.law])
 
-    def penalty(self, ridge: tuple[float, float]) -> Floats:
-        return np.repeat(ridge, [len(self.towards), 2 * len(self.models)])
+    def penalty(self, ridge: float) -> Floats:
+        drawn = set(_models(self.cells))
+        own = [ridge if model in drawn else _FREE for model in self.models]
+        return np.array([*(_FORM for _ in self.towards), *own, *own])
 
-    def solve(self, ridge: tuple[float, float]) -> Floats:
+    def solve(self, ridge: float) -> Floats:
         """All coefficients."""
         found: Floats = _covariance(self.rows, self.penalty(ridge)) @ self.rows.T @ self.values
         found[: len(self.towards)] += self.towards
         return found
 
-    def blocks(self, keeps: Keeps) -> list[tuple[int, tuple[int, ...]]]:
-        """The cell of each prediction, with the cells left out for it; no prediction where none would be left."""
-        found = []
-        for place, cell in enumerate(self.cells):
-            for keep in keeps(cell):
-                out = tuple(at for at, other in enumerate(self.cells) if not keep(other))
-                if len(out) < len(self.cells):
-                    found.append((place, out))
-        return found
-
-    def left_out(
-        self, blocks: Sequence[tuple[int, tuple[int, ...]]], ridge: tuple[float, float]
-    ) -> list[tuple[Cell, float]]:
-        """Predictions without a block that the cell is in: they follow from the fit of all.
+    def left_out(self, blocks: Blocks, ridge: float) -> list[tuple[Cell, float]]:
+        """Predictions of the cells of each block without it, but for stressors: they follow from the fit of all.
 
         As PRESS does for one (D. M. Allen, Technometrics 16, 1974): the errors of a block that is left out are
         (1 - H)^-1 times its residuals, H its part of the hat matrix.
@@ -232,45 +240,24 @@ class _Design:
         covariance = _covariance(self.rows, self.penalty(ridge))
         hat = self.rows @ covariance @ self.rows.T
         residuals = self.values - hat @ self.values
-        known: dict[tuple[int, ...], dict[int, float]] = {}
         found = []
-        for place, out in blocks:
-            if out not in known:
-                rest = np.linalg.solve(np.eye(len(out)) - hat[np.ix_(out, out)], residuals[list(out)])
-                known[out] = dict(zip(out, map(float, rest), strict=True))
-            cell = self.cells[place]
-            found.append((cell, from_law(self.law, to_law(self.law, cell.log) - known[out][place])))
+        for block in blocks:
+            errors = np.linalg.solve(np.eye(len(block)) - hat[np.ix_(block, block)], residuals[list(block)])
+            for place, error in zip(block, map(float, errors), strict=True):
+                cell = self.cells[place]
+                if not cell.stressed:
+                    found.append((cell, from_law(self.law, to_law(self.law, cell.log) - error)))
         return found
 
-    def best_floor(self) -> _Design:
-        """The design with the floor that predicts models that are left out best, by their absolute errors.
+    def best_ridge(self) -> float:
+        """The strength that predicts mixes best, left out one by one, and all of a model but one pair.
 
-        So that a model whose kernels are of another kind decides little.
+        By absolute errors: an odd model decides little.
         """
-        blocks = self.blocks(_other_models)
-        known = [lone.odds for cell in self.cells for lone in (cell.victim, *cell.neighbours) if lone.odds is not None]
-        floors = [floor for floor in _FLOORS if min(known, default=math.inf) < floor < max(known, default=math.inf)]
-        if len({cell.tenants for cell in self.cells}) < _FEWEST or not blocks or not floors:
-            return self
-
-        def error(design: _Design) -> float:
-            return float(np.mean([abs(cell.log - log) for cell, log in design.left_out(blocks, _RIDGE)]))
-
-        best = min((_Design.of(self.cells, floor) for floor in floors), key=error)
-        return best if error(best) < _WORTH * error(self) else self
-
-    def best_ridge(self) -> tuple[float, float]:
-        """The strengths that predict mixes and models that are left out best, by their squared errors."""
-        blocks = self.blocks(_other_mix), self.blocks(_other_models)
-        if len({cell.tenants for cell in self.cells}) < _FEWEST or not all(blocks):
+        blocks = by_mix(self.cells) + but_one_pair(self.cells)
+        if len(_mixes(self.cells)) < _FEWEST:
             return _RIDGE
-
-        def error(ridge: tuple[float, float]) -> float:
-            return sum(
-                float(np.mean([(cell.log - log) ** 2 for cell, log in self.left_out(own, ridge)])) for own in blocks
-            )
-
-        return min(_RIDGES, key=error)
+        return min(_RIDGES, key=lambda ridge: sum(abs(cell.log - log) for cell, log in self.left_out(blocks, ridge)))
 
 
 def _covariance(rows: Floats, penalty: Floats) -> Floats:
@@ -305,12 +292,10 @@ def _row(
     victim: Lone,
     neighbours: Sequence[Lone],
     models: Sequence[str],
-    columns: Sequence[str] = (),
-    floor: float | None = None,
 ) -> list[float]:
     around = Counter(other.label for other in neighbours)
     return [
-        *form(law, floored(victim, floor), [floored(other, floor) for other in neighbours], columns),
+        *form(law, victim, neighbours),
         *(float(model == victim.label) for model in models),
         *(around[model] / max(len(neighbours), 1) for model in models),
     ]
@@ -325,19 +310,17 @@ def measure_next(cells: Sequence[Cell], lone: Mapping[str, Lone], count: int) ->
     The one that takes most off the sum of their variances comes first, then the one that does so once it is measured
     (A-optimal design, one after the other; V. V. Fedorov, Theory of Optimal Experiments, 1972).
     """
+    cells = _judged(cells)
     there = {cell.tenants for cell in cells}
     names, law = sorted(lone), _law(cells[0]) if cells else QUEUE
-    ridge, floor = (learnt.ridge, learnt.floor) if (learnt := solve(cells) if cells else None) else (_RIDGE, None)
+    ridge = solve(cells).ridge if cells else _RIDGE
     pairs = [(a, b) for place, a in enumerate(names) for b in names[place:] if (a, b) not in there]
-    sides = {
-        pair: np.array([_row(law, lone[v], [lone[n]], names, (), floor) for v, n in {pair, pair[::-1]}])
-        for pair in pairs
-    }
-    rows = [_row(law, cell.victim, cell.neighbours, names, (), floor) for cell in cells]
+    sides = {pair: np.array([_row(law, lone[v], [lone[n]], names) for v, n in {pair, pair[::-1]}]) for pair in pairs}
+    rows = [_row(law, cell.victim, cell.neighbours, names) for cell in cells]
     if not pairs:
         return []
     left = np.vstack(list(sides.values()))
-    penalty = np.repeat(ridge, [len(TOWARDS[law]), 2 * len(names)])
+    penalty = np.repeat([_FORM, ridge], [len(TOWARDS[law]), 2 * len(names)])
     covariance = _covariance(np.array(rows) if rows else np.zeros((1, left.shape[1])), penalty)
     chosen: list[tuple[str, str]] = []
     while len(chosen) < min(count, len(pairs)):
@@ -360,7 +343,7 @@ def _gain(covariance: Floats, rows: Floats, left: Floats) -> float:
 
 def suspects(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
     """Measured cells of one mode that lie far outside what all others predict for them, with that prediction."""
-    found = leave_out(cells, _other_mix)
+    found = leave_out(cells, by_mix(cells))
     widths: dict[str, float] = {}
     for kind in {kind_of(NEW_MIX, 1 + len(cell.neighbours)) for cell in cells}:
         own = [abs(cell.log - log) for cell, log in found if kind_of(NEW_MIX, 1 + len(cell.neighbours)) == kind]

@@ -23,7 +23,7 @@ from .learning import measure_next, suspects
 from .options import add_source, read, refusing, write_text
 from .pooling import FEW_DRAWS, Results, in_order, pool
 from .predictions import Frozen, as_json, kept, mix_labels, not_measured, read_kept, text
-from .predictor import FORMAT, Cell, NotPredictable, Predicted, Predictor
+from .predictor import Cell, NotPredictable, Predicted, Predictor
 from .predictor_data import measured_cells, predictor_of, with_runs_alone
 from .rivals import Rival, rivals_of, utilisations_of
 from .scoring import score
@@ -74,12 +74,6 @@ def _predictor(options: argparse.Namespace) -> tuple[Predictor, Results | None, 
         results = pool(read(options, include_invalid=False), draws=FEW_DRAWS)
         return predictor_of(results), results, Frozen()
     predictor, frozen = _read(options.predictor), Frozen()
-    if predictor.format < FORMAT:
-        sys.stderr.write(
-            f"warning: --predictor {options.predictor} is of an earlier format: it neither marks nor bounds a model "
-            "that lies outside what it was learned from. One that is learned from runs now does (--save without "
-            "--predictor)\n"
-        )
     if options.query or options.sweep or options.records is not None:
         predictor, frozen = with_runs_alone(predictor, pool(read(options, include_invalid=False), draws=FEW_DRAWS))
     return predictor, None, frozen
@@ -143,7 +137,8 @@ def _rivals(results: Results) -> dict[str, dict[str, Rival]]:
 def _by_mode(results: Results) -> dict[str, list[Cell]]:
     found: dict[str, list[Cell]] = {}
     for cell in measured_cells(results):
-        found.setdefault(cell.mode, []).append(cell)
+        if not cell.stressed:
+            found.setdefault(cell.mode, []).append(cell)
     return found
 
 

@@ -116,14 +116,17 @@ def rests_on(predictor: Predictor, mode: str, tenants: Sequence[Predicted]) -> s
     fit = predictor.fits[mode]
     alone = ", ".join(f"{one.label} ({predictor.lone[one.label].runs})" for one in tenants)
     new = [one.label for one in tenants if one.label not in fit.suffers]
+    once = [one.label for one in tenants if fit.often(one.label) == 1]
     basis = f"{', '.join(new)} in no measured mix" if new else "every model in some measured mix"
+    basis += f", {', '.join(once)} in one only" if once else ""
     unseen = [label for label in new if not sampled(fit.law, predictor.lone[label])]
     if unseen:
         basis += f", and no run alone in eager mode with GPU counters of {', '.join(unseen)}: one would tell more"
     beyond = [place for label in new for place in _outside(predictor, mode, label)]
     if beyond:
         near = "; ".join(
-            f"{one['trait']} of {one['label']} alone {one['words']}, taken as {one['taken_words']}" for one in beyond
+            f"{one['trait']} of {one['label']} alone {one['words']}, learned up to {one['learned_words']}"
+            for one in beyond
         )
         basis += f"; outside what was learned, so no interval is known: {near}"
     known = beyond or all(one.high < math.inf for one in tenants)
@@ -138,9 +141,9 @@ def _outside(predictor: Predictor, mode: str, label: str) -> list[dict[str, Any]
             "label": label,
             "trait": trait,
             "value": value,
-            "taken": near,
+            "learned": near,
             "words": in_words(trait, value),
-            "taken_words": in_words(trait, near),
+            "learned_words": in_words(trait, near),
         }
         for trait, (value, near) in predictor.fits[mode].outside(predictor.lone[label]).items()
     ]
@@ -216,7 +219,7 @@ def not_measured(predictor: Predictor, modes: Sequence[str]) -> dict[tuple[str, 
         names = sorted(name for name, lone in predictor.lone.items() if lone.execution == fit.execution)
         measured = set(fit.measured)
         for pair in itertools.combinations_with_replacement(names, 2):
-            if pair not in measured and not any(fit.lacking(predictor.lone[name]) for name in pair):
+            if pair not in measured:
                 found.setdefault(pair, []).append(mode)
     return found
 

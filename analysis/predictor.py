@@ -4,18 +4,16 @@ Lives here: :class:`Predictor`; :mod:`analysis.learning` makes it. May touch: no
 tenants run, so there are three laws (:mod:`analysis.laws`), and one fit for each sharing mode and execution. To each
 law is added what this model suffers, and what its neighbours inflict on average.
 
-Where every model has them, there are columns of their own for what it suffers from a stressor times what its neighbours
-do to that stressor, and for what it loses with half of the SMs times B (:attr:`Lone.traits`). The coefficients are
-drawn towards :data:`~analysis.laws.TOWARDS`, and what a model suffers and inflicts towards 0 (ridge regression, A. E.
-Hoerl, R. W. Kennard, Technometrics 12, 1970), as strongly as predicts mixes and models that are left out best: quiet
-measurements draw less. So a model that is in no measured mix is predicted from its runs alone, and better once a few
-mixes have it.
+The coefficients are drawn towards :data:`~analysis.laws.TOWARDS`, and what a model suffers and inflicts towards 0
+(ridge regression, A. E. Hoerl, R. W. Kennard, Technometrics 12, 1970), these as strongly as predicts best what is left
+out: quiet measurements draw less. So a model that is in no measured mix is predicted from its runs alone, and better
+once one pair has it. A stressor is a neighbour like any other, but free: what it suffers and inflicts is what was seen,
+and nobody asks how well it is predicted.
 
 Intervals are conformal: the 90 % quantile of the errors of predictions of mixes, or of models, that were left out (J.
 Lei et al., Distribution-Free Predictive Inference for Regression, JASA 113, 2018). They hold a single measurement, with
 its noise. What a law has a slope for was learnt between the least and the most of the measured models. Beyond, the
-nearest of the two is taken, the prediction says so, and it has no interval: the slope does not go on (six new models
-under MPS were missed by 26 %, docs/results/predicted.md).
+slope goes on, but the prediction says so and has no interval: errors there are larger than those of models inside.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +32,13 @@ import numpy as np
 from mtexp.errors import MtexpError
 
 from .laws import (
-    HALF,
     SLICES,
     TOWARDS,
     Lone,
     Ranges,
-    floored,
     form,
     from_law,
     law_of,
-    nearest,
     offset,
     outside,
     sampled,
@@ -51,10 +46,9 @@ from .laws import (
 
 COVERAGE = 0.9
 NEW_MODEL, NEW_MIX, NOT_SAMPLED = "new model", "new mix", "new model without counters"
+ONE_MIX = "model of one mix"
 OUTSIDE = "new model outside what was learned"
-FORMAT = 4
-_UNRANGED = 3
-"""Format of files that say no ranges: they predict as they did, beyond what was learnt too."""
+FORMAT = 5
 _PROGRAM = [Path(__file__).with_name(name) for name in ("laws.py", "predictor.py", "learning.py")]
 CODE = hashlib.sha256(b"".join(path.read_bytes() for path in _PROGRAM)).hexdigest()[:16]
 """Hash of the program that learns and predicts."""
@@ -83,6 +77,11 @@ class Cell:
         return frozenset((self.victim.label, *(other.label for other in self.neighbours)))
 
     @property
+    def stressed(self) -> bool:
+        """Whether a stressor is among them."""
+        return any(lone.stressor for lone in (self.victim, *self.neighbours))
+
+    @property
     def tenants(self) -> tuple[str, ...]:
         """Labels of all its tenants, sorted: cells of one mix have the same."""
         return tuple(sorted((self.victim.label, *(other.label for other in self.neighbours))))
@@ -99,14 +98,12 @@ class Fit:
 
     sharing: str
     execution: str
-    columns: tuple[str, ...]
-    """Names of the traits that enter, beside the form."""
     slices: tuple[float, ...]
     """Length of a time slice and of a switch, in ms; empty where the law knows none."""
-    ridge: tuple[float, float]
-    """How strongly coefficients, and what models suffer and inflict, were drawn."""
+    ridge: float
+    """How strongly what models suffer and inflict was drawn."""
     coefficients: tuple[float, ...]
-    """Coefficients of the form, then of :attr:`columns`."""
+    """Of the form."""
     suffers: Mapping[str, float]
     """By model, on logarithms."""
     inflicts: Mapping[str, float]
@@ -116,11 +113,8 @@ class Fit:
     cells: int
     measured: tuple[tuple[str, ...], ...]
     """The mixes it was learnt from, as labels of their tenants."""
-    ranges: Ranges = field(default_factory=dict)
-    """The least and the most that was learnt from of all that the law has a slope for; empty = no bounds, as in files
-    of format 3."""
-    floor: float | None = None
-    """Log odds (:attr:`Lone.odds`) below it count as this."""
+    ranges: Ranges
+    """The least and the most that was learnt from of all that the law has a slope for."""
 
     @property
     def mixes(self) -> int:
@@ -134,10 +128,7 @@ class Fit:
 
     def log(self, victim: Lone, neighbours: Sequence[Lone]) -> float:
         """Logarithm of the predicted slowdown beside one neighbour or more."""
-        victim, *neighbours = (
-            floored(nearest(self.law, lone, self.ranges, self.columns), self.floor) for lone in (victim, *neighbours)
-        )
-        own = float(np.dot(form(self.law, victim, neighbours, self.columns), self.coefficients))
+        own = float(np.dot(form(self.law, victim, neighbours), self.coefficients))
         own += offset(self.law, victim, neighbours, self.slices) + self.suffers.get(victim.label, 0.0)
         return from_law(self.law, own + float(np.mean([self.inflicts.get(o.label, 0.0) for o in neighbours])))
 
@@ -145,18 +136,18 @@ class Fit:
         """Which interval predictions of a mix have."""
         new = [lone for lone in tenants if lone.label not in self.suffers]
         if not new:
-            return NEW_MIX
+            return ONE_MIX if any(self.often(lone.label) == 1 for lone in tenants) else NEW_MIX
         if any(self.outside(lone) for lone in new):
             return OUTSIDE
         return NEW_MODEL if all(sampled(self.law, lone) for lone in new) else NOT_SAMPLED
 
+    def often(self, label: str) -> int:
+        """How many measured mixes have a model."""
+        return sum(label in mix for mix in self.measured)
+
     def outside(self, lone: Lone) -> dict[str, tuple[float, float]]:
         """What of a model lies beyond what was learnt, by name: its value, and the nearest that was."""
-        return outside(self.law, lone, self.ranges, self.columns)
-
-    def lacking(self, lone: Lone) -> list[str]:
-        """Traits that enter and are not known of a model."""
-        return [name for name in self.columns if name not in lone.traits]
+        return outside(self.law, lone, self.ranges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +164,7 @@ class Predicted:
     latency_ms: float
     """Predicted mean latency."""
     basis: str
-    """:data:`NEW_MIX`, :data:`NEW_MODEL`, :data:`NOT_SAMPLED` or :data:`OUTSIDE`."""
+    """:data:`NEW_MIX`, :data:`ONE_MIX`, :data:`NEW_MODEL`, :data:`NOT_SAMPLED` or :data:`OUTSIDE`."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +177,6 @@ class Predictor:
     lone: Mapping[str, Lone]
     code: str = CODE
     """Hash of the program that made it."""
-    format: int = FORMAT
-    """Of its file."""
 
     def named(self, label: str, mode: str) -> str:
         """The label of a model in a mode's execution: ``label`` itself, or that of the same model run that way."""
@@ -243,13 +232,6 @@ class Predictor:
                 f"{', '.join(dict.fromkeys(wrong))}: no run of it alone with execution={fit.execution}, which {mode} "
                 f"is about. Measure it alone first (mix={wrong[0].split()[0]} execution={fit.execution})"
             )
-        if short := {label: fit.lacking(self.lone[label]) for label in labels if fit.lacking(self.lone[label])}:
-            label, lacking = next(iter(short.items()))
-            how = ", ".join(_measured_by(label.split()[0], trait) for trait in lacking)
-            raise NotPredictable(
-                f"{', '.join(short)}: {mode} was learnt with {', '.join(lacking)}, which was not measured of it. "
-                f"Measure it in that mode ({how}), or learn without those runs"
-            )
         for label, count in Counter(labels).items():
             neighbours = [self.lone[other] for other in labels]
             neighbours.remove(self.lone[label])
@@ -277,11 +259,7 @@ class Predictor:
 
     def to_json(self) -> dict[str, object]:
         """The predictor as plain data; numbers to nine digits, so that equal predictors have equal hashes."""
-        whole = asdict(self)
-        if self.format == _UNRANGED:
-            for own in whole["fits"].values():
-                del own["ranges"], own["floor"]
-        found: dict[str, object] = _rounded({"kind": "predictor", **whole})  # type: ignore[assignment]
+        found: dict[str, object] = _rounded({"kind": "predictor", "format": FORMAT, **asdict(self)})  # type: ignore[assignment]
         return found
 
     @classmethod
@@ -292,15 +270,15 @@ class Predictor:
             NotPredictable: It is something else.
         """
         try:
-            if found["kind"] != "predictor" or found["format"] not in (_UNRANGED, FORMAT):
+            if found["kind"] != "predictor" or found["format"] != FORMAT:
                 raise KeyError(f"kind={found['kind']}, format={found['format']}")
             fits = {
                 name: Fit(
                     **{
                         **own,
-                        **{name: tuple(own[name]) for name in ("columns", "slices", "ridge", "coefficients")},
+                        **{name: tuple(own[name]) for name in ("slices", "coefficients")},
                         "measured": tuple(map(tuple, own["measured"])),
-                        "ranges": _ranges(own) if found["format"] == FORMAT else {},
+                        "ranges": {trait: (low, high) for trait, (low, high) in own["ranges"].items()},
                     }
                 )
                 for name, own in found["fits"].items()  # type: ignore[attr-defined]
@@ -310,29 +288,24 @@ class Predictor:
                 _require_whole(name, fit)
             for name, one in lone.items():
                 _require_numbers(name, one)
-            return cls(str(found["device"]), fits, lone, str(found["code"]), int(str(found["format"])))
+            return cls(str(found["device"]), fits, lone, str(found["code"]))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise NotPredictable(f"not a predictor of this version (format {FORMAT}): {error}") from error
 
 
 def _lone(own: Mapping[str, Any]) -> Lone:
-    traits = {name: tuple(pair) for name, pair in own["traits"].items()}
-    return Lone(**{**own, "does": tuple(own["does"]), "traits": traits})
-
-
-def _ranges(own: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    return {trait: (low, high) for trait, (low, high) in own["ranges"].items()}
+    return Lone(**{**own, "does": tuple(own["does"])})
 
 
 def _require_whole(name: str, fit: Fit) -> None:
     """Raise ValueError for a fit that cannot predict."""
-    if len(fit.coefficients) != len(TOWARDS[fit.law]) + len(fit.columns):
+    if len(fit.coefficients) != len(TOWARDS[fit.law]):
         raise ValueError(f"{name} has {len(fit.coefficients)} coefficients")
     if len(fit.slices) != (2 if fit.law == SLICES else 0):
         raise ValueError(f"{name} has {len(fit.slices)} lengths of a time slice and a switch")
     by_name = (fit.suffers, fit.inflicts, fit.half_widths)
-    numbers = [*fit.coefficients, *fit.slices, *(number for own in by_name for number in own.values())]
-    numbers += [end for ends in fit.ranges.values() for end in ends] + [fit.floor or 0.0]
+    numbers = [fit.ridge, *fit.coefficients, *fit.slices, *(number for own in by_name for number in own.values())]
+    numbers += [end for ends in fit.ranges.values() for end in ends]
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"{name} has numbers that are not finite")
 
@@ -340,14 +313,13 @@ def _require_whole(name: str, fit: Fit) -> None:
 def _require_numbers(name: str, lone: Lone) -> None:
     """Raise ValueError for a model alone with numbers that it cannot have."""
     above = (lone.latency_ms, *lone.in_mode_ms.values())
-    others = (lone.busy, lone.odds or 0.0, *(number for low, high in lone.traits.values() for number in (low, high)))
+    others = (
+        lone.busy,
+        lone.odds or 0.0,
+        lone.eager_busy or 0.0,
+    )
     if not (all(math.isfinite(ms) and ms > 0 for ms in above) and all(map(math.isfinite, others))):
         raise ValueError(f"{name} has a latency that is not above 0, or numbers that are not finite")
-
-
-def _measured_by(model: str, trait: str) -> str:
-    """What measures a trait of a model."""
-    return f"mix={model} mps_settings=half" if trait == HALF else f"mix={model}+{trait.partition(': ')[2]}"
 
 
 def _rounded(value: object) -> object:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from .baseline_runs import Measured
 from .frames import rows_of
-from .laws import HALF, Lone, mode_name
+from .laws import Lone, mode_name
 from .learning import learn_predictor
 from .pooling import Results
 from .predictions import Frozen
@@ -26,7 +26,7 @@ from .predictor import Cell, NotPredictable, Predictor
 
 SAME = ("model", "workload", "execution", "precision", "batch_size", "seq_len", "attn_implementation")
 """What runs of one model agree in."""
-_TURNS, _HALF = "time slicing", "MPS 50 %"
+_TURNS = "time slicing"
 _COUNTERS = ("gpu_sm_active_pct_mean", "gpu_gr_active_pct_mean")
 """Share of the SMs, and of time, in which they and the device work."""
 _Key = tuple[str, ...]
@@ -34,7 +34,7 @@ _Key = tuple[str, ...]
 
 def lone_models(results: Results) -> dict[str, Lone]:
     """Models alone by label, those whose busy share is known; without stressors."""
-    return {lone.label: lone for lone in _by_key(results).values()}
+    return {lone.label: lone for lone in _by_key(results).values() if not lone.stressor}
 
 
 def predictor_of(results: Results) -> Predictor:
@@ -82,7 +82,7 @@ def measured_cells(results: Results, *, unprobed: bool = False) -> list[Cell]:
     for point, rows in _points(results):
         known = [lone.get(key_of(row)) or (_unprobed(row, key_of(row)) if unprobed else None) for row in rows]
         slowdowns = [float(row.get("slowdown", np.nan)) for row in rows]
-        if len(rows) < 2 or _stressed(point) or any(o is None for o in known) or not np.isfinite(slowdowns).all():
+        if len(rows) < 2 or any(o is None for o in known) or not np.isfinite(slowdowns).all():
             continue
         models = [one for one in known if one is not None]
         mode = mode_name(_plain(point["sharing"]), "/".join(sorted({model.execution for model in models})))
@@ -111,7 +111,7 @@ class _RunsAlone:
     """Logarithms of its mean latency alone in the runs of each sharing mode."""
     busy_ms: dict[str, list[float]] = field(default_factory=dict)
     """How long the device works, by sharing mode."""
-    traits: dict[str, tuple[float, float]] = field(default_factory=dict)
+    stressor: bool = False
 
 
 def _by_key(results: Results) -> dict[_Key, Lone]:
@@ -119,22 +119,22 @@ def _by_key(results: Results) -> dict[_Key, Lone]:
     key_of = _Keys(results)
     for point, rows in _points(results):
         sharing = _plain(point["sharing"])
-        for place, row in enumerate(rows):
-            if str(row.get("role")) == "stressor":
-                continue
+        for row in rows:
             own = found.setdefault(key_of(row), _RunsAlone(str(row["label"])))
             own.label = min(own.label, str(row["label"]), key=lambda label: (len(label), label))
+            own.stressor = str(row.get("role")) == "stressor"
             alone_ms = float(row.get("alone_latency_mean_ms", np.nan))
             if len(rows) == 1 and (sharing != _TURNS or not own.logs):  # with a baseline it is among the runs alone
                 alone_ms = float(row.get("latency_mean_ms", np.nan))
             if alone_ms > 0:
                 own.in_mode.setdefault(sharing, []).append(math.log(alone_ms))
                 own.busy_ms.setdefault(sharing, []).extend(_busy_ms(row.get("launch_bound_pct"), alone_ms))
-            if len(rows) == 2 and _stressed(point):
-                own.traits |= _trait(sharing, row, rows[1 - place])
     odds = _odds(results)
-    known = {key: _lone(key, own, found, odds.get(_eager(key))) for key, own in found.items()}
-    return {key: lone for key, lone in known.items() if lone is not None}
+    known = {key: lone for key, own in found.items() if (lone := _lone(key, own, found)) is not None}
+    busy = {key: lone.busy for key, lone in known.items()}
+    return {
+        key: replace(lone, odds=odds.get(_eager(key)), eager_busy=busy.get(_eager(key))) for key, lone in known.items()
+    }
 
 
 def _runs_alone(results: Results) -> dict[_Key, _RunsAlone]:
@@ -144,7 +144,7 @@ def _runs_alone(results: Results) -> dict[_Key, _RunsAlone]:
         return {}
     found: dict[_Key, _RunsAlone] = {}
     runs = runs.reindex(columns=["role", "latency_mean_ms", "launch_bound_pct", *SAME])
-    for row in rows_of(runs[(runs["role"] != "stressor") & (runs["latency_mean_ms"] > 0)]):
+    for row in rows_of(runs[runs["latency_mean_ms"] > 0]):
         words = [] if str(row["execution"]) in ("eager", "") else [str(row["execution"])]
         own = found.setdefault(_key(row), _RunsAlone(" ".join([str(row["model"]), *words])))
         own.logs.append(math.log(row["latency_mean_ms"]))
@@ -162,12 +162,6 @@ def _busy_ms(launch_bound_pct: Any, latency_ms: float) -> list[float]:
     return [] if pd.isna(launch_bound_pct) else [(1 - float(launch_bound_pct) / 100) * latency_ms]
 
 
-def _trait(sharing: str, row: Mapping[str, Any], stressor: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """What a model suffers from a stressor, and what it does to it."""
-    both = [float(side.get("slowdown", np.nan)) for side in (row, stressor)]
-    return {f"{sharing}: {stressor['label']}": (math.log(both[0]), math.log(both[1]))} if min(both) > 0 else {}
-
-
 def _odds(results: Results) -> dict[_Key, float]:
     """Log odds that an SM works while the device does, of models alone in eager mode outside MPS, where sampled."""
     runs = results.data.runs[results.data.runs["num_tenants"] == 1].reindex(columns=["record_id", *_COUNTERS])
@@ -181,7 +175,7 @@ def _odds(results: Results) -> dict[_Key, float]:
     return {key: float(np.mean(own)) for key, own in found.items()}
 
 
-def _lone(key: _Key, own: _RunsAlone, others: Mapping[_Key, _RunsAlone], odds: float | None) -> Lone | None:
+def _lone(key: _Key, own: _RunsAlone, others: Mapping[_Key, _RunsAlone]) -> Lone | None:
     """A model alone; None where nothing says how busy it keeps the device.
 
     Where no run probed that, a CUDA graph is busy throughout, and the same model as a graph says how long it is busy.
@@ -203,11 +197,8 @@ def _lone(key: _Key, own: _RunsAlone, others: Mapping[_Key, _RunsAlone], odds: f
         return None
     in_mode_ms = {sharing: math.exp(float(np.mean(found))) for sharing, found in own.in_mode.items()}
     busy = min(busy_ms / latency_ms, 1.0)
-    traits = dict(own.traits)
-    if _HALF in in_mode_ms:
-        traits[HALF] = (math.log(in_mode_ms[_HALF] / in_mode_ms.get("MPS", latency_ms)), busy)
     runs = len(own.logs) or max(len(found) for found in own.in_mode.values())
-    return Lone(own.label, latency_ms, busy, runs, execution, key, in_mode_ms, traits, odds)
+    return Lone(own.label, latency_ms, busy, runs, execution, key, in_mode_ms, stressor=own.stressor)
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -242,10 +233,6 @@ def _points(results: Results) -> list[tuple[dict[str, Any], list[dict[str, Any]]
     for row in rows_of(results.tenants):
         tenants.setdefault(int(row["point"]), []).append(row)
     return [(point, tenants[point["point"]]) for point in rows_of(results.points) if point["closed"]]
-
-
-def _stressed(point: Mapping[str, Any]) -> bool:
-    return "stressor" in point["roles"]
 
 
 def _plain(sharing: object) -> str:

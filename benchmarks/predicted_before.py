@@ -1,38 +1,61 @@
 """Predictions that were frozen before their mixes were measured, beside other predictors: docs/results/predicted.md.
 
-No benchmark of speed. The predictions are those of the committed file, as they were written on the GPU host before the
-first pair; the others learn from the pairs that the frozen predictor was learnt from. The last rows are what is done
-since about models outside what was learned: found after these runs, so they are no test of it.
+No benchmark of speed. The predictions are those of the committed files, as they were written on the GPU host before the
+first pair; the others learn from the mixes that the frozen predictor was learnt from. The last row of the first test is
+what the law of today says: it was found after these runs, so they are no test of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from analysis.data import load
 from analysis.dataset import together
-from analysis.laws import Lone, ranges_of
+from analysis.laws import Lone
 from analysis.pooling import Results, pool
 from analysis.predictions import read_kept
-from analysis.predictor import Cell, Fit, Predictor
-from analysis.predictor_data import measured_cells, with_runs_alone
-from analysis.rivals import ADDITIVE, GPULETS, MEAN, ONE, rivals_of, utilisations_of
+from analysis.predictor import Cell, Predictor
+from analysis.predictor_data import measured_cells, predictor_of, with_runs_alone
+from analysis.rivals import ADDITIVE, rivals_of, utilisations_of
 from analysis.scoring import Errors
 from benchmarks import common
 
 RESULTS = common.ROOT / "docs" / "results"
-RECORDS, FROZEN = RESULTS / "predicted" / "records", RESULTS / "predicted" / "graphs.json"
-KEPT = RESULTS / "predicted" / "predictions.json"
-LEARNT = ("pairs/graphs", "../archive/h200")
-"""What the frozen predictor was learnt from."""
-OURS, MENDED = "predicted before", "found after: nearest that was learned"
-NARROW = ("yolos_small", "wav2vec2_base")
-"""Models with long kernels on few SMs."""
+OURS, MENDED = "predicted before", "found after: the law of today"
+ONE_PAIR, STRESSORS = "predicted before, one pair known", "predicted before, three stressors known"
+
+
+@dataclass(frozen=True)
+class Test:
+    """Predictions, and what they are compared with; folders are below docs/results."""
+
+    kept: Mapping[str, str]
+    """Files of predictions, by name."""
+    learnt: Sequence[str]
+    """What the frozen predictor was learnt from."""
+    alone: str
+    """Runs alone of the new models."""
+    measured: Mapping[str, str]
+    """What was measured afterwards, by name."""
+    mended: bool = False
+    """Whether the law of today is beside it."""
+
+
+TEN = ("pairs/graphs/records", "../archive/h200/records")
+FIRST = Test(
+    {OURS: "predicted/predictions.json"},
+    TEN,
+    "predicted/records/lone",
+    {what: f"predicted/records/{what}" for what in ("pairs", "triples")},
+    mended=True,
+)
+KEPT = RESULTS / FIRST.kept[OURS]
+TESTS = (FIRST,)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -45,64 +68,62 @@ class Row:
 
     cell: Cell
     said: Mapping[str, float]
-    held: bool | None
-    """Whether the interval of the predictions held it; None = it had none."""
+    held: Mapping[str, bool | None]
+    """Whether the interval of kept predictions held it; None = it had none."""
     outside: tuple[str, ...]
-    """Models that lie outside what was learned."""
+    """Models that lie outside what the law of today learns from the same mixes."""
 
 
 def main() -> None:
     arguments().parse_args()
-    for title, rows in tables().items():
-        held = [row.held for row in rows if row.held is not None]
-        print(f"\n{title}: {len(rows)} slowdowns; 90 % intervals held {sum(held)} of {len(held)}; error in percent")
-        print(f"  {'':52} count median  mean  90 %  worst")
-        for name in (OURS, ONE, MEAN, ADDITIVE, GPULETS, MENDED):
-            _line(name, name, rows)
-        inside, wide = ([row for row in rows if not row.outside], [row for row in rows if not _narrow(row)])
-        for note, own in (("inside what was learned", inside), ("without " + " and ".join(NARROW), wide)):
-            if 0 < len(own) < len(rows):
-                print(f"  {note}")
-                for name in (OURS, GPULETS, MENDED):
-                    _line(f"  {name}", name, own)
+    for title, rows in (own for test in TESTS for own in tables(test).items()):
+        held = {name: [row.held[name] for row in rows if row.held.get(name) is not None] for name in rows[0].held}
+        print(f"\n{title}: {len(rows)} slowdowns; error in percent, and how many 90 % intervals held")
+        print(f"  {'':52} count median  mean  90 %  worst   held")
+        for name in dict.fromkeys(name for row in rows for name in row.said):
+            _line(name, rows, held.get(name, []))
 
 
-def tables() -> dict[str, list[Row]]:
+def tables(test: Test) -> dict[str, list[Row]]:
     """Rows by what was measured and how: unseen pairs and triples by sharing mode."""
-    frozen, kept = Predictor.from_json(json.loads(FROZEN.read_text(encoding="utf-8"))), read_kept(KEPT)
-    before, alone = pooled([f"{part}/records" for part in LEARNT]), pooled(["predicted/records/lone"])
-    whole, _ = with_runs_alone(frozen, alone)
+    before, alone = pooled(test.learnt), pooled([test.alone])
     learnt: dict[str, list[Cell]] = {}
     for cell in measured_cells(before):
         learnt.setdefault(cell.mode, []).append(cell)
     rivals = {mode: rivals_of(own, utilisations_of(before) | utilisations_of(alone)) for mode, own in learnt.items()}
-    said = {
-        (mode["mode"], _mix(mode["tenants"]), tuple(tenant["does"])): tenant
-        for mix in kept["predictions"]
-        for mode in mix["modes"]
-        for tenant in mode["tenants"]
-    }
+    today, _ = with_runs_alone(predictor_of(before), alone)
+    kept = {name: _said(RESULTS / file) for name, file in test.kept.items()}
     found: dict[str, list[Row]] = {}
-    for what in ("pairs", "triples"):
-        for cell in measured_cells(pooled([f"predicted/records/{what}"]), unprobed=True):
+    for what, folder in test.measured.items():
+        for cell in measured_cells(pooled([folder]), unprobed=True):
             everyone = (cell.victim, *cell.neighbours)
-            tenant = said[cell.mode, tuple(sorted(one.does for one in everyone)), cell.victim.does]
-            fit = bounded(whole.fits[cell.mode], whole.lone)
-            victim, *around = (_known(whole, one) for one in everyone)
-            logs = {OURS: math.log(tenant["predicted_slowdown"]), MENDED: fit.log(victim, around)}
+            key = cell.mode, tuple(sorted(one.does for one in everyone)), cell.victim.does
+            said = {name: own[key] for name, own in kept.items() if key in own}
+            if not said:  # of another execution
+                continue
+            fit = today.fits[cell.mode]
+            victim, *around = (_known(today, one) for one in everyone)
+            logs = {name: math.log(one["predicted_slowdown"]) for name, one in said.items()}
             for name, rival in rivals[cell.mode].items():
                 log = rival(victim, around)
                 if log is not None and (name != ADDITIVE or all(one.label in fit.suffers for one in (victim, *around))):
                     logs[name] = log
+            if test.mended:
+                logs[MENDED] = fit.log(victim, around)
             outside = tuple(one.label for one in (victim, *around) if fit.outside(one))
-            found.setdefault(f"{what}, {cell.mode}", []).append(Row(cell, logs, _held(cell, tenant), outside))
+            held = {name: _held(cell, one) for name, one in said.items()}
+            found.setdefault(f"{what}, {cell.mode}", []).append(Row(cell, logs, held, outside))
     return found
 
 
-def bounded(fit: Fit, lone: Mapping[str, Lone]) -> Fit:
-    """A fit of a file that says no ranges, with those of the models that it was learnt from."""
-    models = {label for mix in fit.measured for label in mix}
-    return replace(fit, ranges=ranges_of(fit.law, [lone[label] for label in models], fit.columns))
+def _said(path: Path) -> dict[tuple[str, tuple[tuple[str, ...], ...], tuple[str, ...]], Mapping[str, Any]]:
+    """Kept predictions by mode, what all tenants do, and what this one does."""
+    return {
+        (mode["mode"], _mix(mode["tenants"]), tuple(tenant["does"])): tenant
+        for mix in read_kept(path)["predictions"]
+        for mode in mix["modes"]
+        for tenant in mode["tenants"]
+    }
 
 
 def _mix(tenants: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], ...]:
@@ -126,21 +147,17 @@ def pooled(parts: Sequence[str]) -> Results:
     return pool(together([load(records=RESULTS / part) for part in parts], RESULTS), draws=1)
 
 
-def _narrow(row: Row) -> bool:
-    return any(one.does[0] in NARROW for one in (row.cell.victim, *row.cell.neighbours))
-
-
 def errors(rows: Sequence[Row], name: str) -> Errors | None:
     """Errors of one predictor; None if it predicted none of the rows."""
     logs = [row.said[name] - row.cell.log for row in rows if name in row.said]
     return Errors.of(logs) if logs else None
 
 
-def _line(title: str, name: str, rows: Sequence[Row]) -> None:
+def _line(name: str, rows: Sequence[Row], held: Sequence[bool | None]) -> None:
     own = errors(rows, name)
     if own is not None:
         figures = f"{own.median_pct:6.1f} {own.mean_pct:5.1f} {own.p90_pct:5.1f} {own.worst_pct:6.0f}"
-        print(f"  {title:52} {own.count:5} {figures}")
+        print(f"  {name:52} {own.count:5} {figures}" + (f"   {sum(map(bool, held))} of {len(held)}" if held else ""))
 
 
 if __name__ == "__main__":
