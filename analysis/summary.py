@@ -290,6 +290,9 @@ def _best_and_worst(results: Results, pairs: pd.DataFrame) -> tuple[Tile, Tile]:
         return first, second
     best = rows_of(pairs)[0]
     worst = rows_of(pairs.sort_values("stp_ci_high"))[0]
+    if worst["point"] == best["point"]:
+        alike = f"the intervals of {len(pairs)} pairs do not tell them apart"
+        return _pair_tile("Best pair by STP", best), Tile("Worst pair by STP", "not clear", "", alike)
     return _pair_tile("Best pair by STP", best), _pair_tile("Worst pair by STP", worst)
 
 

@@ -60,7 +60,8 @@ def combinations(results: Results) -> go.Figure | None:
     low = min(low, theme.reach(best, "worst_slowdown")[0])
     _name_frontier(fig, best)
     axis = theme.log_axis(*theme.reach(frame[["stp"]], "stp"))
-    fig.update_xaxes(title_text="STP (1 = taking turns), higher is better; larger symbols have more tenants", **axis)
+    sizes = "; larger symbols have more tenants" if frame["num_tenants"].nunique() > 1 else ""
+    fig.update_xaxes(title_text=f"STP (1 = taking turns), higher is better{sizes}", **axis)
     fig.update_yaxes(
         title_text="slowdown of the tenant that is worst off, lower is better", **theme.log_axis(low, high)
     )

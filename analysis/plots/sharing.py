@@ -24,7 +24,7 @@ from ..pooling import Results, in_order
 from . import theme
 
 _MOST_MIXES = 6
-_MOST_ROWS = 45
+_MOST_ROWS = 60
 _PAGE_PX = 860
 """Height into which the rows of a figure are fitted, so that it stays whole on paper."""
 _FAINT_INK = "#52606D"
@@ -114,16 +114,18 @@ def _rows_of_mixes(
     frame = frame.dropna(subset=name)
     if len(frame) < 2 or (frame["mix"].nunique() < 2 and frame["sharing"].nunique() < 2):
         return None
-    order = _order(frame, name)[:: -1 if lower else 1][-_MOST_ROWS:]
+    order = _order(frame, name)[:: -1 if lower else 1]
+    cut = f"; the best {_MOST_ROWS} of {len(order)} mixes" if len(order) > _MOST_ROWS else ""
+    order = order[-_MOST_ROWS:]
     frame = frame[frame["mix"].isin(order)]
     fig = go.Figure(make_subplots(1, 1))
     _mode_dots(fig, frame, name, (1, 1), set())
     theme.figure(fig, height=_height(len(order), 130))
-    fig.update_layout(scattermode="group", scattergap=0.35)
+    fig.update_layout(margin={"t": 78}, scattermode="group", scattergap=0.35)
     theme.reference_line(fig, 1.0, reference, row=1, col=1)
     fig.update_xaxes(range=theme.span(frame, name, 1.0))
     fig.update_yaxes(categoryorder="array", categoryarray=order, range=[-0.7, len(order) - 0.3], automargin=True)
-    fig.update_xaxes(**axis)
+    fig.update_xaxes(**axis | {"title_text": f"{axis['title_text']}{cut}"})
     return fig
 
 

@@ -16,10 +16,10 @@ from analysis import markdown, plots, report, tables
 from analysis.costs import energy_against_turns
 from analysis.data import load
 from analysis.findings import findings, paragraph
-from analysis.plots import theme
+from analysis.plots import sharing, theme
 from analysis.pooling import Results, pool
 from analysis.sentences import SENTENCES
-from analysis.summary import summary
+from analysis.summary import _best_and_worst, summary
 from mtexp.colours import model_colour, shades
 
 MODELS = ("bert_base", "deberta_v3_base", "distilgpt2")
@@ -124,6 +124,28 @@ def test_one_good_pair_gets_an_answer(tmp_path: Path) -> None:
     assert [tile.title for tile in first.tiles[1:3]] == ["bert_base pays", "distilgpt2 pays"]
     said = findings(results)[0].text
     assert re.search(r"bert_base 1\.3\d? \[.*distilgpt2 1\.3", said) or "slower than alone" in said
+
+
+def test_pairs_that_nothing_tells_apart_have_no_worst(tmp_path: Path) -> None:
+    """The best by the lower end of its interval can have the lowest upper end too: it is not the worst as well."""
+    study = Study(tmp_path, iterations=60)
+    for other in ("distilgpt2", "deberta_v3_base"):
+        study.run(["bert_base", other])
+    both = pooled(tmp_path)
+    found = tables.combinations(both)
+    found["stp_ci_high"] = [1.1, 1.2]
+    best, worst = _best_and_worst(both, found)
+    assert best.value == found["mix"].iloc[0].replace("+", " + ")
+    assert worst.value == "not clear"
+    found["stp_ci_high"] = [1.2, 1.1]
+    assert _best_and_worst(both, found)[1].value == found["mix"].iloc[1].replace("+", " + ")
+
+
+def test_a_figure_that_is_cut_says_so(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fairness of the best mixes only: the axis says of how many."""
+    monkeypatch.setattr(sharing, "_MOST_ROWS", 3)
+    title = figure(results, "fairness").layout.xaxis.title.text
+    assert re.search(r"the best 3 of \d+ mixes", title)
 
 
 def test_energy_is_compared_with_taking_turns(tmp_path: Path) -> None:
