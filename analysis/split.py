@@ -208,7 +208,8 @@ def table(splits: Sequence[Split], found: pd.DataFrame, levels: Mapping[str, flo
         shown = {name: value for name, value in row.items() if not name.endswith(" mean")}
         own.append({"how": "measured", **shown, "levels": "kept" if kept else "missed"})
     own.sort(key=lambda row: (row["levels"] != "kept", -row["stp"] if row["stp"] == row["stp"] else 0.0))
-    return pd.DataFrame([*own, *rows])
+    frame = pd.DataFrame([*own, *rows])
+    return frame.astype({name: "Int64" for name in frame.columns if str(name).endswith(" SMs") or name == "runs"})
 
 
 def _shown(frame: pd.DataFrame, kind: str | None) -> str:

@@ -203,6 +203,13 @@ def test_what_cannot_be_run_is_refused_before_runs_are_read(capsys: pytest.Captu
     assert "cuda_graph" in capsys.readouterr().err
 
 
+def test_sms_are_whole_numbers_beside_runs_without_a_partition() -> None:
+    """A mode that does not part the SMs has none; the others still have 64, not 64.0."""
+    runs = [{"sharing": sharing, "a SMs": sms, "a ms": 2.0, "stp": 1.0} for sharing, sms in (("GC", 64), ("TS", None))]
+    frame = split.table([], split.repeated(pd.DataFrame(runs)), {})
+    assert frame[["sharing", "a SMs", "runs"]].to_csv(index=False).splitlines()[1:] == ["GC,64,1", "TS,,1"]
+
+
 def test_splits_are_measured_in_turns() -> None:
     """Every run once a repetition, in several orders; runs of the same are one row with the interval of their STP."""
     runs = [["a"], ["b"], ["c"], ["d"]]
