@@ -46,7 +46,7 @@ class Test:
     """Whether the law of today is beside it."""
 
 
-TEN = ("pairs/graphs/records", "../archive/h200/records")
+TEN = ("../archive/h200-masks/records", "../archive/h200/records")
 FIRST = Test(
     {OURS: "predicted/predictions.json"},
     TEN,

@@ -30,7 +30,10 @@ STUDIES = {
     "H100, runs apart": (["../archive/h100"], "eager"),
     "H200, in rounds": (["pairs/eager", "pairs/graphs"], "eager"),
     "H200, in rounds, CUDA graphs, ten models": (["pairs/graphs", "../archive/h200"], "cuda_graph"),
-    "H200, in rounds, CUDA graphs, sixteen models": (["pairs/graphs", "../archive/h200", "predicted"], "cuda_graph"),
+    "H200, in rounds, CUDA graphs, sixteen models": (
+        ["../archive/h200-masks", "../archive/h200", "predicted"],
+        "cuda_graph",
+    ),
 }
 """Folders of results, and which execution is scored: the rest says how models are alone."""
 Keeps = Callable[[Cell], Sequence[Callable[[Cell], bool]]]
