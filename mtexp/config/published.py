@@ -67,6 +67,12 @@ def published(key: str, token: str) -> Published:
     return Published(source, *_read(key, token, _from_hub(key, token, source)))
 
 
+_MERGE = (
+    'pip install peft; python -c "from peft import AutoPeftModelForCausalLM as A; '
+    "A.from_pretrained('{}').merge_and_unload().save_pretrained('merged')\", and name the folder merged"
+)
+
+
 def of_folder(key: str, value: str, folder: Path) -> tuple[str, dict[str, Any]]:
     """Return architecture and shape of the model in ``folder``.
 
@@ -82,7 +88,7 @@ def of_folder(key: str, value: str, folder: Path) -> tuple[str, dict[str, Any]]:
 def refuse_adapter(key: str, value: str, folder: Path) -> None:
     """Refuse a folder that holds an adapter (LoRA) rather than a model."""
     if os.path.isfile(folder / "adapter_config.json"):
-        remedy = "It is an adapter: merge it first (peft: model.merge_and_unload()) and save the whole model."
+        remedy = f"It holds an adapter (LoRA). Merge it with its model first: {_MERGE.format(folder)}."
         raise ConfigError(key, value, "a folder with a whole model", remedy)
 
 

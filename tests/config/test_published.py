@@ -103,7 +103,7 @@ def test_an_adapter_is_to_be_merged_first(tmp_path: Path, key: str) -> None:
         "config": [f"mix=folder:{path}"],
         "source": ["mix=bert_base", "weights=pretrained", f"mix.tenants.bert_base.source={path}"],
     }
-    with pytest.raises(ConfigError, match=rf"\.{key}=.*merge it first"):
+    with pytest.raises(ConfigError, match=rf"\.{key}=.*merge_and_unload"):
         compose_spec(asked[key])
 
 
