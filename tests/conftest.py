@@ -37,6 +37,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 ON_REQUEST = ("gpu", "slurm", "postgres", "ray")
 COMMAND_LINES = {"workplace", "place"}
 """Fixtures of tests that run whole command lines with real tenants: seconds each."""
+A_SWEEP_IN_QUICK = "tests/run/test_uploads_behind.py::test_order_and_completeness"
+"""The one of them that is not slow: three points from the command line to MLflow."""
 
 SLOW = (
     "tests/analysis/test_advise.py",
@@ -49,12 +51,17 @@ SLOW = (
     "tests/analysis/test_figures.py",
     "tests/analysis/test_formats.py",
     "tests/analysis/test_left_out.py",
+    "tests/analysis/test_predicted_before.py",
     "tests/analysis/test_predictions_checked.py",
     "tests/analysis/test_predictor.py",
     "tests/analysis/test_sm_curves.py",
     "tests/benchmarks/",
+    "tests/config/test_conf_files.py::test_a_model_has",
+    "tests/config/test_conf_files.py::test_a_shrunken_model",
     "tests/config/test_conf_files.py::test_every_experiment",
     "tests/config/test_conf_files.py::test_every_model_converts",
+    "tests/config/test_conf_files.py::test_presets_of_partitions",
+    "tests/config/test_conf_files.py::test_shrinking",
     "tests/config/test_plan.py::test_a_choice_that_reaches",
     "tests/config/test_plan.py::test_a_point_made_of_sections",
     "tests/config/test_plan.py::test_a_long_sweep_is",
@@ -79,11 +86,13 @@ SLOW = (
     "tests/records/test_salvage.py::test_the_command",
     "tests/run/test_failed_runs.py",
     "tests/run/test_hostile_names.py",
+    "tests/run/test_impossible_runs.py",
     "tests/run/test_mixes_in_turns.py",
+    "tests/sharing/test_numerics.py",
     "tests/sharing/test_sharing_lifecycle.py",
     "tests/telemetry/test_sampler.py::test_sampler_ends",
     "tests/tenant/test_captured_request.py",
-    "tests/tenant/test_families.py::test_inputs_without",
+    "tests/tenant/test_families.py",
     "tests/tenant/test_models_and_execution.py::test_a_compiled_request",
     "tests/tenant/test_outputs.py::test_a_loss_that_is_not_finite",
     "tests/tenant/test_outputs.py::test_a_wrong_output_in_the_window",
@@ -185,7 +194,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked = set(re.findall(r"\w+", config.getoption("markexpr") or ""))
     for item in items:
         runs_commands = COMMAND_LINES & set(getattr(item, "fixturenames", ()))
-        if runs_commands or item.nodeid.startswith(SLOW):
+        if (runs_commands and item.nodeid != A_SWEEP_IN_QUICK) or item.nodeid.startswith(SLOW):
             item.add_marker("slow")
     left_out = [
         item for item in items if any(item.get_closest_marker(name) for name in ON_REQUEST if name not in asked)
