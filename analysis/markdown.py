@@ -72,16 +72,16 @@ def read(results: Results) -> str:
     """How the figures of a page are to be read."""
     limit, asked = claim_limit(results)
     claims = (
-        f"A difference is claimed only where it stands among all {asked} that this page asks "
-        f"(Benjamini and Hochberg, 5 % false claims at most: p at most {limit:.2g}). "
+        f"This page asks {asked} questions. It claims a difference only where at most 5 % of all its claims are "
+        f"expected to be false (Benjamini and Hochberg: p at most {limit:.2g}). "
     )
     claims = claims if asked else ""  # of open loop only: there is no STP to compare
     return (
-        "Brackets hold 95 % intervals over runs, each by itself. Their spread is that of the point's own runs, shrunk "
-        "to that of runs of the same model, sharing mode and load of the device; baselines of all GPUs of the kind "
-        f"count together. {claims}Averages are geometric means of "
-        "the mixes measured here, each mix counts once. Fairness has the noise of measuring taken off. Energy errs as "
-        "far as the counter and the sampled power lie apart."
+        "Brackets hold 95 % intervals: where the figure would lie if the runs were made again. How much runs differ is "
+        "taken from the point's own runs and from runs like it (same model, sharing mode and load of the device); "
+        f"baselines of all GPUs of the kind count together. {claims}Averages are geometric means of the mixes "
+        "measured here, each mix counts once. Measuring makes equal tenants look unequal; fairness is corrected for "
+        "it. The error of energy is how far the counter and the sampled power lie apart."
     )
 
 

@@ -52,7 +52,8 @@ def which_pay(results: Results, judge: Judge) -> Iterable[Answer]:
     frontier = rows_of(found[found["frontier"]].sort_values("worst_slowdown"))
     yield Answer(
         question,
-        f"By the ends of their intervals no other combination has both more STP and a smaller worst slowdown than "
+        f"Judged by the unfavourable ends of intervals, no other combination has both more STP and a smaller worst "
+        f"slowdown than "
         f"{_named(frontier, 'worst_slowdown')}.",
         False,
     )

@@ -51,14 +51,14 @@ def is_mps_efficient(results: Results, judge: Judge) -> Iterable[Answer]:
 def _price(results: Results, sharing: str, priced: bool) -> str:
     """What a sharing mode costs a tenant without neighbours, where it was measured; that it is missing, where it is."""
     if not priced:
-        return "; measured in turns, so what the mode costs a tenant without neighbours (mode_cost) is not in it"
+        return "; measured in turns, so what the mode costs a tenant without neighbours (mode_cost) is not included"
     points = set(results.points.loc[results.points["sharing"] == sharing, "point"])
     own = rows_of(results.tenants[results.tenants["point"].isin(points)])
     costs = [cost for tenant in own if (cost := results.figure(tenant, "mode_cost")) is not None]
     if not costs:
         return ""
     price = geometric_mean(costs).interval
-    return f"; alone under {sharing} a request takes {text(price)} times as long as without, which is in it"
+    return f"; alone under {sharing} a request takes {text(price)} times as long as without, and this cost is included"
 
 
 def _missing_invalid(results: Results, sharing: str) -> str:

@@ -134,8 +134,8 @@ def _of_levels(results: Results) -> str:
     least = rows_of(found.sort_values("slo_attainment_pct"))[0]
     return (
         f"{least['label']} in {least['mix']} under {least['sharing']} keeps its level least often: in "
-        f"{least['slo_attainment_pct']:.1f} % of {least['iterations_fewest']:.0f} requests (of this run; streaks give "
-        "it no simple interval)."
+        f"{least['slo_attainment_pct']:.1f} % of {least['iterations_fewest']:.0f} requests (of this run, without an "
+        "interval)."
     )
 
 

@@ -221,7 +221,9 @@ def caveats(results: Results) -> list[str]:
             "Measure what matters with repetitions=3."
         )
     elif once:
-        found.append(f"{once} of {points} points are single runs: their spread is taken from runs like them.")
+        found.append(
+            f"{once} of {points} points were run once: how much such runs differ is estimated from similar runs."
+        )
     kept = int((data.runs["verdict"] != "VALID").sum())
     total = len(data.runs) + len(data.invalid) - kept
     if kept:

@@ -175,6 +175,10 @@ def description(record: RunRecord) -> str:
     """Return the run's description: verdict, main metrics, a table of its tenants (Markdown)."""
     figures = keys.current(record.metrics, _params(record.run_spec, record.run_spec.tenants).get("arrival", "closed"))
     headline = [_headline(label, key, figures) for label, key in _HEADLINE if key in figures]
+    if (
+        len(record.run_spec.tenants) == len(record.tenants) == 1 and record.kind != "profile"
+    ):  # no neighbour: they say nothing
+        headline = _tenant_headline(record, record.tenants[0])
     lines = [" · ".join([record.verdict, *headline]), ""]  # no markup: the list of runs shows this line as it is
     if any("[" in text for text in headline):
         lines += [f"{keys.INTERVAL_TEXTS[_interval_scope(record, record.metrics)]}.", ""]
@@ -198,11 +202,16 @@ def description(record: RunRecord) -> str:
 
 
 def _tenant_description(record: RunRecord, tenant: TenantRecord) -> str:
-    """One line: verdict, slowdown and latency of a tenant; a percentile only where it has enough iterations."""
+    """One line: verdict, slowdown and latency of a tenant."""
+    return " · ".join([record.verdict, *_tenant_headline(record, tenant)])
+
+
+def _tenant_headline(record: RunRecord, tenant: TenantRecord) -> list[str]:
+    """Slowdown and latency of a tenant; a percentile only where it has enough iterations."""
     arrival = next((t.arrival.kind for t in record.run_spec.tenants if t.id == tenant.id), "closed")
     own = keys.current(tenant.metrics, arrival)
     shown = [(label, key) for label, key in _TENANT_LINE if key in own and key not in tenant.insufficient]
-    return " · ".join([record.verdict, *(_headline(label, key, own) for label, key in shown)])
+    return [_headline(label, key, own) for label, key in shown]
 
 
 def _headline(label: str, key: str, figures: Mapping[str, float]) -> str:

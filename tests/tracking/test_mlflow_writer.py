@@ -279,3 +279,12 @@ def test_the_description_is_a_table_a_person_can_read() -> None:
     lines = description(replace(record, tenants=(bound,))).splitlines()
     assert lines[4].endswith("| launch-bound % |")
     assert lines[6].endswith("| 62.51 |")
+
+
+def test_the_list_of_runs_shows_the_latency_of_a_mix_of_one_tenant() -> None:
+    """Its first line is what the list shows; STP and overlap say nothing where there is no neighbour."""
+    record, _ = example(["bert_base"], mix="bert_base")
+    figures = {"latency_p50_ms": 4.27, "latency_p99_ms": 9.0, "throughput_rps": 210.0}
+    own = replace(record.tenants[0], metrics=figures, insufficient=("latency_p99_ms",))
+    first = description(replace(record, tenants=(own,))).splitlines()[0]
+    assert first == "VALID · p50 ms 4.27 · rps 210"
