@@ -276,7 +276,7 @@ def test_a_killed_profile_leaves_the_timed_run_as_it_was(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mlflow.db").write_bytes(made_store)
     folder = tmp_path / "outputs/s"
-    arguments = ("profiler=torch", "profiler.iterations=1000")
+    arguments = ("profiler=torch", "profiler.iterations=1000", "baseline.min_time_s=0.3")
     run = multiprocessing.get_context("forkserver").Process(target=_parent, args=(tmp_path, *arguments))
     run.start()
     deadline = time.monotonic() + 60
