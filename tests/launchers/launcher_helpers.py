@@ -26,7 +26,6 @@ TWO_POINTS = (
     "workload.seq_len=8",
     "measure.iterations=70",
     "measure.warmup=2",
-    "baseline.min_time_s=0.3",
     "measure.design=sustained",
     "telemetry.period_s=0.02",
     "sweep=two",

@@ -36,7 +36,7 @@ SMALL = (
 )
 """A run of a second or two, in which all tenants measure at once, and sweeps in which the first point is the first to
 run; tests of other designs and orders name theirs."""
-ON_THE_CPU = (*SMALL, "baseline.min_time_s=0.3")
+ON_THE_CPU = (*SMALL, "baseline.min_time_s=0.5")
 """The same with baselines that take no two seconds; those on a GPU (``tests/gpu``) do, its clock rises first."""
 ENDLESS = ("measure.iterations=100000", "measure.max_iterations=110000")
 

@@ -25,7 +25,7 @@ from mtexp.terminal import cli
 from mtexp.testing.faults import BUILD, Fault
 from mtexp.tracking import upload
 from tests.launch.conftest import forked
-from tests.run.run_helpers import ENDLESS, SMALL, Workplace, kind
+from tests.run.run_helpers import ENDLESS, ON_THE_CPU, Workplace, kind
 
 pytestmark = pytest.mark.process
 
@@ -223,7 +223,7 @@ def _parent(folder: Path, *arguments: str) -> None:
     with (folder / "out").open("w") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
-    cli.main([*SMALL, "mix=pair", ALONE, "sweep=s", *arguments])
+    cli.main([*ON_THE_CPU, "mix=pair", ALONE, "sweep=s", *arguments])
 
 
 def test_a_killed_run_leaves_no_process_and_its_samples(

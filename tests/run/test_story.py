@@ -243,7 +243,7 @@ def test_baseline_require_takes_what_is_there_and_refuses_the_rest(place: Workpl
     ran = place.run("mix=solo", "baseline=require", LONG, "workload.seq_len=9", "sweep=refused")
     assert ran.code == 1
     assert "baseline.mode=require" in ran.err
-    assert "run it once with baseline=auto" in ran.err
+    assert "baseline=auto" in ran.err
     assert "Traceback" not in ran.err
     assert not place.records("outputs/refused")
     assert json.loads((place.folder / "outputs/refused/job.json").read_text())["status"] == "FAILED"
