@@ -9,6 +9,7 @@ a sharing mode. Models are one where they agree in :data:`SAME`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -132,8 +133,15 @@ def _by_key(results: Results) -> dict[_Key, Lone]:
     odds = _odds(results)
     known = {key: lone for key, own in found.items() if (lone := _lone(key, own, found)) is not None}
     busy = {key: lone.busy for key, lone in known.items()}
+    often = Counter(lone.label for lone in known.values())  # graphs in pairs are called as baselines in eager mode are
     return {
-        key: replace(lone, odds=odds.get(_eager(key)), eager_busy=busy.get(_eager(key))) for key, lone in known.items()
+        key: replace(
+            lone,
+            label=f"{lone.label} eager" if lone.execution == "eager" and often[lone.label] > 1 else lone.label,
+            odds=odds.get(_eager(key)),
+            eager_busy=busy.get(_eager(key)),
+        )
+        for key, lone in known.items()
     }
 
 

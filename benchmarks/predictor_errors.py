@@ -29,13 +29,13 @@ STUDIES = {
     "H200, runs apart": (["../archive/h200"], "eager"),
     "H100, runs apart": (["../archive/h100"], "eager"),
     "H200, in rounds": (["pairs/eager", "pairs/graphs"], "eager"),
-    "H200, in rounds, CUDA graphs, ten models": (["pairs/graphs", "../archive/h200"], "cuda_graph"),
-    "H200, in rounds, CUDA graphs, sixteen models": (
+    "H200, in rounds, CUDA graphs": (["pairs/graphs", "pairs/six-more", "pairs/alone"], "cuda_graph"),
+    "H200, in rounds, CUDA graphs with masks": (
         ["../archive/h200-masks", "../archive/h200", "predicted"],
         "cuda_graph",
     ),
 }
-"""Folders of results, and which execution is scored: the rest says how models are alone."""
+"""Folders of results, and which execution is scored: the rest says how models are alone. With masks: the triples."""
 Keeps = Callable[[Cell], Sequence[Callable[[Cell], bool]]]
 """For a cell, which other cells it is predicted from: one function for each prediction."""
 MODES = ("time slicing", "MPS", "MPS equal share")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +16,7 @@ from analysis import predict, rivals
 from analysis.laws import BUSY_SHARE, SM_ACTIVITY
 from analysis.predictions import as_json, read_kept, text
 from analysis.predictor import OUTSIDE, Predictor
-from analysis.predictor_data import predictor_of, with_runs_alone
+from analysis.predictor_data import lone_models, predictor_of, with_runs_alone
 from analysis.scoring import score
 from benchmarks import predicted_before as before
 
@@ -77,7 +80,8 @@ def test_the_page_says_what_the_records_say(
     ours = before.errors(rows, before.OURS)
     assert ours is not None
     assert (ours.count, round(ours.median_pct, 1)) == (count, median)
-    table = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    section = PAGE.read_text(encoding="utf-8").partition("## Errors")[2].partition("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("| ")]
     for row, name in (
         ("**predicted before**", before.OURS),
         ("slowdown 1", rivals.ONE),
@@ -128,3 +132,79 @@ def test_there_is_no_interval_outside_what_was_learned(today: Predictor) -> None
     again = Predictor.from_json(json.loads(json.dumps(today.to_json())))
     assert again.hash == today.hash
     assert again.predict(["bert_base cuda_graph", "yolos_small"], MPS)[0].high == math.inf
+
+
+# --- graphs without masks, and what is frozen for the second test -----------------------------------------------------
+
+SECOND = before.RESULTS / "predicted" / "second"
+
+
+@pytest.fixture(scope="module")
+def unmasked() -> dict[str, list[before.Row]]:
+    return before.without_masks()
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("as it stood", before.AS_IT_STOOD),
+        ("runs alone without masks", before.KNOWN),
+        ("the same, models taken as unseen", before.UNSEEN),
+        ("gpulets' form", rivals.GPULETS),
+        ("victim + neighbours", rivals.ADDITIVE),
+        ("mean of the mode", rivals.MEAN),
+        ("slowdown 1", rivals.ONE),
+    ],
+)
+def test_the_page_says_what_pairs_without_masks_say(unmasked: dict[str, list[before.Row]], row: str, name: str) -> None:
+    """Errors and intervals by time slicing and under MPS, of all 147 slowdowns."""
+    section = PAGE.read_text(encoding="utf-8").partition("## Graphs without masks")[2].partition("\n## ")[0]
+    (line,) = [line for line in section.splitlines() if re.match(rf"\| \**{re.escape(row)}", line)]
+    cells = [re.sub(r"[*]", "", cell).strip() for cell in line.split("|")[2:-1]]
+    for place, mode in enumerate((TURNS, MPS)):
+        rows = unmasked[f"without masks, {mode}"]
+        found = before.errors(rows, name)
+        assert found is not None
+        assert found.count == 147
+        assert cells[2 * place] == f"{found.median_pct:.1f} / {found.p90_pct:.0f}"
+        held = [one.held[name] for one in rows if one.held.get(name) is not None]
+        assert cells[2 * place + 1] == (f"{sum(map(bool, held))} of {len(held)}" if held else "")
+
+
+@pytest.mark.parametrize(("name", "modes"), [("graphs", {TURNS, MPS}), ("eager", {"time slicing", "MPS"})])
+def test_what_the_plan_names_is_frozen_and_can_be_read(name: str, modes: set[str]) -> None:
+    """Later programs read it, and what they would write has the hash in the plan."""
+    frozen = Predictor.from_json(json.loads((SECOND / f"{name}.json").read_text(encoding="utf-8")))
+    assert modes <= set(frozen.fits)
+    assert f"[{name}.json]({name}.json), `{frozen.hash}`" in (SECOND / "plan.md").read_text(encoding="utf-8")
+
+
+def test_a_graph_and_an_eager_model_of_one_name_are_both_known() -> None:
+    """Baselines in eager mode and graphs in pairs are both called after the model alone."""
+    lone = lone_models(before.pooled(before.WITHOUT_MASKS))
+    assert (lone["bert_base"].execution, lone["bert_base eager"].execution) == ("cuda_graph", "eager")
+    assert lone["bert_base"].eager_busy == lone["bert_base eager"].busy
+
+
+def test_the_second_test_names_models_that_there_are(tmp_path: Path) -> None:
+    """What its script would run: 28 pairs of graphs and 24 in eager mode, of which none was learned from."""
+    said = ""
+    for part in ("alone", "stress", "host", "pairs"):
+        done = subprocess.run(
+            [SECOND / "measure.sh", part],
+            env=os.environ | {"OUT": str(tmp_path), "DRY": "1", "PYTHON": "echo"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said += done.stdout
+    mixes = {sweep: mix.split(",") for sweep, mix in re.findall(r"sweep=(\S+) .*mix=(\S+)", said)}
+    assert {sweep: len(set(own)) for sweep, own in mixes.items()} == {
+        **{"lone": 7, "probe": 7, "stress": 27, "host": 16},
+        **{"graphs": 28, "eager": 24},
+    }
+    there = {path.stem for folder in (before.common.ROOT / "conf", SECOND) for path in folder.glob("models/*.yaml")}
+    assert {model for own in mixes.values() for mix in own for model in mix.split("+")} <= there
+    learned = {lone.label.split()[0] for lone in lone_models(before.pooled(before.WITHOUT_MASKS)).values()}
+    assert set(mixes["host"]) == learned
+    assert not learned & set(mixes["lone"])
