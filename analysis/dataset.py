@@ -173,7 +173,7 @@ def together(parts: Sequence[Dataset], folder: Path) -> Dataset:
         tenants=table("tenants").drop_duplicates(["record_id", "tenant"], ignore_index=True),
         baselines=unique(table("baselines")),
         invalid=unique(table("invalid")),
-        source=f"the records exported to {folder.name}",
+        source=f"the export {folder}",
         read_iterations=lambda record_ids: once("read_iterations", record_ids),
         read_telemetry=lambda record_ids: once("read_telemetry", record_ids),
     )

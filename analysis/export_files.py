@@ -167,7 +167,7 @@ def read_export(folder: Path) -> Dataset:
         tenants=tenants[tenants["run_kind"] == "mix"],
         baselines=tenants[tenants["run_kind"] == "baseline"],
         invalid=runs.iloc[:0],
-        source=f"the records exported to {folder.name}",
+        source=f"the export {folder}",
         read_iterations=lambda record_ids: _of(samples, record_ids),
         read_telemetry=lambda record_ids: _of(telemetry, record_ids),
     )

@@ -49,7 +49,8 @@ def page(results: Results, *, title: str, figures: Sequence[str] = (), made_by: 
     parts += ["## Every mix", said, _table(every_mix, _OVERVIEW)]
     if len(results.impossible):
         parts += ["## Impossible", IMPOSSIBLE, _table(tables.impossible(results), _OVERVIEW | {"reason": "why"})]
-    parts += ["## Alone", _table(tables.baselines(results), _BASELINES)]
+    if len(alone := tables.baselines(results)):
+        parts += ["## Alone", _table(alone, _BASELINES)]
     shown = [figure for figure in FIGURES if figure.name in figures]
     if shown:
         parts.append("## Figures")

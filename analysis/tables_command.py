@@ -16,6 +16,7 @@ from mtexp.output import enter
 
 from . import tables
 from .costs import energy_against_turns
+from .dataset import DataError
 from .formats import add_formats, shown
 from .options import add_source, read, refusing
 from .pooling import Results, pool
@@ -48,8 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_formats(parser)
     parser.add_argument("--include-invalid", action="store_true", help="also INVALID runs")
     options = parser.parse_args(arguments)
-    frame = TABLES[options.table](pool(read(options, include_invalid=options.include_invalid)))
+    data = read(options, include_invalid=options.include_invalid)
+    frame = TABLES[options.table](pool(data))
     frame = frame.drop(columns=["point", "position", "compared", "ids"], errors="ignore").dropna(axis=1, how="all")
+    if frame.empty:
+        raise DataError(
+            f"{options.table}: no run in {data.source} has what this table shows. The table overview has every mix"
+        )
     sys.stdout.write(shown(frame, options.format))
     return 0
 

@@ -56,3 +56,12 @@ def test_a_refusal_breaks_between_words(capsys: pytest.CaptureFixture[str], monk
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) > 1
     assert max(map(len, lines)) <= 40
+
+
+def test_a_table_without_rows_is_said(study_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No run of the study has an SM curve: one sentence, whatever the format, and nothing to parse."""
+    for form in ([], ["--json"]):
+        assert tables_command.main(["sm-curve", "--records", str(study_folder), *form]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "sm-curve: no run in " in err
