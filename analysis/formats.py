@@ -44,6 +44,9 @@ def shown(frame: pd.DataFrame, kind: str | None, dropped_first: Sequence[str] = 
     last = [name for name in names if name not in bounds][_KEPT:]
     order = [*dropped_first, *bounds, *reversed(last), *_LAST]
     rows = fitting(cells(frame), shutil.get_terminal_size().columns, order, GAP)
+    lows = {name.removesuffix("_ci_low") for name in rows[0] if name.endswith("_ci_low")}
+    half = {name for name in rows[0] if name.endswith("_ci_high") and name.removesuffix("_ci_high") not in lows}
+    rows = [{name: cell for name, cell in row.items() if name not in half} for row in rows]
     return f"{plain_table(rows, numeric(frame))}\n"
 
 

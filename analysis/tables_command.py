@@ -40,6 +40,10 @@ TABLES: Mapping[str, Callable[[Results], pd.DataFrame]] = {
 }
 
 
+_DROPPED_FIRST = ("neighbour_role", "neighbour_model", "role", "label", "repetitions", "num_tenants", "closed")
+"""Columns that a narrow terminal does without before any figure."""
+
+
 @refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print one table; exit code 2 when there is nothing it can be made of."""
@@ -56,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(
             f"{options.table}: no run in {data.source} has what this table shows. The table overview has every mix"
         )
-    sys.stdout.write(shown(frame, options.format))
+    named_twice = ["mix", "model"] if "victim" in frame else ["model"] if "tenant" in frame else []
+    sys.stdout.write(shown(frame, options.format, [*_DROPPED_FIRST, *named_twice]))
     return 0
 
 

@@ -65,3 +65,15 @@ def test_a_table_without_rows_is_said(study_folder: Path, capsys: pytest.Capture
         out, err = capsys.readouterr()
         assert out == ""
         assert "sm-curve: no run in " in err
+
+
+def test_a_narrow_terminal_shows_what_a_table_is_for(
+    study_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who slows whom by how much at 80 columns; roles and names that stand elsewhere go first."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert tables_command.main(["pairs", "--records", str(study_folder)]) == 0
+    heading = capsys.readouterr().out.split("\n")[0].split()
+    assert heading[:4] == ["sharing", "victim", "neighbour", "slowdown"]
+    assert ("slowdown_ci_low" in heading) == ("slowdown_ci_high" in heading)  # never half an interval
