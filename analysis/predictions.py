@@ -125,7 +125,7 @@ def rests_on(predictor: Predictor, mode: str, tenants: Sequence[Predicted]) -> s
     beyond = [place for label in new for place in _outside(predictor, mode, label)]
     if beyond:
         near = "; ".join(
-            f"{one['trait']} of {one['label']} alone {one['words']}, learned up to {one['learned_words']}"
+            f"{one['trait']} of {one['label']} alone {one['words']}, nearest learned {one['learned_words']}"
             for one in beyond
         )
         basis += f"; outside what was learned, so no interval is known: {near}"

@@ -160,7 +160,7 @@ def _url(key: str, server: ServerConfig) -> str:
     _check_url(own, url, allow_remote=server.allow_remote)
     if "{port}" in url and "{port}" not in server.command and not server.allow_remote:
         remedy = f"Write {{port}} in {key}.command."
-        raise Misplaced(own, url, "the server is not told the port that mtexp chooses for it", remedy)
+        raise Misplaced(own, url, "mtexp chooses {port}, and the command of the server does not have it", remedy)
     return url
 
 

@@ -44,7 +44,9 @@ def ready(prepared: Prepared, execution: str) -> Request:
     if prepared.trace is not None:
         if execution == "compile":
             _allow_graphs(_GRAPHS_OF_A_SHAPE * prepared.trace.shapes)
-        return prepared.trace.ready(lambda part: ready(part, execution))
+        request = prepared.trace.ready(lambda part: ready(part, execution))
+        prepared.graph_differs[:] = dict.fromkeys(prepared.trace.graph_differs)
+        return request
     if execution == "cuda_graph":
         return _captured(prepared)
     if execution == "compile":

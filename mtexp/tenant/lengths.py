@@ -78,6 +78,11 @@ class TraceRequests:
         """Shapes of requests."""
         return len(self._parts)
 
+    @property
+    def graph_differs(self) -> list[str]:
+        """Products that only the graph or only the eager request of a shape has."""
+        return [difference for part in self._parts.values() for difference in part.graph_differs]
+
     def ready(self, make: Callable[[Prepared], Request]) -> Request:
         """Have each shape's request executed as ``make`` says, and return what issues the next request."""
         self._issue = {shape: make(part) for shape, part in self._parts.items()}

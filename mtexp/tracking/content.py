@@ -177,7 +177,7 @@ def description(record: RunRecord) -> str:
     headline = [_headline(label, key, figures) for label, key in _HEADLINE if key in figures]
     if (
         len(record.run_spec.tenants) == len(record.tenants) == 1 and record.kind != "profile"
-    ):  # no neighbour: they say nothing
+    ):  # they compare with neighbours, and there is none
         headline = _tenant_headline(record, record.tenants[0])
     lines = [" · ".join([record.verdict, *headline]), ""]  # no markup: the list of runs shows this line as it is
     if any("[" in text for text in headline):

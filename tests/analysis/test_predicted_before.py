@@ -114,8 +114,8 @@ def test_there_is_no_interval_outside_what_was_learned(today: Predictor) -> None
     shown = " ".join(text("bert_base+yolos_small", {MPS: found}, today, width=200).split())
     assert "[outside]" in shown
     assert (
-        "outside what was learned, so no interval is known: SM activity of yolos_small alone 31 %, learned up to 52 %; "
-        "busy share in eager mode of yolos_small alone 97 %, learned up to 88 %"
+        "outside what was learned, so no interval is known: SM activity of yolos_small alone 31 %, "
+        "nearest learned 52 %; busy share in eager mode of yolos_small alone 97 %, nearest learned 88 %"
     ) in shown
     (mode,) = as_json("bert_base+yolos_small", {MPS: found}, today)["modes"]
     places = mode["rests_on"]["outside_what_was_learned"]

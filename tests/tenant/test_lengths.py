@@ -13,7 +13,7 @@ from mtexp.lengths import Lengths
 from mtexp.spec import ArrivalSpec, TenantSpec
 from mtexp.tenant import execution, outputs
 from mtexp.tenant.buffers import SampleBuffer
-from mtexp.tenant.prepared import Prepared
+from mtexp.tenant.prepared import Prepared, Request
 from mtexp.tenant.requests import prepare
 from tests.tenant.tenant_specs import tenant
 from tests.tenant.test_requests import Recorder
@@ -118,6 +118,20 @@ def test_a_shape_that_cannot_be_captured_is_refused_by_its_own_reason() -> None:
     prepared, _ = built("llama_3_2_1b", "generate")
     with pytest.raises(execution.NotCapturable, match="first token"):
         execution.ready(prepared, "cuda_graph")
+
+
+def test_what_graphs_of_the_shapes_compute_otherwise_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every shape of a trace."""
+
+    def captured(part: Prepared) -> Request:
+        part.graph_differs.append(f"1 x linear {part.inputs[0].shape[1]} more")
+        return part.request
+
+    monkeypatch.setattr(execution, "_captured", captured)
+    prepared, _ = built("llama_3_2_1b", "forward")
+    execution.ready(prepared, "cuda_graph")
+    assert prepared.trace is not None
+    assert len(set(prepared.graph_differs)) == len(prepared.graph_differs) == prepared.trace.shapes > 1
 
 
 def test_rows_are_given_the_lengths_of_their_requests(tmp_path: Path) -> None:

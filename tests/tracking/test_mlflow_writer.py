@@ -282,7 +282,7 @@ def test_the_description_is_a_table_a_person_can_read() -> None:
 
 
 def test_the_list_of_runs_shows_the_latency_of_a_mix_of_one_tenant() -> None:
-    """Its first line is what the list shows; STP and overlap say nothing where there is no neighbour."""
+    """The list shows the first line. STP and overlap compare with neighbours, so a lone tenant has none."""
     record, _ = example(["bert_base"], mix="bert_base")
     figures = {"latency_p50_ms": 4.27, "latency_p99_ms": 9.0, "throughput_rps": 210.0}
     own = replace(record.tenants[0], metrics=figures, insufficient=("latency_p99_ms",))
