@@ -15,7 +15,7 @@ root=$(cd "$here/../../../.." && pwd)
 python=${PYTHON:-python3}
 mkdir -p "${OUT:-second-test}"
 out=$(cd "${OUT:-second-test}" && pwd)
-export PYTHONPATH=$root
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
 read -ra new <<<"${NEW:-clip_vit_b_32 dac_44khz bart_base smollm2_360m convnext_tiny mobilebert qwen3_moe_6_layers}"
 six=("${new[@]:0:6}")
