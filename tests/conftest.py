@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import pickle
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -17,6 +18,7 @@ from filelock import FileLock
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import IConfigRepository
+    from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.default_element import ResultDefault
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
@@ -137,6 +139,42 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
             prepare(TrackingSpec(uri=f"sqlite:///{own / 'mlflow.db'}", experiment="other"))
             (own / "mlflow.db").rename(path)
     return path.read_bytes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_once() -> Iterator[None]:
+    """The files of ``conf/`` and of Hydra itself are looked for and read once; every call gets a copy.
+
+    Before it composes, Hydra copies all schemas with its list of sources, and then changes the list only: the schemas
+    are not copied.
+    """
+    from hydra._internal.config_repository import ConfigRepository
+
+    from mtexp.config.composer import CONF_DIR
+
+    answers: dict[object, bytes] = {}
+    initialize = ConfigRepository.initialize_sources
+
+    def answered_once(place: str, name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def answer(*arguments: object, **named: object) -> object:
+            key = (place, name, arguments, *named.items())
+            if key not in answers:
+                answers[key] = pickle.dumps(call(*arguments, **named))
+            return pickle.loads(answers[key])
+
+        return answer
+
+    def initialize_once(self: ConfigRepository, search_path: ConfigSearchPath) -> None:
+        initialize(self, search_path)
+        for source in self.sources:
+            if source.path in ("hydra.conf", str(CONF_DIR)):
+                for name in ("available", "is_config", "is_group", "list", "load_config"):
+                    setattr(source, name, answered_once(source.path, name, getattr(source, name)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigRepository, "initialize_sources", initialize_once)
+        patch.setattr(ConfigRepository, "__deepcopy__", lambda self, memo: copy.copy(self), raising=False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
