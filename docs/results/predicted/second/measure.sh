@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The second test of the predictor (plan.md), on a machine with an H200, in this order:
 #
-#   measure.sh alone    new models alone, one pair of each under MPS, and all predictions   about 5 minutes
+#   measure.sh alone    new models alone, and predictions from these runs                   about 2 minutes
+#   measure.sh probe    one pair of each under MPS, and predictions from these pairs        about 1 minute
 #   measure.sh stress   exploratory: pairs with stressors, and predictions from them        about 3 minutes
 #   measure.sh host     exploratory: known models alone on this host, and predictions       about 2 minutes
 #   measure.sh pairs    the pairs that were predicted, and how far off predictions were     about 6 minutes
@@ -92,9 +93,11 @@ learn() {
 case "${1:-}" in
   alone)
     alone lone execution=cuda_graph,eager mix="$(IFS=,; echo "${new[*]}")"
-    in_turns probe execution=cuda_graph mps_settings=default measure.max_time_s=1.5 mix="$(one_pair_each | commas)"
     predict graphs-alone graph_pairs "${graphs[@]}" --predictor "$here/graphs.json" --records "$out/lone"
     predict eager-alone eager_pairs "${eager[@]}" --predictor "$here/eager.json" --records "$out/lone"
+    ;;
+  probe)
+    in_turns probe execution=cuda_graph mps_settings=default measure.max_time_s=1.5 mix="$(one_pair_each | commas)"
     learn one-pair lone probe
     predict graphs-one-pair graph_pairs "${under_mps[@]}" --records "$out/learn-one-pair"
     ;;
@@ -120,7 +123,7 @@ case "${1:-}" in
     done
     ;;
   *)
-    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac
