@@ -203,6 +203,8 @@ class _ChurnRun:
         died = self._wait(start_ns / 1e9 + window_s)
         if kind not in (QUIET, "start", "end") and not self.neighbour.alive:
             died.add(self.neighbour_spec.id)
+            if self.one_process and self.steady_spec.id not in died:
+                died |= self._process_gone()
         if self.steady_spec.id in died:  # it is back: what it missed is part of this event
             self._wait(time.monotonic() + self.settle_s)
             end_ns = time.monotonic_ns()
@@ -251,6 +253,16 @@ class _ChurnRun:
                 if time.monotonic() > deadline:
                     raise HostError(f"no neighbour can be started: {gone}") from gone
                 self._wait(time.monotonic() + _SETTLE_S)
+
+    def _process_gone(self) -> set[str]:
+        """The thread of the neighbour has ended, so the process of all tenants is lost, whether it ends or hangs.
+
+        Returns:
+            The steady tenant, which is started again.
+        """
+        if not self.steady.wait_for_end(self.spec.deadlines.stop_s):
+            self.steady.kill()
+        return self._wait(time.monotonic())
 
     def _kill(self) -> None:
         """SIGKILL, with a request in flight: to the process of the neighbour, which may be that of all tenants."""

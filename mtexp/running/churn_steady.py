@@ -164,6 +164,10 @@ class Steady:
         self._over.set()
         self._join(error)
 
+    def wait_for_end(self, deadline_s: float) -> bool:
+        """Wait until its process has ended; whether it has."""
+        return self._ended.wait(deadline_s)
+
     def kill(self) -> None:
         """SIGKILL to its process, and wait until that is seen."""
         if pid := self.pid:

@@ -59,7 +59,7 @@ class FaultyStarter(ForkserverStarter):
 
 def serve_faulty(data: dict[str, Any], faults: Mapping[str, Mapping[str, Any]]) -> None:
     """The real tenant process, with the faults of its tenants in its way."""
-    from mtexp.tenant import process, requests
+    from mtexp.tenant import neighbour, process, requests
 
     own = {tenant: from_json(Fault, fault) for tenant, fault in faults.items()}
     for tenant in data["tenants"]:
@@ -78,7 +78,8 @@ def serve_faulty(data: dict[str, Any], faults: Mapping[str, Mapping[str, Any]]) 
             return replace(prepared, request=_wrong(prepared, fault))
         return replace(prepared, request=_faulty(prepared.request, fault))
 
-    vars(process)["prepare"] = prepare
+    for module in (process, neighbour):
+        vars(module)["prepare"] = prepare
     process.serve(data)
 
 

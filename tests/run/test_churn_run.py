@@ -63,6 +63,23 @@ def test_where_all_share_a_process_its_end_is_that_of_all(workplace: Workplace) 
     assert {line["kind"]: line["lost"] for line in lines} == {"kill": kill.lost, "end": 0}
 
 
+def test_a_thread_that_ends_takes_its_process_along(workplace: Workplace) -> None:
+    """sharing=streams: the neighbour's thread dies, as after a fault of the device; the process is replaced at once.
+
+    Without that the next neighbour is awaited in a process that has no thread for it, and the run fails.
+    """
+    small = [text for text in SMALL if not text.startswith(("sweep_order", "measure.design"))]
+    fault = Fault(kind="raise", at=12, once=str(workplace.folder / "once"))
+    ran = workplace.run(
+        *CHURN, *FEW, "sharing=streams", "tracking=none", "churn.events=[beside,end]", "churn.repeats=2",
+        "deadlines.start_s=6", "deadlines.stop_s=1", small=small, faults={"b": fault},
+    )  # fmt: skip
+    assert (ran.code, (workplace.folder / "once").exists()) == (0, True), ran.err
+    record = workplace.records("outputs/c")["."]
+    assert {event.kind for event in record.events} == {"beside", "end"}
+    assert {event.died for event in record.events} <= {(), ("a", "b")}
+
+
 def test_a_limit_of_time_keeps_what_was_seen(workplace: Workplace) -> None:
     """No event begins after it; events that leave the neighbour as it is come several to a life, before the others."""
     ran = _run(
