@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -136,16 +136,18 @@ def named(found: Located) -> dict[str, Any]:
         names |= _imports(text)
     versions = {}
     for name in sorted(names - {"torch", "transformers"}):  # the environment of every record has these
-        for distribution in _distributions().get(name, ()):
+        for distribution in distributions().get(name, ()):
             versions[distribution] = importlib.metadata.version(distribution)
     return {"source": digest.hexdigest()[:16], "packages": versions}
 
 
 @cache
-def _distributions() -> Mapping[str, list[str]]:
+def distributions() -> Mapping[str, list[str]]:
+    """Installed distributions by the top-level modules that they bring; finding them takes a quarter of a second."""
     return importlib.metadata.packages_distributions()
 
 
+@lru_cache(_MOST_FILES)  # of every point of a sweep the same files are read
 def _imports(text: bytes) -> set[str]:
     """Top-level modules that a source file imports; none of one that is no Python."""
     try:

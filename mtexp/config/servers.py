@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from mtexp.config.checks import at_least, nearest, within
-from mtexp.config.own_code import Located, locate_module, named
+from mtexp.config.own_code import Located, distributions, locate_module, named
 from mtexp.config.schema import Config, Profiler, SharingMode, TenantConfig
 from mtexp.config.server_schema import Api, RequestConfig, ServerConfig
 from mtexp.errors import ConfigError, Misplaced
@@ -285,7 +285,7 @@ def _named(command: tuple[str, ...]) -> dict[str, Any]:
 
 def _module(name: str) -> dict[str, Any]:
     """Source and packages of ``-m name``; of an installed distribution its version; empty if it is not found."""
-    installed = importlib.metadata.packages_distributions().get(name.partition(".")[0], ())
+    installed = distributions().get(name.partition(".")[0], ())
     if installed:
         return {"source": "installed", "packages": {one: importlib.metadata.version(one) for one in installed}}
     try:
