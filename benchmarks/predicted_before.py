@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,12 @@ def _held(cell: Cell, tenant: Mapping[str, float | None]) -> bool | None:
 
 
 def pooled(parts: Sequence[str]) -> Results:
-    """Runs in folders below docs/results."""
+    """Runs in folders below docs/results, read once."""
+    return _pooled(tuple(parts))
+
+
+@cache
+def _pooled(parts: tuple[str, ...]) -> Results:
     return pool(together([load(records=RESULTS / part) for part in parts], RESULTS), draws=1)
 
 

@@ -28,6 +28,7 @@ TWO_POINTS = (
     "measure.warmup=2",
     "measure.design=sustained",
     "telemetry.period_s=0.02",
+    "baseline.min_time_s=0.5",
     "sweep=two",
 )
 """Two points with one baseline between them, each of a second or two."""
