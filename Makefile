@@ -61,7 +61,7 @@ report: setup  ## an HTML report of the latest sweep
 	$(BIN)/python -m analysis.report --sweep latest
 
 results: setup  ## the studies again, from their committed records
-	for study in results/pairs/graphs results/pairs/eager archive/h200-masks archive/h200 archive/h100; do $(BIN)/python -m analysis.report \
+	for study in results/pairs/graphs results/pairs/eager archive/h200-causal-masks archive/h200-masks archive/h200 archive/h100; do $(BIN)/python -m analysis.report \
 	  --records docs/$$study/records --out reports/$$study --no-images --markdown docs/$$study/findings.md --made-by "make results"; done
 	$(BIN)/python -m analysis.roofline docs/archive/h200/roofline.csv --device "NVIDIA H200"
 

@@ -61,7 +61,7 @@ FIRST = Test(
 KEPT = RESULTS / FIRST.kept[OURS]
 MASKED = RESULTS / "predicted" / "second" / "graphs-masked.json"
 WITH_MASKS = (*TEN, "predicted/records")
-WITHOUT_MASKS = tuple(f"pairs/{part}/records" for part in ("graphs", "six-more", "alone"))
+WITHOUT_MASKS = ("../archive/h200-causal-masks/records", "pairs/six-more/records", "pairs/alone/records")
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -29,7 +29,11 @@ STUDIES = {
     "H200, runs apart": (["../archive/h200"], "eager"),
     "H100, runs apart": (["../archive/h100"], "eager"),
     "H200, in rounds": (["pairs/eager", "pairs/graphs"], "eager"),
-    "H200, in rounds, CUDA graphs": (["pairs/graphs", "pairs/six-more", "pairs/alone"], "cuda_graph"),
+    "H200, in rounds, CUDA graphs": (["pairs/graphs", "pairs/alone"], "cuda_graph"),
+    "H200, in rounds, CUDA graphs, decoders with a mask": (
+        ["../archive/h200-causal-masks", "pairs/six-more", "pairs/alone"],
+        "cuda_graph",
+    ),
     "H200, in rounds, CUDA graphs with masks": (
         ["../archive/h200-masks", "../archive/h200", "predicted"],
         "cuda_graph",

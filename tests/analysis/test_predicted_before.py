@@ -189,7 +189,7 @@ def test_a_graph_and_an_eager_model_of_one_name_are_both_known() -> None:
 def test_the_second_test_names_models_that_there_are(tmp_path: Path) -> None:
     """What its script would run: 28 pairs of graphs and 24 in eager mode, of which none was learned from."""
     said = ""
-    for part in ("alone", "stress", "host", "pairs"):
+    for part in ("alone", "probe", "stress", "host", "pairs"):
         done = subprocess.run(
             [SECOND / "measure.sh", part],
             env=os.environ | {"OUT": str(tmp_path), "DRY": "1", "PYTHON": "echo"},

@@ -77,13 +77,13 @@ predict() {
   (cd "$root" && "$python" -m analysis.predict $($2) "${@:3}" --write "$out/predictions/$1.json" | tail -n 1)
   (cd "$out/predictions" && date -u +%FT%TZ && sha256sum "$1.json") | tee -a "$out/predictions/sha256.txt"
 }
-# learn NAME SWEEP...: OUT/learn-NAME has the committed pairs without masks and the runs of the sweeps
+# learn NAME SWEEP...: OUT/learn-NAME has the committed pairs that were there before the test, and the runs of the sweeps
 learn() {
   [ -z "${DRY:-}" ] || return 0
   local to=$out/learn-$1 part
   rm -rf "$to"
-  for part in graphs six-more alone; do
-    mkdir -p "$to/$part" && cp "$root/docs/results/pairs/$part/records"/* "$to/$part"
+  for part in archive/h200-causal-masks results/pairs/six-more results/pairs/alone; do
+    mkdir -p "$to/${part##*/}" && cp "$root/docs/$part/records"/* "$to/${part##*/}"
   done
   for part in "${@:2}"; do
     (cd "$root" && "$python" -m analysis.export --records "$out/$part" "$to/$part-new")
