@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..frames import rows_of
@@ -20,8 +21,9 @@ def one_axis(results: Results) -> pd.DataFrame:
     """Mixes measured under three sharing modes or more: ``mix``, ``sharing``, ``model``, mean and p99 slowdown.
 
     A mode that divides the SMs is included where its tenants have equal shares: other shares are another question.
-    Tenants of one model are one row, with the mean of their figures and the interval of the first. Modes that were
-    measured side by side have no p99, because theirs compares with alone in the same mode.
+    Tenants of one model are one row, with the means of their figures and of the ends of their intervals: as wide as if
+    they erred together. Modes that were measured side by side have no p99, because theirs compares with alone in the
+    same mode.
     """
     points = results.points[results.points["closed"].astype(bool) & (results.points["num_tenants"] > 1)]
     rows: list[dict[str, Any]] = []
@@ -37,9 +39,7 @@ def one_axis(results: Results) -> pd.DataFrame:
         counts = Counter(sorted(map(str, point["models"])))
         mix = "+".join(model if count == 1 else f"{model}*{count}" for model, count in counts.items())
         for model, tenants in own.groupby(own["model"].astype(str)):
-            first = tenants.iloc[0]
-            values = {name: first.get(name) for name in names}
-            values |= {name: tenants[name].mean() for name in ("slowdown", "slowdown_p99") if name in tenants}
+            values = {name: tenants[name].astype(np.float64).mean(skipna=False) for name in names}
             sms = parted["partition_sms"].iloc[-1]
             where = {"point": point["point"], "mix": mix, "sharing": point["sharing"]}
             rows.append({**where, "model": model, "sms": sms, **values})

@@ -256,6 +256,21 @@ def test_one_axis_has_the_modes_that_share_equally(tmp_path: Path) -> None:
     assert figure_of(results, "one-axis") is not None
 
 
+def test_tenants_of_one_model_are_one_row_whose_interval_holds_its_figure(tmp_path: Path) -> None:
+    """One axis: the mean of both, and an interval about that mean, not about the first."""
+    study = Study(tmp_path, iterations=60)
+    for mps in ("disabled", "default"):
+        study.run(["bert_base", "bert_base"], mps)
+    (record,) = study.run(["bert_base", "bert_base"], "default")
+    _green(tmp_path, record.record_id, [64, 64])
+    results = pool(load(records=tmp_path), draws=100)
+    names, second = ["slowdown", "slowdown_ci_low", "slowdown_ci_high"], results.tenants["position"] == 1
+    results.tenants.loc[~second, names] = 2.0, 1.9, 2.1
+    results.tenants.loc[second, names] = 3.0, 2.8, 3.3
+    row = tables.one_axis(results).iloc[0]
+    assert row[names].tolist() == pytest.approx([2.5, 2.35, 2.7])
+
+
 def test_runs_under_other_time_slices_are_apart(tmp_path: Path) -> None:
     """A short slice and the default one are two modes; where all have one there is one name."""
     study = Study(tmp_path, iterations=60)
