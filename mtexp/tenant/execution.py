@@ -6,6 +6,8 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -159,6 +161,9 @@ def _without_made_masks() -> None:
     vars(module).update(is_tracing=is_tracing, find_packed_sequence_indices=find_packed_sequence_indices)
 
 
+_NOT_THE_MODEL = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
+
+
 _DEBERTA = "transformers.models.deberta_v2.modeling_deberta_v2"
 
 
@@ -188,9 +193,19 @@ def _without_host_copies() -> None:
 
 
 def _reason_of(error: RuntimeError) -> str:
-    """The reason in one line; TorchScript puts it after a traceback of its own."""
-    lines = str(error).splitlines()
-    return next((line for line in lines if line.startswith("RuntimeError: ")), lines[0])
+    """The reason in one line, with the line of the model where it arose.
+
+    What ends the capture is raised after it, and says no more than that something went wrong before. TorchScript puts
+    the reason after a traceback of its own.
+    """
+    first: BaseException = error
+    while isinstance(first.__context__, RuntimeError):
+        first = first.__context__
+    lines = str(first).splitlines()
+    reason = next((line for line in lines if line.startswith("RuntimeError: ")), lines[0])
+    frames = [frame for frame in extract_tb(first.__traceback__) if not frame.filename.startswith(_NOT_THE_MODEL)]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
+    return reason.rstrip(".") + where
 
 
 def _refusal(reason: str) -> str:

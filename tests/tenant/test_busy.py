@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -136,3 +137,30 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch, prepar
     monkeypatch.setattr(torch.cuda, "current_stream", refuse)
     with pytest.raises(MtexpError, match=f"{reason}.*Use execution=eager"):
         execution.ready(prepared, "cuda_graph")
+
+
+def test_the_first_error_of_a_capture_is_named_with_the_line_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA ends such a capture with a second error, which says only that there was one before."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    capturing = []
+
+    @contextmanager
+    def graph(*arguments: object, **options: object) -> Iterator[None]:
+        capturing.append(True)
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def finite_or_not() -> int:
+        if capturing:
+            raise RuntimeError("operation not permitted when stream is capturing\nSearch for it in the manual.")
+        return 0
+
+    for name in ("CUDAGraph", "Stream", "current_stream", "default_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda own: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    said = r"not permitted when stream is capturing \(test_busy\.py, line \d+: raise Runtime.*Use execution=eager"
+    with pytest.raises(MtexpError, match=said):
+        execution.ready(Prepared(finite_or_not), "cuda_graph")
