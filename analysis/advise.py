@@ -22,7 +22,7 @@ from .advice import Advice, advise
 from .dataset import DataError
 from .formats import add_formats, formatted
 from .objective import Objective, read_targets, weights_of
-from .options import add_source, number, numbers, read, refusing
+from .options import add_source, number, numbers, read, refusing, said_apart
 from .pooling import FEW_DRAWS, pool
 
 __all__ = ["Advice", "advise", "candidates_frame", "main"]
@@ -96,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         say(f"{advice}\n")
     if options.confirm:
-        return _confirm(advice)
+        with said_apart(options):
+            return _confirm(advice)
     return 0 if advice.best else 1
 
 

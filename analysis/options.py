@@ -6,9 +6,12 @@ Lives here: :func:`add_source`, :func:`read`, :func:`refusing`. May touch: what 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mtexp.errors import MtexpError, RecordError
 from mtexp.output import say
@@ -43,6 +46,11 @@ def read(options: argparse.Namespace, *, include_invalid: bool, churn_alone: boo
         include_invalid=include_invalid,
         churn_alone=churn_alone,
     )
+
+
+def said_apart(options: argparse.Namespace) -> contextlib.AbstractContextManager[Any]:
+    """Within it, what runs print goes to stderr where another program reads the table (``--csv``, ``--json`` ...)."""
+    return contextlib.redirect_stdout(sys.stderr) if options.format else contextlib.nullcontext()
 
 
 def numbers(option: str, text: str, allowed: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ against the model alone on the most SMs of its curve; a split is best that keeps
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import itertools
 import math
@@ -22,12 +23,15 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from mtexp.commands import COMMANDS, command_line
+from mtexp.metrics.latency import min_iterations
 from mtexp.output import enter, say
+from mtexp.signals import cause, in_turn
+from mtexp.text_tables import about, counted
 
 from .dataset import DataError, Dataset, column
 from .formats import add_formats, shown
 from .frames import rows_of
-from .options import add_source, numbers, read, refusing
+from .options import add_source, numbers, read, refusing, said_apart
 from .pooling import sharing_name
 from .predictions import mix_labels
 from .sm_curve import GREEN, SmCurve, sm_curves
@@ -38,6 +42,10 @@ _WHOLE_STEP = 16
 _ORDER_SEED = 0
 _MOST_MODELS = 6
 _SHOWN = 12
+_ITERATIONS = 700
+"""Requests of each tenant of a run that is measured: enough for a p99."""
+_START_S = 10.0
+"""About what a run takes besides its requests, on an H200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,14 +238,14 @@ def counts_of(mix: str) -> dict[str, int]:
     return counts
 
 
-def commands(mix: str, splits: Sequence[Split], execution: str) -> list[list[str]]:
+def commands(mix: str, splits: Sequence[Split], execution: str, iterations: int = _ITERATIONS) -> list[list[str]]:
     """What measures ``splits``, equal shares, no partition and time slicing so executed: arguments of ``run``."""
     own = [
         ["sharing=green_contexts", *(f"mix.tenants.{model}.sm_count={size}" for model, size in split.sms.items())]
         for split in splits
     ]
     others = [["sharing=green_contexts"], ["sharing=streams"], ["mps_settings=disabled"]]
-    common = [f"mix={mix}", f"execution={execution}", "measure.design=sustained", "measure.iterations=700"]
+    common = [f"mix={mix}", f"execution={execution}", "measure.design=sustained", f"measure.iterations={iterations}"]
     return [[*common, *arguments] for arguments in (*own, *others)]
 
 
@@ -252,6 +260,26 @@ def in_turns(runs: Sequence[list[str]], repetitions: int) -> list[list[str]]:
         for number in range(repetitions)
         for place in order.permutation(len(runs))
     ]
+
+
+def time_s(splits: Sequence[Split], curves: Mapping[str, SmCurve], counts: Mapping[str, int], iterations: int) -> float:
+    """About how long the runs of :func:`commands` take, once each, without baselines.
+
+    A run lasts until its slowest tenant has its requests; without a split, as long as tenants that take turns.
+    """
+    slowest_ms = [max(curves[model].latency_ms(size) for model, size in split.sms.items()) for split in splits]
+    in_turns_ms = sum(count * curves[model].points[-1].latency_ms for model, count in counts.items())
+    return sum(_START_S + iterations * ms / 1e3 for ms in (*slowest_ms, *[in_turns_ms] * 3))
+
+
+def _measure(runs: Sequence[list[str]], seconds: float) -> int:
+    """Measure in turns, until Ctrl-C or a signal comes; returns the highest exit code."""
+    say(f"Measures {counted(len(runs), 'run')}, {about(seconds)}, and baselines that are missing.\n")
+    run = importlib.import_module(COMMANDS["run"].module).main
+    codes, code = in_turn(functools.partial(run, argv) for argv in runs)
+    if why := cause(code):
+        say(f"Interrupted by {why}: {codes.count(0)} of {counted(len(runs), 'run')} measured.\n", error=True)
+    return code
 
 
 @refusing
@@ -272,10 +300,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--repetitions", type=int, default=3, help="how often, each time in another order (default: %(default)s)"
     )
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=_ITERATIONS,
+        help="requests of each tenant in a run that is measured; fewer take less time (default: %(default)s)",
+    )
     add_source(parser, positional=False)
     add_formats(parser)
     options = parser.parse_args(arguments)
-    for name, least in (("measure", 0), ("repetitions", 1)):
+    enough = min_iterations(99 if options.p99 else 50)
+    for name, least in (("measure", 0), ("repetitions", 1), ("iterations", enough)):
         if getattr(options, name) < least:
             raise DataError(f"--{name} {getattr(options, name)}: allowed: {least} or more")
     counts = counts_of(options.mix)
@@ -297,12 +332,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(f"{options.mix} does not fit {total} SMs in the sizes that the curves have")
     if not (options.measure and options.format):  # another program reads one table
         sys.stdout.write(_shown(table(splits, found, levels), options.format))
-    to_run = commands(options.mix, splits[: options.measure or 3], options.execution)
+    chosen = splits[: options.measure or 3]
+    to_run = commands(options.mix, chosen, options.execution, options.iterations)
     if options.measure:
-        run = importlib.import_module(COMMANDS["run"].module).main
-        code = max(int(run(argv)) for argv in in_turns(to_run, options.repetitions))
+        seconds = options.repetitions * time_s(chosen, curves, counts, options.iterations)
+        with said_apart(options):
+            code = _measure(in_turns(to_run, options.repetitions), seconds)
         found = repeated(measured(read(options, include_invalid=False), counts, options.execution, p99=options.p99))
-        sys.stdout.write(_shown(table([], found, levels), options.format))
+        if not found.empty:
+            sys.stdout.write(_shown(table([], found, levels), options.format))
         return code
     if not options.format:
         said = ", ".join(f"{model} {factor:.2f}" for model, factor in beside.items()) or "1 (no split was measured)"

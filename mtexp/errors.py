@@ -122,6 +122,11 @@ class ProfilerUnusable(ProfilerError):
     """A profiler does not work on this host, whatever it is to profile: no permission, no library, another one runs."""
 
 
+def interrupted(stop: KeyboardInterrupt) -> str:
+    """Return why a run failed that Ctrl-C or a signal ended: ``interrupted: SIGTERM``."""
+    return f"interrupted: {str(stop) or 'Ctrl-C'}"
+
+
 def interrupted_twice(error: BaseException | None) -> bool:
     """True for a Ctrl-C that came while another one was being handled: the user does not want to wait."""
     if not isinstance(error, KeyboardInterrupt):

@@ -77,6 +77,13 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{ending}"
 
 
+def about(seconds: float) -> str:
+    """``about 40 s``, ``about 12 min``, ``about 3.5 h``."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
 def _widths(rows: Sequence[Mapping[str, str]]) -> dict[str, int]:
     return {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
 

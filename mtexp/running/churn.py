@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mtexp.errors import HostError, MtexpError
+from mtexp.errors import HostError, MtexpError, interrupted
 from mtexp.launch import CorePlan, leased_cores
 from mtexp.launch.neighbour import NeighbourGone, NeighbourHandle
 from mtexp.metrics.churn import (
@@ -72,7 +72,7 @@ def churn(spec: RunSpec, folder: Path, setup: Setup) -> Churned:
     except OSError as error:
         churned.measured.failure = HostError(f"{error.filename or folder}: {error.strerror or error}")
     except KeyboardInterrupt as stop:
-        churned.measured.failure = MtexpError(f"interrupted: {str(stop) or 'Ctrl-C'}")
+        churned.measured.failure = MtexpError(interrupted(stop))
         churned.measured.stop = stop
     churned.measured.clock.append(clock_pair())
     return churned

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mtexp.errors import MtexpError
+from mtexp.errors import MtexpError, interrupted
 from mtexp.host import Device
 from mtexp.launch import CorePlan, leased_cores
 from mtexp.records.files import BLOCKS
@@ -70,7 +70,7 @@ class _Session:
         except (MtexpError, OSError) as error:
             self._fail(error)
         except KeyboardInterrupt as stop:
-            self._fail(MtexpError(f"interrupted: {str(stop) or 'Ctrl-C'}"), stop)
+            self._fail(MtexpError(interrupted(stop)), stop)
             _let_go(stop)
         results = {run.place.folder: run.result for own in self.all for run in own.runs}
         for result in results.values():

@@ -7,7 +7,8 @@ choose kernels whose results are wrong at some SM counts, silently and at plausi
 matrix products of the models in ``conf/models``, and whole models, under each percentage and without MPS, and compares
 them with float32. It needs a GPU, CUDA MPS and torch; no MLflow, no Hydra. ``docs/mps-numerics.md`` says more.
 
-Exit code: 0 all right, 1 something is wrong, 2 it cannot be checked (usage, no GPU, no MPS). May touch: stdout, a file.
+Exit code: 0 all right, 1 something is wrong, 2 it cannot be checked (usage, no GPU, no MPS),
+130 or 143 interrupted. May touch: stdout, a file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +28,7 @@ from mtexp.errors import MtexpError
 from mtexp.output import enter
 from mtexp.sharing.numerics_report import Options, Report, Row, model_specs
 from mtexp.sharing.numerics_run import Checker, Target, serve
+from mtexp.signals import cause, ended_in_order
 
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
 _MODELS = Path(__file__).resolve().parents[1] / "conf" / "models"
@@ -38,7 +39,13 @@ _NAME, _CELL = 38, 9
 def main(argv: Sequence[str] | None = None, *, target: Target = serve, runtime: str = "gpu") -> int:
     """The command. ``target`` and ``runtime`` are for tests."""
     args = _parser().parse_args(argv)
-    before = signal.signal(signal.SIGTERM, _interrupted)  # a time limit: the daemon is to be taken down
+    code = ended_in_order(lambda: _check(args, target, runtime))  # a time limit: the daemon is to be taken down
+    if why := cause(code):
+        sys.stderr.write(f"interrupted by {why}\n")
+    return code
+
+
+def _check(args: argparse.Namespace, target: Target, runtime: str) -> int:
     try:
         options = _options(args, runtime)
         save = _saver(Path(args.json)) if args.json else lambda report: None
@@ -47,17 +54,8 @@ def main(argv: Sequence[str] | None = None, *, target: Target = serve, runtime: 
     except MtexpError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     sys.stdout.write(summary(report))
     return 0 if report.right else 1
-
-
-def _interrupted(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

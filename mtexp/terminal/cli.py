@@ -35,6 +35,7 @@ from mtexp.output import check_interrupt, protect, say
 from mtexp.records.files import find_records
 from mtexp.running import capacity_search
 from mtexp.running.sessions import Waiting
+from mtexp.signals import check, ended_in_order, exit_code
 from mtexp.terminal import console, points
 from mtexp.terminal.conclusion import (
     JOB,
@@ -47,7 +48,6 @@ from mtexp.terminal.conclusion import (
 )
 from mtexp.terminal.estimate import estimate
 from mtexp.terminal.place import can_lease, can_write, cannot_write
-from mtexp.terminal.signals import check, ended_in_order, exit_code
 from mtexp.text_tables import counted
 from mtexp.tracking.reach import ask_store
 

@@ -13,8 +13,8 @@ from mtexp.commands import command_line
 from mtexp.config.plan import Plan
 from mtexp.config.swept import label, swept
 from mtexp.records.files import find_records
+from mtexp.signals import cause, ended_by
 from mtexp.terminal import console
-from mtexp.terminal.signals import ended_by
 from mtexp.text_tables import ABSENT, counted
 
 JOB = "job.json"
@@ -100,7 +100,8 @@ def conclude(
     failed = sum(job["status"] == "FAILED" for job in jobs)
     missing = expected - len(jobs)
     if failed or missing:
-        console.say(f"{failed} of {counted(expected, 'run')} failed, {missing} did not run")
+        why = f": interrupted by {cause(ended_by())}" if ended_by() else ""
+        console.say(f"{failed} of {counted(expected, 'run')} failed, {missing} did not run{why}")
     if planned.multirun and (failed or missing or ended_by()):
         console.say(f"To run what is missing:\n{_resume_command(planned, arguments)}")
     tracking = planned.points[0].spec.tracking

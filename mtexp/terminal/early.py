@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mtexp.collector import collector_off
 from mtexp.processes import PRELOADED, start_forkserver
-from mtexp.terminal.signals import ended_in_order
+from mtexp.signals import ended_in_order
 
 _NO_RUN = ("-h", "--help", "--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 _NO_FORKSERVER = ("dry_run=", "launcher=", "hydra/launcher=")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mtexp.spec import RunSpec, TenantSpec
-from mtexp.text_tables import counted
+from mtexp.text_tables import about, counted
 
 START_S = 5.0
 """About what a run takes besides measuring: processes, models, warm-up, record."""
@@ -40,7 +40,7 @@ def estimate(specs: Sequence[RunSpec]) -> str:
         runs += f" and up to {counted(len(baselines_s), 'baseline')}"
     if at_arrivals:
         runs += f" ({len(at_arrivals)} at the arrivals of a tenant)"
-    return f"{runs}, about {_time(seconds)}, about {max(megabytes, 1):.0f} MB"
+    return f"{runs}, {about(seconds)}, about {max(megabytes, 1):.0f} MB"
 
 
 def _measured_s(spec: RunSpec) -> float:
@@ -69,9 +69,3 @@ def _arrivals_s(tenant: TenantSpec, spec: RunSpec) -> float:
 
 def _megabytes(spec: RunSpec) -> float:
     return RECORD_MB + len(spec.tenants) * spec.measure.iterations * SAMPLE_BYTES / 1e6
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

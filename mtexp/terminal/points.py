@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mtexp.config.convert import to_spec
 from mtexp.config.hardware import Hardware, probe
 from mtexp.config.schema import Config, SideBySide
+from mtexp.errors import interrupted
 from mtexp.output import say
 from mtexp.running.sessions import Waiting
 from mtexp.spec import RunSpec, TrackingSpec, spec_hash, to_json
@@ -127,7 +128,11 @@ def run(points: Sequence[Point], *, waits: bool) -> None:
     if not jobs:
         return
     runner = shared_runner()
-    records = [runner.run(jobs[0])] if len(jobs) == 1 else runner.run_side_by_side(jobs)
+    try:
+        records = [runner.run(jobs[0])] if len(jobs) == 1 else runner.run_side_by_side(jobs)
+    except KeyboardInterrupt as stop:
+        console.say(f"FAILED: {interrupted(stop)}")
+        raise
     for point, record in zip(points, records, strict=True):
         data = to_json(record)
         if len(jobs) > 1:

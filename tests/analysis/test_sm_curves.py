@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -192,6 +196,87 @@ def test_splits_are_executed_as_their_curves(
     assert split.main([*arguments, "--measure", "1", "--repetitions", "1"]) == 0
     assert ran
     assert all("execution=eager" in argv for argv in ran)
+
+
+@pytest.fixture
+def two_curves(tmp_path: Path, alone: None) -> list[str]:
+    """Arguments of a split of two models whose curves are known."""
+    for model in ("bert_base", "distilgpt2"):
+        _measured_curve(tmp_path, model, TIMES)
+    return ["bert_base+distilgpt2", "--sms", "132", "--records", str(tmp_path)]
+
+
+def _measuring(monkeypatch: pytest.MonkeyPatch, folder: Path, last: Callable[[], int]) -> list[list[str]]:
+    """Let ``run`` leave a record and end well, the third time as ``last`` does; returns its command lines."""
+    ran: list[list[str]] = []
+
+    def run(argv: list[str]) -> int:
+        ran.append(argv)
+        if len(ran) >= 3:
+            return last()
+        (record,) = Study(folder / str(len(ran)), iterations=150).run(["bert_base", "distilgpt2"])
+        _executed(folder / str(len(ran)), record.record_id, "cuda_graph")
+        sys.stdout.write("said by a run\n")
+        return 0
+
+    monkeypatch.setattr("mtexp.terminal.early.main", run)
+    return ran
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("between", [False, True])
+def test_after_a_signal_no_further_split_is_measured(
+    two_curves: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    between: bool,
+) -> None:
+    """It ends a run, which then has an exit code, or comes when none runs. What was measured is shown, and how much."""
+
+    def last() -> int:
+        if between:
+            os.kill(os.getpid(), number)
+        return 128 + number
+
+    ran = _measuring(monkeypatch, tmp_path, last)
+    before = signal.getsignal(number)
+    assert split.main([*two_curves, "--measure", "1", "--repetitions", "2"]) == 128 + number
+    assert len(ran) == 3
+    assert signal.getsignal(number) is before
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert {"SIGTERM", "Ctrl-C"} & {*line.replace(":", "").split()} == {"SIGTERM" if number == 15 else "Ctrl-C"}
+    assert "2 of 8 runs" in line
+    _, table = said.out.split("said by a run\n", 2)[1:]
+    assert [row.split(",")[:2] for row in table.splitlines()[1:]] == [["measured", "time slicing"]]
+
+
+def test_a_signal_in_the_first_run_leaves_no_table(
+    two_curves: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mtexp.terminal.early.main", lambda argv: 143)
+    assert split.main([*two_curves, "--measure", "1", "--json"]) == 143
+    said = capsys.readouterr()
+    assert "0 of 12 runs" in said.err
+    assert not said.out
+
+
+def test_measuring_says_how_long_and_leaves_the_table_to_other_programs(
+    two_curves: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``--json`` standard output is the table alone. Fewer iterations take less time, within what a p99 needs."""
+    ran = _measuring(monkeypatch, tmp_path, lambda: 0)
+    assert split.main([*two_curves, "--measure", "1", "--repetitions", "1", "--iterations", "30000", "--json"]) == 0
+    said = capsys.readouterr()
+    assert [row["how"] for row in json.loads(said.out)] == ["measured"]
+    # 64 SMs each: 2.04 ms, the others in turns: 4 ms; 10 s each besides
+    assert "4 runs, about 8 min" in said.err
+    assert said.err.count("said by a run") == 2
+    assert all("measure.iterations=30000" in argv for argv in ran)
+    assert split.main([*two_curves, "--p99", "--iterations", "100"]) == 2
+    assert "--iterations 100: allowed: 662" in capsys.readouterr().err
 
 
 def test_what_cannot_be_run_is_refused_before_runs_are_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,7 +167,8 @@ def test_an_interrupted_run_is_kept(workplace: Workplace, number: int, code: int
     )
     assert ran.code == code
     assert "Traceback" not in ran.err
-    assert "1 of 2 runs failed, 1 did not run" in ran.out
+    assert f"FAILED: interrupted: {said}" in ran.out
+    assert f"1 of 2 runs failed, 1 did not run: interrupted by {said}" in ran.out
     assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     (record,) = workplace.records("multirun/s").values()
     assert (record.status, record.failure) == ("FAILED", f"interrupted: {said}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,20 @@ def _ways() -> dict:
     from mtexp.tenant.workarounds import SETTINGS
 
     return dict(SETTINGS)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_after_the_rows_so_far(
+    stub: mps.StubMps,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
+) -> None:
+    monkeypatch.setattr(numerics._Table, "row", lambda table, name, row: os.kill(os.getpid(), number))
+    assert run("--percentages", "100,50", "--json", str(tmp_path / "r.json")) == code
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_without_mps_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

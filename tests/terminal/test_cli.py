@@ -23,6 +23,7 @@ from mtexp.errors import ConfigError, LeaseBusy
 from mtexp.host import Device
 from mtexp.records.record import RunRecord
 from mtexp.running.runner import Job
+from mtexp.signals import Ended
 from mtexp.spec import spec_hash, to_json
 from mtexp.terminal import cli, points
 from mtexp.terminal.conclusion import JOB
@@ -176,6 +177,24 @@ def test_interrupting_ends_the_sweep(runner: FakeRunner, capsys: pytest.CaptureF
     assert cli.main(["-m", "mix=solo,pair"]) == 130
     assert len(runner.jobs) == 1
     assert "1 of 2 runs failed, 1 did not run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["mix=solo"], ["-m", "mix=solo,pair"]])
+@pytest.mark.parametrize(
+    ("stop", "code", "said"), [(Ended(signal.SIGTERM), 143, "SIGTERM"), (KeyboardInterrupt(), 130, "Ctrl-C")]
+)
+def test_an_interrupted_run_says_why_it_failed(
+    runner: FakeRunner,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    stop: KeyboardInterrupt,
+    code: int,
+    said: str,
+) -> None:
+    """As a run does that fails for another reason."""
+    runner.error = stop
+    assert cli.main(argv) == code
+    assert f"FAILED: interrupted: {said}" in capsys.readouterr().out.splitlines()
 
 
 def test_after_an_interrupt_the_command_that_resumes_is_shown(

@@ -1,17 +1,21 @@
-"""Signals that end a command line in order. May touch: the signal handlers of this process.
+"""Signals that end a command in order. May touch: the signal handlers of this process.
 
 A signal raises in whatever runs at that instant, which may be a library that catches everything. So it is also noted:
-:func:`check` raises it again before the next point of a sweep, and :func:`ended_by` tells at the end.
+:func:`check` raises it again before the next point of a sweep, and :func:`ended_by` tells at the end. A command that
+starts several runs does so with :func:`in_turn`.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_SIGNALLED = 128
+"""The exit code of a command that a signal ended is this and the signal's number."""
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _received: list[int] = []
 
 
@@ -30,8 +34,8 @@ def check() -> None:
 
 
 def ended_by() -> int:
-    """Return the first signal that has come, 0 where none has."""
-    return _received[0] if _received else 0
+    """Return the exit code that the first signal asks for, 0 where none has come."""
+    return _SIGNALLED + _received[0] if _received else 0
 
 
 def _raise(signum: int) -> None:
@@ -40,7 +44,33 @@ def _raise(signum: int) -> None:
 
 def exit_code(stop: KeyboardInterrupt) -> int:
     """Return 130 after Ctrl-C, 128 and its number after another signal."""
-    return 128 + (stop.signum if isinstance(stop, Ended) else signal.SIGINT)
+    return _SIGNALLED + (stop.signum if isinstance(stop, Ended) else signal.SIGINT)
+
+
+def cause(code: int) -> str:
+    """Return ``Ctrl-C`` or ``SIGTERM`` for the exit code of a command that it ended; empty for any other code."""
+    signum = code - _SIGNALLED
+    if signum not in _ENDING:
+        return ""
+    return "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+
+
+def in_turn(runs: Iterable[Callable[[], int]]) -> tuple[list[int], int]:
+    """Run one after another until a signal ends one, or comes between two.
+
+    Returns:
+        The exit code of each run that began and ended, and the highest: that of the signal where one came.
+    """
+    codes: list[int] = []
+
+    def all_of_them() -> int:
+        for run in runs:
+            codes.append(run())
+            if cause(codes[-1]):
+                break
+        return max(codes, default=0)
+
+    return codes, ended_in_order(all_of_them)
 
 
 def ended_in_order(command: Callable[[], int]) -> int:
@@ -52,7 +82,7 @@ def ended_in_order(command: Callable[[], int]) -> int:
             return exit_code(stop)
         except Exception:
             if _received:  # a signal in the middle of something that did not expect one
-                return 128 + _received[0]
+                return ended_by()
             raise
 
 
@@ -66,7 +96,7 @@ def _signals_as_ctrl_c() -> Iterator[None]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for signum in _ENDING:
             if (signum == signal.SIGINT) == callable(signal.getsignal(signum)):  # neither ignored nor somebody else's
                 before[signum] = signal.signal(signum, end)
     try:
