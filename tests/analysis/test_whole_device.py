@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import markdown, report, tables
@@ -59,6 +60,30 @@ def test_combinations_are_ranked_on_the_whole_device(in_turns: Dataset) -> None:
     found = tables.combinations(pool(side_by_side(in_turns, 1.02, 0.9), draws=400)).set_index("sharing")
     assert found.loc["MPS", "stp"] == pytest.approx(1.02)
     assert found.loc["MPS", "worst_slowdown"] == pytest.approx(2 / 1.02)
+
+
+def test_runs_side_by_side_are_named_by_what_tells_them_apart(in_turns: Dataset) -> None:
+    """Replicas with and without shared weights, green contexts of two sizes: the mode alone would name them alike."""
+    run, own = in_turns.runs.head(1), in_turns.tenants[in_turns.tenants["record_id"] == in_turns.runs["record_id"][0]]
+    runs, tenants = [], []
+    for record, mode, weights, sizes in (
+        ("first", "processes", "", (None, None)),
+        ("shared", "processes", "shared", (None, None)),
+        ("even", "green_contexts", "", (64, 64)),
+        ("uneven", "green_contexts", "", (96, 32)),
+    ):
+        runs.append(run.assign(record_id=record, sharing=mode, mps_settings="disabled", session="s"))
+        tenants.append(own.assign(record_id=record, weights=weights, partition_sms=pd.array(sizes, dtype="Int64")))
+    compared = pd.concat(runs, ignore_index=True)
+    compared["session_reference"] = [None, "first", "first", "first"]
+    data = replace(in_turns, runs=compared, tenants=pd.concat(tenants, ignore_index=True))
+    frame = tables.side_by_side(replace(pool(in_turns, draws=100), data=data))
+    assert frame["sharing"].tolist()[::2] == [
+        "time slicing, shared weights",
+        "green contexts, 64 SMs",
+        "green contexts, 96+32 SMs",
+    ]
+    assert set(frame["against"]) == {"time slicing"}
 
 
 def test_one_axis_has_modes_side_by_side_on_the_whole_device(tmp_path: Path) -> None:
