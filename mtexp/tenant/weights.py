@@ -39,7 +39,6 @@ class Pool:
         self._seed, self._device = seed, device
         self._places = random.Random(seed)
         self._drawn: dict[str, torch.Tensor] = {}
-        self._scaled: dict[tuple[str, float, float, torch.dtype], torch.Tensor] = {}
 
     def normal_(self, tensor: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> torch.Tensor:
         """Fill ``tensor`` with normally distributed numbers, in place."""
@@ -50,22 +49,16 @@ class Pool:
         return self._fill(tensor, "uniform", low, high - low)
 
     def _fill(self, tensor: torch.Tensor, kind: str, shift: float, scale: float) -> torch.Tensor:
-        pool = self._numbers(kind, shift, scale, tensor.dtype)
         flat = tensor.view(-1) if tensor.is_contiguous() else torch.empty_like(tensor).reshape(-1)
         place, filled = self._places.randrange(POOL), 0
         while filled < flat.numel():
             count = min(POOL - place, flat.numel() - filled)
-            flat[filled : filled + count].copy_(pool[place : place + count])
+            numbers = self._draw(kind)[place : place + count]  # scaling all of them would take longest in a small model
+            flat[filled : filled + count].copy_(numbers * scale + shift)
             filled, place = filled + count, 0
         if not tensor.is_contiguous():
             tensor.copy_(flat.view(tensor.shape))
         return tensor
-
-    def _numbers(self, kind: str, shift: float, scale: float, dtype: torch.dtype) -> torch.Tensor:
-        key = (kind, shift, scale, dtype)
-        if key not in self._scaled:
-            self._scaled[key] = (self._draw(kind) * scale + shift).to(dtype)
-        return self._scaled[key]
 
     def _draw(self, kind: str) -> torch.Tensor:
         if kind not in self._drawn:
