@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import common
+from mtexp.processes import PRELOADED
 
 _WARMUP = 10
 _WITHIN_S = 40.0
@@ -29,7 +30,7 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> None:
     options = arguments().parse_args()
     report = common.Report("check_price")
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["mtexp.tenant.preload"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     _forked(_nothing)  # starts the forkserver, which imports torch
     for model in options.models.split(","):
         spec, _ = common.spec_of(["mix=solo", f"models@mix.tenants.a={model}", *options.overrides], gpu=options.gpu)

@@ -35,8 +35,8 @@ from typing import Any
 
 import psutil
 
-PRELOADED = ["mtexp.tenant.preload"]
-"""What a forkserver imports, so that a tenant imports nothing."""
+PRELOADED = ["mtexp.launch.starters", "mtexp.telemetry.sampler", "mtexp.tenant.preload"]
+"""What a forkserver imports, so that tenants and sampler import nothing; after the last one its collector rests."""
 START_S = 120.0
 """Seconds in which a forkserver has started a process; the first one waits for its imports."""
 UNKNOWN = 255

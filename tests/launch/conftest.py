@@ -11,7 +11,7 @@ from mtexp import processes
 from mtexp.launch import ForkserverStarter
 
 # at import: whichever test of the session starts the server first, tenants are forked from one that has torch
-multiprocessing.get_context("forkserver").set_forkserver_preload(["mtexp.tenant.preload"])
+multiprocessing.get_context("forkserver").set_forkserver_preload(processes.PRELOADED)
 
 
 def _forked() -> list[psutil.Process]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from mtexp.processes import PRELOADED
 from tests.launch.conftest import bare_server, nothing_left
 from tests.run.run_helpers import Workplace
 
 __all__ = ["bare_server", "nothing_left"]
 
 # at import: whichever test of the session starts the server first, tenants are forked from one that has torch
-multiprocessing.get_context("forkserver").set_forkserver_preload(["mtexp.tenant.preload"])
+multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
 
 
 @pytest.fixture
