@@ -434,12 +434,14 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
 
 
 def _revive(hint: Any, value: Any) -> Any:
+    if not isinstance(value, Mapping | list):
+        return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if is_dataclass(hint) and isinstance(value, Mapping):
         return from_json(hint, value)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list):
         return tuple(_revive(args[0], v) for v in value)
-    if origin in (typing.Union, types.UnionType) and value is not None:
+    if origin in (typing.Union, types.UnionType):
         return _revive(next(a for a in args if a is not type(None)), value)
     return value
 

@@ -24,6 +24,7 @@ MAX_DEPTH = 32
 MAX_TEXT = 1_000_000
 """Maximum length of one string in characters."""
 MAX_INTEGER = 2**63 - 1
+_SCALARS = (float, str, int, bool)
 
 
 def parse(text: str | bytes) -> Any:
@@ -65,6 +66,8 @@ def _checked(hint: Any, value: Any, where: str, depth: int) -> Any:
     """``value`` as plain data that fits ``hint``: a dataclass, a container or a scalar."""
     if depth > MAX_DEPTH:
         raise RecordError(f"{where}: more than {MAX_DEPTH} levels of nesting")
+    if hint in _SCALARS:  # most of a record
+        return _checked_scalar(hint, value, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if is_dataclass(hint):
         return _checked_fields(hint, value, where, depth)
@@ -130,4 +133,4 @@ def _checked_scalar(hint: Any, value: Any, where: str) -> Any:
 
 def _storable(text: str) -> bool:
     """Whether UTF-8 files and every MLflow store can hold ``text``."""
-    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text if not c.isascii())
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text))
