@@ -73,7 +73,7 @@ def test_a_narrow_terminal_shows_what_a_table_is_for(
     """Who slows whom by how much at 80 columns; roles and names that stand elsewhere go first."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     whole = []
-    for width in range(80, 131, 10):
+    for width in (80, 100, 130):
         monkeypatch.setenv("COLUMNS", str(width))
         assert tables_command.main(["pairs", "--records", str(study_folder)]) == 0
         heading = capsys.readouterr().out.split("\n")[0].split()
