@@ -71,7 +71,7 @@ def _many(found: pd.DataFrame, states: dict[str, list[dict[str, Any]]]) -> str:
     """How many combinations pay, and which most and least."""
     claim = (
         f"{len(states['yes'])} of {len(found)} combinations of a mix and a sharing mode surely get more done than "
-        f"taking turns, {len(states['no'])} surely less, {len(states['open'])} are open: most, by the lower end, by "
+        f"taking turns, {len(states['no'])} surely less, {len(states['open'])} open: most, by the lower end, by "
         f"{_named(rows_of(found)[:1], 'stp')}"
     )
     return claim + (f"; less: {_named(states['no'], 'stp')}" if states["no"] else "")
