@@ -1,10 +1,10 @@
 """Predictions that were frozen before their mixes were measured, beside other predictors: docs/results/predicted.md.
 
 No benchmark of speed. The predictions are those of the committed files, as they were written on the GPU host before the
-first pair; the others learn from the mixes that the frozen predictor was learnt from. The last row of the first test is
-what the law of today says: it was found after these runs, so they are no test of it. The second table is of graphs
-without masks, of which a predictor that was learnt from graphs with masks had not learnt. They were measured before it
-was committed, and looked at after.
+first pair; the others learn from the mixes that the frozen predictor was learnt from. Rows called "found after" are no
+test: in the first test they are of the law of today, which was found on these runs, in the second of the frozen law
+with newer runs alone. The last tables are of graphs without masks, of which a predictor that was learnt from graphs
+with masks had not learnt. They were measured before it was committed, and looked at after.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from analysis.laws import Lone
 from analysis.pooling import Results, pool
 from analysis.predictions import read_kept
 from analysis.predictor import NEW_MIX, Cell, Predictor, kind_of
-from analysis.predictor_data import measured_cells, predictor_of, with_runs_alone
-from analysis.rivals import ADDITIVE, rivals_of, utilisations_of
+from analysis.predictor_data import lone_models, measured_cells, predictor_of, with_runs_alone
+from analysis.rivals import ADDITIVE, Rival, rivals_of, utilisations_of
 from analysis.scoring import Errors
 from benchmarks import common
 
 RESULTS = common.ROOT / "docs" / "results"
 OURS, MENDED = "predicted before", "found after: the law of today"
+AGAIN = "found after: known models alone measured again"
 AS_IT_STOOD, KNOWN, UNSEEN = "as it stood", "runs alone without masks", "the same, models taken as unseen"
 
 
@@ -38,30 +39,62 @@ AS_IT_STOOD, KNOWN, UNSEEN = "as it stood", "runs alone without masks", "the sam
 class Test:
     """Predictions, and what they are compared with; folders are below docs/results."""
 
-    kept: Mapping[str, str]
-    """Files of predictions, by name."""
+    kept: str
+    """The file of predictions."""
     learnt: Sequence[str]
     """What the frozen predictor was learnt from."""
-    alone: str
-    """Runs alone of the new models."""
     measured: Mapping[str, str]
     """What was measured afterwards, by name."""
+    alone: Sequence[str] = ()
+    """Runs alone of the new models, where they are not in what was learnt from."""
+    without: str = ""
+    """A sweep that was measured later, and is left out of what was learnt from."""
     mended: bool = False
     """Whether the law of today is beside it."""
+    again: Sequence[str] = ()
+    """Newer runs alone of known models, to see what they would have changed."""
 
 
 TEN = ("../archive/h200-masks/records", "../archive/h200/records")
+WITHOUT_MASKS = ("../archive/h200-causal-masks/records", "pairs/six-more/records", "pairs/alone/records")
 FIRST = Test(
-    {OURS: "predicted/predictions.json"},
+    "predicted/predictions.json",
     TEN,
-    "predicted/records/lone",
     {what: f"predicted/records/{what}" for what in ("pairs", "triples")},
+    alone=["predicted/records/lone"],
     mended=True,
 )
-KEPT = RESULTS / FIRST.kept[OURS]
+_RECORDS, _PREDICTIONS = "predicted/second/records", "predicted/second/predictions"
+SECOND = {
+    "graphs, from runs alone": Test(
+        f"{_PREDICTIONS}/graphs-alone.json",
+        WITHOUT_MASKS,
+        {"graphs": f"{_RECORDS}/graphs"},
+        alone=[f"{_RECORDS}/lone"],
+        again=["pairs/graphs/records"],
+    ),
+    "graphs, one pair known": Test(
+        f"{_PREDICTIONS}/graphs-one-pair.json",
+        [*WITHOUT_MASKS, f"{_RECORDS}/lone", f"{_RECORDS}/probe"],
+        {"graphs": f"{_RECORDS}/graphs"},
+    ),
+    "graphs, pairs with stressors": Test(
+        f"{_PREDICTIONS}/graphs-stress.json",
+        [*WITHOUT_MASKS, f"{_RECORDS}/lone", f"{_RECORDS}/stress"],
+        {"graphs": f"{_RECORDS}/graphs"},
+    ),
+    "eager mode, from runs alone": Test(
+        f"{_PREDICTIONS}/eager-alone.json",
+        ["../archive/h200-causal-masks/records", "pairs/eager/records"],
+        {"eager": f"{_RECORDS}/eager"},
+        alone=[f"{_RECORDS}/lone", "pairs/alone/records"],
+        without="eagerrest",
+    ),
+}
+"""By name. The runs alone in pairs/alone have the counters of known models for gpulets' form."""
+KEPT = RESULTS / FIRST.kept
 MASKED = RESULTS / "predicted" / "second" / "graphs-masked.json"
 WITH_MASKS = (*TEN, "predicted/records")
-WITHOUT_MASKS = ("../archive/h200-causal-masks/records", "pairs/six-more/records", "pairs/alone/records")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -82,7 +115,11 @@ class Row:
 
 def main() -> None:
     arguments().parse_args()
-    for title, rows in (tables(FIRST) | without_masks()).items():
+    found = {
+        f"second test, {name}, {title}": rows for name, own in SECOND.items() for title, rows in tables(own).items()
+    }
+    found |= {f"first test, {title}": rows for title, rows in tables(FIRST).items()}
+    for title, rows in (found | without_masks()).items():
         held = {name: [row.held[name] for row in rows if row.held.get(name) is not None] for name in rows[0].held}
         print(f"\n{title}: {len(rows)} slowdowns; error in percent, and how many 90 % intervals held")
         print(f"  {'':52} count median  mean  90 %  worst   held")
@@ -91,35 +128,49 @@ def main() -> None:
 
 
 def tables(test: Test) -> dict[str, list[Row]]:
-    """Rows by what was measured and how: unseen pairs and triples by sharing mode."""
-    before, alone = pooled(test.learnt), pooled([test.alone])
-    learnt: dict[str, list[Cell]] = {}
-    for cell in measured_cells(before):
-        learnt.setdefault(cell.mode, []).append(cell)
-    rivals = {mode: rivals_of(own, utilisations_of(before) | utilisations_of(alone)) for mode, own in learnt.items()}
-    today, _ = with_runs_alone(predictor_of(before), alone)
-    kept = {name: _said(RESULTS / file) for name, file in test.kept.items()}
+    """Rows by what was measured and how, e.g. triples under MPS."""
+    today, rivals = _learnt(test)
+    newer = {one.does: one.latency_ms for one in lone_models(pooled(test.again)).values()} if test.again else {}
+    kept = _said(RESULTS / test.kept)
     found: dict[str, list[Row]] = {}
     for what, folder in test.measured.items():
         for cell in measured_cells(pooled([folder]), unprobed=True):
             everyone = (cell.victim, *cell.neighbours)
-            key = cell.mode, tuple(sorted(one.does for one in everyone)), cell.victim.does
-            said = {name: own[key] for name, own in kept.items() if key in own}
-            if not said:  # of another execution
+            said = kept.get((cell.mode, tuple(sorted(one.does for one in everyone)), cell.victim.does))
+            if said is None:  # of another execution
                 continue
             fit = today.fits[cell.mode]
-            victim, *around = (_known(today, one) for one in everyone)
-            logs = {name: math.log(one["predicted_slowdown"]) for name, one in said.items()}
+            victim, *around = models = [_known(today, one) for one in everyone]
+            logs, held = {OURS: math.log(said["predicted_slowdown"])}, {OURS: _held(cell, said)}
             for name, rival in rivals[cell.mode].items():
                 log = rival(victim, around)
-                if log is not None and (name != ADDITIVE or all(one.label in fit.suffers for one in (victim, *around))):
+                if log is not None and (name != ADDITIVE or all(one.label in fit.suffers for one in models)):
                     logs[name] = log
             if test.mended:
                 logs[MENDED] = fit.log(victim, around)
-            outside = tuple(one.label for one in (victim, *around) if fit.outside(one))
-            held = {name: _held(cell, one) for name, one in said.items()}
+            if newer:
+                own, *others = [replace(one, latency_ms=newer.get(one.does, one.latency_ms)) for one in models]
+                logs[AGAIN] = fit.log(own, others)
+                half = fit.half_widths.get(kind_of(fit.basis([own, *others]), len(models)))
+                held[AGAIN] = None if half is None else abs(logs[AGAIN] - cell.log) <= half
+            outside = tuple(one.label for one in models if fit.outside(one))
             found.setdefault(f"{what}, {cell.mode}", []).append(Row(cell, logs, held, outside))
     return found
+
+
+def _learnt(test: Test) -> tuple[Predictor, dict[str, dict[str, Rival]]]:
+    """What is learnt today from what the frozen predictor was learnt from, and other predictors by mode and name."""
+    before = pooled(test.learnt, test.without)
+    predictor, utilisations = predictor_of(before), utilisations_of(before)
+    if test.alone:
+        alone = pooled(test.alone)
+        predictor, _ = with_runs_alone(predictor, alone)
+        utilisations |= utilisations_of(alone)
+    cells: dict[str, list[Cell]] = {}
+    for cell in measured_cells(before):
+        if not cell.stressed:
+            cells.setdefault(cell.mode, []).append(cell)
+    return predictor, {mode: rivals_of(own, utilisations) for mode, own in cells.items()}
 
 
 def without_masks() -> dict[str, list[Row]]:
@@ -176,14 +227,17 @@ def _held(cell: Cell, tenant: Mapping[str, float | None]) -> bool | None:
     return (0.0 if low <= 1 else low) <= math.exp(cell.log) <= high
 
 
-def pooled(parts: Sequence[str]) -> Results:
-    """Runs in folders below docs/results, read once."""
-    return _pooled(tuple(parts))
+def pooled(parts: Sequence[str], without: str = "") -> Results:
+    """Runs in folders below docs/results, read once; ``without`` a sweep."""
+    return _pooled(tuple(parts), without)
 
 
 @cache
-def _pooled(parts: tuple[str, ...]) -> Results:
-    return pool(together([load(records=RESULTS / part) for part in parts], RESULTS), draws=1)
+def _pooled(parts: tuple[str, ...], without: str) -> Results:
+    whole = together([load(records=RESULTS / part) for part in parts], RESULTS)
+    runs = whole.runs[whole.runs["sweep"] != without] if without else whole.runs
+    tenants = whole.tenants[whole.tenants["record_id"].isin(runs["record_id"])]
+    return pool(replace(whole, runs=runs, tenants=tenants), draws=1)
 
 
 def errors(rows: Sequence[Row], name: str) -> Errors | None:
