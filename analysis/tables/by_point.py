@@ -67,7 +67,8 @@ def verdicts(results: Results) -> pd.DataFrame:
 def scaling(results: Results) -> pd.DataFrame:
     """STP, ANTT and throughput of n tenants of one kind: ``label``, ``sharing``, ``num_tenants``.
 
-    The baseline is the point at one tenant where no run of one tenant was made: its STP and ANTT are 1 by definition.
+    The baseline is the point at one tenant where no run of one tenant was made. A tenant that nobody slows has an STP
+    and ANTT of 1 by definition.
     """
     points = closed_points(results)
     alike = points[points["labels"].map(lambda labels: len(set(labels)) == 1).astype(bool)].copy()
@@ -82,6 +83,9 @@ def scaling(results: Results) -> pd.DataFrame:
             rows.append(one | {"model": found["model"].iloc[0], "throughput_rps": alone})
     columns = ["point", "label", "model", "sharing", "num_tenants", *with_intervals(("stp", "antt", "throughput_rps"))]
     frame = only(pd.DataFrame(rows, columns=None if rows else columns), columns)
+    one_tenant = frame["num_tenants"] == 1
+    for name in ("stp", "antt"):
+        frame[name] = frame[name].mask(one_tenant & frame[name].isna(), 1.0)
     return frame.sort_values(["label", "sharing", "num_tenants"], ignore_index=True)
 
 

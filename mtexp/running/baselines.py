@@ -110,14 +110,18 @@ def with_rates(run: RunSpec, alone: Mapping[str, BaselineRun]) -> RunSpec:
     return replace(run, tenants=tuple(tenants))
 
 
+def measures_alone(run: RunSpec) -> bool:
+    """Whether a run is one of a tenant alone on the whole device without a sharing mode: what a baseline is."""
+    return len(run.tenants) == 1 and run.sharing.mode in ("processes", "mig") and run.sharing.mps_mode == "disabled"
+
+
 def without_arrivals(run: RunSpec) -> bool:
     """Whether no tenant of ``run`` is compared with itself alone at the same arrivals.
 
     A single tenant is alone already. A capacity search tries another rate with each probe: it looks for the service
     level, not for the cost of sharing.
     """
-    alone = len(run.tenants) == 1 and run.sharing.mode in ("processes", "mig") and run.sharing.mps_mode == "disabled"
-    return alone or run.kind != "mix" or bool(run.search.name) or run.baseline.mode == "skip"
+    return measures_alone(run) or run.kind != "mix" or bool(run.search.name) or run.baseline.mode == "skip"
 
 
 def missing_baselines(

@@ -195,7 +195,7 @@ def _above_live_line() -> Iterator[None]:
 def _tenant_row(tenant: Mapping[str, Any]) -> dict[str, str]:
     metrics = tenant["metrics"]
     alone = metrics.get("alone_latency_mean_ms")
-    if alone is None and "service_mean_ms" not in metrics:  # a closed-loop baseline has no queue to compare with
+    if alone is None and "slowdown" in metrics and "service_mean_ms" not in metrics:  # its baseline has no queue
         alone = (tenant.get("baseline") or {}).get("latency_mean_ms")
     row = {
         "tenant": tenant["id"],

@@ -151,6 +151,17 @@ def test_scaling_starts_at_one_tenant(results: Results) -> None:
     assert other["stp_ci_low"].isna().all()
 
 
+def test_scaling_starts_at_a_tenant_that_nobody_slows(tmp_path: Path) -> None:
+    """A run of one tenant without a sharing mode has no STP: it is 1, and its throughput as measured."""
+    study = Study(tmp_path, iterations=60)
+    study.run(["bert_base"], baseline=False)
+    study.run(["bert_base"] * 2)
+    first, second = tables.scaling(pool(load(records=tmp_path), draws=50)).to_dict("records")
+    assert (first["num_tenants"], first["stp"], first["antt"]) == (1, 1, 1)
+    assert first["throughput_rps_ci_low"] == first["throughput_rps_ci_low"]
+    assert second["stp"] < 1.2
+
+
 def test_percentiles_without_enough_iterations_are_absent(results: Results) -> None:
     """A p99 of 120 iterations is not shown."""
     frame = tables.tenants(results)

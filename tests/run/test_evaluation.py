@@ -13,9 +13,10 @@ from mtexp.records import keys
 from mtexp.records.record import load, save
 from mtexp.running.evaluation import Comparison
 from mtexp.running.measured import TELEMETRY, Measurement
-from mtexp.spec import BaselineSpec
+from mtexp.spec import BaselineSpec, to_json
 from mtexp.telemetry.probes import FAST
 from mtexp.telemetry.table import Table
+from mtexp.terminal import console
 from tests.run.evaluated import ALONE, BOTH, RUN, codes, measurement, record, write_telemetry
 from tests.strategies import MS, closed_loop
 
@@ -26,6 +27,19 @@ def test_a_plain_run_has_nothing_to_say() -> None:
     assert (found.status, found.verdict, codes(found)) == ("FINISHED", "VALID", set())
     assert found.tenants[0].metrics["slowdown"] == pytest.approx(2.0)
     assert found.metrics["stp"] == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize(("mode", "compared"), [("disabled", False), ("managed", True)])
+def test_a_tenant_alone_is_slowed_by_a_mode_only(capsys: pytest.CaptureFixture[str], mode: str, compared: bool) -> None:
+    """Without neighbours and without a mode it is measured as its baseline was: the ratio would be noise."""
+    sharing = replace(RUN.sharing, mps="default" if mode == "managed" else "disabled", mps_mode=mode)
+    found = record(measurement(), spec=replace(RUN, tenants=RUN.tenants[:1], sharing=sharing))
+    (tenant,) = found.tenants
+    assert ("slowdown" in tenant.metrics, "stp" in found.metrics, "antt" in found.metrics) == (compared,) * 3
+    assert tenant.metrics["latency_mean_ms"] == pytest.approx(20.0)
+    assert tenant.baseline is not None
+    console.results(to_json(found))
+    assert ("alone ms" in capsys.readouterr().out) == compared
 
 
 def test_a_missing_baseline_is_a_warning_unless_nobody_wanted_one() -> None:
