@@ -27,11 +27,12 @@ setup: $(VENV)/.installed  ## make .venv and install everything
 demo: setup  ## three mixes, on the GPU if there is one
 	$(BIN)/python run.py -m mix=enc_only,dec_only,mixed
 
+# three workers, also on two cores: a third of the time a test waits for the processes that it started
 test: setup  ## the tests that need no GPU
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 coverage: setup  ## the same, with the coverage of the packages; that takes twice as long
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 
 quick: setup  ## the developer's loop: the tests of some seconds
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
