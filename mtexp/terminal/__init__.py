@@ -1,1 +1,1 @@
-"""The face: the command line, what it prints, and the signals that end it."""
+"""The face: the command line and what it prints."""
