@@ -110,7 +110,7 @@ def test_of_a_sweep_that_is_killed_every_mix_is_salvaged(tmp_path: Path) -> None
     process.start()
     folders = [tmp_path / "multirun/s" / number for number in "01"]
     deadline = time.monotonic() + 120
-    while not all((folder / BLOCKS).is_file() for folder in folders):  # written after each round
+    while not all((folder / BLOCKS).is_file() and (folder / BLOCKS).stat().st_size for folder in folders):  # a round
         assert time.monotonic() < deadline, (tmp_path / "out").read_text()
         time.sleep(0.05)
     os.kill(process.pid or 0, signal.SIGKILL)
