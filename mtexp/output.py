@@ -74,6 +74,11 @@ def say(text: str, *, error: bool = False) -> None:
     stream.flush()
 
 
+def say_interrupted(why: str) -> None:
+    """Say that ``why``, a signal, has ended the command: where it ends before it can sum up."""
+    say(f"Interrupted by {why}.\n", error=True)
+
+
 def folded(text: str, width: int) -> str:
     """``text`` in lines of at most ``width`` characters, broken between words; a command to copy stays whole."""
     lines: list[str] = []

@@ -73,17 +73,24 @@ def in_turn(runs: Iterable[Callable[[], int]]) -> tuple[list[int], int]:
     return codes, ended_in_order(all_of_them)
 
 
-def ended_in_order(command: Callable[[], int]) -> int:
-    """Run a command and return its exit code; it is that of the signal where one came."""
+def ended_in_order(command: Callable[[], int], tell: Callable[[str], None] = lambda why: None) -> int:
+    """Run a command and return its exit code; it is that of the signal where one came.
+
+    Args:
+        command: Returns an exit code; a signal that it does not catch ends it.
+        tell: Called with the :func:`cause` where a signal has ended the command, which could then not say so itself.
+    """
     with _signals_as_ctrl_c():
         try:
             return command()
         except KeyboardInterrupt as stop:
-            return exit_code(stop)
+            code = exit_code(stop)
         except Exception:
-            if _received:  # a signal in the middle of something that did not expect one
-                return ended_by()
-            raise
+            if not _received:
+                raise
+            code = ended_by()  # a signal in the middle of something that did not expect one
+    tell(cause(code))
+    return code
 
 
 @contextmanager

@@ -25,10 +25,10 @@ import yaml
 
 from mtexp.commands import command_line
 from mtexp.errors import MtexpError
-from mtexp.output import enter
+from mtexp.output import enter, say_interrupted
 from mtexp.sharing.numerics_report import Options, Report, Row, model_specs
 from mtexp.sharing.numerics_run import Checker, Target, serve
-from mtexp.signals import cause, ended_in_order
+from mtexp.signals import ended_in_order
 
 PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
 _MODELS = Path(__file__).resolve().parents[1] / "conf" / "models"
@@ -39,10 +39,8 @@ _NAME, _CELL = 38, 9
 def main(argv: Sequence[str] | None = None, *, target: Target = serve, runtime: str = "gpu") -> int:
     """The command. ``target`` and ``runtime`` are for tests."""
     args = _parser().parse_args(argv)
-    code = ended_in_order(lambda: _check(args, target, runtime))  # a time limit: the daemon is to be taken down
-    if why := cause(code):
-        sys.stderr.write(f"interrupted by {why}\n")
-    return code
+    # SIGTERM: a time limit; the daemon is to be taken down
+    return ended_in_order(lambda: _check(args, target, runtime), say_interrupted)
 
 
 def _check(args: argparse.Namespace, target: Target, runtime: str) -> int:

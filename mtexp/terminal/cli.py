@@ -31,7 +31,7 @@ from mtexp.config.composer import (
 )
 from mtexp.config.plan import Plan, is_serial, plan
 from mtexp.errors import MtexpError
-from mtexp.output import check_interrupt, protect, say
+from mtexp.output import check_interrupt, protect, say, say_interrupted
 from mtexp.records.files import find_records
 from mtexp.running import capacity_search
 from mtexp.running.sessions import Waiting
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 all finished and tracked, 1 a run failed or is not in MLflow, 2 refused, 130 interrupted, 143 ended by SIGTERM.
     """
-    return ended_in_order(lambda: _main(argv))
+    return ended_in_order(lambda: _main(argv), say_interrupted)
 
 
 def _main(argv: Sequence[str] | None) -> int:

@@ -99,10 +99,13 @@ def conclude(
 
     failed = sum(job["status"] == "FAILED" for job in jobs)
     missing = expected - len(jobs)
+    why = cause(ended_by())
     if failed or missing:
-        why = f": interrupted by {cause(ended_by())}" if ended_by() else ""
-        console.say(f"{failed} of {counted(expected, 'run')} failed, {missing} did not run{why}")
-    if planned.multirun and (failed or missing or ended_by()):
+        said = f": interrupted by {why}" if why else ""
+        console.say(f"{failed} of {counted(expected, 'run')} failed, {missing} did not run{said}")
+    elif why:
+        console.say(f"Interrupted by {why}")
+    if planned.multirun and (failed or missing or (planned.search and why)):  # a search does not know how many it runs
         console.say(f"To run what is missing:\n{_resume_command(planned, arguments)}")
     tracking = planned.points[0].spec.tracking
     if not tracking.enabled:

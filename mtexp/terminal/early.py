@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from mtexp.collector import collector_off
+from mtexp.output import say_interrupted
 from mtexp.processes import PRELOADED, start_forkserver
 from mtexp.signals import ended_in_order
 
@@ -21,7 +22,7 @@ _NO_FORKSERVER = ("dry_run=", "launcher=", "hydra/launcher=")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (:func:`mtexp.terminal.cli.main`) and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return ended_in_order(lambda: _main(given))  # from here on there are a process and a folder to clear up
+    return ended_in_order(lambda: _main(given), say_interrupted)  # from here on there is a process to end in order
 
 
 def _main(arguments: list[str]) -> int:

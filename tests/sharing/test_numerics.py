@@ -118,7 +118,7 @@ def test_a_signal_ends_it_after_the_rows_so_far(
 ) -> None:
     monkeypatch.setattr(numerics._Table, "row", lambda table, name, row: os.kill(os.getpid(), number))
     assert run("--percentages", "100,50", "--json", str(tmp_path / "r.json")) == code
-    assert "interrupted" in capsys.readouterr().err
+    assert "Interrupted by" in capsys.readouterr().err
 
 
 def test_without_mps_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

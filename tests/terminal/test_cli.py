@@ -197,6 +197,35 @@ def test_an_interrupted_run_says_why_it_failed(
     assert f"FAILED: interrupted: {said}" in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
+def test_an_interrupted_plan_says_why_it_ended(
+    runner: FakeRunner,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
+    said: str,
+) -> None:
+    """Before the first run no record and no summary could."""
+    monkeypatch.setattr(cli, "plan", lambda *arguments, **named: os.kill(os.getpid(), number))
+    assert cli.main(["mix=solo"]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"Interrupted by {said}" in line
+    assert not runner.jobs
+
+
+def test_interrupted_while_records_are_sent_no_run_is_missing(
+    runner: FakeRunner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All runs of the sweep have ended: why it ended early is said, and no command that would run nothing."""
+    monkeypatch.setattr(points, "drain", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert cli.main(["-m", "mix=solo,pair"]) == 143
+    out = capsys.readouterr().out
+    assert "Interrupted by SIGTERM" in out.splitlines()
+    assert "resume=true" not in out
+    assert len(runner.jobs) == 2
+
+
 def test_after_an_interrupt_the_command_that_resumes_is_shown(
     runner: FakeRunner, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,12 +409,12 @@ def test_the_front_door_refuses_from_any_folder(tmp_path: Path) -> None:
 
 @pytest.mark.process
 def test_interrupting_the_start_is_no_traceback(tmp_path: Path) -> None:
-    """Ctrl-C while run.py imports, here something that omegaconf stands for: exit code 130."""
+    """Ctrl-C while run.py imports, here something that omegaconf stands for: a line why, exit code 130."""
     (tmp_path / "omegaconf.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
     command = [sys.executable, str(ROOT / "run.py"), "mix=solo"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-    assert (done.returncode, done.stderr) == (130, "")
+    assert (done.returncode, done.stderr) == (130, "Interrupted by Ctrl-C.\n")
 
 
 _CATCHES = """
@@ -410,7 +439,7 @@ def test_an_interrupt_of_the_start_that_a_library_catches_is_one(tmp_path: Path)
     command = [sys.executable, str(ROOT / "run.py"), "mix=solo", "runtime=cpu", "dry_run=true"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted by Ctrl-C.\n")
 
 
 def test_the_front_door_is_short() -> None:
