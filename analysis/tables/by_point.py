@@ -68,12 +68,16 @@ def scaling(results: Results) -> pd.DataFrame:
     """STP, ANTT and throughput of n tenants of one kind: ``label``, ``sharing``, ``num_tenants``.
 
     The baseline is the point at one tenant where no run of one tenant was made. A tenant that nobody slows has an STP
-    and ANTT of 1 by definition.
+    and ANTT of 1 by definition; one under a sharing mode has them only where it was compared with its baseline.
     """
     points = closed_points(results)
     alike = points[points["labels"].map(lambda labels: len(set(labels)) == 1).astype(bool)].copy()
     alike["label"] = [labels[0] for labels in alike["labels"]]
     alike["model"] = [models[0] for models in alike["models"]]
+    unslowed = _unslowed(results, alike)
+    for name in ("stp", "antt"):
+        measured = alike.reindex(columns=[name])[name]
+        alike[name] = measured.mask(unslowed & measured.isna(), 1.0)
     several = alike[alike["num_tenants"] > 1]
     rows = rows_of(alike[alike["label"].isin(several["label"])])
     there = {(row["label"], row["sharing"]) for row in rows if row["num_tenants"] == 1}
@@ -83,9 +87,6 @@ def scaling(results: Results) -> pd.DataFrame:
             rows.append(one | {"model": found["model"].iloc[0], "throughput_rps": alone})
     columns = ["point", "label", "model", "sharing", "num_tenants", *with_intervals(("stp", "antt", "throughput_rps"))]
     frame = only(pd.DataFrame(rows, columns=None if rows else columns), columns)
-    one_tenant = frame["num_tenants"] == 1
-    for name in ("stp", "antt"):
-        frame[name] = frame[name].mask(one_tenant & frame[name].isna(), 1.0)
     return frame.sort_values(["label", "sharing", "num_tenants"], ignore_index=True)
 
 
@@ -137,7 +138,18 @@ def fairness(results: Results) -> pd.DataFrame:
 
 
 def without_baseline(results: Results) -> pd.DataFrame:
-    """Points in closed loop in which a tenant was not compared with anything: no slowdown, STP or fairness."""
+    """Points in closed loop in which a tenant lacks a baseline: no slowdown, STP or fairness.
+
+    A tenant that nobody slows lacks none.
+    """
     found = results.tenants[results.tenants.reindex(columns=["normalized_progress"])["normalized_progress"].isna()]
     mine = results.points["point"].isin(found["point"]) & results.points["closed"].astype(bool)
-    return results.points[mine][["mix", "sharing", "repetitions"]]
+    return results.points[mine & ~_unslowed(results, results.points)][["mix", "sharing", "repetitions"]]
+
+
+def _unslowed(results: Results, points: pd.DataFrame) -> pd.Series[bool]:
+    """Which of ``points`` are of one tenant without a sharing mode."""
+    runs = results.data.runs
+    one = (runs["num_tenants"] == 1) & runs["sharing"].isin(["processes", "mig"]) & (runs["mps_settings"] == "disabled")
+    ids = set(runs["record_id"][one.fillna(False).astype(bool)].astype(str))
+    return pd.Series([str(records[0]) in ids for records in points["records"]], points.index, dtype=bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -161,9 +162,6 @@ def _without_made_masks() -> None:
     vars(module).update(is_tracing=is_tracing, find_packed_sequence_indices=find_packed_sequence_indices)
 
 
-_NOT_THE_MODEL = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
-
-
 _DEBERTA = "transformers.models.deberta_v2.modeling_deberta_v2"
 
 
@@ -192,6 +190,10 @@ def _without_host_copies() -> None:
     module.make_log_bucket_position = make_log_bucket_position  # type: ignore[attr-defined]
 
 
+_TORCH_AND_MTEXP = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+"""Folders whose files are no part of a model."""
+
+
 def _reason_of(error: RuntimeError) -> str:
     """The reason in one line, with the line of the model where it arose.
 
@@ -201,11 +203,13 @@ def _reason_of(error: RuntimeError) -> str:
     first: BaseException = error
     while isinstance(first.__context__, RuntimeError):
         first = first.__context__
-    lines = str(first).splitlines()
+    lines = str(first).splitlines() or [type(first).__name__]
     reason = next((line for line in lines if line.startswith("RuntimeError: ")), lines[0])
-    frames = [frame for frame in extract_tb(first.__traceback__) if not frame.filename.startswith(_NOT_THE_MODEL)]
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
-    return reason.rstrip(".") + where
+    frames = [frame for frame in extract_tb(first.__traceback__) if not frame.filename.startswith(_TORCH_AND_MTEXP)]
+    if not frames:
+        return reason.rstrip(".")
+    where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+    return f"{reason.rstrip('.')} ({': '.join(filter(None, [where, frames[-1].line]))})"
 
 
 def _refusal(reason: str) -> str:

@@ -162,6 +162,27 @@ def test_scaling_starts_at_a_tenant_that_nobody_slows(tmp_path: Path) -> None:
     assert second["stp"] < 1.2
 
 
+def test_scaling_claims_nothing_of_a_mode_without_a_baseline(tmp_path: Path) -> None:
+    """One tenant under MPS may be slowed by it: without a baseline its STP is not known, and is not 1."""
+    study = Study(tmp_path, iterations=60)
+    study.run(["bert_base"], "default", baseline=False)
+    study.run(["bert_base"] * 2, "default")
+    first, second = tables.scaling(pool(load(records=tmp_path), draws=50)).to_dict("records")
+    assert (first["num_tenants"], second["num_tenants"]) == (1, 2)
+    assert np.isnan([first["stp"], first["antt"]]).all()
+
+
+def test_a_tenant_that_nobody_slows_lacks_nothing(tmp_path: Path) -> None:
+    """Alone without a mode: no baseline is asked for, and there is nothing to be fair to."""
+    study = Study(tmp_path, iterations=60)
+    study.run(["bert_base"], baseline=False)
+    study.run(["distilgpt2"])
+    study.run(["distilgpt2"], "default", baseline=False)
+    results = pool(load(records=tmp_path), draws=50)
+    assert tables.without_baseline(results)["sharing"].tolist() == ["MPS"]
+    assert not [key for key in results.figures if key[-1] == "fairness"]
+
+
 def test_percentiles_without_enough_iterations_are_absent(results: Results) -> None:
     """A p99 of 120 iterations is not shown."""
     frame = tables.tenants(results)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -139,9 +140,17 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch, prepar
         execution.ready(prepared, "cuda_graph")
 
 
+def _capture_with(monkeypatch: pytest.MonkeyPatch, graph: Callable[..., Any]) -> None:
+    """Let ``torch.cuda`` capture as ``graph`` does, without a device."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name in ("CUDAGraph", "Stream", "current_stream", "default_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda own: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+
+
 def test_the_first_error_of_a_capture_is_named_with_the_line_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA ends such a capture with a second error, which says only that there was one before."""
-    stream = SimpleNamespace(wait_stream=lambda other: None)
     capturing = []
 
     @contextmanager
@@ -157,10 +166,17 @@ def test_the_first_error_of_a_capture_is_named_with_the_line_of_the_model(monkey
             raise RuntimeError("operation not permitted when stream is capturing\nSearch for it in the manual.")
         return 0
 
-    for name in ("CUDAGraph", "Stream", "current_stream", "default_stream"):
-        monkeypatch.setattr(torch.cuda, name, lambda: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda own: nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph", graph)
+    _capture_with(monkeypatch, graph)
     said = r"not permitted when stream is capturing \(test_busy\.py, line \d+: raise Runtime.*Use execution=eager"
     with pytest.raises(MtexpError, match=said):
         execution.ready(Prepared(finite_or_not), "cuda_graph")
+
+
+def test_a_model_in_a_package_whose_name_begins_like_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision lies beside torch. An error without a text has its kind, and a file that is not there no line."""
+    own: dict[str, Any] = {}
+    source = "def model():\n    raise RuntimeError\n"
+    exec(compile(source, f"{Path(torch.__file__).parent}vision/own.py", "exec"), own)
+    _capture_with(monkeypatch, lambda *arguments, **options: nullcontext())
+    with pytest.raises(MtexpError, match=r"RuntimeError \(own\.py, line 2\)"):
+        execution.ready(Prepared(own["model"]), "cuda_graph")
