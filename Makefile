@@ -62,10 +62,10 @@ report: setup  ## an HTML report of the latest sweep
 	$(BIN)/python -m analysis.report --sweep latest
 
 results: setup  ## the studies again, from their committed records
-	for study in results/pairs/graphs results/pairs/eager archive/h200-causal-masks archive/h200-masks archive/h200 archive/h100; do $(BIN)/python -m analysis.report \
+	set -e; for study in results/pairs/graphs results/pairs/eager archive/h200-causal-masks archive/h200-masks archive/h200 archive/h100; do $(BIN)/python -m analysis.report \
 	  --records docs/$$study/records --out reports/$$study --no-images --markdown docs/$$study/findings.md --made-by "make results"; done
-	for regime in graphs eager; do $(BIN)/python -m analysis.report --records docs/results/pairs/$$regime/records --out reports/figures/$$regime --images svg \
-	  && cp reports/figures/$$regime/plots/stp-by-mix.svg docs/results/pairs/stp-$$regime.svg; done
+	set -e; for regime in graphs eager; do $(BIN)/python -m analysis.report --records docs/results/pairs/$$regime/records --out reports/figures/$$regime --images svg; \
+	  cp reports/figures/$$regime/plots/stp-by-mix.svg docs/results/pairs/stp-$$regime.svg; done
 	cp reports/figures/graphs/plots/interference-matrix.svg docs/results/pairs/who-slows-whom-graphs.svg
 	$(BIN)/python -m analysis.roofline docs/archive/h200/roofline.csv --device "NVIDIA H200"
 

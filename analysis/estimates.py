@@ -332,10 +332,10 @@ class _Pair:
 
 
 def _of_all(pairs: Sequence[_Pair | InRounds], progress: Progress) -> dict[str, Estimate]:
-    """STP, ANTT, and fairness where there is more than one tenant."""
+    """STP, ANTT, fairness."""
     slowdowns, errors = [np.array(own) for own in zip(*[(p.log("mean"), p.error("mean")) for p in pairs], strict=True)]
-    found = {
+    return {
         "stp": _made_of(stp_rows, progress.logs, progress.errors),
         "antt": _made_of(antt_rows, slowdowns, errors),
+        "fairness": true_fairness([progress]),
     }
-    return found | {"fairness": true_fairness([progress])} if len(pairs) > 1 else found

@@ -29,20 +29,23 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", action="store_const", dest="format", const=name, help=f"print {what}")
 
 
-def shown(frame: pd.DataFrame, kind: str | None, dropped_first: Sequence[str] = ()) -> str:
+def shown(
+    frame: pd.DataFrame, kind: str | None, dropped_first: Sequence[str] = (), *, always: Sequence[str] = ()
+) -> str:
     """``frame`` as text of ``kind``; without one CSV, and on a terminal a table that fits its width.
 
     Args:
         frame: The table.
         kind: One of :data:`FORMATS`.
         dropped_first: Columns that a narrow terminal does without before any other.
+        always: Columns that every terminal shows.
     """
     if kind or not sys.stdout.isatty():
         return formatted(frame, kind or "csv")
     names = list(map(str, frame.columns))
     bounds = [name for name in names if name.endswith(("_ci_low", "_ci_high"))]
     last = [name for name in names if name not in bounds][_KEPT:]
-    order = [*dropped_first, *bounds, *reversed(last), *_LAST]
+    order = [name for name in (*dropped_first, *bounds, *reversed(last), *_LAST) if name not in always]
     rows = fitting(cells(frame), shutil.get_terminal_size().columns, order, GAP)
     lows = {name.removesuffix("_ci_low") for name in rows[0] if name.endswith("_ci_low")}
     half = {name for name in rows[0] if name.endswith("_ci_high") and name.removesuffix("_ci_high") not in lows}

@@ -285,12 +285,14 @@ def _with_intervals(
     """Put the figures in, each with its interval if it has one, where the runs have one of that name.
 
     A percentile's slowdown that some run of the point has, but not all runs together, goes: its baseline was another.
+    A tenant alone is fair to nobody: it has a fairness only where its record has one.
     """
     places = {(int(row["point"]), int(row["position"])): index for index, row in enumerate(rows_of(tenants))}
     columns: tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]] = ({}, {})
     for (point, position, key), figure in figures.items():
         frame, index = (points, point) if position == RUN else (tenants, places[point, position])
-        if key in (TIMER, "fairness") or (key in frame and np.isfinite(frame[key].iloc[index])):
+        several = key == "fairness" and frame["num_tenants"].iloc[index] > 1
+        if key == TIMER or several or (key in frame and np.isfinite(frame[key].iloc[index])):
             own = columns[position != RUN]
             interval = figure.interval
             ends = (interval.low, interval.high) if np.isfinite(interval.high) else (np.nan, np.nan)

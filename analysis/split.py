@@ -322,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     curves = {curve.model: curve for curve in known if curve.model in counts}
     if lacking := [model for model in counts if model not in curves]:
         how = f"+experiment=sm_curve execution={options.execution} mix={','.join(lacking)}"
-        remedy = f"Measure them: {command_line('run')} -m {how}"
+        remedy = f"Measure them:\n{command_line('run')} -m {how}"
         raise DataError(f"no SM curve ({options.execution}) of {', '.join(lacking)} in {data.source}. {remedy}")
     found = repeated(measured(data, counts, options.execution, p99=options.p99))
     total = options.sms or sms_of(data)

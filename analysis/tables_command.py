@@ -40,8 +40,11 @@ TABLES: Mapping[str, Callable[[Results], pd.DataFrame]] = {
 }
 
 
-_DROPPED_FIRST = ("neighbour_role", "neighbour_model", "role", "label", "repetitions", "num_tenants", "closed")
-"""Columns that a narrow terminal does without before any figure."""
+_DROPPED_FIRST = (
+    *("neighbour_role", "neighbour_model", "role", "label", "repetitions", "num_tenants", "closed"),
+    "throughput_ratio",
+)
+"""Columns that a narrow terminal does without before any other figure; in closed loop the latency says the last one."""
 
 
 @refusing
@@ -61,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{options.table}: no run in {data.source} has what this table shows. The table overview has every mix"
         )
     named_twice = ["mix", "model"] if "victim" in frame else ["model"] if "tenant" in frame else []
-    sys.stdout.write(shown(frame, options.format, [*_DROPPED_FIRST, *named_twice]))
+    always = ["num_tenants"] if options.table == "scaling" else []  # what its figures are by
+    sys.stdout.write(shown(frame, options.format, [*_DROPPED_FIRST, *named_twice], always=always))
     return 0
 
 

@@ -67,6 +67,18 @@ def test_a_table_without_rows_is_said(study_folder: Path, capsys: pytest.Capture
         assert "sm-curve: no run in " in err
 
 
+def test_a_narrow_terminal_shows_of_how_many_tenants_scaling_is(
+    study_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In other tables the mix says it; here two figures would not be told apart."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert tables_command.main(["scaling", "--records", str(study_folder)]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert {"model", "sharing", "num_tenants", "stp"} <= set(heading.split())
+    assert all(len(row) <= 60 for row in rows)
+
+
 def test_a_narrow_terminal_shows_what_a_table_is_for(
     study_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
