@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from tenant_specs import tenant
@@ -40,6 +42,16 @@ def test_seeds_and_tensors_differ() -> None:
     first, second, third = (p.normal_(torch.empty(64, 64)) for p in (pool, pool, other))
     assert checksum([first]) != checksum([second])
     assert checksum([first]) != checksum([third])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_numbers_are_those_of_the_pool_scaled_in_float32_and_rounded_once(dtype: torch.dtype) -> None:
+    """Bit for bit: weights of earlier records and of baselines that are kept are made so."""
+    drawn = torch.randn(POOL, generator=torch.Generator().manual_seed(5), dtype=torch.float32)
+    place = random.Random(5).randrange(POOL)
+    numbers = torch.cat([drawn[place:], drawn])[: POOL + 7]
+    filled = Pool(5, CPU).normal_(torch.empty(POOL + 7, dtype=dtype), 0.1, 0.02)
+    assert torch.equal(filled, (numbers * 0.02 + 0.1).to(dtype))
 
 
 def test_a_tensor_larger_than_the_pool_has_no_two_equal_rows() -> None:
