@@ -335,8 +335,10 @@ def test_a_file_that_another_program_has_locked(
     with subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        threading.Timer(held_s, other.terminate).start()
+        timer = threading.Timer(held_s, other.terminate)
+        timer.start()
         upload = log_or_defer(tmp_path / "run", tracking)
+        timer.cancel()  # else the end of the tests would wait for it
         if held_s == 60.0:
             assert "database is locked" in upload.reason
             assert list(pending(tmp_path)) == [tmp_path / "run"]
