@@ -238,7 +238,7 @@ def _described(tenants: pd.DataFrame) -> pd.DataFrame:
         ordinary = {name: usual[name, model if name in _OF_MODEL else ""] for name in columns}
         own = {name: texts[row] or ordinary[name] for name, texts in columns.items()}  # older records have fewer
         unusual = {n: text for n, text in own.items() if text != ordinary[n] and n not in _NOT_IN_LABELS}
-        labels.append(" ".join([model, *(_PHRASES.get(n, "{}").format(text) for n, text in unusual.items())]))
+        labels.append(" ".join([model, *(PHRASES.get(n, "{}").format(text) for n, text in unusual.items())]))
         settings.append("|".join(own.values()))
     return tenants.assign(label=labels, setting=settings)
 
@@ -252,7 +252,7 @@ def _texts(tenants: pd.DataFrame, name: str) -> list[str]:
     return ["" if pd.isna(value) else str(value) for value in values]
 
 
-_PHRASES = {
+PHRASES = {
     "batch_size": "batch {}",
     "seq_len": "seq {}",
     "new_tokens": "{} new tokens",
@@ -265,6 +265,7 @@ _PHRASES = {
     "attn_implementation": "{} attention",
     "parameters": "{} parameters",
 }
+"""What a setting of a tenant is called in a name; without a phrase by its value."""
 
 
 def _own_percentages(tenants: pd.DataFrame) -> pd.Series[float]:

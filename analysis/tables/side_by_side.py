@@ -9,19 +9,12 @@ import pandas as pd
 
 from ..dataset import Dataset
 from ..frames import rows_of
-from ..pooling import Results, sharing_name
+from ..pooling import PHRASES, Results, sharing_name
 from .columns import only, with_intervals
 
 _OF_TENANT = ("latency_ratio", "throughput_ratio", "mode_cost", "slowdown_whole")
 _OF_RUN = ("stp_whole_ratio", "stp_ratio", "stp_whole")
-_OF_SHARING = {
-    "partition_sms": "{} SMs",
-    "active_thread_pct": "{} %",
-    "mps_priority": "priority {}",
-    "pinned_memory_limit": "limit {}",
-    "sm_partition": "{} SM chunks",
-    "mig": "{}",
-}
+_OF_SHARING = ("partition_sms", "active_thread_pct", "mps_priority", "pinned_memory_limit", "sm_partition", "mig")
 """What else of a tenant may differ between the runs of a session that have the same mix and mode."""
 
 
@@ -56,7 +49,8 @@ def _names(data: Dataset) -> dict[str, str]:
         names[record] = sharing_name(run) + (", shared weights" if shared else "")
         alike.setdefault((str(run.get("session")), str(run["mix"]), names[record]), []).append(record)
     for records in alike.values():
-        for column, phrase in _OF_SHARING.items():
+        for column in _OF_SHARING:
+            phrase = "{} %" if column == "active_thread_pct" else PHRASES.get(column, "{}")
             texts = {record: _text(own.get(record, ()), column) for record in records}
             if len(set(texts.values())) > 1:
                 names |= {record: f"{names[record]}, {phrase.format(text)}" for record, text in texts.items() if text}
