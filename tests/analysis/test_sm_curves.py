@@ -198,6 +198,18 @@ def test_splits_are_executed_as_their_curves(
     assert all("execution=eager" in argv for argv in ran)
 
 
+@pytest.mark.parametrize(("execution", "warned"), [("eager", True), ("cuda_graph", False)])
+def test_eager_curves_are_warned_about(
+    tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str], execution: str, warned: bool
+) -> None:
+    """Tenants of one process wait for one interpreter, which runs alone do not show."""
+    for model in ("bert_base", "distilgpt2"):
+        _measured_curve(tmp_path, model, TIMES, execution)
+    source = ["--execution", execution, "--sms", "132", "--records", str(tmp_path)]
+    assert split.main(["bert_base+distilgpt2", *source]) == 0
+    assert ("sharing=processes" in capsys.readouterr().err) == warned
+
+
 @pytest.fixture
 def two_curves(tmp_path: Path, alone: None) -> list[str]:
     """Arguments of a split of two models whose curves are known."""
