@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 
 from mtexp.tenant import arrivals
 from mtexp.tenant.buffers import (
@@ -39,6 +37,7 @@ from mtexp.tenant.buffers import (
 from mtexp.tenant.http import Answer, Connection, tokens_of
 from mtexp.tenant.job import ProcessJob, TenantJob
 from mtexp.tenant.loop import GATE_S, sleep_until
+from mtexp.tenant.surroundings import library_versions
 from mtexp.tenant.texts import requests_of
 
 MOST_IN_FLIGHT = 512
@@ -147,8 +146,7 @@ class ServedTenant:
             "thread_id": self._thread_id,
             "device_name": "client",
             "cores": sorted(os.sched_getaffinity(0)),
-            "torch_version": torch.__version__,
-            "transformers_version": transformers.__version__,
+            **library_versions(),
             **self._lag.facts(closed=self.spec.arrival.kind == "closed"),
         }
         if self._answers and self.server.api in ("completions", "chat"):

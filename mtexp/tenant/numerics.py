@@ -200,8 +200,9 @@ class _Checks:
 
     def built(self, tenant: TenantSpec) -> tuple[Any, torch.Tensor]:
         """The model and its input."""
-        from mtexp.tenant.models import build_model  # transformers: seconds, unless the process was forked with it
-        from mtexp.tenant.requests import random_tokens
+        # with transformers: seconds, unless the process was forked with it
+        from mtexp.tenant.model_requests import random_tokens
+        from mtexp.tenant.models import build_model
 
         module = build_model(tenant, self.device)
         return module, random_tokens(module, tenant, self.device)

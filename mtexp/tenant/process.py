@@ -16,11 +16,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import transformers
 
 from mtexp.errors import MtexpError
 from mtexp.spec import from_json
@@ -31,11 +30,12 @@ from mtexp.tenant.device import CpuDevice, CudaDevice, open_device
 from mtexp.tenant.job import PACKAGE, Message, ProcessJob, TenantJob
 from mtexp.tenant.lock_probe import lock_wait_pct
 from mtexp.tenant.loop import SPIN_NS, START_SPIN_NS, Loop, sleep_until
-from mtexp.tenant.models import build_model
 from mtexp.tenant.prepared import Prepared
 from mtexp.tenant.requests import prepare
-from mtexp.tenant.shared_weights import SharedModel
-from mtexp.tenant.surroundings import take_surroundings
+from mtexp.tenant.surroundings import library_versions, take_surroundings
+
+if TYPE_CHECKING:
+    from mtexp.tenant.shared_weights import SharedModel
 
 _ORPHAN_S = 10.0  # what an orphan gets to finish its request; SIGKILL with work in flight can hurt other MPS clients
 _BUSY_REQUESTS = 10
@@ -203,7 +203,7 @@ class _Tenant:
         self.error: Exception | None = None
         self.parameters = 0
         self.busy_ms: float | None = None
-        self.shared = SharedModel(job.weights, keeper=job.keeps_weights) if job.weights else None
+        self.shared = _shared(job)
         self.known: dict[str, Any] = {}
         """Facts that are determined once: checksums of weights and inputs, and whether it computes right."""
         self.thread_id = 0
@@ -220,7 +220,7 @@ class _Tenant:
     def _build(self) -> None:
         with torch.cuda.stream(self.stream):
             compiler = execution.compiler(self.spec.execution)
-            build = self.shared.build if self.shared else build_model
+            build = self.shared.build if self.shared else None
             prepared = prepare(self.spec, self.device.torch_device, compiler, build)
             self.prepared = prepared
             if prepared.module is not None:
@@ -324,8 +324,7 @@ class _Tenant:
             "attn_implementation": self.spec.model.attn_implementation,
             "num_threads": torch.get_num_threads(),
             "cores": sorted(os.sched_getaffinity(0)),
-            "torch_version": torch.__version__,
-            "transformers_version": transformers.__version__,
+            **library_versions(),
         }
         facts |= self.known | (self.shared.facts() if self.shared else {})
         if self.partition is not None:
@@ -361,6 +360,15 @@ class _Tenant:
         except Exception as error:
             error.tenant = self.id  # type: ignore[attr-defined]
             raise
+
+
+def _shared(job: TenantJob) -> SharedModel | None:
+    """The weights that the tenant shares with others, if it does."""
+    if not job.weights:
+        return None
+    from mtexp.tenant.shared_weights import SharedModel  # with transformers, which not every tenant needs
+
+    return SharedModel(job.weights, keeper=job.keeps_weights)
 
 
 def _places(job: ProcessJob, device: CpuDevice | CudaDevice) -> list[_Place]:

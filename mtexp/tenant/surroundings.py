@@ -1,4 +1,6 @@
-"""What a tenant process takes over from its job, first of all. May touch: torch's threads, signals, its log."""
+"""What a tenant process takes over from its job, first of all, and its libraries. May touch: torch's threads, signals,
+its log.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ import ctypes
 import faulthandler
 import os
 import signal
+import sys
+from importlib import metadata
 
 import torch
 
@@ -31,3 +35,10 @@ def take_surroundings(job: ProcessJob) -> None:
     if job.cores:
         os.sched_setaffinity(0, job.cores)
     torch.set_num_threads(1)  # the same alone and shared: more threads for a lone tenant would look like interference
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of torch and transformers; a tenant that is no model of transformers has not imported it."""
+    transformers = sys.modules.get("transformers")
+    version = metadata.version("transformers") if transformers is None else transformers.__version__
+    return {"torch_version": torch.__version__, "transformers_version": version}

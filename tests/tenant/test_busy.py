@@ -16,8 +16,8 @@ from torch.autograd import DeviceType
 
 from mtexp.errors import MtexpError
 from mtexp.tenant import execution, tracing
+from mtexp.tenant.prepared import Prepared
 from mtexp.tenant.process import _CYCLES_PER_MS, _Tenant
-from mtexp.tenant.requests import Prepared
 from tests.strategies import closed_loop
 
 

@@ -15,7 +15,7 @@ from mtexp.tenant import execution, process
 from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.device import CpuDevice
 from mtexp.tenant.job import ProcessJob, TenantJob
-from mtexp.tenant.requests import Prepared
+from mtexp.tenant.prepared import Prepared
 
 
 def test_weights_and_inputs_outlive_a_request_that_does_not_hold_them(

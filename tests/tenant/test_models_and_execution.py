@@ -17,8 +17,9 @@ import yaml
 from mtexp.spec import ModelSpec, TenantSpec
 from mtexp.tenant import execution
 from mtexp.tenant.models import ModelUnavailable, build_model, meta_model
+from mtexp.tenant.prepared import Prepared
 from mtexp.tenant.reference import Call, Products
-from mtexp.tenant.requests import Prepared, prepare
+from mtexp.tenant.requests import prepare
 from tests.tenant.tenant_specs import MODELS, model, tenant
 
 CPU = torch.device("cpu")

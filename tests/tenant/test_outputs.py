@@ -15,7 +15,8 @@ from mtexp.tenant import execution, outputs
 from mtexp.tenant.buffers import Board, SampleBuffer
 from mtexp.tenant.loop import Loop
 from mtexp.tenant.outputs import Outputs, check_layers, output_tensor
-from mtexp.tenant.requests import Prepared, prepare
+from mtexp.tenant.prepared import Prepared
+from mtexp.tenant.requests import prepare
 from mtexp.testing.faults import KINDS
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ from tenant_specs import tenant
 from torch.nn import functional
 
 from mtexp.tenant import reference
+from mtexp.tenant.model_requests import random_tokens
 from mtexp.tenant.models import DTYPES, build_model
 from mtexp.tenant.reference import Call, Products, compare, exact
-from mtexp.tenant.requests import random_tokens
 
 CPU = torch.device("cpu")
 

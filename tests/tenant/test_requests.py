@@ -14,7 +14,9 @@ from transformers import StaticCache
 
 from mtexp.errors import MtexpError
 from mtexp.spec import TenantSpec
-from mtexp.tenant.requests import Prepared, prepare, random_tokens
+from mtexp.tenant.model_requests import random_tokens
+from mtexp.tenant.prepared import Prepared
+from mtexp.tenant.requests import prepare
 from tests.tenant.tenant_specs import STRESSORS, model, stressor, tenant
 
 CPU = torch.device("cpu")
@@ -223,6 +225,6 @@ def test_a_cache_of_another_transformers_is_said(monkeypatch: pytest.MonkeyPatch
                 else:
                     layer.cumulative_length = 0
 
-    monkeypatch.setattr("mtexp.tenant.requests.StaticCache", Other)
+    monkeypatch.setattr("mtexp.tenant.model_requests.StaticCache", Other)
     with pytest.raises(MtexpError, match=f"transformers {transformers.__version__}.*workload=forward"):
         prepare(tenant("llama_3_2_1b", kind), torch.device("cpu"), lambda module: module)
