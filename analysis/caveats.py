@@ -1,6 +1,7 @@
-"""What to know of the measurement: the event timer, how far runs repeat, the power cap.
+"""What to know of the measurement: the event timer, how far runs repeat, the power cap, graphs of two kinds.
 
-Lives here: three questions of :mod:`analysis.findings`. May touch: nothing outside its arguments.
+Lives here: three questions of :mod:`analysis.findings`, and a caveat of a report. May touch: nothing outside its
+arguments.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pandas as pd
 
 from mtexp.metrics.clock import CLOCK_LIMIT
 from mtexp.metrics.repeats import Estimate, geometric_mean
+from mtexp.text_tables import counted
 
 from . import tables
 from .answers import Answer, Judge, missing, over
@@ -23,6 +25,11 @@ from .pooling import Results, in_order
 
 _AGREE = (0.95, 1.05)
 """Two clocks agree when the whole interval of their ratio is within."""
+_NO_MASKS = pd.Timestamp("2026-11-30T09:48:46Z")
+"""Since this commit, CUDA graphs and compiled models have no attention mask that eager mode lacks.
+
+A record does not say whether they had one, but what began earlier was not measured by this code.
+"""
 
 
 def is_event_timer_right(results: Results, judge: Judge) -> Iterable[Answer]:
@@ -118,6 +125,26 @@ def does_power_limit(results: Results, judge: Judge) -> Iterable[Answer]:
     claim += f", in {low} of them to under {100 * CLOCK_LIMIT:g} % of the median SM clock" if low else ""
     note = "part of a slowdown there is the cap, not the neighbour; the tables say for which share of the window"
     yield Answer("Did the power cap matter?", f"{claim}; {note}.", True)
+
+
+def graphs_with_masks(results: Results) -> str:
+    """Says that graphs with and without an attention mask were put together; empty where none were."""
+    tenants = pd.concat([results.data.tenants, results.alone.runs], ignore_index=True)
+    tenants = tenants.reindex(columns=["record_id", "execution", "role", "start_time"])
+    graphs = tenants[tenants["execution"].isin(["cuda_graph", "compile"]) & (tenants["role"] != "stressor")]
+    if graphs.empty:
+        return ""
+    began = pd.to_datetime(graphs["start_time"], utc=True)
+    older = dict(zip(graphs["record_id"].astype(str), began < _NO_MASKS, strict=True))
+    pooled = [*results.points["records"], *([own for own, _ in group] for group in results.alone.groups.values())]
+    mixed = sum(len({older[str(record)] for record in records if str(record) in older}) > 1 for records in pooled)
+    if not mixed:
+        return ""
+    return (
+        f"Runs from before and after {_NO_MASKS:%d %B %Y} are put together in {counted(mixed, 'point')} of CUDA graphs "
+        "or compiled models: the earlier ones may have an attention mask, with which a request takes up to 2.5 times "
+        "as long."
+    )
 
 
 def _alone_name(row: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from mtexp.text_tables import counted, rounded
 
 from . import tables
 from .answers import MPS, TURNS, Judge, gains
+from .caveats import graphs_with_masks
 from .findings import claim_limit
 from .frames import rows_of
 from .intervals import text
@@ -237,6 +238,8 @@ def caveats(results: Results) -> list[str]:
     if len(results.impossible):
         which = counted(len(results.impossible), "point")
         found.append(f"Left out of every figure because sharing cannot give it: {which}; see Impossible points.")
+    if mixed := graphs_with_masks(results):
+        found.append(mixed)
     capped, low = tables.power_limited(results)
     if capped:
         found.append(

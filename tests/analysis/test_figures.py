@@ -401,3 +401,29 @@ def test_the_page_and_the_picture_list_models_in_one_order(tmp_path: Path) -> No
     assert table[0].strip(" |").split(" | ") == list(trace.x)
     assert [line.split(" | ")[0].strip("| ") for line in table[2:6]] == list(trace.y)
     assert list(trace.y) == ["bert_base", "deberta_v3_base", "distilgpt2", "mistral_7b"]
+
+
+@pytest.mark.parametrize(
+    ("execution", "second", "said"),
+    [
+        ("cuda_graph", "2026-11-30T14:00:00Z", True),
+        ("compile", "2026-11-30T14:00:00Z", True),
+        ("eager", "2026-11-30T14:00:00Z", False),
+        ("cuda_graph", "2026-11-29T20:00:00Z", False),
+    ],
+)
+def test_graphs_with_and_without_masks_are_not_put_together_in_silence(
+    tmp_path: Path, execution: str, second: str, said: bool
+) -> None:
+    """Of one point, one run before graphs had no mask and one after: no record says which has one, the date does."""
+    study = Study(tmp_path, iterations=40)
+    for started in ("2026-11-29T10:00:00Z", second):
+        study.run(["bert_base", "distilgpt2"], started_at=started, baseline=False)
+    data = load(records=tmp_path)
+    results = pool(replace(data, tenants=data.tenants.assign(execution=execution)), draws=50)
+    about = [text for text in summary(results).caveats if "mask" in text]
+    assert len(about) == said
+    if said:
+        assert about[0].startswith(
+            "Runs from before and after 30 November 2026 are put together in 1 point of CUDA graphs"
+        )
