@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -42,6 +43,24 @@ def test_a_refused_command_line_leaves_no_process(tmp_path):
     while left := _group(run.pid):
         assert time.monotonic() < until, left
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "why"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_while_it_is_imported_ends_it_with_one_line(tmp_path, number, why):
+    (tmp_path / "multiprocessing.py").write_text("import time\nprint(1, flush=True)\ntime.sleep(60)\n")
+    run = subprocess.Popen(
+        [sys.executable, ROOT / "run.py", "mix=bert_base"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == "1\n"
+    run.send_signal(number)
+    assert run.communicate(timeout=60)[1] == f"Interrupted by {why}.\n"
+    assert run.returncode == 128 + number
 
 
 def _group(number: int) -> list[str]:
