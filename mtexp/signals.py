@@ -104,7 +104,8 @@ def _signals_as_ctrl_c() -> Iterator[None]:
     before = {}
     if threading.current_thread() is threading.main_thread():
         for signum in _ENDING:
-            if (signum == signal.SIGINT) == callable(signal.getsignal(signum)):  # neither ignored nor somebody else's
+            own = signal.getsignal(signum)
+            if callable(own) if signum == signal.SIGINT else own is signal.SIG_DFL:  # not ignored or somebody else's
                 before[signum] = signal.signal(signum, end)
     try:
         yield

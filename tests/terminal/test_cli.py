@@ -23,7 +23,7 @@ from mtexp.errors import ConfigError, LeaseBusy
 from mtexp.host import Device
 from mtexp.records.record import RunRecord
 from mtexp.running.runner import Job
-from mtexp.signals import Ended
+from mtexp.signals import Ended, ended_in_order
 from mtexp.spec import spec_hash, to_json
 from mtexp.terminal import cli, points
 from mtexp.terminal.conclusion import JOB
@@ -180,6 +180,17 @@ def test_interrupting_ends_the_sweep(runner: FakeRunner, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("argv", [["mix=solo"], ["-m", "mix=solo,pair"]])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_an_ignored_signal_ends_nothing(number: int) -> None:
+    """Under nohup a terminal that is closed is no reason to end; a shell without job control ignores Ctrl-C."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        assert ended_in_order(lambda: os.kill(os.getpid(), number) or 7) == 7
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize(
     ("stop", "code", "said"), [(Ended(signal.SIGTERM), 143, "SIGTERM"), (KeyboardInterrupt(), 130, "Ctrl-C")]
 )
