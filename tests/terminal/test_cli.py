@@ -179,7 +179,6 @@ def test_interrupting_ends_the_sweep(runner: FakeRunner, capsys: pytest.CaptureF
     assert "1 of 2 runs failed, 1 did not run" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["mix=solo"], ["-m", "mix=solo,pair"]])
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_an_ignored_signal_ends_nothing(number: int) -> None:
     """Under nohup a terminal that is closed is no reason to end; a shell without job control ignores Ctrl-C."""
@@ -191,6 +190,7 @@ def test_an_ignored_signal_ends_nothing(number: int) -> None:
         signal.signal(number, before)
 
 
+@pytest.mark.parametrize("argv", [["mix=solo"], ["-m", "mix=solo,pair"]])
 @pytest.mark.parametrize(
     ("stop", "code", "said"), [(Ended(signal.SIGTERM), 143, "SIGTERM"), (KeyboardInterrupt(), 130, "Ctrl-C")]
 )
