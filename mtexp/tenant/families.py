@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import transformers
 from torch.nn import functional
+from transformers import AutoConfig
+from transformers.models.auto import modeling_auto
 
 from mtexp.collector import collector_off
 from mtexp.errors import MtexpError
 from mtexp.spec import ModelSpec, TenantSpec, WorkloadSpec
-from mtexp.tenant.library import AutoConfig, modeling_auto, transformers
 
 AUTOMATIC = {
     "encoder": "AutoModel",

@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import torch
+from transformers import EncoderDecoderCache, StaticCache
 
 from mtexp.spec import TenantSpec
 from mtexp.tenant.families import inputs_of
-from mtexp.tenant.library import EncoderDecoderCache, StaticCache
 from mtexp.tenant.outputs import Outputs
 from mtexp.tenant.prepared import Prepared, synchronizer
 

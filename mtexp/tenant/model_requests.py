@@ -9,13 +9,14 @@ from itertools import islice
 from typing import Any
 
 import torch
+import transformers
+from transformers import StaticCache
 
 from mtexp.errors import MtexpError
 from mtexp.spec import TenantSpec
 from mtexp.tenant.families import POOLING, chooses, inputs_of, vocabulary
 from mtexp.tenant.generation import generate_after_encoder
 from mtexp.tenant.lengths import in_shapes
-from mtexp.tenant.library import StaticCache, transformers
 from mtexp.tenant.models import DTYPES
 from mtexp.tenant.outputs import Outputs, output_tensor
 from mtexp.tenant.prepared import Prepared, Steps, synchronizer

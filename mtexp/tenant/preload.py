@@ -6,11 +6,9 @@ forked process can use it. So torchao counts as absent until all is imported: a 
 # ruff: noqa: E402
 
 import gc
-import importlib
 import sys
 
 _STARTS_CUDA = "torchao"
-_MODELS = ("bert", "deberta_v2", "gpt2", "llama", "mistral")
 _there = _STARTS_CUDA in sys.modules
 sys.modules.setdefault(_STARTS_CUDA, None)  # type: ignore[arg-type]  # importing it fails, looking for it finds nothing
 gc.disable()  # a tenth of the time of these imports
@@ -18,13 +16,15 @@ gc.disable()  # a tenth of the time of these imports
 import pandas  # noqa: F401  pyarrow imports it at its first array
 import pyarrow.parquet  # noqa: F401  the sampler writes its file with it, and the next point waits for that
 import torch  # noqa: F401
+import transformers.models.bert.modeling_bert
+import transformers.models.deberta_v2.modeling_deberta_v2
+import transformers.models.gpt2.modeling_gpt2
+import transformers.models.llama.modeling_llama
+import transformers.models.mistral.modeling_mistral  # noqa: F401
 
 import mtexp.tenant.model_requests
 import mtexp.tenant.process
 import mtexp.tenant.shared_weights  # noqa: F401
-
-for _model in _MODELS:
-    importlib.import_module(f"transformers.models.{_model}.modeling_{_model}")
 
 if not _there:
     del sys.modules[_STARTS_CUDA]
