@@ -3,7 +3,8 @@
 Lives here: :func:`best_splits` and the command. May touch: what :func:`analysis.data.load` does, standard output; with
 ``--measure`` it runs the best splits and what they are compared with. Latencies come from SM curves
 (:mod:`analysis.sm_curve`), times what neighbours cost in the splits of these models that were measured. Progress is
-against the model alone on the most SMs of its curve; a split is best that keeps every level with the highest STP.
+against the model alone on the whole device where a run of the mix has it, else on the most SMs of its curve; a split
+is best that keeps every level with the highest STP.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import itertools
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,7 @@ def best_splits(
     total: int,
     *,
     beside: Mapping[str, float] | None = None,
+    alone: Mapping[str, float] | None = None,
     p99: bool = False,
 ) -> list[Split]:
     """Candidate splits, the best first: levels kept, then STP.
@@ -105,9 +107,11 @@ def best_splits(
         levels: Highest latency in ms by model; a model without one may take any time.
         total: SMs of the device.
         beside: Latency beside neighbours / alone on the same SMs, by model; 1 where it was not measured.
+        alone: Mean latency in ms alone on the whole device, by model; on the most SMs of the curves by default.
         p99: Levels are of the p99 latency.
     """
     beside = beside or {}
+    alone = alone or {model: curve.points[-1].latency_ms for model, curve in curves.items()}
     found = []
     for sizes in partitions(list(counts.values()), total):
         sms = dict(zip(counts, sizes, strict=True))
@@ -116,7 +120,7 @@ def best_splits(
         except ValueError:
             continue  # smaller or larger than what was measured
         shown = {m: ms * curves[m].tail(sms[m]) if p99 else ms for m, ms in mean_ms.items()}
-        stp = sum(n * curves[m].points[-1].latency_ms / mean_ms[m] for m, n in counts.items())
+        stp = sum(n * alone[m] / mean_ms[m] for m, n in counts.items())
         kept = all(shown[model] <= level for model, level in levels.items())
         found.append(Split(sms, shown, stp, kept))
     return sorted(found, key=lambda split: (not split.kept, -split.stp))
@@ -130,6 +134,9 @@ def measured(data: Dataset, counts: Mapping[str, int], execution: str, *, p99: b
         counts: Tenants by model.
         execution: Of every tenant; the same mix executed otherwise is another one.
         p99: Latencies are p99.
+
+    Returns:
+        Also the mean latency of each model (``mean``) and, of sustained runs, of its baseline (``alone``), in ms.
     """
     rows = []
     key = "latency_p99_ms" if p99 else "latency_mean_ms"
@@ -147,6 +154,8 @@ def measured(data: Dataset, counts: Mapping[str, int], execution: str, *, p99: b
             row[f"{model} SMs"] = int(sizes.iloc[0]) if len(sizes) and sizes.nunique() == 1 else pd.NA
             row[f"{model} ms"] = float(own[key].mean()) if key in own else math.nan
             row[f"{model} mean"] = float(own["latency_mean_ms"].mean())
+            if run.get("design") == "sustained":  # against a baseline on the whole device
+                row[f"{model} alone"] = float((own["latency_mean_ms"] / own["slowdown"]).mean())
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -165,6 +174,12 @@ def cost_beside(found: pd.DataFrame, curves: Mapping[str, SmCurve]) -> dict[str,
     return factors
 
 
+def alone_whole(found: pd.DataFrame, models: Collection[str]) -> dict[str, float]:
+    """Mean latency in ms alone on the whole device, by model: geometric mean over runs; empty unless all are known."""
+    logs = {m: np.log(found.reindex(columns=[f"{m} alone"])[f"{m} alone"].dropna().astype(float)) for m in models}
+    return {m: math.exp(own.mean()) for m, own in logs.items()} if all(map(len, logs.values())) else {}
+
+
 def repeated(found: pd.DataFrame) -> pd.DataFrame:
     """Runs of the same sharing mode and SMs as one row: means over runs, ``runs``, and the interval of STP over them.
 
@@ -176,7 +191,7 @@ def repeated(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, own in found.groupby(["sharing", *sizes], dropna=False, sort=False):
         row = dict(zip(["sharing", *sizes], key, strict=True))
-        row |= {name: own[name].mean() for name in own.columns if name.endswith((" ms", " mean"))}
+        row |= {name: own[name].mean() for name in own.columns if name.endswith((" ms", " mean", " alone"))}
         stp = own["stp"].dropna().to_numpy(np.float64)
         row |= {"stp": own["stp"].mean(), "stp_ci_low": math.nan, "stp_ci_high": math.nan, "runs": len(own)}
         if len(stp) > 1:
@@ -217,7 +232,7 @@ def table(splits: Sequence[Split], found: pd.DataFrame, levels: Mapping[str, flo
     own = []
     for row in rows_of(found):
         kept = all(row[f"{model} ms"] <= level for model, level in levels.items())
-        shown = {name: value for name, value in row.items() if not name.endswith(" mean")}
+        shown = {name: value for name, value in row.items() if not name.endswith((" mean", " alone"))}
         own.append({"how": "measured", **shown, "levels": "kept" if kept else "missed"})
     own.sort(key=lambda row: (row["levels"] != "kept", -row["stp"] if row["stp"] == row["stp"] else 0.0))
     frame = pd.DataFrame([*own, *rows])
@@ -338,7 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     total = options.sms or sms_of(data)
     beside = cost_beside(found, curves)
     _warn(options.execution, beside)
-    splits = best_splits(curves, counts, levels, total, beside=beside, p99=options.p99)
+    alone = alone_whole(found, counts)
+    splits = best_splits(curves, counts, levels, total, beside=beside, alone=alone, p99=options.p99)
     if not splits:
         raise DataError(f"{options.mix} does not fit {total} SMs in the sizes that the curves have")
     if not (options.measure and options.format):  # another program reads one table

@@ -156,6 +156,11 @@ def test_the_command_says_what_was_measured_and_what_to_measure(
     assert "mix.tenants.bert_base.sm_count=64" in out
     assert split.main(["bert_base+distilgpt2", "--level", "bert_base=0.1", *of_132]) == 1
     capsys.readouterr()
+    split.main(["bert_base+distilgpt2", *of_132, "--json"])
+    even = [row for row in json.loads(capsys.readouterr().out) if row["bert_base SMs"] == row["distilgpt2 SMs"] == 64]
+    # predicted as measured: against the baselines of 2.04 ms, not against the 2.0 ms on 128 SMs
+    assert [row["stp"] for row in even] == pytest.approx([2 / 1.3] * len(even), rel=0.005)
+    assert {row["how"] for row in even} == {"measured", "predicted"}
     assert split.main(["bert_base+mistral_7b", "--records", str(tmp_path)]) == 2
     refused, command = capsys.readouterr().err.splitlines()  # the command is a line of its own, to copy
     assert "no SM curve (cuda_graph) of mistral_7b" in refused
