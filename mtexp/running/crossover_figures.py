@@ -26,6 +26,9 @@ from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.spec import RunSpec
 from mtexp.telemetry import load, over_spans
 
+TURN_MS = 2.1
+"""How long a process has the GPU by time slicing, seen on H200s (docs/results/designs.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reference:
@@ -82,6 +85,14 @@ def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) ->
         pinned=measured.cores is not None and measured.cores.pinned,
         redrawn=any(block.cores for block in measured.blocks),
     )
+    if short := _short(spec, summary):
+        yield Finding(
+            "note",
+            "fresh-processes",
+            f"a request of {', '.join(short)} takes less than a turn of the GPU ({TURN_MS:g} ms): in fresh processes "
+            "its slowdown differs by 2 to 3 %, which is not in the interval",
+            "Use repetitions=3 where that matters. STP and its ratios are not concerned.",
+        )
     if spec.sharing.mps_mode != "disabled":
         yield Finding(
             "note",
@@ -92,6 +103,14 @@ def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) ->
             else "Sweep over mps_settings=disabled too: measured side by side, slowdown_whole, stp_whole and mode_cost "
             "show it.",
         )
+
+
+def _short(spec: RunSpec, summary: RunSummary) -> list[str]:
+    """Tenants whose requests are shorter than a turn: CUDA graphs in processes that share the device."""
+    if spec.sharing.mode != "processes":
+        return []
+    graphs = [tenant.id for tenant in spec.tenants if tenant.execution == "cuda_graph"]
+    return [name for name in graphs if summary.tenants.get(name, {}).get("alone_latency_mean_ms", TURN_MS) < TURN_MS]
 
 
 def block_telemetry(measured: Measurement, folder: Path) -> BlockTelemetry:
