@@ -72,7 +72,7 @@ def _check_levels(config: Config, spec: RunSpec) -> None:
     c, measure = config.capacity, config.measure
     if not any(tenant.slo_ms or tenant.slo_factor for tenant in spec.tenants):
         entry = next(iter(config.mix.tenants))
-        remedy = f"Set mix.tenants.{entry}.slo_ms=20, or slo_factor=2 (of its baseline); in a sweep =choice(20)."
+        remedy = f"Set mix.tenants.{entry}.slo_ms=20, or slo_factor=2 (of its baseline)."
         raise ConfigError("mix.tenants", spec.mix, "a mix in which a tenant has a service level", remedy)
     if not 0 < c.attainment_pct < 100:
         remedy = "Set capacity.attainment_pct=99."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -110,6 +110,7 @@ def plan(
     overrides = _with_sweep(typed)
     _check(composer, overrides)
     try:
+        overrides = _left_to_points(composer, overrides, multirun=args.multirun)
         master, hydra = composer.load(overrides, RunMode.MULTIRUN)
         multirun = args.multirun or hydra.mode is RunMode.MULTIRUN
         _check_sweep(composer, overrides, multirun=multirun)
@@ -258,6 +259,38 @@ def _has(composer: Composer, overrides: Sequence[str], key: str) -> bool:
     return any(composer.parse(text).key_or_group == key for text in overrides)
 
 
+def _left_to_points(composer: Composer, overrides: list[str], *, multirun: bool) -> list[str]:
+    """Return ``overrides`` of a sweep over mixes with values of tenants written as ``choice(value)``.
+
+    Hydra composes a sweep once before its points, without what is swept: it would look for these tenants in the default
+    mix. A choice of one value waits for the points, each with its own mix.
+    """
+    each = {text: choice for text in overrides if (choice := _choice_of_one(composer, text))}
+    may_sweep = multirun or any(text.lstrip("+").startswith(("experiment=", "hydra.mode=")) for text in overrides)
+    if not each or not may_sweep:
+        return overrides
+    _, hydra = composer.load([text for text in overrides if text not in each], RunMode.MULTIRUN)
+    swept = [composer.parse(text) for text in overrides]
+    over_mixes = any(override.key_or_group == "mix" and override.is_sweep_override() for override in swept)
+    over_mixes = over_mixes or "mix" in (hydra.sweeper.get("params") or {})
+    sweeps = (multirun or hydra.mode is RunMode.MULTIRUN) and _splits(hydra)
+    return [each.get(text, text) for text in overrides] if sweeps and over_mixes else overrides
+
+
+def _choice_of_one(composer: Composer, text: str) -> str:
+    """``mix.tenants.ID.KEY=VALUE`` as ``...=choice(VALUE)``; empty for any other override."""
+    override = composer.parse(text)
+    plain = not (override.is_add() or override.is_force_add() or override.is_delete() or override.is_sweep_override())
+    if not plain or not override.key_or_group.startswith("mix.tenants."):
+        return ""
+    key, _, value = text.partition("=")
+    with suppress(HydraException):
+        choice = composer.parse(f"{key}=choice({value})")
+        if choice.is_sweep_override() and list(choice.sweep_iterator()) == [override.value()]:
+            return f"{key}=choice({value})"
+    return ""
+
+
 # --- checks before composing ------------------------------------------------------------------------------------------
 
 
@@ -313,6 +346,11 @@ def _check_points(composer: Composer, points: Sequence[Sequence[str]]) -> None:
         raise Refused(list(problems.values())[:_MAX_PROBLEMS], len(points))
 
 
+def _splits(hydra: DictConfig) -> bool:
+    """Whether the points are those of the basic sweeper; others choose theirs during the sweep."""
+    return OmegaConf.select(hydra, "sweeper._target_") in (_BASIC_SWEEPER, SWEEPER)
+
+
 # --- points -----------------------------------------------------------------------------------------------------------
 
 
@@ -320,7 +358,7 @@ def _points(composer: Composer, overrides: Sequence[str], hydra: DictConfig) -> 
     """Return the points that Hydra will run; sweepers other than the basic one choose theirs during the sweep."""
     fixed = [text for text in overrides if composer.parse(text).is_hydra_override()]
     task = [text for text in overrides if text not in fixed]
-    if OmegaConf.select(hydra, "sweeper._target_") not in (_BASIC_SWEEPER, SWEEPER):
+    if not _splits(hydra):
         return [[text for text in task if not composer.parse(text).is_sweep_override()]]
     params = {str(key): value for key, value in (hydra.sweeper.params or {}).items()}
     return [[*fixed, *point] for point in composer.split(task, params)]

@@ -167,15 +167,17 @@ def _check_key(composer: Composer, override: Override) -> None:
         hint = known[part]
 
 
-def _unknown_key(key: str, value: str, known: Sequence[str], *, whole: str = "", where: str = "") -> ConfigError:
+def _unknown_key(
+    key: str, value: str, known: Sequence[str], *, whole: str = "", where: str = "", place: str = ""
+) -> ConfigError:
     """The error about ``key``, which does not exist; ``whole`` = the key below it that was typed."""
     above, _, part = key.rpartition(".")
     names = ", ".join(dict.fromkeys(known)) or "nothing below it"
     allowed = f"keys of {above}: {names}" if above else names
     remedy = nearest(part, known) or _HELP
     if above == "mix.tenants":
-        remedy = f"{nearest(part, known)} In a sweep over mixes write ...=choice({value}), checked for each point."
-    return ConfigError(whole or key, value, allowed, f"There is no {key}. {remedy.strip()}{where}")
+        remedy = nearest(part, known)
+    return ConfigError(whole or key, value, allowed, f"There is no {key}{place}. {remedy}".rstrip() + where)
 
 
 def _bare(hint: Any) -> Any:
@@ -221,7 +223,10 @@ def translate(error: Exception, composer: Composer, overrides: Sequence[str]) ->
         if isinstance(inner, ConfigKeyError | ConfigAttributeError) and isinstance(inner.parent_node, DictConfig):
             typed = (t for t in overrides if f"{_key_of(composer, t)}.".startswith(f"{key}."))
             whole, _, value = next(typed, f"{key}={_in_file(inner.value)}").lstrip("+").partition("=")
-            return _unknown_key(key, value, [str(name) for name in inner.parent_node], whole=whole, where=where)
+            names = [str(name) for name in inner.parent_node]
+            mixes = [t.partition("=")[2] for t in overrides if _key_of(composer, t) == "mix"]
+            place = f" in mix={mixes[-1]}" if mixes and key.startswith("mix.tenants.") else ""
+            return _unknown_key(key, value, names, whole=whole, where=where, place=place)
         tenant = f"+mix.tenants.{key}."
         if added := next((t for t in overrides if t.startswith(tenant) and not where), ""):
             whole, _, value = added.lstrip("+").partition("=")

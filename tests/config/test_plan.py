@@ -115,6 +115,25 @@ def test_the_last_point_is_checked_before_the_first_runs() -> None:
     assert "all 4 points" in text
 
 
+TWO_MIXES = ("-m", "mix=bert_base+llama_3_2_1b,llama_3_2_1b+mistral_7b")
+
+
+@pytest.mark.parametrize(
+    ("tenant", "without", "there"),
+    [
+        ("bert_base", ["llama_3_2_1b+mistral_7b"], ["llama_3_2_1b, mistral_7b"]),
+        ("x", ["bert_base+llama_3_2_1b", "llama_3_2_1b+mistral_7b"], ["bert_base, llama_3_2_1b", "llama_3_2_1b, mis"]),
+    ],
+)
+def test_a_mix_of_a_sweep_without_the_tenant_is_named(tenant: str, without: list[str], there: list[str]) -> None:
+    """With the tenants that it has; also where no mix has it."""
+    text = _refusal(*TWO_MIXES, f"mix.tenants.{tenant}.batch_size=2")
+    assert text.count("refused: ") == len(without)
+    assert all(f"There is no mix.tenants.{tenant} in mix={mix}." in text for mix in without)
+    assert all(f"keys of mix.tenants: {names}" in text for names in there)
+    assert "all 2 points" in text
+
+
 def test_a_long_sweep_of_mistakes_is_not_told_in_full() -> None:
     """Up to five different problems are shown."""
     text = _refusal("-m", "mix=mistral_7b*40", "workload.batch_size=" + ",".join(str(-i) for i in range(20)))

@@ -472,3 +472,21 @@ def test_points_are_composed_once_by_hydra(runner: FakeRunner, monkeypatch: pyte
     assert cli.main(["-m", "mix=solo,pair"]) == 0
     assert len(runner.jobs) == 2
     assert len(composed) == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "sizes"),
+    [
+        (["-m", "mix=bert_base+distilgpt2,bert_base*2"], {"bert_base+distilgpt2": [7, 3], "bert_base*2": [7, 7]}),
+        (["+experiment=quick"], {"bert_base": [7], "bert_base*2": [7, 7], "bert_base+distilgpt2": [7, 3]}),
+        (["-m", "mix=bert_base+distilgpt2", "seed=1,2"], {"bert_base+distilgpt2": [7, 3]}),
+    ],
+)
+def test_a_setting_of_a_tenant_holds_in_every_mix_of_a_sweep(
+    runner: FakeRunner, typed: list[str], sizes: dict[str, list[int]]
+) -> None:
+    """A plain value: the jobs that Hydra runs have it, in mixes of the command line and of an experiment."""
+    arguments = ["mix.tenants.bert_base.batch_size=7", "workload.batch_size=3", "sweep_order=written"]
+    assert cli.main([*typed, *arguments]) == 0
+    ran = {job.spec.mix: [tenant.workload.batch_size for tenant in job.spec.tenants] for job in runner.jobs}
+    assert ran == sizes
