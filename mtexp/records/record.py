@@ -95,7 +95,7 @@ class RunRecord:
     """:func:`mtexp.spec.to_json` of the RunSpec."""
     spec_hash: str
     baseline_hash: str = ""
-    """For a baseline, and a run of one tenant that is like one: :func:`mtexp.tracking.ledger.baseline_hash`."""
+    """For a baseline: :func:`mtexp.tracking.ledger.baseline_hash`."""
     status: str
     """``FINISHED`` or ``FAILED``."""
     failure: str = ""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mtexp.alone import is_like_its_baseline, with_baselines, without_arrivals
 from mtexp.errors import Misplaced
 from mtexp.launch import missing_cores
 from mtexp.metrics.finding import Finding
@@ -111,6 +110,20 @@ def with_rates(run: RunSpec, alone: Mapping[str, BaselineRun]) -> RunSpec:
     return replace(run, tenants=tuple(tenants))
 
 
+def measures_alone(run: RunSpec) -> bool:
+    """Whether a run is one of a tenant alone on the whole device without a sharing mode: what a baseline is."""
+    return len(run.tenants) == 1 and run.sharing.mode in ("processes", "mig") and run.sharing.mps_mode == "disabled"
+
+
+def without_arrivals(run: RunSpec) -> bool:
+    """Whether no tenant of ``run`` is compared with itself alone at the same arrivals.
+
+    A single tenant is alone already. A capacity search tries another rate with each probe: it looks for the service
+    level, not for the cost of sharing.
+    """
+    return measures_alone(run) or run.kind != "mix" or bool(run.search.name) or run.baseline.mode == "skip"
+
+
 def missing_baselines(
     run: RunSpec,
     alone: Mapping[str, BaselineRun],
@@ -126,7 +139,7 @@ def missing_baselines(
         at_arrivals: Baselines at their own arrivals of tenants in open loop.
     """
     remedy = "See the verdict of that baseline; the next run measures it again."
-    for tenant in with_baselines(run):
+    for tenant in run.tenants:
         name = tenant.id
         if name not in alone:
             yield Finding(
@@ -188,14 +201,6 @@ def baseline_spec(tenant: TenantSpec, run: RunSpec, *, partitioned: bool = False
     )
 
 
-def own_hash(run: RunSpec, environment: Mapping[str, Any]) -> str:
-    """The hash of the baseline that ``run`` is like, so that an analysis can put the two together; else empty."""
-    if run.kind != "mix" or not is_like_its_baseline(run):
-        return ""
-    spec = baseline_spec(run.tenants[0], run)
-    return baseline_hash(spec.tenants[0], spec, environment)
-
-
 class Baselines:
     """Baselines of one sweep in this process: each VALID one is looked up once and measured at most once in a pass
     over its points (a repetition), until it is older than ``baseline.max_age_h``. So the baselines of a sweep are
@@ -215,7 +220,7 @@ class Baselines:
         partitioned: bool = False,
         at_arrivals: bool = False,
     ) -> dict[str, BaselineRun]:
-        """The baseline of each tenant of ``run`` that needs and has one, by tenant id.
+        """The baseline of each tenant of ``run`` that has one, by tenant id.
 
         Args:
             run: The run to compare with.
@@ -227,11 +232,11 @@ class Baselines:
         Raises:
             ConfigError: ``baseline=require`` and one has not been measured.
         """
-        if at_arrivals and without_arrivals(run):
+        if run.baseline.mode == "skip" or (at_arrivals and without_arrivals(run)):
             return {}
         found: dict[str, BaselineRun] = {}
         tried: dict[str, BaselineRun | None] = {}
-        for tenant in with_baselines(run):
+        for tenant in run.tenants:
             if at_arrivals and tenant.arrival.kind == "closed":
                 continue
             spec = baseline_spec(tenant, run, partitioned=partitioned, at_arrivals=at_arrivals)
@@ -275,7 +280,5 @@ class Baselines:
     def _measured(self, name: str, spec: RunSpec, run: RunSpec, measure: MeasureAlone) -> BaselineRun | None:
         if run.baseline.mode == "require":
             why = f"{spec.mix} has no stored baseline on this device (baseline hash {name})"
-            in_turns = run.measure.design == "crossover"
-            how = "baseline=auto and measure.design=sustained" if in_turns else "baseline=auto"
-            raise Misplaced("baseline.mode", "require", why, f"Run this mix once with {how}.")
+            raise Misplaced("baseline.mode", "require", why, "Run it once with baseline=auto.")
         return measure(spec, name)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mtexp.alone import is_like_its_baseline
 from mtexp.errors import MtexpError
 from mtexp.metrics.activity import activity
 from mtexp.metrics.clock import ClockLoss, lost
@@ -23,7 +22,7 @@ from mtexp.records.record import BaselineRef, RunRecord, TenantRecord, save_figu
 from mtexp.records.room import save_in_room
 from mtexp.records.salvage import KILLED
 from mtexp.running.bare_record import RecordContext, bare_tenant, of_failure, record_of, window_of, without_figures
-from mtexp.running.baselines import BaselineRun, linked, missing_baselines
+from mtexp.running.baselines import BaselineRun, linked, measures_alone, missing_baselines
 from mtexp.running.crossover_figures import (
     Reference,
     block_figures,
@@ -140,14 +139,14 @@ class _Evaluation:
 
     def _summary(self) -> RunSummary:
         tenants, samples, compared = {}, self.measured.samples, self.compared
-        itself = is_like_its_baseline(self.spec)  # slowed by nobody: against its baseline, the ratio would be noise
+        itself = measures_alone(self.spec)  # slowed by nobody: against its baseline, the ratio would be noise
         for tenant in self.spec.tenants:
             if tenant.id not in samples:
                 continue
             tenants[tenant.id] = Measured(
                 samples=samples[tenant.id],
-                alone=None if itself else _baseline(compared.alone, tenant),
-                partitioned=None if itself else _baseline(compared.partitioned, tenant),
+                alone=None if itself and tenant.arrival.kind == "closed" else _baseline(compared.alone, tenant),
+                partitioned=_baseline(compared.partitioned, tenant),
                 at_arrivals=_baseline(compared.at_arrivals, tenant),
                 slo_ms=_slo_ms(tenant, compared.alone.get(tenant.id), samples[tenant.id]),
                 new_tokens=tenant.workload.new_tokens if tenant.workload.kind == "generate" else 0,

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mtexp.alone import is_like_its_baseline
 from mtexp.launch import CorePlan, Servers, TenantGroup
 from mtexp.sharing import SharingMode
 from mtexp.spec import MeasureSpec, RunSpec, TenantSpec
@@ -63,7 +62,7 @@ def jobs_of(
             measure=protocol(spec),
             environment=sharing.environment(group),
             cores=own or cores.everywhere,
-            probe_busy=_is_alone(spec) and spec.runtime == "gpu",
+            probe_busy=spec.kind == "baseline" and spec.runtime == "gpu",
             nvtx=_nvtx(spec),
             torch_trace=trace_folder,
         )
@@ -96,10 +95,6 @@ def protocol(spec: RunSpec) -> MeasureSpec:
     if spec.kind == "profile":
         return rule
     return replace(rule, iterations=rule.iterations + 1, max_iterations=rule.max_iterations + 1)
-
-
-def _is_alone(spec: RunSpec) -> bool:
-    return spec.kind == "baseline" or (spec.kind == "mix" and is_like_its_baseline(spec))
 
 
 def _nvtx(spec: RunSpec) -> str:

@@ -23,7 +23,7 @@ from mtexp.metrics.finding import Finding
 from mtexp.records.files import RECORD, fresh
 from mtexp.records.record import RunRecord
 from mtexp.running.bare_record import RecordContext
-from mtexp.running.baselines import BaselineRun, Baselines, alone_of, baseline_spec, linked, own_hash, with_rates
+from mtexp.running.baselines import BaselineRun, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.running.churn import churn
 from mtexp.running.churn_record import keep_churn
 from mtexp.running.crossover_figures import Reference, no_mode
@@ -163,7 +163,7 @@ class _Point:
         spec = with_rates(spec, alone)
         at_arrivals = self.baselines.of(spec, self.environment, self._measure_alone, at_arrivals=True)
         folder = self.job.folder if attempt == 1 else self.job.folder / f"attempt-{attempt}"
-        origin = replace(self.origin, attempt=attempt, baseline_hash=own_hash(spec, self.environment))
+        origin = replace(self.origin, attempt=attempt)
         origin = begin(spec, folder, origin, self.job.config)
         progress(f"{spec.mix} on {self.device}, {shared_by(spec)}")
         measured = measure(spec, folder, self.setup)

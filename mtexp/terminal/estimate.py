@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mtexp.alone import with_baselines, without_arrivals
 from mtexp.spec import RunSpec, TenantSpec
 from mtexp.text_tables import about, counted
 
@@ -23,7 +22,8 @@ def estimate(specs: Sequence[RunSpec]) -> str:
     alone = {
         (tenant.model.name, tenant.precision, tenant.workload): spec.baseline.min_time_s
         for spec in compared
-        for tenant in with_baselines(spec)
+        if len(spec.tenants) > 1
+        for tenant in spec.tenants
     }
     at_arrivals = {
         (tenant.model.name, tenant.precision, tenant.workload, tenant.arrival): max(
@@ -51,7 +51,12 @@ def _measured_s(spec: RunSpec) -> float:
 
 def _in_open_loop(spec: RunSpec) -> list[TenantSpec]:
     """Tenants that are also measured alone at their own arrivals."""
-    return [] if without_arrivals(spec) else [tenant for tenant in spec.tenants if tenant.arrival.kind != "closed"]
+    tenants = [tenant for tenant in spec.tenants if tenant.arrival.kind != "closed"]
+    if not tenants:
+        return []
+    from mtexp.running.baselines import without_arrivals  # scipy: only where it is needed
+
+    return [] if without_arrivals(spec) else tenants
 
 
 def _arrivals_s(tenant: TenantSpec, spec: RunSpec) -> float:

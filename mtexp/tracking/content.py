@@ -118,7 +118,7 @@ def tenant_content(
         keys.FAILURE: f"{tenant.phase}: {tenant.error}" if tenant.status == "FAILED" else "",
         keys.INSUFFICIENT: ", ".join(tenant.insufficient),
         keys.REQUEST: own[0].request if own else "",
-        **_baseline_tags(record, tenant.baseline),
+        **_baseline_tags(tenant.baseline),
         keys.PARTITIONED_BASELINE_RUN_ID: tenant.partitioned_baseline.run_id if tenant.partitioned_baseline else "",
         keys.ARRIVALS_BASELINE_RUN_ID: tenant.arrivals_baseline.run_id if tenant.arrivals_baseline else "",
         keys.ARRIVALS_BASELINE_RECORD_ID: tenant.arrivals_baseline.record_id if tenant.arrivals_baseline else "",
@@ -249,9 +249,9 @@ def _common_tags(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _baseline_tags(record: RunRecord, baseline: BaselineRef | None) -> dict[str, str]:
+def _baseline_tags(baseline: BaselineRef | None) -> dict[str, str]:
     if baseline is None:
-        return {keys.BASELINE_HASH: record.baseline_hash} if record.kind == "mix" else {}
+        return {}
     return {
         keys.BASELINE_HASH: baseline.baseline_hash,
         keys.BASELINE_RUN_ID: baseline.run_id,

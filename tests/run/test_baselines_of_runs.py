@@ -6,31 +6,18 @@ import time
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
 from mtexp.errors import ConfigError
-from mtexp.launch import CorePlan
 from mtexp.metrics.summary import Baseline
 from mtexp.metrics.window import Series
 from mtexp.running.bare_record import RecordContext
-from mtexp.running.baselines import (
-    BaselineRun,
-    Baselines,
-    alone_of,
-    baseline_spec,
-    linked,
-    missing_baselines,
-    own_hash,
-    with_rates,
-)
+from mtexp.running.baselines import BaselineRun, Baselines, alone_of, baseline_spec, linked, with_rates
 from mtexp.running.evaluation import Comparison, evaluate
-from mtexp.running.jobs import jobs_of
 from mtexp.running.measured import Measurement
 from mtexp.spec import ArrivalSpec, BaselineSpec, MpsLimits, RunSpec, SearchSpec, SharingSpec, spec_hash
-from mtexp.terminal.estimate import estimate
 from mtexp.tracking.ledger import baseline_hash
 from mtexp.tracking.upload import Upload
 from tests.run.evaluated import ALONE, BOTH, RUN, codes
@@ -120,52 +107,6 @@ def test_who_is_measured_alone_at_its_own_arrivals(
     found = Baselines().of(run, {}, measure, at_arrivals=True)
     assert tried == measured
     assert list(found) == ["a"] * len(measured)
-
-
-SOLO = replace(RUN, tenants=RUN.tenants[:1])
-MANAGED = SharingSpec(mps="default", mps_mode="managed")
-
-
-@pytest.mark.parametrize(
-    ("run", "needed"),
-    [
-        (SOLO, []),
-        (replace(SOLO, baseline=BaselineSpec(partitioned=True)), []),
-        (replace(SOLO, tenants=(replace(SOLO.tenants[0], slo_factor=2.0),)), ["a"]),
-        (replace(SOLO, baseline=BaselineSpec(recheck=True)), ["a"]),
-        (replace(SOLO, sharing=MANAGED), ["a"]),
-        (replace(SOLO, tenants=(OPEN,)), ["a"]),
-        (RUN, ["a", "b"]),
-        (replace(RUN, kind="churn"), []),
-        (replace(OPEN_RUN, kind="churn"), ["a"]),
-        (replace(RUN, baseline=BaselineSpec(mode="skip")), []),
-    ],
-    ids=["alone", "partitioned", "level", "recheck", "MPS", "open loop", "pair", "churn", "churn at a load", "skip"],
-)
-def test_who_needs_a_baseline(run: RunSpec, needed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a tenant that is measured as its baseline would be: none is measured, required or missed, or in the plan."""
-    monkeypatch.setattr("mtexp.running.baselines.find_baseline", lambda *args, **options: None)
-    baselines, sustained = Baselines(), replace(run, measure=replace(run.measure, design="sustained"))
-    assert list(baselines.of(run, {}, lambda spec, name: ALONE)) == needed
-    missing = [finding.tenant for finding in missing_baselines(run, {}, {}, {}) if finding.code == "no-baseline"]
-    assert missing == needed
-    assert ("baseline" in estimate([sustained])) == bool(needed)
-    if run.baseline.mode == "auto" and not needed:
-        required = replace(run, baseline=replace(run.baseline, mode="require"))
-        assert not Baselines().of(required, {}, lambda spec, name: None)
-
-
-@pytest.mark.parametrize(("run", "like"), [(SOLO, True), (RUN, False), (replace(SOLO, sharing=MANAGED), False)])
-def test_a_tenant_alone_stands_for_its_baseline(run: RunSpec, like: bool, tmp_path: Path) -> None:
-    """An analysis puts it together with baselines by their hash, and it has the busy share that a baseline has."""
-    spec = baseline_spec(run.tenants[0], run)
-    assert own_hash(run, {}) == (baseline_hash(spec.tenants[0], spec, {}) if like else "")
-    names = [tenant.id for tenant in run.tenants]
-    sharing, group, servers = MagicMock(), MagicMock(), MagicMock()
-    sharing.groups.return_value, group.allocate.return_value = [(name,) for name in names], (tmp_path, [tmp_path] * 2)
-    servers.url.return_value, cores = "", CorePlan(processes=(), sampler=(), parent=())
-    (job, *_) = jobs_of(replace(run, runtime="gpu"), tmp_path, sharing, cores, group, servers, "")
-    assert job.probe_busy is like
 
 
 def test_an_open_loop_tenant_without_a_baseline_at_its_arrivals_says_so() -> None:

@@ -239,29 +239,14 @@ def test_a_load_is_a_share_of_the_stored_baseline(place: Workplace) -> None:
 @pytest.mark.usefixtures("sweep")
 def test_baseline_require_takes_what_is_there_and_refuses_the_rest(place: Workplace) -> None:
     """Without a stored baseline: one message with the remedy, exit code 1, nothing measured."""
-    assert place.run("mix=pair", "baseline=require", LONG, "sweep=required").code == 0
-    ran = place.run("mix=pair", "baseline=require", LONG, "workload.seq_len=9", "sweep=refused")
+    assert place.run("mix=solo", "baseline=require", LONG, "sweep=required").code == 0
+    ran = place.run("mix=solo", "baseline=require", LONG, "workload.seq_len=9", "sweep=refused")
     assert ran.code == 1
     assert "baseline.mode=require" in ran.err
     assert "baseline=auto" in ran.err
     assert "Traceback" not in ran.err
     assert not place.records("outputs/refused")
     assert json.loads((place.folder / "outputs/refused/job.json").read_text())["status"] == "FAILED"
-
-
-@pytest.mark.usefixtures("sweep")
-def test_a_tenant_alone_needs_no_baseline(place: Workplace) -> None:
-    """Not even where one is required and was never measured; record and MLflow name the one that it is like."""
-    before = {run.info.run_id for run in place.mlflow_runs(kind("baseline"))}
-    assert place.run("mix=solo", "baseline=require", "workload.seq_len=9", "sweep=lone").code == 0
-    assert {run.info.run_id for run in place.mlflow_runs(kind("baseline"))} == before
-    record = place.records("outputs/lone")["."]
-    assert record.tenants[0].baseline is None
-    assert "no-baseline" not in {finding.code for finding in record.findings}
-    (run,) = place.mlflow_runs(f"{kind('mix')} AND tags.`mtexp.sweep` = 'lone'")
-    (child,) = place.children(run).values()
-    assert record.baseline_hash
-    assert [one.data.tags["mtexp.baseline_hash"] for one in (run, child)] == [record.baseline_hash] * 2
 
 
 def test_no_process_outlives_its_run(sweep: Ran) -> None:
