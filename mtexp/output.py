@@ -8,7 +8,6 @@ could not be written, and nothing else. Every command of mtexp starts with :func
 from __future__ import annotations
 
 import errno
-import gc
 import io
 import os
 import select
@@ -21,6 +20,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any, TextIO
+
+from mtexp.collector import of_a_command
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -46,7 +47,8 @@ def enter(main: Callable[[], int]) -> int:
     if ours:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        return main()
+        with of_a_command():
+            return main()
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception:
@@ -57,7 +59,6 @@ def enter(main: Callable[[], int]) -> int:
         _interrupts.clear()
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        gc.freeze()  # else the interpreter, as it ends, goes through everything for half a second
 
 
 def check_interrupt() -> None:

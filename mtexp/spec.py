@@ -70,6 +70,11 @@ class ModelSpec:
         """Whether what a request takes follows from its dimensions: one stack of equal layers over tokens."""
         return self.role in ("encoder", "decoder", "embedding") and not self.inputs
 
+    @property
+    def of_transformers(self) -> bool:
+        """Whether transformers builds it."""
+        return self.role not in ("custom", "server", "stressor")
+
 
 QUANTISED = ("int8", "fp8")
 """Precisions of which only the weights of linear layers are in that type, and the rest in bf16."""

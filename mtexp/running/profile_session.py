@@ -9,6 +9,7 @@ for it to end.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -100,4 +101,8 @@ def end_with(pid: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    gc.freeze()  # what was imported stays
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    finally:
+        gc.freeze()  # else the interpreter, as it ends, goes through everything

@@ -200,6 +200,12 @@ def test_stressors_run(kind: str) -> None:
     assert ready.module is None
 
 
+def test_what_is_no_model_of_transformers_needs_none() -> None:
+    """A fresh process imports it for its models only."""
+    assert tenant("bert_base").model.of_transformers
+    assert not stressor("launch").model.of_transformers
+
+
 def test_a_loss_is_a_number() -> None:
     """The training loss of random weights is near that of guessing: the labels are the inputs."""
     ready, recorder = prepared(tenant("llama_3_2_1b", "train"))
