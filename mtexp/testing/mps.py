@@ -13,12 +13,14 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # a test starts dozens of the programs: importing these would take them half of their time
+    import subprocess
+    from typing import Any
 
 CONTROL, SERVER, SMI = "nvidia-cuda-mps-control", "nvidia-cuda-mps-server", "nvidia-smi"
 
@@ -40,7 +42,6 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class StubMps:
     """The installed stand-ins; put :attr:`directory` first on PATH.
 
@@ -49,7 +50,8 @@ class StubMps:
     ``uuid``.
     """
 
-    directory: Path
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
 
     @property
     def control(self) -> str:
@@ -177,6 +179,8 @@ class _Daemon:
         return f"Unknown command: {command}\n"
 
     def _start_server(self) -> None:
+        import subprocess
+
         self._server = subprocess.Popen([str(Path(__file__).parent / SERVER)], stdin=subprocess.DEVNULL)
         _log("control.log", f"NEW SERVER {self._server.pid}: Ready")
 
