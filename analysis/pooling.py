@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mtexp.metrics.repeats import Estimate, NormalDraws
+from mtexp.metrics.samples import Floats
 from mtexp.records import keys
 
 from .baseline_runs import BaselineRuns
@@ -290,10 +291,13 @@ def _with_intervals(
     """
     places = {(int(row["point"]), int(row["position"])): index for index, row in enumerate(rows_of(tenants))}
     columns: tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]] = ({}, {})
+    wanted = {key for _, _, key in figures}
+    has = [{name: np.isfinite(_numbers(frame, name)) for name in wanted & {*frame}} for frame in (points, tenants)]
+    sizes = [_numbers(frame.reindex(columns=["num_tenants"]), "num_tenants") for frame in (points, tenants)]
     for (point, position, key), figure in figures.items():
-        frame, index = (points, point) if position == RUN else (tenants, places[point, position])
-        several = key == "fairness" and frame["num_tenants"].iloc[index] > 1
-        if key == TIMER or several or (key in frame and np.isfinite(frame[key].iloc[index])):
+        which, index = (0, point) if position == RUN else (1, places[point, position])
+        several = key == "fairness" and sizes[which][index] > 1
+        if key == TIMER or several or (key in has[which] and has[which][key][index]):
             own = columns[position != RUN]
             interval = figure.interval
             ends = (interval.low, interval.high) if np.isfinite(interval.high) else (np.nan, np.nan)
@@ -304,6 +308,10 @@ def _with_intervals(
         gone = [index for index in columns[1].get("slowdown", ()) if index not in columns[1].get(str(name), ())]
         tenants.loc[gone, name] = np.nan
     return points, tenants
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> Floats:
+    return frame[name].to_numpy(np.float64, na_value=np.nan)
 
 
 def _updated(frame: pd.DataFrame, columns: Mapping[str, Mapping[int, float]]) -> pd.DataFrame:
