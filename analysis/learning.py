@@ -239,14 +239,15 @@ class _Design:
         """
         covariance = _covariance(self.rows, self.penalty(ridge))
         hat = self.rows @ covariance @ self.rows.T
-        residuals = self.values - hat @ self.values
+        residuals, rest = self.values - hat @ self.values, np.eye(len(hat)) - hat
+        judged = {place: to_law(self.law, cell.log) for place, cell in enumerate(self.cells) if not cell.stressed}
         found = []
         for block in blocks:
-            errors = np.linalg.solve(np.eye(len(block)) - hat[np.ix_(block, block)], residuals[list(block)])
-            for place, error in zip(block, map(float, errors), strict=True):
-                cell = self.cells[place]
-                if not cell.stressed:
-                    found.append((cell, from_law(self.law, to_law(self.law, cell.log) - error)))
+            places = np.array(block)
+            errors = np.linalg.solve(rest[places[:, None], places], residuals[places]).tolist()
+            for place, error in zip(block, errors, strict=True):
+                if place in judged:
+                    found.append((self.cells[place], from_law(self.law, judged[place] - error)))
         return found
 
     def best_ridge(self) -> float:

@@ -24,6 +24,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class NotPredictable(MtexpError):
     """A mix that cannot be predicted: no run of a model alone, or nothing measured in its sharing mode."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cell:
     """A measured slowdown: one kind of tenant of one mix."""
 
@@ -71,17 +72,17 @@ class Cell:
     """Logarithm of the slowdown."""
     records: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def models(self) -> frozenset[str]:
         """Labels of all its tenants."""
         return frozenset((self.victim.label, *(other.label for other in self.neighbours)))
 
-    @property
+    @cached_property
     def stressed(self) -> bool:
         """Whether a stressor is among them."""
         return any(lone.stressor for lone in (self.victim, *self.neighbours))
 
-    @property
+    @cached_property
     def tenants(self) -> tuple[str, ...]:
         """Labels of all its tenants, sorted: cells of one mix have the same."""
         return tuple(sorted((self.victim.label, *(other.label for other in self.neighbours))))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.data import load
-from analysis.dataset import together
+from analysis.dataset import Dataset, together
 from analysis.laws import Lone
 from analysis.pooling import Results, pool
 from analysis.predictions import read_kept
@@ -161,7 +161,7 @@ def tables(test: Test) -> dict[str, list[Row]]:
 def _learnt(test: Test) -> tuple[Predictor, dict[str, dict[str, Rival]]]:
     """What is learnt today from what the frozen predictor was learnt from, and other predictors by mode and name."""
     before = pooled(test.learnt, test.without)
-    predictor, utilisations = predictor_of(before), utilisations_of(before)
+    predictor, utilisations = learnt_from(test.learnt, test.without), utilisations_of(before)
     if test.alone:
         alone = pooled(test.alone)
         predictor, _ = with_runs_alone(predictor, alone)
@@ -234,10 +234,25 @@ def pooled(parts: Sequence[str], without: str = "") -> Results:
 
 @cache
 def _pooled(parts: tuple[str, ...], without: str) -> Results:
-    whole = together([load(records=RESULTS / part) for part in parts], RESULTS)
+    whole = together([_read(part) for part in parts], RESULTS)
     runs = whole.runs[whole.runs["sweep"] != without] if without else whole.runs
     tenants = whole.tenants[whole.tenants["record_id"].isin(runs["record_id"])]
     return pool(replace(whole, runs=runs, tenants=tenants), draws=1)
+
+
+@cache
+def _read(part: str) -> Dataset:
+    return load(records=RESULTS / part)
+
+
+def learnt_from(parts: Sequence[str], without: str = "") -> Predictor:
+    """What is learnt today from :func:`pooled` runs, once."""
+    return _learnt_from(tuple(parts), without)
+
+
+@cache
+def _learnt_from(parts: tuple[str, ...], without: str) -> Predictor:
+    return predictor_of(_pooled(parts, without))
 
 
 def errors(rows: Sequence[Row], name: str) -> Errors | None:

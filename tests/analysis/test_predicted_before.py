@@ -17,7 +17,7 @@ from analysis import predict, rivals
 from analysis.laws import BUSY_SHARE, SM_ACTIVITY
 from analysis.predictions import as_json, read_kept, text
 from analysis.predictor import OUTSIDE, Predictor
-from analysis.predictor_data import lone_models, predictor_of, with_runs_alone
+from analysis.predictor_data import lone_models, with_runs_alone
 from analysis.scoring import score
 from benchmarks import predicted_before as before
 
@@ -35,7 +35,7 @@ def tables() -> dict[str, list[before.Row]]:
 @pytest.fixture(scope="module")
 def today() -> Predictor:
     """What is learnt today from what the frozen predictor was learnt from, with the new models alone."""
-    whole, _ = with_runs_alone(predictor_of(before.pooled(before.TEN)), before.pooled(before.FIRST.alone))
+    whole, _ = with_runs_alone(before.learnt_from(before.TEN), before.pooled(before.FIRST.alone))
     return whole
 
 
@@ -259,7 +259,7 @@ def test_what_was_frozen_is_learned_again_from_committed_records() -> None:
     for name, key in files.items():
         test = before.SECOND[name]
         kept = read_kept(before.RESULTS / test.kept)
-        again = replace(predictor_of(before.pooled(test.learnt, test.without)), code=kept["code"])
+        again = replace(before.learnt_from(test.learnt, test.without), code=kept["code"])
         assert again.hash == kept[key], name
 
 
