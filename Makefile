@@ -67,6 +67,8 @@ results: setup  ## the studies again, from their committed records
 	set -e; for regime in graphs eager; do $(BIN)/python -m analysis.report --records docs/results/pairs/$$regime/records --out reports/figures/$$regime --images svg; \
 	  cp reports/figures/$$regime/plots/stp-by-mix.svg docs/results/pairs/stp-$$regime.svg; done
 	cp reports/figures/graphs/plots/interference-matrix.svg docs/results/pairs/who-slows-whom-graphs.svg
+	$(BIN)/python -m analysis.report --records docs/results/partitions/axis/records --out reports/figures/axis --images svg
+	cp reports/figures/axis/plots/one-axis.svg docs/results/partitions/one-axis.svg
 	$(BIN)/python -m analysis.roofline docs/archive/h200/roofline.csv --device "NVIDIA H200"
 
 bench: setup  ## the benchmarks a CPU can run (QUICK=--quick: a smoke run; OPTIMUM=PYTHON: beside optimum-benchmark)
