@@ -46,7 +46,17 @@ CONF_DIR = (Path(__file__).resolve().parents[1] / "conf").resolve()
 """``mtexp/conf``: in a checkout a link to ``conf/``, in an installed package a folder."""
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
-_ODD = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError, YAMLError)
+_ODD = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    YAMLError,
+)
 """What composing raises beside the errors of Hydra and OmegaConf, for values and files that they did not expect."""
 _SEARCHPATH = re.compile(r"\+{0,2}hydra\.searchpath=")
 _SWEEP_ORDER = re.compile(r"^(\+{0,2})sweep\.order=")

@@ -266,29 +266,37 @@ def _left_to_points(composer: Composer, overrides: list[str], *, multirun: bool)
     mix. A choice of one value waits for the points, each with its own mix.
     """
     each = {text: choice for text in overrides if (choice := _choice_of_one(composer, text))}
-    may_sweep = multirun or any(text.lstrip("+").startswith(("experiment=", "hydra.mode=")) for text in overrides)
-    if not each or not may_sweep:
-        return overrides
-    _, hydra = composer.load([text for text in overrides if text not in each], RunMode.MULTIRUN)
     swept = [composer.parse(text) for text in overrides]
     over_mixes = any(override.key_or_group == "mix" and override.is_sweep_override() for override in swept)
+    may_sweep = multirun or any(text.lstrip("+").startswith(("experiment=", "hydra.mode=")) for text in overrides)
+    if not each or not (may_sweep or over_mixes):
+        return overrides
+    _, hydra = composer.load([text for text in overrides if text not in each], RunMode.MULTIRUN)
+    multirun = multirun or hydra.mode is RunMode.MULTIRUN
+    if over_mixes:
+        _check_sweep(composer, overrides, multirun=multirun)
     over_mixes = over_mixes or "mix" in (hydra.sweeper.get("params") or {})
-    sweeps = (multirun or hydra.mode is RunMode.MULTIRUN) and _splits(hydra)
-    return [each.get(text, text) for text in overrides] if sweeps and over_mixes else overrides
+    return [each.get(text, text) for text in overrides] if multirun and over_mixes and _splits(hydra) else overrides
 
 
 def _choice_of_one(composer: Composer, text: str) -> str:
-    """``mix.tenants.ID.KEY=VALUE`` as ``...=choice(VALUE)``; empty for any other override."""
+    """``mix.tenants.ID.KEY=VALUE`` as ``...=choice(VALUE)``, also with + or ++; empty for any other override."""
     override = composer.parse(text)
-    plain = not (override.is_add() or override.is_force_add() or override.is_delete() or override.is_sweep_override())
-    if not plain or not override.key_or_group.startswith("mix.tenants."):
+    if override.is_delete() or override.is_sweep_override() or not override.key_or_group.startswith("mix.tenants."):
         return ""
     key, _, value = text.partition("=")
-    with suppress(HydraException):
-        choice = composer.parse(f"{key}=choice({value})")
-        if choice.is_sweep_override() and list(choice.sweep_iterator()) == [override.value()]:
-            return f"{key}=choice({value})"
+    for written in (value, quoted(value.strip())):  # quoted: choice() refuses null and nothing, and drops quotes
+        choice = f"{key}=choice({written})"
+        with suppress(HydraException):
+            if composer.parse(choice).is_sweep_override() and _in_point(composer, choice) == _in_point(composer, text):
+                return choice
     return ""
+
+
+def _in_point(composer: Composer, text: str) -> str:
+    """The value that the points have of an override with one value: Hydra writes it anew."""
+    ((point,),) = composer.split([text], {})
+    return repr(composer.parse(point).value())
 
 
 # --- checks before composing ------------------------------------------------------------------------------------------

@@ -224,11 +224,11 @@ def translate(error: Exception, composer: Composer, overrides: Sequence[str]) ->
             typed = (t for t in overrides if f"{_key_of(composer, t)}.".startswith(f"{key}."))
             whole, _, value = next(typed, f"{key}={_in_file(inner.value)}").lstrip("+").partition("=")
             names = [str(name) for name in inner.parent_node]
-            mixes = [t.partition("=")[2] for t in overrides if _key_of(composer, t) == "mix"]
-            place = f" in mix={mixes[-1]}" if mixes and key.startswith("mix.tenants.") else ""
+            place, why = _mix_of(composer, overrides) if key.startswith("mix.tenants.") else ("", "")
+            where += why
             return _unknown_key(key, value, names, whole=whole, where=where, place=place)
         tenant = f"+mix.tenants.{key}."
-        if added := next((t for t in overrides if t.startswith(tenant) and not where), ""):
+        if added := next((t for t in overrides if t.startswith((tenant, f"+{tenant}")) and not where), ""):
             whole, _, value = added.lstrip("+").partition("=")
             remedy = f"Without the + the message says which there are; +models@{tenant[1:-1]}=bert_base adds one."
             return Misplaced(whole, value, f"the mix has no tenant {key}", remedy)
@@ -246,6 +246,17 @@ def translate(error: Exception, composer: Composer, overrides: Sequence[str]) ->
             key, _, value = override.partition("=")
             return Misplaced(key, value or "(dropped)", "it cannot be combined with the rest", f"{text}.")
     return Misplaced("configuration", " ".join(overrides) or "(defaults)", "Hydra cannot compose it", f"{text}.")
+
+
+def _mix_of(composer: Composer, overrides: Sequence[str]) -> tuple[str, str]:
+    """In which mix a tenant was looked for, and why there."""
+    mixes = [override for text in overrides if (override := composer.parse(text)).key_or_group == "mix"]
+    if not mixes:
+        return "", ""
+    if mixes[-1].is_sweep_override():
+        why = "In a sweep over mixes, a value that Hydra cannot write for each belongs into a file (--config-dir)."
+        return " in the default mix", f" {why}"
+    return f" in mix={mixes[-1].value()}", ""
 
 
 def _in_file(value: Any) -> str:

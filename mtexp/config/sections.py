@@ -13,7 +13,9 @@ import copy
 from collections.abc import Sequence
 from dataclasses import fields
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mtexp.config.composer import Composer, apply_values, to_config
 from mtexp.config.schema import Config
@@ -54,7 +56,10 @@ class SectionedComposer:
         while True:
             sections = {text: self._section_of(text) for text in texts}
             common = tuple(text for text in texts if not sections[text] or text in self._fixed)
-            _, base, independent = self._full(common)
+            try:
+                _, base, independent = self._full(common)
+            except (HydraException, OmegaConfBaseException):  # what it needs may be in a section: a tenant of the mix
+                return self._full(tuple(overrides))[1]
             if not independent:
                 return self._full(tuple(overrides))[1]
             point = copy.copy(base)
