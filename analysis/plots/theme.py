@@ -20,6 +20,7 @@ _SHARINGS = {
     "time slicing": ("#7B8794", "circle", "solid"),
     "MPS": ("#332288", "diamond", "solid"),
     "MPS equal share": ("#117733", "square", "dot"),
+    "MPS 49 %": ("#E08214", "x", "dash"),
     "MPS 50 %": ("#B8860B", "triangle-up", "dashdot"),
     "MPS 25 %": ("#CC6677", "triangle-down", "longdash"),
     "MPS 10 %": ("#882255", "triangle-left", "dot"),

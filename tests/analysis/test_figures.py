@@ -51,8 +51,11 @@ def test_every_shipped_model_differs_and_shades_of_one_differ() -> None:
 
 
 def test_sharing_modes_have_colours_of_their_own() -> None:
-    """No two modes look alike, in hue or in shape."""
-    modes = ("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 25 %", "MPS 10 %", "streams", "MIG")
+    """No two modes look alike, in hue or in shape, nor like a percentage that has no look of its own."""
+    modes = (
+        *("time slicing", "MPS", "MPS equal share", "MPS 50 %", "MPS 49 %", "MPS 25 %", "MPS 10 %", "MPS 61 %"),
+        *("streams", "green contexts", "MIG"),
+    )
     looks = [theme.sharing_style(mode) for mode in modes]
     assert len({colour for colour, _, _ in looks}) == len(modes)
     assert len({symbol for _, symbol, _ in looks}) == len(modes)
