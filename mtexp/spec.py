@@ -414,12 +414,31 @@ class RunSpec:
 
 def to_json(spec: Any) -> dict[str, Any]:
     """Return ``spec`` (any dataclass of this module) as plain JSON data."""
-    data: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    data: dict[str, Any] = json.loads(json.dumps(spec, default=fields_in))
     return data
+
+
+def fields_in(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass as ``json.dumps`` asks for them: ``asdict`` copies each value, and takes longer.
+
+    Raises:
+        TypeError: ``value`` is no dataclass.
+    """
+    own: Any = type(value)
+    return {name: getattr(value, name) for name in _names(own)}
 
 
 _hints = functools.cache(typing.get_type_hints)
 """Evaluating the annotations of a class takes longer than building an object of it."""
+
+
+@functools.cache
+def _names(cls: Any) -> dict[str, None]:
+    """Names of the fields of a dataclass, in their order."""
+    return dict.fromkeys(f.name for f in fields(cls))
+
+
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 def hints_of(cls: Any) -> Mapping[str, Any]:
@@ -433,13 +452,13 @@ def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     Raises:
         TypeError: A required field is absent, or ``data`` is not a mapping.
     """
-    hints = hints_of(cls)
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    return cls(**{k: _revive(hints[k], v) for k, v in data.items() if k in known})
+    own: Any = cls
+    hints, known = _hints(own), _names(own)
+    return cls(**{k: v if type(v) in _PLAIN else _revive(hints[k], v) for k, v in data.items() if k in known})
 
 
 def _revive(hint: Any, value: Any) -> Any:
-    if not isinstance(value, Mapping | list):
+    if type(value) in _PLAIN or not isinstance(value, (Mapping, list)):
         return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if is_dataclass(hint) and isinstance(value, Mapping):

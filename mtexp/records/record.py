@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
@@ -28,7 +28,7 @@ from mtexp.metrics.finding import Finding
 from mtexp.metrics.samples import Samples
 from mtexp.records.files import CONFIG, ENVIRONMENT, ITERATIONS, RECORD, remove_leftovers, write_aside
 from mtexp.records.validation import build, parse
-from mtexp.spec import REQUESTS, SWEEP_NAME, RunSpec
+from mtexp.spec import REQUESTS, SWEEP_NAME, RunSpec, fields_in
 
 FORMAT_VERSION = 1
 # 1  2026-11-22  first
@@ -216,7 +216,7 @@ def _write_json(path: Path, value: Any) -> None:
 def _storable(record: RunRecord) -> tuple[dict[str, Any], RunRecord]:
     """Return the record as JSON data that every store can hold, and the record that it is."""
     dropped: list[str] = []
-    data = _finite(json.loads(json.dumps(asdict(record), default=_plain)), "record", dropped)
+    data = _finite(json.loads(json.dumps(record, default=_plain)), "record", dropped)
     if not dropped:
         return data, build(RunRecord, data)
     finding = Finding(
@@ -230,7 +230,9 @@ def _storable(record: RunRecord) -> tuple[dict[str, Any], RunRecord]:
 
 
 def _plain(value: Any) -> Any:
-    """A numpy scalar or array, or a path, as JSON data."""
+    """A dataclass, a numpy scalar or array, or a path, as JSON data."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return fields_in(value)
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
@@ -241,6 +243,8 @@ def _finite(data: Any, where: str, dropped: list[str]) -> Any:
     if isinstance(data, list):
         return [_finite(v, where, dropped) for v in data if _keeps(v, where, dropped)]
     if isinstance(data, str):
+        if data.isascii() and "\0" not in data:
+            return data
         return data.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
     return data
 

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 from mtexp.errors import RecordError
@@ -25,6 +26,7 @@ MAX_TEXT = 1_000_000
 """Maximum length of one string in characters."""
 MAX_INTEGER = 2**63 - 1
 _SCALARS = (float, str, int, bool)
+_ABSENT = object()
 
 
 def parse(text: str | bytes) -> Any:
@@ -62,41 +64,77 @@ def _refuse(where: str, value: Any, allowed: str) -> NoReturn:
     raise RecordError(f"{where}: found {text[:60]}{'...' if len(text) > 60 else ''}, allowed: {allowed}")
 
 
+@cache
+def _kind(hint: Any) -> tuple[Any, Any]:
+    """What a field may hold, found once for each type: a dataclass, ``dict`` or ``tuple`` with what is in it, ..."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if is_dataclass(hint):
+        return is_dataclass, hint
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union, (next(a for a in args if a is not type(None)), type(None) in args)
+    if hint is dict or origin in (dict, Mapping):
+        return dict, args[1] if args else Any
+    if origin is tuple:
+        return tuple, args
+    return (Any, None) if hint is Any else (None, None)
+
+
+@cache
+def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
+    hints = hints_of(cls)
+    return tuple((f.name, hints[f.name]) for f in fields(cls))
+
+
 def _checked(hint: Any, value: Any, where: str, depth: int) -> Any:
     """``value`` as plain data that fits ``hint``: a dataclass, a container or a scalar."""
     if depth > MAX_DEPTH:
         raise RecordError(f"{where}: more than {MAX_DEPTH} levels of nesting")
     if hint in _SCALARS:  # most of a record
         return _checked_scalar(hint, value, where)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if is_dataclass(hint):
-        return _checked_fields(hint, value, where, depth)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _checked(next(a for a in args if a is not type(None)), value, where, depth)
-    if hint is dict or origin in (dict, Mapping):
-        return _checked_mapping(args[1] if args else Any, value, where, depth)
-    if origin is tuple:
-        return _checked_list(args, value, where, depth)
-    if hint is Any:
+    kind, inner = _kind(hint)
+    if kind is is_dataclass:
+        return _checked_fields(inner, value, where, depth)
+    if kind is typing.Union:
+        other, may_be_none = inner
+        return None if value is None and may_be_none else _checked(other, value, where, depth)
+    if kind is dict:
+        return _checked_mapping(inner, value, where, depth)
+    if kind is tuple:
+        return _checked_list(inner, value, where, depth)
+    if kind is Any:
         return _checked_any(value, where, depth)
     return _checked_scalar(hint, value, where)
+
+
+def _fits(hint: Any, value: Any, depth: int) -> bool:
+    """Whether ``value`` is a plain scalar of type ``hint``: most are, and are spared the names of their places."""
+    kind = type(value)
+    if (kind is not hint and hint is not Any) or depth >= MAX_DEPTH:
+        return False
+    if kind is float:
+        return math.isfinite(value)
+    if kind is str:
+        return value.isascii() and "\0" not in value and len(value) <= MAX_TEXT
+    return kind is bool or (kind is int and abs(value) <= MAX_INTEGER)
 
 
 def _checked_fields(cls: Any, value: Any, where: str, depth: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         _refuse(where, value, f"an object with the fields of {cls.__name__}")
-    hints = hints_of(cls)
-    names = [f.name for f in fields(cls) if f.name in value]
-    return {name: _checked(hints[name], value[name], f"{where}.{name}", depth + 1) for name in names}
+    return {
+        name: item if _fits(hint, item, depth) else _checked(hint, item, f"{where}.{name}", depth + 1)
+        for name, hint in _fields(cls)
+        if (item := value.get(name, _ABSENT)) is not _ABSENT
+    }
 
 
 def _checked_mapping(hint: Any, value: Any, where: str, depth: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         _refuse(where, value, "an object")
     return {
-        _checked_scalar(str, key, where): _checked(hint, item, f"{where}.{key[:60]}", depth + 1)
+        _checked_scalar(str, key, where): item
+        if _fits(hint, item, depth)
+        else _checked(hint, item, f"{where}.{key[:60]}", depth + 1)
         for key, item in value.items()
     }
 
@@ -106,7 +144,11 @@ def _checked_list(args: tuple[Any, ...], value: Any, where: str, depth: int) -> 
         _refuse(where, value, "a list")
     if args[-1] is not Ellipsis and len(value) != len(args):
         _refuse(where, value, f"a list of {len(args)}")
-    return [_checked(args[0], item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
+    hint = args[0]
+    return [
+        item if _fits(hint, item, depth) else _checked(hint, item, f"{where}[{index}]", depth + 1)
+        for index, item in enumerate(value)
+    ]
 
 
 def _checked_any(value: Any, where: str, depth: int) -> Any:
