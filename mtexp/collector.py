@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,13 +14,17 @@ _in_a_command: list[bool] = []
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """Switch the collector off: while much is imported it looks again and again at objects that all stay."""
-    was = gc.isenabled()
+    """Switch the collector off: while much is imported it looks again and again at objects that all stay.
+
+    A command never looks at them later either. Where nothing was new, as at every point of a sweep after the first, all
+    stays as it was: what is garbage by then would never be freed.
+    """
+    was, modules = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        if _in_a_command:
+        if _in_a_command and len(sys.modules) > modules:
             gc.freeze()
         if was:
             gc.enable()
