@@ -155,7 +155,8 @@ def measured(data: Dataset, counts: Mapping[str, int], execution: str, *, p99: b
             row[f"{model} ms"] = float(own[key].mean()) if key in own else math.nan
             row[f"{model} mean"] = float(own["latency_mean_ms"].mean())
             if run.get("design") == "sustained":  # against a baseline on the whole device
-                row[f"{model} alone"] = float((own["latency_mean_ms"] / own["slowdown"]).mean())
+                slowdown = own.reindex(columns=["slowdown"])["slowdown"]  # no baselines, no column
+                row[f"{model} alone"] = float((own["latency_mean_ms"] / slowdown).mean())
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -173,6 +173,22 @@ def test_the_command_says_what_was_measured_and_what_to_measure(
     assert {"SMs", "stp"} <= {*table.splitlines()[0].split()}
 
 
+def test_a_split_that_was_measured_without_baselines(
+    tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``baseline=skip``: no run has a slowdown; progress is then against the most SMs of the curves, 2.0 ms."""
+    for model in ("bert_base", "distilgpt2"):
+        _measured_curve(tmp_path, model, TIMES)
+    ALONE_MS["bert_base"] = ALONE_MS["distilgpt2"] = 2.04
+    study = Study(tmp_path / "mix", iterations=150, spread=0.0)
+    (record,) = study.run(["bert_base", "distilgpt2"], "default", baseline=False)
+    _green(tmp_path / "mix", record.record_id, [64, 64])
+    assert split.main(["bert_base+distilgpt2", "--sms", "132", "--records", str(tmp_path), "--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out) if row["how"] == "predicted"]
+    (even,) = [row for row in rows if row["bert_base SMs"] == row["distilgpt2 SMs"] == 64]
+    assert even["stp"] == pytest.approx(2 * 2.0 / (2.04 * 1.3), rel=0.005)
+
+
 def test_splits_are_executed_as_their_curves(
     tmp_path: Path, alone: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
