@@ -316,7 +316,10 @@ def measure_next(cells: Sequence[Cell], lone: Mapping[str, Lone], count: int) ->
     names, law = sorted(lone), _law(cells[0]) if cells else QUEUE
     ridge = solve(cells).ridge if cells else _RIDGE
     pairs = [(a, b) for place, a in enumerate(names) for b in names[place:] if (a, b) not in there]
-    sides = {pair: np.array([_row(law, lone[v], [lone[n]], names) for v, n in {pair, pair[::-1]}]) for pair in pairs}
+    sides = {
+        pair: np.array([_row(law, lone[v], [lone[n]], names) for v, n in dict.fromkeys((pair, pair[::-1]))])
+        for pair in pairs
+    }
     rows = [_row(law, cell.victim, cell.neighbours, names) for cell in cells]
     if not pairs:
         return []
@@ -339,7 +342,8 @@ def _update(covariance: Floats, rows: Floats) -> Floats:
 
 
 def _gain(covariance: Floats, rows: Floats, left: Floats) -> float:
-    return float(np.einsum("ij,jk,ik->", left, _update(covariance, rows), left))
+    """To nine digits: of equals, the first in the alphabet is taken, whatever the order of sums rounds to."""
+    return float(f"{np.einsum('ij,jk,ik->', left, _update(covariance, rows), left):.9g}")
 
 
 def suspects(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:

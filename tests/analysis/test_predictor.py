@@ -322,6 +322,12 @@ def test_the_next_pairs_are_of_models_that_are_least_known() -> None:
     assert measure_next(study(lone, rng), lone, 3) == []
 
 
+def test_of_pairs_that_say_as_much_the_first_in_the_alphabet_is_next() -> None:
+    """Models that differ in nothing but their names: rounding of sums does not choose among them."""
+    lone = {name: Lone(name, 7.3, 0.37, 3) for name in "abcdefg"}
+    assert measure_next([], lone, 3) == [("a", "b"), ("c", "d"), ("e", "f")]
+
+
 def test_a_point_far_outside_is_suspect() -> None:
     rng = np.random.default_rng(5)
     lone = models(7, rng)
