@@ -11,7 +11,7 @@ from mtexp.records.samples_file import read_samples
 from tests.run.run_helpers import Workplace
 
 MIX = (
-    *("mix=bert_base+distilgpt2", "arrival=poisson", "arrival.rate=5", "mix.tenants.distilgpt2.arrival.kind=closed"),
+    *("mix=bert_base+distilgpt2", "arrival=poisson", "arrival.rate=20", "mix.tenants.distilgpt2.arrival.kind=closed"),
     *("measure.iterations=12", "sweep=s"),
 )
 
