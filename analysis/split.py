@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -148,7 +149,7 @@ def measured(data: Dataset, counts: Mapping[str, int], execution: str, *, p99: b
         if not (tenants["execution"].astype(str) == execution).all():
             continue
         run = runs[str(record)]
-        row: dict[str, object] = {"sharing": sharing_name(run), "stp": run.get("stp", math.nan)}
+        row: dict[str, object] = {"sharing": sharing_name(run), "stp": _whole_stp(run)}
         for model, own in tenants.groupby(models):
             sizes = own.reindex(columns=["partition_sms"])["partition_sms"].dropna()
             row[f"{model} SMs"] = int(sizes.iloc[0]) if len(sizes) and sizes.nunique() == 1 else pd.NA
@@ -159,6 +160,15 @@ def measured(data: Dataset, counts: Mapping[str, int], execution: str, *, p99: b
                 row[f"{model} alone"] = float((own["latency_mean_ms"] / slowdown).mean())
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _whole_stp(run: Mapping[str, Any]) -> float:
+    """STP against alone on the whole device; NaN where a run in rounds knows only alone in the tenant's own partition."""
+    if pd.notna(whole := run.get("stp_whole", math.nan)):
+        return float(whole)
+    in_partitions = run.get("design") == "crossover" and sharing_name(run) == GREEN
+    stp = run.get("stp", math.nan)
+    return math.nan if in_partitions or pd.isna(stp) else float(stp)
 
 
 def cost_beside(found: pd.DataFrame, curves: Mapping[str, SmCurve]) -> dict[str, float]:
@@ -372,7 +382,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     if not options.format:
         said = ", ".join(f"{model} {factor:.2f}" for model, factor in beside.items()) or "1 (no split was measured)"
-        say(f"Latency beside neighbours / alone on the same SMs: {said}. To measure the best:\n")
+        say(f"Latency beside neighbours / alone on the same SMs: {said}.\n")
+        where = "the whole device" if alone else "the most SMs of its curve"
+        say(f"Predicted STP is against each model alone on {where}. To measure the best:\n")
         sys.stdout.writelines(f"{command_line('run')} {' '.join(argv)}\n" for argv in to_run)
     return 0 if splits[0].kept else 1
 

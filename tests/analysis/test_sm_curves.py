@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -152,6 +153,7 @@ def test_the_command_says_what_was_measured_and_what_to_measure(
     out = capsys.readouterr().out
     assert code == 0
     assert "bert_base 1.30, distilgpt2 1.30" in out
+    assert "alone on the whole device" in out
     assert "time slicing" in out
     assert "mix.tenants.bert_base.sm_count=64" in out
     assert split.main(["bert_base+distilgpt2", "--level", "bert_base=0.1", *of_132]) == 1
@@ -187,6 +189,25 @@ def test_a_split_that_was_measured_without_baselines(
     rows = [row for row in json.loads(capsys.readouterr().out) if row["how"] == "predicted"]
     (even,) = [row for row in rows if row["bert_base SMs"] == row["distilgpt2 SMs"] == 64]
     assert even["stp"] == pytest.approx(2 * 2.0 / (2.04 * 1.3), rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("run", "stp"),
+    [
+        ({"design": "sustained", "sharing": "green_contexts", "stp": 1.1}, 1.1),
+        ({"design": "crossover", "sharing": "green_contexts", "stp": 1.8}, math.nan),
+        ({"design": "crossover", "sharing": "green_contexts", "stp": 1.8, "stp_whole": 1.05}, 1.05),
+        ({"design": "crossover", "sharing": "streams", "stp": 1.07, "stp_whole": math.nan}, 1.07),
+    ],
+)
+def test_stp_of_every_row_is_against_the_whole_device(tmp_path: Path, run: dict[str, object], stp: float) -> None:
+    """In a run in rounds a tenant has its partition in its blocks alone too: 1.8 would stand above splits of 1.1."""
+    study = Study(tmp_path / "mix", iterations=150, spread=0.0)
+    study.run(["bert_base", "distilgpt2"])
+    data = load(records=tmp_path)
+    runs = data.runs.drop(columns=["stp", "stp_whole", "design", "sharing"], errors="ignore").assign(**run)
+    (found,) = split.measured(replace(data, runs=runs), {"bert_base": 1, "distilgpt2": 1}, "eager")["stp"]
+    assert found == pytest.approx(stp, nan_ok=True)
 
 
 def test_splits_are_executed_as_their_curves(
