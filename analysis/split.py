@@ -163,7 +163,7 @@ def measured(data: Dataset, counts: Mapping[str, int], execution: str, *, p99: b
 
 
 def _whole_stp(run: Mapping[str, Any]) -> float:
-    """STP against alone on the whole device; NaN where a run in rounds knows only alone in the tenant's own partition."""
+    """STP against alone on the whole device; NaN where a run in rounds has only alone in a partition."""
     if pd.notna(whole := run.get("stp_whole", math.nan)):
         return float(whole)
     in_partitions = run.get("design") == "crossover" and sharing_name(run) == GREEN
