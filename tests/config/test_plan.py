@@ -123,7 +123,11 @@ TWO_MIXES = ("-m", "mix=bert_base+llama_3_2_1b,llama_3_2_1b+mistral_7b")
     ("tenant", "without", "there"),
     [
         ("bert_base", ["llama_3_2_1b+mistral_7b"], ["llama_3_2_1b, mistral_7b"]),
-        ("x", ["bert_base+llama_3_2_1b", "llama_3_2_1b+mistral_7b"], ["bert_base, llama_3_2_1b", "llama_3_2_1b, mis"]),
+        (
+            "x",
+            ["bert_base+llama_3_2_1b", "llama_3_2_1b+mistral_7b"],
+            ["bert_base, llama_3_2_1b", "llama_3_2_1b, mistral_7b"],
+        ),
     ],
 )
 def test_a_mix_of_a_sweep_without_the_tenant_is_named(tenant: str, without: list[str], there: list[str]) -> None:
