@@ -189,7 +189,8 @@ def test_streamed_tokens_have_a_first_one(client: Callable[..., Any]) -> None:
         own.measure(time.monotonic_ns())
     found = measured(own)
     assert (found.start_ns < found.first_token_ns).all()
-    assert (found.first_token_ns < found.end_ns).all()
+    assert (found.first_token_ns <= found.end_ns).all()  # the same where a busy host gives this process all at once
+    assert np.median(found.end_ns - found.first_token_ns) > 0
     assert own.facts()["answer_tokens_min"] == own.facts()["answer_tokens_max"] == 3
 
 
