@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import threading
 import time
 
@@ -117,8 +116,12 @@ def main() -> None:
     parser.add_argument("--fork", action="store_true", help="go on as a daemon, and end the command")
     parser.add_argument("--child", action="store_true", help="start a process that ignores SIGTERM, in its own session")
     options = parser.parse_args()
-    if options.fork and os.fork():
-        sys.exit(0)
+    if options.fork:
+        command = os.getpid()
+        if os.fork():
+            os._exit(0)
+        while os.getppid() == command:  # so that a busy host ends the command first
+            time.sleep(0.01)
     if options.child and not os.fork():
         import signal
 
