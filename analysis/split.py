@@ -163,12 +163,12 @@ def measured(data: Dataset, counts: Mapping[str, int], execution: str, *, p99: b
 
 
 def _whole_stp(run: Mapping[str, Any]) -> float:
-    """STP against alone on the whole device; NaN where a run in rounds has only alone in a partition."""
+    """STP against alone on the whole device; NaN where a run in rounds has only alone in a partition or under MPS."""
     if pd.notna(whole := run.get("stp_whole", math.nan)):
         return float(whole)
-    in_partitions = run.get("design") == "crossover" and sharing_name(run) == GREEN
+    free = run.get("sharing") == "streams" or (run.get("sharing"), run.get("mps_settings")) == ("processes", "disabled")
     stp = run.get("stp", math.nan)
-    return math.nan if in_partitions or pd.isna(stp) else float(stp)
+    return float(stp) if pd.notna(stp) and (free or run.get("design") != "crossover") else math.nan
 
 
 def cost_beside(found: pd.DataFrame, curves: Mapping[str, SmCurve]) -> dict[str, float]:

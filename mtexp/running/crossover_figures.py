@@ -89,8 +89,8 @@ def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) ->
         yield Finding(
             "note",
             "fresh-processes",
-            f"a CUDA graph of {', '.join(short)} takes less than {TURN_MS:g} ms alone: in fresh processes its slowdown "
-            "differs by 2 to 3 %, which is not in the interval",
+            f"a CUDA graph of {', '.join(short)} takes less than {TURN_MS:g} ms alone: on H200s the slowdown of one "
+            "differs by 2 to 3 % between fresh processes, which is not in the interval",
             "Use repetitions=3 where that matters. STP and its ratios are not concerned.",
         )
     if spec.sharing.mps_mode != "disabled":

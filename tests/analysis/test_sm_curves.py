@@ -198,6 +198,9 @@ def test_a_split_that_was_measured_without_baselines(
         ({"design": "crossover", "sharing": "green_contexts", "stp": 1.8}, math.nan),
         ({"design": "crossover", "sharing": "green_contexts", "stp": 1.8, "stp_whole": 1.05}, 1.05),
         ({"design": "crossover", "sharing": "streams", "stp": 1.07, "stp_whole": math.nan}, 1.07),
+        ({"design": "crossover", "sharing": "processes", "mps_settings": "disabled", "stp": 0.92}, 0.92),
+        ({"design": "crossover", "sharing": "processes", "mps_settings": "49pct", "stp": 1.8}, math.nan),
+        ({"design": "crossover", "sharing": "mig", "stp": 1.9}, math.nan),
     ],
 )
 def test_stp_of_every_row_is_against_the_whole_device(tmp_path: Path, run: dict[str, object], stp: float) -> None:
@@ -205,7 +208,7 @@ def test_stp_of_every_row_is_against_the_whole_device(tmp_path: Path, run: dict[
     study = Study(tmp_path / "mix", iterations=150, spread=0.0)
     study.run(["bert_base", "distilgpt2"])
     data = load(records=tmp_path)
-    runs = data.runs.drop(columns=["stp", "stp_whole", "design", "sharing"], errors="ignore").assign(**run)
+    runs = data.runs.drop(columns=["stp", "stp_whole", *run], errors="ignore").assign(**run)
     (found,) = split.measured(replace(data, runs=runs), {"bert_base": 1, "distilgpt2": 1}, "eager")["stp"]
     assert found == pytest.approx(stp, nan_ok=True)
 
