@@ -15,6 +15,8 @@ import hypothesis
 import pytest
 from filelock import FileLock
 
+from tests.slow import SLOW
+
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import IConfigRepository
@@ -43,89 +45,6 @@ COMMAND_LINES = {"workplace", "place"}
 """Fixtures of tests that run whole command lines with real tenants: seconds each."""
 A_SWEEP_IN_QUICK = "tests/run/test_uploads_behind.py::test_order_and_completeness"
 """The one of them that is not slow: three points from the command line to MLflow."""
-
-SLOW = (
-    "tests/analysis/test_advise.py",
-    "tests/analysis/test_analysis_data.py",
-    "tests/analysis/test_analysis_report.py",
-    "tests/analysis/test_analysis_tables.py",
-    "tests/analysis/test_compare.py",
-    "tests/analysis/test_fairness.py::test_coverage_over_runs",
-    "tests/analysis/test_fetch.py::test_older_runs",
-    "tests/analysis/test_figures.py",
-    "tests/analysis/test_formats.py",
-    "tests/analysis/test_left_out.py",
-    "tests/analysis/test_predicted_before.py",
-    "tests/analysis/test_predictions_checked.py",
-    "tests/analysis/test_predictor.py",
-    "tests/analysis/test_sm_curves.py",
-    "tests/benchmarks/",
-    "tests/config/test_conf_files.py::test_a_model_has",
-    "tests/config/test_conf_files.py::test_a_shrunken_model",
-    "tests/config/test_conf_files.py::test_every_experiment",
-    "tests/config/test_conf_files.py::test_every_model_converts",
-    "tests/config/test_conf_files.py::test_presets_of_partitions",
-    "tests/config/test_conf_files.py::test_shrinking",
-    "tests/config/test_plan.py::test_a_choice_that_reaches",
-    "tests/config/test_plan.py::test_a_point_made_of_sections",
-    "tests/config/test_plan.py::test_a_long_sweep_is",
-    "tests/config/test_server_keys.py::test_a_server_is_named",
-    "tests/config/test_shapes_and_memory.py::test_a_model_without_a_formula",
-    "tests/config/test_side_by_side_points.py",
-    "tests/docs/test_reference",
-    "tests/fuzz/test_fuzz_inputs.py",
-    "tests/launch/test_group.py::test_a_trace_may",
-    "tests/launch/test_group.py::test_an_idle",
-    "tests/launch/test_group.py::test_both_starters",
-    "tests/launch/test_group_failures.py",
-    "tests/launch/test_processes.py",
-    "tests/launch/test_user_servers.py",
-    "tests/launchers/",
-    "tests/metrics/test_evenness.py::test_the_mean_of_many",
-    "tests/metrics/test_repeats.py::test_coverage",
-    "tests/outside/",
-    "tests/package/",
-    "tests/profiling/test_nsys.py::test_a_profiler_that_hangs",
-    "tests/profiling/test_profile_pass.py",
-    "tests/records/test_salvage.py::test_the_command",
-    "tests/run/test_failed_runs.py",
-    "tests/run/test_hostile_names.py",
-    "tests/run/test_impossible_runs.py",
-    "tests/run/test_mixes_in_turns.py",
-    "tests/sharing/test_numerics.py",
-    "tests/sharing/test_sharing_lifecycle.py",
-    "tests/telemetry/test_sampler.py::test_sampler_ends",
-    "tests/tenant/test_captured_request.py",
-    "tests/tenant/test_families.py",
-    "tests/tenant/test_models_and_execution.py::test_a_compiled_request",
-    "tests/tenant/test_outputs.py::test_a_loss_that_is_not_finite",
-    "tests/tenant/test_outputs.py::test_a_wrong_output_in_the_window",
-    "tests/tenant/test_outputs.py::test_compiled_requests",
-    "tests/tenant/test_outputs.py::test_every_workload",
-    "tests/tenant/test_outputs.py::test_large_outputs",
-    "tests/tenant/test_outputs.py::test_of_very_large_outputs",
-    "tests/tenant/test_preload.py",
-    "tests/tenant/test_reference.py",
-    "tests/tenant/test_requests.py::test_decode_is_the_next_position",
-    "tests/tenant/test_requests.py::test_generate_is_greedy",
-    "tests/tenant/test_requests.py::test_train_changes_every_weight",
-    "tests/tenant/test_tracing.py::test_ncu_sees",
-    "tests/terminal/test_capacity_command.py",
-    "tests/terminal/test_cli.py::test_a_sweep_goes_on",
-    "tests/terminal/test_cli.py::test_after_an_interrupt",
-    "tests/terminal/test_cli.py::test_help_and_refusals",
-    "tests/terminal/test_cli.py::test_points_are_composed",
-    "tests/terminal/test_cli.py::test_points_run_in_the_order",
-    "tests/terminal/test_cli.py::test_resume_skips",
-    "tests/terminal/test_early.py",
-    "tests/terminal/test_output.py::test_a_program_ends",
-    "tests/terminal/test_output.py::test_a_user_without_a_home",
-    "tests/tracking/test_reach.py::test_a_server_that",
-    "tests/tracking/test_server.py",
-    "tests/tracking/test_store.py::test_a_file_that_another",
-    "tests/tracking/test_store.py::test_processes_on_one",
-)
-"""Beginnings of the names of other tests that take more than about a second; ``--durations=50`` finds more."""
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.slow import SLOW
+
 ROOT = Path(__file__).parents[2]
 PLACES = re.compile(r"\b((?:mtexp|analysis|conf|tests|docs|hydra_plugins)(?:/[\w.-]+)+?/?)(?=[\s`,.;:)*\]]|$)")
 
@@ -26,8 +28,6 @@ def test_every_package_is_on_the_map():
 
 def test_tests_that_are_marked_slow_exist():
     """A prefix that matches nothing would let a renamed test into the developer's loop."""
-    from tests.conftest import SLOW
-
     names = [prefix.partition("::") for prefix in SLOW]
     missing = [file for file, _, _ in names if not [*ROOT.glob(f"{file}*")]]
     assert missing + [f"{f}::{t}" for f, _, t in names if f.endswith(".py") and t not in (ROOT / f).read_text()] == []
