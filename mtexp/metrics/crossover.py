@@ -85,12 +85,9 @@ class CrossoverFigures:
     normalized_progress: dict[str, Interval]
     run: dict[str, Interval]
     """``stp``, ``antt``, ``jain_fairness``, ``fairness``; empty when a tenant is absent."""
-
-    @property
-    def half_width_pct(self) -> float:
-        """The widest of the intervals of the slowdowns and of STP: half of it as a share of the figure, in percent."""
-        widths = [interval.half_width_pct for interval in self.slowdown.values()]
-        return max([*widths, self.run["stp"].half_width_pct]) if "stp" in self.run else math.inf
+    half_width_pct: float = math.inf
+    """The widest of the intervals of the slowdowns and of STP by what the rounds show, which more rounds narrow: half
+    of it as a share of the figure, in percent; infinite when a tenant is absent."""
 
 
 # --- from requests to rounds ------------------------------------------------------------------------------------------
@@ -185,7 +182,9 @@ def _means(rounds: Integers, values: Floats, count: int) -> Floats:
 # --- from rounds to figures -------------------------------------------------------------------------------------------
 
 
-def compare(latency: Rounds, cycle: Rounds | None = None, *, seed: int = 0) -> CrossoverFigures:
+def compare(
+    latency: Rounds, cycle: Rounds | None = None, *, unseen: Floats | float = 0.0, seed: int = 0
+) -> CrossoverFigures:
     """Slowdown and normalized progress of every tenant, STP, ANTT, Jain's index and fairness, with their intervals.
 
     A tenant's figure is exp(mean of the log ratios of its rounds). Its interval is a t interval: rounds of one group
@@ -198,22 +197,25 @@ def compare(latency: Rounds, cycle: Rounds | None = None, *, seed: int = 0) -> C
     Args:
         latency: Mean latencies by round.
         cycle: Mean cycles by round, for normalized progress and all that is made of it; None = those of ``latency``.
+        unseen: Standard deviation of each tenant's log ratio between fresh sets of processes, shape (tenants,).
         seed: Of the draws for Jain's index.
     """
-    slowed = Means.of(latency.log_ratios, latency.group)
-    progressed = slowed if cycle is None else Means.of(cycle.log_ratios, cycle.group)
+    slowed = Means.of(latency.log_ratios, latency.group, unseen)
+    progressed = slowed if cycle is None else Means.of(cycle.log_ratios, cycle.group, unseen)
     there = [i for i in range(len(latency.tenants)) if latency.complete[i] and np.isfinite(progressed.mean[i])]
     slowdown = {latency.tenants[i]: slowed.exponential(i, 1.0) for i in there}
     progress = {latency.tenants[i]: progressed.exponential(i, -1.0) for i in there}
     if len(there) < len(latency.tenants) or not there:
         return CrossoverFigures(slowdown, progress, {})
     run = {
-        "stp": progressed.total(-1.0),
-        "antt": slowed.total(1.0, mean=True),
+        "stp": progressed.total(),
+        "antt": slowed.average(),
         "jain_fairness": progressed.jain(seed),
         "fairness": progressed.fairness(),
     }
-    return CrossoverFigures(slowdown, progress, run)
+    seen = replace(slowed, unseen=np.zeros_like(slowed.mean))
+    widths = [seen.exponential(i, 1.0).half_width_pct for i in there]
+    return CrossoverFigures(slowdown, progress, run, max(*widths, run["stp"].half_width_pct))
 
 
 def enough(latency: Rounds, target_pct: float) -> bool:

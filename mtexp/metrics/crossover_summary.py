@@ -103,8 +103,19 @@ def cycle_ms(samples: Samples) -> Floats:
     return cycles
 
 
+def alone_means_ms(samples: Mapping[str, Samples]) -> dict[str, float]:
+    """Mean latency of the requests that count in the alone blocks of each tenant that has any, by tenant id."""
+    alone = {name: own.latency_ms[own.phase == ALONE] for name, own in samples.items()}
+    return {name: float(latencies.mean()) for name, latencies in alone.items() if latencies.size}
+
+
 def summarise_crossover(
-    tenants: Mapping[str, Measured], blocks: Sequence[Block], telemetry: BlockTelemetry, *, seed: int = 0
+    tenants: Mapping[str, Measured],
+    blocks: Sequence[Block],
+    telemetry: BlockTelemetry,
+    *,
+    unseen: Mapping[str, float] | None = None,
+    seed: int = 0,
 ) -> RunSummary:
     """Figures of a run and its tenants with their 95 % intervals (``<key>_ci_low``, ``<key>_ci_high``).
 
@@ -114,11 +125,13 @@ def summarise_crossover(
         tenants: By tenant id, in the order of the run; samples as :func:`mtexp.metrics.crossover.mark` returns them.
         blocks: Of the run, in order.
         telemetry: Clocks and energies of the blocks.
+        unseen: Standard deviation of the log slowdown between fresh sets of processes, by tenant id; none = 0.
         seed: Of draws.
     """
     samples = {name: tenant.samples for name, tenant in tenants.items()}
     latency = rounds_of(samples, blocks, lambda own: own.latency_ms)
-    compared = compare(latency, rounds_of(samples, blocks, cycle_ms), seed=seed)
+    sds = np.array([(unseen or {}).get(name, 0.0) for name in tenants])
+    compared = compare(latency, rounds_of(samples, blocks, cycle_ms), unseen=sds, seed=seed)
     own = {}
     for column, (name, tenant) in enumerate(tenants.items()):
         shared = joined(tenant.samples)

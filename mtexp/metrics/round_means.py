@@ -1,13 +1,15 @@
 """Means over rounds with their t intervals, and functions of several such means. May touch: numpy, scipy.
 
 The error of a mean is kept as the sum over groups of rounds that it is: what a function of several means adds up, such
-as STP, then keeps what tenants and sharing modes of one round have in common.
+as STP, then keeps what tenants and sharing modes of one round have in common. What no round of a run can show, because
+it is settled when its processes start, is a standard deviation of its own (:mod:`mtexp.metrics.fresh_processes`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from mtexp.metrics.samples import Floats
 
 Integers = NDArray[np.int64]
 _DRAWS = 2000
+_NORMAL = NormalDist()
+_Z = _NORMAL.inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,9 +34,12 @@ class Means:
     """Shape (groups, tenants): what each group adds to the error of each mean; a column sums to 0."""
     groups: Integers
     """Groups in which each tenant was measured, shape (tenants,)."""
+    unseen: Floats
+    """Standard deviation of each mean between fresh sets of processes, beyond what the rounds show, shape (tenants,).
+    The sum of normalized progress does not have it: what one tenant gains, its neighbours lose."""
 
     @classmethod
-    def of(cls, values: Floats, group: Integers) -> Means:
+    def of(cls, values: Floats, group: Integers, unseen: Floats | float = 0.0) -> Means:
         """Means of ``values`` by round and tenant, shape (rounds, tenants), NaN = none, over the groups of rounds."""
         seen = np.isfinite(values)
         counts = seen.sum(axis=0)
@@ -43,7 +50,7 @@ class Means:
         member[index, np.arange(group.size)] = 1.0
         errors = member @ np.where(seen, (values - mean) / np.maximum(counts, 1), 0.0)
         groups = ((member @ seen) > 0).sum(axis=0)
-        return cls(mean, errors, groups)
+        return cls(mean, errors, groups, np.broadcast_to(np.asarray(unseen, dtype=np.float64), mean.shape))
 
     def reach(self, errors: Floats, groups: int) -> float:
         """Half the width of the t interval of a quantity to whose error the groups add ``errors``, shape (groups,)."""
@@ -55,19 +62,28 @@ class Means:
     def exponential(self, tenant: int, sign: float) -> Interval:
         """exp(sign * mean) of one tenant."""
         reach = self.reach(self.errors[:, tenant], int(self.groups[tenant]))
+        reach = math.hypot(reach, _Z * float(self.unseen[tenant]))
         value = sign * float(self.mean[tenant])
         return Interval(math.exp(value), math.exp(value - reach), _exp(value + reach))
 
-    def total(self, sign: float, *, mean: bool = False) -> Interval:
-        """The sum (or the mean) over tenants of exp(sign * mean)."""
-        parts = np.exp(sign * self.mean) / (self.mean.size if mean else 1)
+    def total(self) -> Interval:
+        """The sum over tenants of exp(-mean): STP."""
+        parts = np.exp(-self.mean)
         value = float(parts.sum())
         reach = self.reach(self.errors @ parts, int(self.groups.min()))
         return Interval(value, max(0.0, value - reach), value + reach)
 
-    def ratio(self, other: Means, sign: float) -> Interval:
-        """The sum over tenants of exp(sign * mean), over the same of ``other``, whose groups are the same rounds."""
-        parts, others = np.exp(sign * self.mean), np.exp(sign * other.mean)
+    def average(self) -> Interval:
+        """The mean over tenants of exp(mean): ANTT."""
+        parts = np.exp(self.mean) / self.mean.size
+        value = float(parts.sum())
+        reach = self.reach(self.errors @ parts, int(self.groups.min()))
+        reach = math.hypot(reach, _Z * float(np.linalg.norm(self.unseen * parts)))
+        return Interval(value, max(0.0, value - reach), value + reach)
+
+    def ratio(self, other: Means) -> Interval:
+        """The sum over tenants of exp(-mean), over the same of ``other``, whose groups are the same rounds."""
+        parts, others = np.exp(-self.mean), np.exp(-other.mean)
         value = math.log(float(parts.sum() / others.sum()))
         errors = self.errors @ (parts / parts.sum()) - other.errors @ (others / others.sum())
         reach = self.reach(errors, int(min(self.groups.min(), other.groups.min())))
@@ -84,7 +100,11 @@ class Means:
         if groups < 2:
             return Interval(math.exp(-apart.max()), 0.0, 1.0)
         spread = np.sqrt(((self.errors[:, first] - self.errors[:, second]) ** 2).sum(axis=0) * groups / (groups - 1))
-        reach = _critical(groups - 1, 1 - (1 - LEVEL) / first.size) * spread
+        level = 1 - (1 - LEVEL) / first.size
+        unseen = _NORMAL.inv_cdf((1 + level) / 2) * (
+            self.unseen[first] + self.unseen[second]
+        )  # one gains, the other loses
+        reach = np.hypot(_critical(groups - 1, level) * spread, unseen)
         widest, narrowest = float((apart + reach).max()), max(0.0, float((apart - reach).max()))
         return Interval(math.exp(-float(apart.max())), math.exp(-widest), math.exp(-narrowest))
 
@@ -97,7 +117,7 @@ class Means:
         rng = np.random.Generator(np.random.SFC64(seed))
         signs = rng.standard_normal((_DRAWS, self.errors.shape[0])) * math.sqrt(groups / (groups - 1))
         scale = np.sqrt((groups - 1) / rng.chisquare(groups - 1, _DRAWS))[:, None]
-        noise = signs @ self.errors * scale
+        noise = signs @ self.errors * scale + rng.standard_normal((_DRAWS, self.unseen.size)) * self.unseen
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(_jain(-self.mean + noise), [tail, 1 - tail])
         by_noise = np.quantile(_jain(noise), tail)

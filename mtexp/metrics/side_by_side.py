@@ -27,11 +27,23 @@ class Side:
 
     latency: Rounds
     cycle: Rounds
+    unseen: Floats | float = 0.0
+    """Standard deviation of each tenant's log slowdown between fresh sets of processes, shape (tenants,)."""
 
     @classmethod
-    def of(cls, samples: Mapping[str, Samples], blocks: Sequence[Block]) -> Side:
-        """From the requests of its tenants, as :func:`mtexp.metrics.crossover.mark` returns them."""
-        return cls(rounds_of(samples, blocks, lambda own: own.latency_ms), rounds_of(samples, blocks, cycle_ms))
+    def of(
+        cls, samples: Mapping[str, Samples], blocks: Sequence[Block], unseen: Mapping[str, float] | None = None
+    ) -> Side:
+        """From the requests of its tenants, as :func:`mtexp.metrics.crossover.mark` returns them.
+
+        Args:
+            samples: By tenant id.
+            blocks: Of the run, in order.
+            unseen: Standard deviation of the log slowdown between fresh sets of processes, by tenant id; none = 0.
+        """
+        latency = rounds_of(samples, blocks, lambda own: own.latency_ms)
+        sds = np.array([(unseen or {}).get(name, 0.0) for name in samples])
+        return cls(latency, rounds_of(samples, blocks, cycle_ms), sds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +84,32 @@ def mode_ratios(own: Side, reference: Side, *, whole: bool) -> ModeRatios:
     ref_together, ref_alone = _logs(reference.latency, rounds)
     cycle, own_cycle = _logs(own.cycle, rounds)
     ref_cycle, ref_own_cycle = _logs(reference.cycle, rounds)
-    figures = {"latency_ratio": (together - ref_together, 1.0), "throughput_ratio": (cycle - ref_cycle, -1.0)}
+    both = np.hypot(own.unseen, reference.unseen)
+    figures = {
+        "latency_ratio": (together - ref_together, 1.0, both),
+        "throughput_ratio": (cycle - ref_cycle, -1.0, both),
+    }
     if whole:
         figures |= {
-            "mode_cost": (alone - ref_alone, 1.0),
-            "slowdown_whole": (together - ref_alone, 1.0),
-            "normalized_progress_whole": (cycle - ref_own_cycle, -1.0),
+            "mode_cost": (alone - ref_alone, 1.0, np.zeros_like(both)),
+            "slowdown_whole": (together - ref_alone, 1.0, own.unseen),
+            "normalized_progress_whole": (cycle - ref_own_cycle, -1.0, own.unseen),
         }
     tenants: dict[str, dict[str, Interval]] = {name: {} for name in own.latency.tenants}
-    for key, (values, sign) in figures.items():
-        means = Means.of(values, group)
+    for key, (values, sign, unseen) in figures.items():
+        means = Means.of(values, group, unseen)
         for column, name in enumerate(tenants):
             if means.groups[column]:
                 tenants[name][key] = means.exponential(column, sign)
     progress, ref_progress = Means.of(cycle - own_cycle, group), Means.of(ref_cycle - ref_own_cycle, group)
     run: dict[str, Interval] = {}
     if progress.groups.all() and ref_progress.groups.all():
-        run["stp_ratio"] = progress.ratio(ref_progress, -1.0)
+        run["stp_ratio"] = progress.ratio(ref_progress)
         if whole:
             progress = Means.of(cycle - ref_own_cycle, group)
-            run["stp_whole"] = progress.total(-1.0)
-            run["antt_whole"] = Means.of(together - ref_alone, group).total(1.0, mean=True)
-            run["stp_whole_ratio"] = progress.ratio(ref_progress, -1.0)
+            run["stp_whole"] = progress.total()
+            run["antt_whole"] = Means.of(together - ref_alone, group, own.unseen).average()
+            run["stp_whole_ratio"] = progress.ratio(ref_progress)
     return ModeRatios(run, tenants)
 
 

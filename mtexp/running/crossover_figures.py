@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mtexp.metrics.crossover_summary import (
     BlockTelemetry,
+    alone_means_ms,
     crossover_findings,
     joined,
     joined_window,
@@ -18,6 +19,7 @@ from mtexp.metrics.crossover_summary import (
     together_spans,
 )
 from mtexp.metrics.finding import Finding
+from mtexp.metrics.fresh_processes import SD, TURN_MS, short_graphs, unseen_sd
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.side_by_side import Side, mode_ratios
 from mtexp.metrics.summary import Measured, RunSummary
@@ -25,9 +27,6 @@ from mtexp.metrics.window import Window
 from mtexp.running.measured import TELEMETRY, Measurement
 from mtexp.spec import RunSpec
 from mtexp.telemetry import load, over_spans
-
-TURN_MS = 2.1
-"""How long a process has the GPU by time slicing, seen on H200s (docs/results/designs.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +57,14 @@ def block_figures(
     reference: Reference | None = None,
 ) -> RunSummary:
     """The figures of a run, with its telemetry in ``folder``; those against ``reference`` too."""
-    summary = summarise_crossover(tenants, measured.blocks, block_telemetry(measured, folder), seed=spec.seed)
+    unseen = unseen_sd(spec, alone_means_ms(measured.samples))
+    telemetry = block_telemetry(measured, folder)
+    summary = summarise_crossover(tenants, measured.blocks, telemetry, unseen=unseen, seed=spec.seed)
     if reference is None:
         return summary
     there = reference.measured
-    sides = Side.of(measured.samples, measured.blocks), Side.of(there.samples, there.blocks)
-    found = mode_ratios(*sides, whole=reference.whole)
+    other = Side.of(there.samples, there.blocks, unseen_sd(reference.spec, alone_means_ms(there.samples)))
+    found = mode_ratios(Side.of(measured.samples, measured.blocks, unseen), other, whole=reference.whole)
     own = {name: metrics | found.tenant_metrics(name) for name, metrics in summary.tenants.items()}
     return replace(summary, metrics=summary.metrics | found.run_metrics, tenants=own)
 
@@ -85,13 +86,19 @@ def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) ->
         pinned=measured.cores is not None and measured.cores.pinned,
         redrawn=any(block.cores for block in measured.blocks),
     )
-    if short := _short(spec, summary):
+    alone_ms = {
+        name: own["alone_latency_mean_ms"] for name, own in summary.tenants.items() if "alone_latency_mean_ms" in own
+    }
+    if concerned := unseen_sd(spec, alone_ms):
+        short = set(short_graphs(spec, alone_ms))
+        models = dict.fromkeys(tenant.model.name for tenant in spec.tenants if tenant.id in short)
+        whose = "all tenants" if len(concerned) == len(spec.tenants) else ", ".join(concerned)
         yield Finding(
             "note",
             "fresh-processes",
-            f"a CUDA graph of {', '.join(short)} takes less than {TURN_MS:g} ms alone: on H200s the slowdown of one "
-            "differs by 2 to 3 % between fresh processes, which is not in the interval",
-            "Use repetitions=3 where that matters. STP and its ratios are not concerned.",
+            f"a CUDA graph of {', '.join(models)} takes less than {TURN_MS:g} ms alone: on H200s such slowdowns differ "
+            f"by {100 * SD:g} % (SD) between fresh processes; the intervals of {whose} include that",
+            "More rounds do not narrow it, repetitions=3 does. STP and its ratios are not concerned.",
         )
     if spec.sharing.mps_mode != "disabled":
         yield Finding(
@@ -103,14 +110,6 @@ def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) ->
             else "Sweep over mps_settings=disabled too: measured side by side, slowdown_whole, stp_whole and mode_cost "
             "show it.",
         )
-
-
-def _short(spec: RunSpec, summary: RunSummary) -> list[str]:
-    """Tenants whose requests are shorter than a turn: CUDA graphs in processes that share the device."""
-    if spec.sharing.mode != "processes":
-        return []
-    graphs = [tenant.id for tenant in spec.tenants if tenant.execution == "cuda_graph"]
-    return [name for name in graphs if summary.tenants.get(name, {}).get("alone_latency_mean_ms", TURN_MS) < TURN_MS]
 
 
 def block_telemetry(measured: Measurement, folder: Path) -> BlockTelemetry:

@@ -10,7 +10,7 @@ import pytest
 from tests.slow import SLOW
 
 ROOT = Path(__file__).parents[2]
-PLACES = re.compile(r"\b((?:mtexp|analysis|conf|tests|docs|hydra_plugins)(?:/[\w.-]+)+?/?)(?=[\s`,.;:)*\]]|$)")
+PLACES = re.compile(r"\b((?:mtexp|analysis|conf|tests|docs|hydra_plugins)(?:/[\w.-]+)+?/?)(?=[\s`,.;:)*#\]]|$)")
 
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md", "README.md"])
