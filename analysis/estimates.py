@@ -22,7 +22,7 @@ from .baseline_runs import BaselineRuns, Measured
 from .dataset import Dataset
 from .fairness import Progress, true_fairness
 from .frames import rows_of
-from .rounds import InRounds, in_rounds, measured_in_rounds, whole_figures, whole_of
+from .rounds import InRounds, in_rounds, measured_in_rounds, run_figures, runs_in_rounds
 from .spread import ALONE, Known, Readings, Repeated, learn
 
 RUN = -1
@@ -84,8 +84,8 @@ class Study:
     sides: dict[tuple[Measured, ...], Side | None] = field(default_factory=dict)
     in_rounds: Mapping[Measured, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     """What crossover runs measured themselves."""
-    whole: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
-    """STP and ANTT on the whole device of runs measured side by side with time slicing, by record."""
+    runs: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    """What crossover runs know of all their tenants together, by record."""
 
     @classmethod
     def of(
@@ -93,7 +93,7 @@ class Study:
     ) -> Study:
         """Points (:attr:`analysis.pooling.Results.points`) and their tenants; how runs differ is not learnt yet."""
         study = cls(data, normals, _alone_rows(alone), in_rounds=measured_in_rounds(data.tenants))
-        study.whole = whole_of(data.runs)
+        study.runs = runs_in_rounds(data.runs)
         modes = dict(zip(points["point"], points["sharing"], strict=True)) if len(points) else {}
         for tenant in rows_of(tenants.reindex(columns=["point", "position", "records", "ids", "compared", *_LIKE])):
             number = int(tenant["point"])
@@ -262,7 +262,8 @@ def _together(
     progress = Progress(
         np.array([pair.log("throughput") for pair in pairs]), np.array([pair.error("throughput") for pair in pairs])
     )
-    of_all = _of_all(pairs, progress) | whole_figures([study.whole[own] for own in rows[0]["records"]], study.normals)
+    known = [study.runs.get(own, {}) for own in rows[0]["records"]]
+    of_all = _of_all(pairs, progress) | run_figures(known, study.normals)
     return found | {(RUN, key): figure for key, figure in of_all.items()}, progress
 
 

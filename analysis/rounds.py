@@ -24,7 +24,8 @@ _Z = 1.96
 _KEYS = ("slowdown", "normalized_progress")
 _WHOLE = ("slowdown_whole", "mode_cost")
 """Figures of a mode that was measured side by side with time slicing, against the tenant alone on the whole device."""
-_OF_RUN = ("stp_whole", "antt_whole", "stp_whole_ratio")
+_OF_RUN = ("stp", "stp_whole", "antt_whole", "stp_whole_ratio")
+"""Figures of all tenants of a run, whose intervals keep what its tenants have in common in a round."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +64,12 @@ def measured_in_rounds(tenants: pd.DataFrame) -> dict[Measured, dict[str, tuple[
     return found
 
 
-def whole_of(runs: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
-    """STP and ANTT on the whole device, of each run that was measured side by side with time slicing."""
-    return {str(row["record_id"]): _known(row, _OF_RUN) for row in rows_of(runs)}
+def runs_in_rounds(runs: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
+    """Log and its standard error of STP of each crossover run; of one measured side by side with time slicing also STP
+    and ANTT on the whole device.
+    """
+    in_turns = [row for row in rows_of(runs) if str(row.get("design")) == "crossover"]
+    return {str(row["record_id"]): _known(row, _OF_RUN) for row in in_turns}
 
 
 def _known(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -79,8 +83,8 @@ def _known(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[floa
     return found
 
 
-def whole_figures(runs: Sequence[Mapping[str, tuple[float, float]]], normals: NormalDraws) -> dict[str, Estimate]:
-    """Figures of a point on the whole device, of its runs; without those that a run does not have."""
+def run_figures(runs: Sequence[Mapping[str, tuple[float, float]]], normals: NormalDraws) -> dict[str, Estimate]:
+    """Figures of a point that its runs know themselves; without those that a run does not have."""
     there = [key for key in _OF_RUN if all(key in run for run in runs)]
     if not there:
         return {}

@@ -142,7 +142,6 @@ class Template:
             self.study.by_point,
             read=self.draw(rng, noise, freedom),
         )
-        study.whole = self.study.whole
         wanted = {at for pair in self.pairs for at in pair}
         found: Estimates = figures_of(study, self.alone, self.points[self.points["point"].isin(wanted)])
         stp = {at: found.figures[at, RUN, "stp"] for at in wanted}
