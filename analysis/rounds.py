@@ -26,6 +26,8 @@ _WHOLE = ("slowdown_whole", "mode_cost")
 """Figures of a mode that was measured side by side with time slicing, against the tenant alone on the whole device."""
 _OF_RUN = ("stp", "stp_whole", "antt_whole", "stp_whole_ratio")
 """Figures of all tenants of a run, whose intervals keep what its tenants have in common in a round."""
+_SUMS = ("stp", "stp_whole", "antt_whole")
+"""Those whose intervals reach as far up as down; the others do on logarithms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +79,12 @@ def _known(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[floa
     found = {}
     for name in names:
         ends: list[Any] = [row.get(key) for key in (name, *keys.interval(name))]
-        if all(pd.notna(end) and float(end) > 0 for end in ends):
-            value, low, high = map(float, ends)
+        if not all(pd.notna(end) for end in ends):
+            continue
+        value, low, high = map(float, ends)
+        if name in _SUMS:
+            found[name] = float(np.log(value)), (high - value) / (value * _Z)
+        elif low > 0:
             found[name] = float(np.log(value)), float(np.log(high / low)) / (2 * _Z)
     return found
 

@@ -65,6 +65,15 @@ def test_a_run_of_another_design_or_without_interval_has_none() -> None:
     assert in_rounds([{"slowdown": (0.1, 0.1), "normalized_progress": (0.1, 0.1)}, None], normals()) is None
 
 
+def test_stp_keeps_the_interval_of_its_run(in_turns: Path) -> None:
+    """It has what tenants of a round have in common; two tenants that err independently would have another."""
+    data = load(records=in_turns)
+    runs = data.runs.assign(stp_ci_low=data.runs["stp"] * 0.9, stp_ci_high=data.runs["stp"] * 1.1)
+    (point,) = pool(replace(data, runs=runs)).points.to_dict("records")
+    assert point["stp"] == pytest.approx(runs["stp"].item())
+    assert (point["stp_ci_high"] - point["stp_ci_low"]) / (2 * point["stp"]) == pytest.approx(0.1, rel=0.05)
+
+
 def test_designs_are_points_of_their_own_where_there_are_two() -> None:
     """One design needs no name; old runs have none and are not crossover."""
     names = pd.Series(["MPS", "MPS"])
