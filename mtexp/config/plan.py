@@ -28,7 +28,7 @@ from mtexp.config.known import overloaded, too_few_cores, unread_experiment, war
 from mtexp.config.lengths import padded
 from mtexp.config.order import random_order
 from mtexp.config.own_code import imported
-from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text
+from mtexp.config.problems import Refused, check_override, parse_checked, translate, value_text, without_value
 from mtexp.config.schema import Config, SweepOrder
 from mtexp.config.sections import SectionedComposer
 from mtexp.config.servers import commands
@@ -369,7 +369,10 @@ def _points(composer: Composer, overrides: Sequence[str], hydra: DictConfig) -> 
     if not _splits(hydra):
         return [[text for text in task if not composer.parse(text).is_sweep_override()]]
     params = {str(key): value for key, value in (hydra.sweeper.params or {}).items()}
-    return [[*fixed, *point] for point in composer.split(task, params)]
+    points = composer.split(task, params)
+    if not points:
+        raise Refused([without_value(composer, [*(f"{key}={value}" for key, value in params.items()), *task])])
+    return [[*fixed, *point] for point in points]
 
 
 def _convert(

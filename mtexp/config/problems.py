@@ -145,6 +145,23 @@ def value_text(override: Override) -> str:
     return (override.input_line or "").partition("=")[2] or "(dropped)"
 
 
+def without_value(composer: Composer, texts: Sequence[str]) -> ConfigError:
+    """The error of a sweep that has no point.
+
+    Args:
+        composer: Of the command line.
+        texts: What is set or swept; one of them is swept over nothing, as ``mix=glob(x*)`` or ``seed=range(1,1)``.
+    """
+    for text in texts:
+        override = composer.parse(text)
+        if override.is_sweep_override() and not composer.split([text], {}):
+            key = override.key_or_group
+            allowed = sorted(composer.options(key)) or "values such as 1,2, or a range that holds one"
+            remedy = "It gives no value, so the sweep has no point; glob(...) is for the choices of a group."
+            return ConfigError(key, value_text(override), allowed, remedy)
+    return Misplaced("hydra.sweeper.params", " ".join(texts), "the sweep has no point", _HELP)
+
+
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 

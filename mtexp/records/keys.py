@@ -338,7 +338,7 @@ _RUN_METRICS = (
     ("clock_lost_power_cap_pct", "%", LOWER, "SM clock lost to the power cap, against the same clock"),
     ("alone_energy_j", "J", LOWER, "energy of the device over the alone blocks (crossover)"),
     ("host_noise_pct", "%", LOWER, "largest host noise of a tenant (crossover)"),
-    ("half_width_pct", "%", LOWER, "half of the widest interval of slowdowns and STP, as a share (crossover)"),
+    ("half_width_pct", "%", LOWER, "half of the widest interval of slowdowns and STP by rounds (crossover)"),
     ("rounds", "1", NONE, "rounds (crossover)"),
     ("kernel_overlap_pct", "%", NONE, "time with kernels of two or more tenants / time with any"),
     ("gpu_idle_pct", "%", LOWER, "share of the traced window without a kernel of any tenant (profile)"),

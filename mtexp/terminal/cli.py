@@ -7,6 +7,7 @@ the same whether it ran here, in another process or on another host.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import multiprocessing
 import os
@@ -75,7 +76,7 @@ def _main(argv: Sequence[str] | None) -> int:
         console.say(composer_of(args).help())
         return OK
     if args.hydra_help or args.cfg or args.info or args.shell_completion:
-        return _hydra(with_tokens(arguments))
+        return _asked_of_hydra(args, arguments)
     try:
         planned = plan(arguments, hardware=points.hardware, ask=ask_store)
     except MtexpError as error:
@@ -172,6 +173,16 @@ def _whole_errors() -> Iterator[None]:
             del os.environ[_HYDRA_FULL_ERROR]
         else:
             os.environ[_HYDRA_FULL_ERROR] = before
+
+
+def _asked_of_hydra(args: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Answer ``--cfg``, ``--info``, ``--hydra-help`` and ``--shell-completion``."""
+    if args.multirun:
+        why = "a sweep has many configurations, and --cfg and --info show one"
+        say(f"refused: --multirun: {why}. Leave out -m, and give one value where there are several.\n", error=True)
+        return REFUSED
+    flags = [text for text in arguments if text not in args.overrides]
+    return _hydra(with_tokens([*args.overrides, *flags]))  # Hydra wants all overrides in one place
 
 
 def _hydra(argv: Sequence[str]) -> int:

@@ -41,6 +41,21 @@ def _refusal(*argv: str) -> str:
     return str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("argument", "allowed"),
+    [
+        ("mix=glob(zz*)", "allowed: dec_only, enc_only"),
+        ("measure.iterations=glob(*)", "allowed: values such as"),
+        ("seed=range(1,1)", "allowed: values such as"),
+    ],
+)
+def test_a_sweep_over_nothing_is_refused(argument: str, allowed: str) -> None:
+    """It would run no point, and end as if all were done."""
+    text = _refusal("-m", "precision=fp16,bf16", argument)
+    assert text.startswith(f"refused: {argument}: {allowed}")
+    assert "no point" in text
+
+
 MISTAKES = [
     ("mix=enc_onli", "refused: mix=enc_onli: allowed: dec_only, enc_only", "Did you mean enc_only?"),
     ("mix=${oc.env:MIX}", "refused: mix=${oc.env:MIX}", 'Let the shell fill it in: mix="$MIX".'),

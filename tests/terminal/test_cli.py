@@ -380,9 +380,11 @@ def test_help_names_groups_choices_and_examples(capsys: pytest.CaptureFixture[st
 
 
 def test_the_configuration_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """--cfg is Hydra's."""
-    assert cli.main(["--cfg", "job", "mix=bert_base*2"]) == 0
+    """--cfg is Hydra's, wherever it stands; a sweep has no single configuration."""
+    assert cli.main(["runtime=cpu", "--cfg", "job", "mix=bert_base*2"]) == 0
     assert "bert_base*2" in capsys.readouterr().out
+    assert cli.main(["--cfg", "job", "-m", "mix=solo,pair"]) == 2
+    assert "Leave out -m" in capsys.readouterr().err
 
 
 HEAVY = {"torch", "mlflow", "transformers", "pandas", "pyarrow"}
