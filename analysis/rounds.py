@@ -24,9 +24,9 @@ _Z = 1.96
 _KEYS = ("slowdown", "normalized_progress")
 _WHOLE = ("slowdown_whole", "mode_cost")
 """Figures of a mode that was measured side by side with time slicing, against the tenant alone on the whole device."""
-_OF_RUN = ("stp", "stp_whole", "antt_whole", "stp_whole_ratio")
+_OF_RUN = ("stp", "antt", "stp_whole", "antt_whole", "stp_whole_ratio")
 """Figures of all tenants of a run, whose intervals keep what its tenants have in common in a round."""
-_SUMS = ("stp", "stp_whole", "antt_whole")
+_SUMS = ("stp", "antt", "stp_whole", "antt_whole")
 """Those whose intervals reach as far up as down; the others do on logarithms."""
 
 
@@ -67,8 +67,8 @@ def measured_in_rounds(tenants: pd.DataFrame) -> dict[Measured, dict[str, tuple[
 
 
 def runs_in_rounds(runs: pd.DataFrame) -> dict[str, dict[str, tuple[float, float]]]:
-    """Log and its standard error of STP of each crossover run; of one measured side by side with time slicing also STP
-    and ANTT on the whole device.
+    """Log and its standard error of STP and ANTT of each crossover run; on the whole device too, if it was measured
+    side by side with time slicing.
     """
     in_turns = [row for row in rows_of(runs) if str(row.get("design")) == "crossover"]
     return {str(row["record_id"]): _known(row, _OF_RUN) for row in in_turns}
@@ -97,7 +97,7 @@ def run_figures(runs: Sequence[Mapping[str, tuple[float, float]]], normals: Norm
     draws, found = normals.normal(()), {}
     for key in there:
         log, error = mean_over_runs([run[key] for run in runs])
-        found[key] = Estimate(float(np.exp(log)), (error if key == "antt_whole" else -error) * draws)
+        found[key] = Estimate(float(np.exp(log)), (error if key.startswith("antt") else -error) * draws)
     return found
 
 

@@ -183,7 +183,7 @@ def _means(rounds: Integers, values: Floats, count: int) -> Floats:
 
 
 def compare(
-    latency: Rounds, cycle: Rounds | None = None, *, unseen: Floats | float = 0.0, seed: int = 0
+    latency: Rounds, cycle: Rounds | None = None, *, unseen: Floats | None = None, seed: int = 0
 ) -> CrossoverFigures:
     """Slowdown and normalized progress of every tenant, STP, ANTT, Jain's index and fairness, with their intervals.
 
@@ -197,7 +197,8 @@ def compare(
     Args:
         latency: Mean latencies by round.
         cycle: Mean cycles by round, for normalized progress and all that is made of it; None = those of ``latency``.
-        unseen: Standard deviation of each tenant's log ratio between fresh sets of processes, shape (tenants,).
+        unseen: What states of a set of processes add to each tenant's log ratio, shape (states, tenants); None =
+            nothing.
         seed: Of the draws for Jain's index.
     """
     slowed = Means.of(latency.log_ratios, latency.group, unseen)
@@ -213,13 +214,13 @@ def compare(
         "jain_fairness": progressed.jain(seed),
         "fairness": progressed.fairness(),
     }
-    seen = replace(slowed, unseen=np.zeros_like(slowed.mean))
+    seen = slowed.by_rounds()
     widths = [seen.exponential(i, 1.0).half_width_pct for i in there]
-    return CrossoverFigures(slowdown, progress, run, max(*widths, run["stp"].half_width_pct))
+    return CrossoverFigures(slowdown, progress, run, max(*widths, progressed.by_rounds().total().half_width_pct))
 
 
 def enough(latency: Rounds, target_pct: float) -> bool:
-    """The stopping rule: the intervals of every slowdown and of STP are at most +- ``target_pct`` percent.
+    """The stopping rule: by the rounds, every slowdown and STP are known to +- ``target_pct`` percent.
 
     It may be asked after every round, from :data:`MIN_UNITS` units of every tenant on.
     """
@@ -234,17 +235,20 @@ def _units(rounds: Rounds) -> Integers:
     return np.array([np.unique(rounds.group[column]).size for column in seen.T], dtype=np.int64)
 
 
-def mean_interval(values: Floats, group: Integers) -> Interval:
+def mean_interval(values: Floats, group: Integers, unseen_sd: float = 0.0) -> Interval:
     """The mean over rounds of ``values`` (shape (rounds,), NaN = none) with its t interval over groups.
+
+    Args:
+        values: By round.
+        group: Of each round.
+        unseen_sd: Standard deviation of their logarithm between sets of processes, beyond what the rounds show.
 
     Raises:
         ValueError: No value.
     """
     if not np.isfinite(values).any():
         raise ValueError("the interval of a mean needs at least one value, found none")
-    means = Means.of(values[:, None], group)
-    reach = means.reach(means.errors[:, 0], int(means.groups[0]))
-    return Interval(float(means.mean[0]), float(means.mean[0]) - reach, float(means.mean[0]) + reach)
+    return Means.of(values[:, None], group, np.array([[unseen_sd * float(np.nanmean(values))]])).itself(0)
 
 
 # --- what the host adds -----------------------------------------------------------------------------------------------

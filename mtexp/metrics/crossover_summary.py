@@ -103,18 +103,12 @@ def cycle_ms(samples: Samples) -> Floats:
     return cycles
 
 
-def alone_means_ms(samples: Mapping[str, Samples]) -> dict[str, float]:
-    """Mean latency of the requests that count in the alone blocks of each tenant that has any, by tenant id."""
-    alone = {name: own.latency_ms[own.phase == ALONE] for name, own in samples.items()}
-    return {name: float(latencies.mean()) for name, latencies in alone.items() if latencies.size}
-
-
 def summarise_crossover(
     tenants: Mapping[str, Measured],
     blocks: Sequence[Block],
     telemetry: BlockTelemetry,
     *,
-    unseen: Mapping[str, float] | None = None,
+    unseen: Floats | None = None,
     seed: int = 0,
 ) -> RunSummary:
     """Figures of a run and its tenants with their 95 % intervals (``<key>_ci_low``, ``<key>_ci_high``).
@@ -125,18 +119,19 @@ def summarise_crossover(
         tenants: By tenant id, in the order of the run; samples as :func:`mtexp.metrics.crossover.mark` returns them.
         blocks: Of the run, in order.
         telemetry: Clocks and energies of the blocks.
-        unseen: Standard deviation of the log slowdown between fresh sets of processes, by tenant id; none = 0.
+        unseen: What states of a set of processes add to the log slowdown of each tenant, shape (states, tenants), as
+            :func:`mtexp.metrics.fresh_processes.unseen` returns it; None = nothing.
         seed: Of draws.
     """
     samples = {name: tenant.samples for name, tenant in tenants.items()}
     latency = rounds_of(samples, blocks, lambda own: own.latency_ms)
-    sds = np.array([(unseen or {}).get(name, 0.0) for name in tenants])
-    compared = compare(latency, rounds_of(samples, blocks, cycle_ms), unseen=sds, seed=seed)
+    compared = compare(latency, rounds_of(samples, blocks, cycle_ms), unseen=unseen, seed=seed)
+    sds = np.zeros(len(tenants)) if unseen is None else np.linalg.norm(unseen, axis=0)
     own = {}
     for column, (name, tenant) in enumerate(tenants.items()):
         shared = joined(tenant.samples)
         metrics = summarise_tenant(shared, joined_window(shared), slo_ms=tenant.slo_ms, new_tokens=tenant.new_tokens)
-        metrics |= _tenant_figures(tenant, latency, column, telemetry)
+        metrics |= _tenant_figures(tenant, latency, column, float(sds[column]))
         for key, intervals in (
             ("slowdown", compared.slowdown),
             ("normalized_progress", compared.normalized_progress),
@@ -151,12 +146,12 @@ def summarise_crossover(
     return RunSummary(run, own, {name: insufficient_keys(metrics) for name, metrics in own.items()})
 
 
-def _tenant_figures(tenant: Measured, latency: Rounds, column: int, telemetry: BlockTelemetry) -> Metrics:
+def _tenant_figures(tenant: Measured, latency: Rounds, column: int, unseen_sd: float) -> Metrics:
     samples = tenant.samples
     alone, shared = samples.select(samples.phase == ALONE), samples.measured
     found: Metrics = {"rounds": float(latency.complete[column]), "iterations_alone": float(len(alone))}
     if np.isfinite(latency.together_ms[:, column]).sum() > 1:
-        found |= ends({"latency_mean_ms": mean_interval(latency.together_ms[:, column], latency.group)})
+        found |= ends({"latency_mean_ms": mean_interval(latency.together_ms[:, column], latency.group, unseen_sd)})
     if (noise_pct := host_noise_pct(latency.alone_ms[:, column])) is not None:
         found["host_noise_pct"] = noise_pct
     if not len(alone):
@@ -275,8 +270,8 @@ def crossover_findings(
         yield Finding(
             "warning",
             "target-missed",
-            f"the widest interval of slowdowns and STP is +- {rounded(reached_pct, 2)} % after "
-            f"{run['rounds']:.0f} rounds; measure.target_pct asked for {target_pct:g} % within {max_time_s:g} s",
+            f"by {run['rounds']:.0f} rounds slowdowns and STP are known to +- {rounded(reached_pct, 2)} % or better; "
+            f"measure.target_pct asked for {target_pct:g} % within {max_time_s:g} s",
             "Raise measure.max_time_s: four times the rounds halve an interval.",
         )
     noise_pct = run.get("host_noise_pct", 0.0)

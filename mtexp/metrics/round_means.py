@@ -2,13 +2,13 @@
 
 The error of a mean is kept as the sum over groups of rounds that it is: what a function of several means adds up, such
 as STP, then keeps what tenants and sharing modes of one round have in common. What no round of a run can show, because
-it is settled when its processes start, is a standard deviation of its own (:mod:`mtexp.metrics.fresh_processes`).
+it is settled when its processes start, is kept beside it (:mod:`mtexp.metrics.fresh_processes`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -35,11 +35,11 @@ class Means:
     groups: Integers
     """Groups in which each tenant was measured, shape (tenants,)."""
     unseen: Floats
-    """Standard deviation of each mean between fresh sets of processes, beyond what the rounds show, shape (tenants,).
-    The sum of normalized progress does not have it: what one tenant gains, its neighbours lose."""
+    """Shape (states, tenants): what independent states of a set of processes, each with standard deviation 1, add to
+    each mean, beyond what the rounds show."""
 
     @classmethod
-    def of(cls, values: Floats, group: Integers, unseen: Floats | float = 0.0) -> Means:
+    def of(cls, values: Floats, group: Integers, unseen: Floats | None = None) -> Means:
         """Means of ``values`` by round and tenant, shape (rounds, tenants), NaN = none, over the groups of rounds."""
         seen = np.isfinite(values)
         counts = seen.sum(axis=0)
@@ -50,7 +50,11 @@ class Means:
         member[index, np.arange(group.size)] = 1.0
         errors = member @ np.where(seen, (values - mean) / np.maximum(counts, 1), 0.0)
         groups = ((member @ seen) > 0).sum(axis=0)
-        return cls(mean, errors, groups, np.broadcast_to(np.asarray(unseen, dtype=np.float64), mean.shape))
+        return cls(mean, errors, groups, np.zeros((1, mean.size)) if unseen is None else unseen)
+
+    def by_rounds(self) -> Means:
+        """These means with the errors that the rounds show, and no others."""
+        return replace(self, unseen=np.zeros((1, self.mean.size)))
 
     def reach(self, errors: Floats, groups: int) -> float:
         """Half the width of the t interval of a quantity to whose error the groups add ``errors``, shape (groups,)."""
@@ -59,34 +63,41 @@ class Means:
         spread = math.sqrt(float((errors**2).sum()) * groups / (groups - 1))
         return _critical(groups - 1) * spread
 
+    def itself(self, tenant: int) -> Interval:
+        """The mean of one tenant."""
+        reach = self.reach(self.errors[:, tenant], int(self.groups[tenant]))
+        reach = math.hypot(reach, _Z * float(np.linalg.norm(self.unseen[:, tenant])))
+        value = float(self.mean[tenant])
+        return Interval(value, value - reach, value + reach)
+
     def exponential(self, tenant: int, sign: float) -> Interval:
         """exp(sign * mean) of one tenant."""
-        reach = self.reach(self.errors[:, tenant], int(self.groups[tenant]))
-        reach = math.hypot(reach, _Z * float(self.unseen[tenant]))
-        value = sign * float(self.mean[tenant])
+        mean = self.itself(tenant)
+        value, reach = sign * mean.value, mean.high - mean.value
         return Interval(math.exp(value), math.exp(value - reach), _exp(value + reach))
 
     def total(self) -> Interval:
         """The sum over tenants of exp(-mean): STP."""
-        parts = np.exp(-self.mean)
-        value = float(parts.sum())
-        reach = self.reach(self.errors @ parts, int(self.groups.min()))
-        return Interval(value, max(0.0, value - reach), value + reach)
+        return self._sum(np.exp(-self.mean))
 
     def average(self) -> Interval:
         """The mean over tenants of exp(mean): ANTT."""
-        parts = np.exp(self.mean) / self.mean.size
+        return self._sum(np.exp(self.mean) / self.mean.size)
+
+    def _sum(self, parts: Floats) -> Interval:
         value = float(parts.sum())
         reach = self.reach(self.errors @ parts, int(self.groups.min()))
-        reach = math.hypot(reach, _Z * float(np.linalg.norm(self.unseen * parts)))
+        reach = math.hypot(reach, _Z * float(np.linalg.norm(self.unseen @ parts)))
         return Interval(value, max(0.0, value - reach), value + reach)
 
     def ratio(self, other: Means) -> Interval:
         """The sum over tenants of exp(-mean), over the same of ``other``, whose groups are the same rounds."""
         parts, others = np.exp(-self.mean), np.exp(-other.mean)
         value = math.log(float(parts.sum() / others.sum()))
-        errors = self.errors @ (parts / parts.sum()) - other.errors @ (others / others.sum())
-        reach = self.reach(errors, int(min(self.groups.min(), other.groups.min())))
+        parts, others = parts / parts.sum(), others / others.sum()
+        reach = self.reach(self.errors @ parts - other.errors @ others, int(min(self.groups.min(), other.groups.min())))
+        unseen = np.concatenate([self.unseen @ parts, other.unseen @ others])
+        reach = math.hypot(reach, _Z * float(np.linalg.norm(unseen)))
         return Interval(math.exp(value), math.exp(value - reach), _exp(value + reach))
 
     def fairness(self) -> Interval:
@@ -101,10 +112,8 @@ class Means:
             return Interval(math.exp(-apart.max()), 0.0, 1.0)
         spread = np.sqrt(((self.errors[:, first] - self.errors[:, second]) ** 2).sum(axis=0) * groups / (groups - 1))
         level = 1 - (1 - LEVEL) / first.size
-        unseen = _NORMAL.inv_cdf((1 + level) / 2) * (
-            self.unseen[first] + self.unseen[second]
-        )  # one gains, the other loses
-        reach = np.hypot(_critical(groups - 1, level) * spread, unseen)
+        unseen = np.linalg.norm(self.unseen[:, first] - self.unseen[:, second], axis=0)
+        reach = np.hypot(_critical(groups - 1, level) * spread, _NORMAL.inv_cdf((1 + level) / 2) * unseen)
         widest, narrowest = float((apart + reach).max()), max(0.0, float((apart - reach).max()))
         return Interval(math.exp(-float(apart.max())), math.exp(-widest), math.exp(-narrowest))
 
@@ -117,7 +126,7 @@ class Means:
         rng = np.random.Generator(np.random.SFC64(seed))
         signs = rng.standard_normal((_DRAWS, self.errors.shape[0])) * math.sqrt(groups / (groups - 1))
         scale = np.sqrt((groups - 1) / rng.chisquare(groups - 1, _DRAWS))[:, None]
-        noise = signs @ self.errors * scale + rng.standard_normal((_DRAWS, self.unseen.size)) * self.unseen
+        noise = signs @ self.errors * scale + rng.standard_normal((_DRAWS, self.unseen.shape[0])) @ self.unseen
         tail = (1 - LEVEL) / 2
         low, high = np.quantile(_jain(-self.mean + noise), [tail, 1 - tail])
         by_noise = np.quantile(_jain(noise), tail)

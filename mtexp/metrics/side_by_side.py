@@ -27,23 +27,14 @@ class Side:
 
     latency: Rounds
     cycle: Rounds
-    unseen: Floats | float = 0.0
-    """Standard deviation of each tenant's log slowdown between fresh sets of processes, shape (tenants,)."""
+    unseen: Floats | None = None
+    """What states of its set of processes add to each tenant's log slowdown, shape (states, tenants)."""
 
     @classmethod
-    def of(
-        cls, samples: Mapping[str, Samples], blocks: Sequence[Block], unseen: Mapping[str, float] | None = None
-    ) -> Side:
-        """From the requests of its tenants, as :func:`mtexp.metrics.crossover.mark` returns them.
-
-        Args:
-            samples: By tenant id.
-            blocks: Of the run, in order.
-            unseen: Standard deviation of the log slowdown between fresh sets of processes, by tenant id; none = 0.
-        """
+    def of(cls, samples: Mapping[str, Samples], blocks: Sequence[Block], unseen: Floats | None = None) -> Side:
+        """From the requests of its tenants, as :func:`mtexp.metrics.crossover.mark` returns them, and ``unseen``."""
         latency = rounds_of(samples, blocks, lambda own: own.latency_ms)
-        sds = np.array([(unseen or {}).get(name, 0.0) for name in samples])
-        return cls(latency, rounds_of(samples, blocks, cycle_ms), sds)
+        return cls(latency, rounds_of(samples, blocks, cycle_ms), unseen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +75,15 @@ def mode_ratios(own: Side, reference: Side, *, whole: bool) -> ModeRatios:
     ref_together, ref_alone = _logs(reference.latency, rounds)
     cycle, own_cycle = _logs(own.cycle, rounds)
     ref_cycle, ref_own_cycle = _logs(reference.cycle, rounds)
-    both = np.hypot(own.unseen, reference.unseen)
-    figures = {
+    states = [side.unseen for side in (own, reference) if side.unseen is not None]
+    both = np.vstack(states) if states else None
+    figures: dict[str, tuple[Floats, float, Floats | None]] = {
         "latency_ratio": (together - ref_together, 1.0, both),
         "throughput_ratio": (cycle - ref_cycle, -1.0, both),
     }
     if whole:
         figures |= {
-            "mode_cost": (alone - ref_alone, 1.0, np.zeros_like(both)),
+            "mode_cost": (alone - ref_alone, 1.0, None),
             "slowdown_whole": (together - ref_alone, 1.0, own.unseen),
             "normalized_progress_whole": (cycle - ref_own_cycle, -1.0, own.unseen),
         }
@@ -101,12 +93,13 @@ def mode_ratios(own: Side, reference: Side, *, whole: bool) -> ModeRatios:
         for column, name in enumerate(tenants):
             if means.groups[column]:
                 tenants[name][key] = means.exponential(column, sign)
-    progress, ref_progress = Means.of(cycle - own_cycle, group), Means.of(ref_cycle - ref_own_cycle, group)
+    progress = Means.of(cycle - own_cycle, group, own.unseen)
+    ref_progress = Means.of(ref_cycle - ref_own_cycle, group, reference.unseen)
     run: dict[str, Interval] = {}
     if progress.groups.all() and ref_progress.groups.all():
         run["stp_ratio"] = progress.ratio(ref_progress)
         if whole:
-            progress = Means.of(cycle - ref_own_cycle, group)
+            progress = Means.of(cycle - ref_own_cycle, group, own.unseen)
             run["stp_whole"] = progress.total()
             run["antt_whole"] = Means.of(together - ref_alone, group, own.unseen).average()
             run["stp_whole_ratio"] = progress.ratio(ref_progress)

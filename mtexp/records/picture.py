@@ -13,8 +13,7 @@ import numpy as np
 
 from mtexp.colours import FAINT, shades
 from mtexp.errors import RecordError
-from mtexp.metrics.crossover_summary import alone_means_ms
-from mtexp.metrics.fresh_processes import unseen_sd
+from mtexp.metrics.fresh_processes import unseen_of
 from mtexp.metrics.samples import Samples
 from mtexp.records.files import ITERATIONS, write_aside
 from mtexp.records.record import load
@@ -37,7 +36,7 @@ def draw_run(directory: Path) -> None:
         samples = read_samples(directory / ITERATIONS)
         write_latency_plot(directory, samples, models, record.window)
         if record.blocks and samples:
-            unseen = unseen_sd(record.run_spec, alone_means_ms(samples))
+            unseen = unseen_of(record.run_spec, samples)
             write_rounds_plot(directory / PLOTS, samples, models, record.blocks, unseen)
     except (RecordError, OSError) as error:
         log.warning("No picture of the run. %s", error)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mtexp.colours import FAINT, shades
 from mtexp.metrics.crossover import Block, compare, rounds_of
-from mtexp.metrics.samples import Samples
+from mtexp.metrics.samples import Floats, Samples
 from mtexp.records.files import write_aside
 
 ROUNDS_PICTURE = "rounds.png"
@@ -24,7 +24,7 @@ def write_rounds_plot(
     samples: Mapping[str, Samples],
     models: Mapping[str, str],
     blocks: Sequence[Block],
-    unseen: Mapping[str, float] | None = None,
+    unseen: Floats | None = None,
 ) -> Path | None:
     """Draw every tenant's slowdown by round with its figure and 95 % interval, and the alone blocks beside it.
 
@@ -35,7 +35,7 @@ def write_rounds_plot(
         samples: By tenant id, marked with block, round and phase.
         models: By tenant id.
         blocks: Of the run.
-        unseen: Standard deviation of the log slowdown between fresh sets of processes, by tenant id; none = 0.
+        unseen: What states of a set of processes add to the log slowdown of each tenant, shape (states, tenants).
 
     Returns:
         The picture; None where no tenant has a round with both sides.
@@ -46,7 +46,7 @@ def write_rounds_plot(
     latency = rounds_of(samples, blocks, lambda own: own.latency_ms)
     if not latency.complete.any():
         return None
-    compared = compare(latency, unseen=np.array([(unseen or {}).get(name, 0.0) for name in latency.tenants]))
+    compared = compare(latency, unseen=unseen)
     figure = Figure(figsize=(11, 4))
     figure.subplots_adjust(left=0.065, right=0.99, bottom=0.13, top=0.92, wspace=0.17)
     FigureCanvasAgg(figure)

@@ -26,8 +26,8 @@ from mtexp.errors import RecordError
 from mtexp.metrics.churn import Event
 from mtexp.metrics.churn_rows import metrics_of
 from mtexp.metrics.crossover import Block, mark
-from mtexp.metrics.crossover_summary import BlockTelemetry, alone_means_ms, real_window, summarise_crossover
-from mtexp.metrics.fresh_processes import unseen_sd
+from mtexp.metrics.crossover_summary import BlockTelemetry, real_window, summarise_crossover
+from mtexp.metrics.fresh_processes import unseen_of
 from mtexp.metrics.guarded import Attempts, churn_guarded, summarise_guarded
 from mtexp.metrics.samples import WARMUP, Samples
 from mtexp.metrics.summary import Measured, RunSummary
@@ -226,7 +226,7 @@ def _as_far_as_it_came(record: RunRecord, samples: Mapping[str, Samples]) -> Run
                 measured,
                 record.blocks,
                 BlockTelemetry(),
-                unseen=unseen_sd(spec, alone_means_ms(samples)),
+                unseen=unseen_of(spec, samples),
                 seed=spec.seed,
             ),
             RunSummary({}, {}, {}),

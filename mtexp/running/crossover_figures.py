@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from mtexp.metrics.crossover_summary import (
     BlockTelemetry,
-    alone_means_ms,
     crossover_findings,
     joined,
     joined_window,
@@ -19,7 +18,7 @@ from mtexp.metrics.crossover_summary import (
     together_spans,
 )
 from mtexp.metrics.finding import Finding
-from mtexp.metrics.fresh_processes import SD, TURN_MS, short_graphs, unseen_sd
+from mtexp.metrics.fresh_processes import SD, TURN_MS, concerned, short_graphs, unseen_of
 from mtexp.metrics.samples import Samples
 from mtexp.metrics.side_by_side import Side, mode_ratios
 from mtexp.metrics.summary import Measured, RunSummary
@@ -57,13 +56,13 @@ def block_figures(
     reference: Reference | None = None,
 ) -> RunSummary:
     """The figures of a run, with its telemetry in ``folder``; those against ``reference`` too."""
-    unseen = unseen_sd(spec, alone_means_ms(measured.samples))
+    unseen = unseen_of(spec, measured.samples)
     telemetry = block_telemetry(measured, folder)
     summary = summarise_crossover(tenants, measured.blocks, telemetry, unseen=unseen, seed=spec.seed)
     if reference is None:
         return summary
     there = reference.measured
-    other = Side.of(there.samples, there.blocks, unseen_sd(reference.spec, alone_means_ms(there.samples)))
+    other = Side.of(there.samples, there.blocks, unseen_of(reference.spec, there.samples))
     found = mode_ratios(Side.of(measured.samples, measured.blocks, unseen), other, whole=reference.whole)
     own = {name: metrics | found.tenant_metrics(name) for name, metrics in summary.tenants.items()}
     return replace(summary, metrics=summary.metrics | found.run_metrics, tenants=own)
@@ -89,16 +88,16 @@ def block_findings(spec: RunSpec, measured: Measurement, summary: RunSummary) ->
     alone_ms = {
         name: own["alone_latency_mean_ms"] for name, own in summary.tenants.items() if "alone_latency_mean_ms" in own
     }
-    if concerned := unseen_sd(spec, alone_ms):
+    if own := concerned(spec, alone_ms):
         short = set(short_graphs(spec, alone_ms))
         models = dict.fromkeys(tenant.model.name for tenant in spec.tenants if tenant.id in short)
-        whose = "all tenants" if len(concerned) == len(spec.tenants) else ", ".join(concerned)
+        whose = "all tenants" if len(own) == len(spec.tenants) else ", ".join(own)
         yield Finding(
             "note",
             "fresh-processes",
             f"a CUDA graph of {', '.join(models)} takes less than {TURN_MS:g} ms alone: on H200s such slowdowns differ "
             f"by {100 * SD:g} % (SD) between fresh processes; the intervals of {whose} include that",
-            "More rounds do not narrow it, repetitions=3 does. STP and its ratios are not concerned.",
+            "More rounds do not narrow them, repetitions=3 does. STP and its ratios hardly differ.",
         )
     if spec.sharing.mps_mode != "disabled":
         yield Finding(

@@ -58,7 +58,7 @@ def impossible_in_blocks(summary: RunSummary, clocks: BlockTelemetry) -> tuple[F
     """Impossible figures of a crossover run.
 
     There is no baseline to measure again: the alone blocks belong to the run. The spread between fresh runs plays no
-    part: the interval of each figure has the spread of the rounds.
+    part: the interval of each figure holds it.
 
     Args:
         summary: Figures of the run.
