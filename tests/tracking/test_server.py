@@ -24,13 +24,14 @@ from mtexp.errors import TrackingError
 from mtexp.records import keys
 from mtexp.spec import TrackingSpec
 from mtexp.testing.records import stored
-from mtexp.tracking.store import open_store
+from mtexp.tracking.store import PROBE_S, open_store
 from mtexp.tracking.upload import log_or_defer, mark_pending, pending
 
 pytestmark = [pytest.mark.postgres, pytest.mark.process]
 
 PASSWORD = "planted-9f2c"
 DEADLINE_S = 90.0
+WORKERS = 2
 
 
 def _tool(name: str) -> str:
@@ -104,15 +105,35 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"postgresql+psycopg://mlflow@127.0.0.1:{port}/mlflow"
 
 
+def _answers_soon(uri: str) -> bool:
+    """Whether a worker has opened its store: the first answer of each takes seconds on a busy host."""
+    try:
+        answer = requests.get(f"{uri}/api/2.0/mlflow/experiments/search", params={"max_results": 1}, timeout=30)
+    except requests.RequestException:
+        return False
+    return answer.ok and answer.elapsed.total_seconds() < PROBE_S / 2
+
+
 @contextmanager
 def _server(postgres: str, folder: Path, port: int) -> Iterator[str]:
     """URI of an MLflow server on ``postgres``, started as docs/tracking-server.md says."""
     uri = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        str(WORKERS),
+    ]
     command += ["--backend-store-uri", postgres, "--artifacts-destination", str(folder / "artifacts")]
 
     def ready() -> bool:
-        return _accepts(port) and requests.get(f"{uri}/health", timeout=10).ok
+        return _accepts(port) and all(_answers_soon(uri) for _ in range(2 * WORKERS))
 
     environment = {**os.environ, "PGPASSWORD": PASSWORD, "PYTHONWARNINGS": "ignore"}
     with _running(command, folder / "server.log", ready, env=environment, cwd=folder):
@@ -177,6 +198,7 @@ def test_a_server_that_goes_away_and_comes_back(postgres: str, tmp_path: Path, m
         monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
         upload = log_or_defer(tmp_path / "run", tracking)
     assert not upload.run_id
+    assert next(calls) > 1
     assert f"MLflow at http://127.0.0.1:{port} cannot be reached: " in upload.reason
     assert list(pending(tmp_path)) == [tmp_path / "run"]
     with _server(postgres, tmp_path, port), open_store(tracking, write=False) as store:
