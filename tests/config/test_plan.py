@@ -10,14 +10,13 @@ from hydra.types import RunMode
 
 from mtexp.config.composer import CONF_DIR, Composer, to_config
 from mtexp.config.hardware import Hardware, hardware_of
-from mtexp.config.plan import Plan, plan
+from mtexp.config.plan import plan
 from mtexp.config.problems import Refused
 from mtexp.config.schema import Config
 from mtexp.config.sections import SectionedComposer
 from mtexp.host import Device
 from mtexp.spec import spec_hash
-
-GPU = Device("gpu", 0, "GPU-1", "NVIDIA H200", 143_771, 132)
+from tests.config.planning import GPU, plan_of, refusal
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +30,6 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _plan(*argv: str) -> Plan:
-    return plan(argv, hardware=lambda: hardware_of(GPU))
-
-
-def _refusal(*argv: str) -> str:
-    with pytest.raises(Refused) as refused:
-        _plan(*argv)
-    return str(refused.value)
-
-
 @pytest.mark.parametrize(
     ("argument", "allowed"),
     [
@@ -51,7 +40,7 @@ def _refusal(*argv: str) -> str:
 )
 def test_a_sweep_over_nothing_is_refused(argument: str, allowed: str) -> None:
     """It would run no point, and end as if all were done."""
-    text = _refusal("-m", "precision=fp16,bf16", argument)
+    text = refusal("-m", "precision=fp16,bf16", argument)
     assert text.startswith(f"refused: {argument}: {allowed}")
     assert "no point" in text
 
@@ -106,7 +95,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("argv", "beginning", "remedy"), MISTAKES)
 def test_a_mistake_is_answered_with_what_is_allowed(argv: str, beginning: str, remedy: str) -> None:
     """Misspelt groups, choices, models, keys and values: one message, the nearest spelling, nothing created."""
-    text = _refusal(*argv.split())
+    text = refusal(*argv.split())
     assert beginning in text
     assert remedy in text
     assert text.startswith("refused: ")
@@ -115,7 +104,7 @@ def test_a_mistake_is_answered_with_what_is_allowed(argv: str, beginning: str, r
 
 def test_several_problems_are_told_at_once() -> None:
     """Each misspelt argument has a line of its own."""
-    lines = _refusal("precisio=bf16", "mix=enc_onli", "workload.batchsize=3").splitlines()
+    lines = refusal("precisio=bf16", "mix=enc_onli", "workload.batchsize=3").splitlines()
     assert [line.partition("=")[0] for line in lines] == [
         "refused: precisio",
         "refused: mix",
@@ -125,14 +114,14 @@ def test_several_problems_are_told_at_once() -> None:
 
 def test_the_last_point_is_checked_before_the_first_runs() -> None:
     """A sweep of which one point cannot run is refused as a whole, and says so."""
-    text = _refusal("-m", "workload.batch_size=1,2,4,0")
+    text = refusal("-m", "workload.batch_size=1,2,4,0")
     assert "workload.batch_size=0" in text
     assert "all 4 points" in text
 
 
 def test_a_long_sweep_of_mistakes_is_not_told_in_full() -> None:
     """Up to five different problems are shown."""
-    text = _refusal("-m", "mix=mistral_7b*40", "workload.batch_size=" + ",".join(str(-i) for i in range(20)))
+    text = refusal("-m", "mix=mistral_7b*40", "workload.batch_size=" + ",".join(str(-i) for i in range(20)))
     assert text.count("refused: ") == 5
 
 
@@ -158,15 +147,15 @@ def test_a_mistake_in_a_file_is_answered_like_one_of_the_command_line(
     """The key, its value, what is allowed, and in which file it is."""
     (tmp_path / "mix").mkdir()
     (tmp_path / "mix" / "bad.yaml").write_text(text)
-    refusal = _refusal("--config-dir", str(tmp_path), "mix=bad")
-    assert beginning in refusal
-    assert remedy in refusal
-    assert "ConfigKeyError" not in refusal
+    text = refusal("--config-dir", str(tmp_path), "mix=bad")
+    assert beginning in text
+    assert remedy in text
+    assert "ConfigKeyError" not in text
 
 
 def test_a_load_that_nobody_can_serve_is_warned_about() -> None:
     """Once, whatever the points; a load of 1 is the most that a tenant can do."""
-    planned = _plan("-m", "mix=solo,pair", "arrival=poisson", "arrival.load=1,1.5")
+    planned = plan_of("-m", "mix=solo,pair", "arrival=poisson", "arrival.load=1,1.5")
     (warning,) = [text for text in planned.warnings if "arrival.load" in text]
     assert "arrival.load=1.5" in warning
 
@@ -174,10 +163,10 @@ def test_a_load_that_nobody_can_serve_is_warned_about() -> None:
 def test_the_experiment_of_the_environment_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's own clients read the variable: one warning names the experiment of the records, if it is another."""
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    (warning,) = [text for text in _plan("-m", "mix=solo,pair").warnings if "MLFLOW_EXPERIMENT_NAME" in text]
+    (warning,) = [text for text in plan_of("-m", "mix=solo,pair").warnings if "MLFLOW_EXPERIMENT_NAME" in text]
     assert "experiment mtexp (tracking.experiment)" in warning
     for same in ("tracking.experiment=mine", "tracking=none"):
-        assert not any("MLFLOW_EXPERIMENT_NAME" in text for text in _plan("mix=solo", same).warnings)
+        assert not any("MLFLOW_EXPERIMENT_NAME" in text for text in plan_of("mix=solo", same).warnings)
 
 
 def test_a_misspelt_choice_in_a_sweep_of_an_experiment_is_found(tmp_path: Path) -> None:
@@ -186,16 +175,16 @@ def test_a_misspelt_choice_in_a_sweep_of_an_experiment_is_found(tmp_path: Path) 
     folder.mkdir(parents=True)
     text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      precision: fp16,bf17\n"
     (folder / "mine.yaml").write_text(text)
-    refusal = _refusal("-m", "--config-dir", str(tmp_path / "more"), "+experiment=mine")
-    assert "precision=bf17" in refusal
-    assert "Did you mean bf16?" in refusal
+    text = refusal("-m", "--config-dir", str(tmp_path / "more"), "+experiment=mine")
+    assert "precision=bf17" in text
+    assert "Did you mean bf16?" in text
 
 
 def test_commas_ranges_and_experiments_make_points() -> None:
     """The points are those of Hydra's sweeper, in its order."""
-    planned = _plan("-m", "mix=solo,pair", "seed=range(0,4,2)")
+    planned = plan_of("-m", "mix=solo,pair", "seed=range(0,4,2)")
     assert [(p.spec.mix, p.spec.seed) for p in planned.points] == [("solo", 0), ("solo", 2), ("pair", 0), ("pair", 2)]
-    quick = _plan("-m", "+experiment=quick", "seed=1,2", "mix=solo,pair")
+    quick = plan_of("-m", "+experiment=quick", "seed=1,2", "mix=solo,pair")
     assert [(p.spec.mix, p.spec.seed) for p in quick.points] == [("solo", 1), ("solo", 2), ("pair", 1), ("pair", 2)]
     assert {p.spec.measure.iterations for p in quick.points} == {20}
 
@@ -205,22 +194,22 @@ def test_a_choice_that_is_left_to_the_user_has_to_be_made(tmp_path: Path) -> Non
     choices = "[schema, {mix: solo}, {precision: '???'}, {tracking: none}, _self_]"
     (tmp_path / "own.yaml").write_text(f"defaults: {choices}\nhydra: {{sweep: {{dir: 'multirun/${{sweep}}'}}}}\n")
     sweep = ("-m", "--config-path", str(tmp_path), "--config-name", "own", "--config-dir", str(CONF_DIR), "seed=1,2")
-    assert "precision" in _refusal(*sweep)
-    assert {point.spec.tenants[0].precision for point in _plan(*sweep, "precision=bf16").points} == {"bf16"}
+    assert "precision" in refusal(*sweep)
+    assert {point.spec.tenants[0].precision for point in plan_of(*sweep, "precision=bf16").points} == {"bf16"}
 
 
 def test_globs_make_points() -> None:
     """glob() sweeps over choices."""
-    planned = _plan("-m", "mix=glob(*_only)")
+    planned = plan_of("-m", "mix=glob(*_only)")
     assert [p.spec.mix for p in planned.points] == ["dec_only", "enc_only"]
 
 
 def test_repetitions_are_runs_of_their_own() -> None:
     """repetitions=3 makes three runs of each point, the whole sweep again each time, with or without -m."""
-    planned = _plan("mix=solo", "repetitions=3")
+    planned = plan_of("mix=solo", "repetitions=3")
     assert planned.multirun
     assert [p.spec.repetition for p in planned.points] == [0, 1, 2]
-    sweep = _plan("-m", "mix=solo,pair", "repetitions=2")
+    sweep = plan_of("-m", "mix=solo,pair", "repetitions=2")
     assert [(p.spec.repetition, p.spec.mix) for p in sweep.points] == [
         (0, "solo"),
         (0, "pair"),
@@ -232,15 +221,15 @@ def test_repetitions_are_runs_of_their_own() -> None:
 
 def test_the_plus_of_an_experiment_may_be_left_out() -> None:
     """experiment=quick means +experiment=quick."""
-    assert len(_plan("experiment=quick").points) == 3
+    assert len(plan_of("experiment=quick").points) == 3
 
 
 def test_a_sweep_has_a_name_and_a_folder() -> None:
     """Without a name two sweeps get two folders; a name given is the folder's."""
-    first, second = _plan("mix=solo"), _plan("mix=solo")
+    first, second = plan_of("mix=solo"), plan_of("mix=solo")
     assert first.sweep != second.sweep
     assert first.folder == Path("outputs", first.sweep)
-    named = _plan("-m", "mix=solo,pair", "sweep=study")
+    named = plan_of("-m", "mix=solo,pair", "sweep=study")
     assert named.folder == Path("multirun/study")
     assert named.serial
 
@@ -248,8 +237,8 @@ def test_a_sweep_has_a_name_and_a_folder() -> None:
 def test_results_are_not_overwritten() -> None:
     """A name that has results is refused unless the sweep is resumed."""
     Path("multirun/study/0").mkdir(parents=True)
-    assert "resume=true" in _refusal("-m", "mix=solo,pair", "sweep=study")
-    assert _plan("-m", "mix=solo,pair", "sweep=study", "resume=true").points
+    assert "resume=true" in refusal("-m", "mix=solo,pair", "sweep=study")
+    assert plan_of("-m", "mix=solo,pair", "sweep=study", "resume=true").points
 
 
 def test_devices_are_looked_for_once() -> None:
@@ -276,16 +265,16 @@ def test_a_gpu_that_cannot_be_used_is_no_reason_to_measure_on_the_cpu() -> None:
 
 def test_the_rule_about_foreign_processes_is_part_of_the_run() -> None:
     """By default it is not in the name of what is measured, which older records have without it."""
-    (default,) = _plan("mix=solo").points
-    (named,) = _plan("mix=solo", "measure.foreign=refuse").points
-    (warned,) = _plan("mix=solo", "measure.foreign=warn").points
+    (default,) = plan_of("mix=solo").points
+    (named,) = plan_of("mix=solo", "measure.foreign=refuse").points
+    (warned,) = plan_of("mix=solo", "measure.foreign=warn").points
     assert warned.spec.measure.foreign == "warn"
     assert spec_hash(default.spec) == spec_hash(named.spec) != spec_hash(warned.spec)
 
 
 def test_another_sweeper_plans_what_is_fixed() -> None:
     """A sweeper that chooses its points as it goes is checked without them."""
-    planned = _plan("-m", "mix=solo", "seed=1,2", "hydra.sweeper._target_=some.Sweeper")
+    planned = plan_of("-m", "mix=solo", "seed=1,2", "hydra.sweeper._target_=some.Sweeper")
     assert [p.spec.mix for p in planned.points] == ["solo"]
 
 
@@ -355,7 +344,7 @@ def test_a_long_sweep_is_composed_section_by_section(monkeypatch: pytest.MonkeyP
     composed = []
     load = Composer.load
     monkeypatch.setattr(Composer, "load", lambda self, *args: composed.append(args) or load(self, *args))
-    planned = _plan(
+    planned = plan_of(
         *("-m", "mix=solo,pair", "precision=fp16,bf16", "mps_settings=disabled,half"),
         *("seed=range(10)", "tracking=none", "runtime=gpu", "measure.pin_cores=false"),
     )
@@ -381,7 +370,7 @@ def test_a_percentage_that_is_known_to_be_wrong_is_warned_about(
     """Before anything starts, with the percentages near by that are right."""
     monkeypatch.setattr("mtexp.config.known.torch_versions", lambda: ("2.11.0+cu130", "13.0"))
     monkeypatch.setattr("mtexp.config.plan._cores", lambda launcher: 64)
-    found = _plan(*argv).warnings
+    found = plan_of(*argv).warnings
     assert len(found) == bool(said)
     if said:
         assert said in found[0]
@@ -391,12 +380,12 @@ def test_a_percentage_that_is_known_to_be_wrong_is_warned_about(
 def test_a_sweep_is_warned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtexp.config.known.torch_versions", lambda: ("2.11.0+cu130", "13.0"))
     monkeypatch.setattr("mtexp.config.plan._cores", lambda launcher: 64)
-    assert len(_plan("-m", "mps_settings=75pct", "workload.batch_size=1,2,4").warnings) == 1
+    assert len(plan_of("-m", "mps_settings=75pct", "workload.batch_size=1,2,4").warnings) == 1
 
 
 def test_on_another_gpu_or_stack_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mtexp.config.known.torch_versions", lambda: ("2.8.0", "12.8"))
-    assert _plan("mps_settings=75pct").warnings == ()
+    assert plan_of("mps_settings=75pct").warnings == ()
     monkeypatch.setattr("mtexp.config.known.torch_versions", lambda: ("2.11.0", "13.0"))
     other = Device("gpu", 0, "GPU-1", "NVIDIA A100-SXM4-80GB", 81_920, 108)
     assert plan(["mps_settings=75pct"], hardware=lambda: hardware_of(other)).warnings == ()
