@@ -270,7 +270,7 @@ def crossover_findings(
         yield Finding(
             "warning",
             "target-missed",
-            f"by {run['rounds']:.0f} rounds slowdowns and STP are known to +- {rounded(reached_pct, 2)} % or better; "
+            f"after {run['rounds']:.0f} rounds they show slowdowns and STP to within {rounded(reached_pct, 2)} %; "
             f"measure.target_pct asked for {target_pct:g} % within {max_time_s:g} s",
             "Raise measure.max_time_s: four times the rounds halve an interval.",
         )

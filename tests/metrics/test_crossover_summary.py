@@ -152,7 +152,7 @@ def test_a_missed_target_says_what_was_reached_and_whose_fault_it_is() -> None:
     assert findings(quiet) == {}
     noisy = summary({"a": 2.0, "b": 4.0}, {"a": 3.0, "b": 8.0}, noise=0.9)
     found = findings(noisy)
-    assert "by 12 rounds" in found["target-missed"]
+    assert "after 12 rounds" in found["target-missed"]
     assert "alone blocks of" in found["host-noise"]
 
 
